@@ -1,0 +1,68 @@
+"""Every exception of vhostd; what each one costs is decided here and nowhere else.
+
+    VhostdError
+      FrontendError          the peer on the socket broke the protocol
+        MalformedMessage       the bytes or fds are not a message: log, close the connection
+        RefusedRequest         a well-formed request that cannot be honoured: non-zero ack if one was
+                               asked for, else close the connection
+          UnknownRequest         not a request of ours: non-zero ack if one was asked for, else ignore it,
+                                 unless the peer now waits for a reply of its own: then close
+        MemoryLost             shared memory vanished under us: log, close the connection
+      GuestError             the driver broke a ring or a request: that ring stops and its err fd is
+                             signalled; the program and the other rings live on
+        BadRing                  an index or a flag of the ring itself
+        BadDescriptor            a descriptor chain
+        BadRequest               what the chain says
+      SetupError             files, sockets, activation: one line on stderr, exit status 1
+        UsageError               the command line: one line on stderr, exit status 2
+
+Anything else that is raised is our own bug: traceback, close the connection.
+"""
+
+
+class VhostdError(Exception):
+    """The root of all that vhostd raises on purpose."""
+
+
+class FrontendError(VhostdError):
+    """The front-end broke the vhost-user protocol."""
+
+
+class MalformedMessage(FrontendError):
+    """The bytes or the fds received are not a message of the protocol."""
+
+
+class RefusedRequest(FrontendError):
+    """A well-formed request asks for what cannot be done now, or not at all."""
+
+
+class UnknownRequest(RefusedRequest):
+    """The request's number, or the feature that it needs, was never agreed on."""
+
+
+class MemoryLost(FrontendError):
+    """The file behind a memory region shrank while it was mapped."""
+
+
+class GuestError(VhostdError):
+    """The driver in the guest broke the rules of a ring or of a request."""
+
+
+class BadRing(GuestError):
+    """An index or a flag of the ring itself cannot be right."""
+
+
+class BadDescriptor(GuestError):
+    """A descriptor chain cannot be followed."""
+
+
+class BadRequest(GuestError):
+    """A chain was followed, and its content is not a request of the device."""
+
+
+class SetupError(VhostdError):
+    """The program cannot start, or go on, in these surroundings."""
+
+
+class UsageError(SetupError):
+    """The command line makes no sense: one line on stderr, exit status 2."""

@@ -1,0 +1,74 @@
+"""C structs as annotated classes.
+
+    class VringState(Layout, byteorder="="):
+        \"\"\"A vring state description (vhost-user, "Payload types").\"\"\"
+        index: u32
+        num: u32
+
+A field's annotation is its type in the struct; fields stand in wire order without padding, which a
+specification spells out where it wants any. Instances are immutable and compare by value.
+"""
+
+import struct
+from typing import Annotated, Any, ClassVar, Self, dataclass_transform
+
+u8 = Annotated[int, "B"]
+u16 = Annotated[int, "H"]
+u32 = Annotated[int, "I"]
+u64 = Annotated[int, "Q"]
+s32 = Annotated[int, "i"]
+
+
+def array(size: int) -> str:
+    """The annotation of a byte array: `Annotated[bytes, array(20)]`, shorter values zero-padded."""
+    return f"{size}s"
+
+
+@dataclass_transform(kw_only_default=False, frozen_default=True)
+class Layout:
+    """Base of all C structs; `byteorder` is "<" (virtio 1.x, the default) or "=" (the vhost-user socket)."""
+
+    SIZE: ClassVar[int]
+    FIELDS: ClassVar[tuple[str, ...]]
+    _struct: ClassVar[struct.Struct]
+
+    def __init_subclass__(cls, *, byteorder: str = "<") -> None:
+        hints = cls.__annotations__
+        cls.FIELDS = tuple(hints)
+        cls._struct = struct.Struct(byteorder + "".join(hint.__metadata__[0] for hint in hints.values()))
+        cls.SIZE = cls._struct.size
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        # Plain attribute stores: a frozen dataclass costs more than twice as much to make.
+        if len(values) > len(self.FIELDS):
+            raise TypeError(f"{type(self).__name__} has {len(self.FIELDS)} fields, not {len(values)}")
+        fields = dict(zip(self.FIELDS, values, strict=False)) | named
+        for name in self.FIELDS:
+            if name not in fields and not hasattr(type(self), name):
+                raise TypeError(f"{type(self).__name__} needs {name}")
+        if unknown := fields.keys() - set(self.FIELDS):
+            raise TypeError(f"{type(self).__name__} has no {', '.join(sorted(unknown))}")
+        self.__dict__.update(fields)
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        """Reads the struct from exactly `SIZE` bytes; raises struct.error on any other number."""
+        new = cls.__new__(cls)
+        new.__dict__.update(zip(cls.FIELDS, cls._struct.unpack(data), strict=True))
+        return new
+
+    def pack(self) -> bytes:
+        """The struct as `SIZE` bytes; raises struct.error if a value does not fit its field."""
+        return self._struct.pack(*(getattr(self, name) for name in self.FIELDS))
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.pack() == other.pack()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.pack()))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self})"
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={getattr(self, name)!r}" for name in self.FIELDS)

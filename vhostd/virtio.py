@@ -1,0 +1,46 @@
+"""The virtio vocabulary that all devices share: device types and feature bits.
+
+Section numbers throughout the project are those of virtio 1.3.
+"""
+
+from enum import IntEnum
+
+
+class DeviceType(IntEnum):
+    """Virtio device ids (virtio 1.3, 5); a name in lower case is the type in a backend description."""
+
+    NET = 1
+    BLOCK = 2
+    CONSOLE = 3
+    RNG = 4
+    BALLOON = 5
+    RPMSG = 7
+    SCSI = 8
+    NINEP = 9
+    RPROC_SERIAL = 11
+    CAIF = 12
+    GPU = 16
+    INPUT = 18
+    VSOCK = 19
+    CRYPTO = 20
+    FS = 26
+
+    @property
+    def description_type(self) -> str:
+        """The type as `vhost-user.json` spells it."""
+        return "9p" if self is DeviceType.NINEP else self.name.lower().replace("_", "-")
+
+
+class Feature(IntEnum):
+    """Feature bits that belong to no device but to the transport and the rings (virtio 1.3, 6)."""
+
+    LOG_ALL = 26  # vhost's own: log writes for migration
+    INDIRECT_DESC = 28
+    EVENT_IDX = 29
+    PROTOCOL_FEATURES = 30  # vhost-user's own, see messages.py
+    VERSION_1 = 32
+
+
+def mask(*bits: int) -> int:
+    """A feature mask with these bits set."""
+    return sum(1 << bit for bit in bits)

@@ -1,0 +1,118 @@
+"""From a message to its handler and back to a reply: the error policy of a connection.
+
+    a request ...               is answered by
+    that its handler served     its own reply; else ack 0, if an ack was asked for
+    that is malformed           closing the connection
+    that is refused             the row's refusal; else a non-zero ack, if asked for; else closing
+    that is unknown             a non-zero ack, if asked for; else closing if the peer now waits for a
+                                reply of its own; else nothing
+
+An ack is asked for by need_reply once REPLY_ACK is negotiated; a message with a reply of its own gets none.
+"""
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, TypeVar
+
+from vhostd.channel import Channel
+from vhostd.errors import RefusedRequest, UnknownRequest
+from vhostd.fds import Fd
+from vhostd.framing import Message, describe, encode
+from vhostd.messages import REQUESTS, U64, P, Payload, ProtocolFeature, R, Request, Row
+
+log = logging.getLogger(__name__)
+
+S = TypeVar("S")
+Fds = list[Fd]
+Plain = Callable[[S, P], R | Awaitable[R]]
+WithFds = Callable[[S, P, Fds], R | Awaitable[R]]
+
+ACK = U64(0)
+NACK = U64(1)
+
+
+def handles(row: Row[P, R]) -> Callable[[Plain[S, P, R]], Plain[S, P, R]]:
+    """Makes a method the row's handler: it takes the payload and returns the row's reply, if there is one."""
+
+    def register(method: Plain[S, P, R]) -> Plain[S, P, R]:
+        vars(method)["serves"] = (row, lambda session, payload, _fds: method(session, payload))
+        return method
+
+    return register
+
+
+def handles_fds(row: Row[P, R]) -> Callable[[WithFds[S, P, R]], WithFds[S, P, R]]:
+    """As `handles`, for a method that takes the fds too; those that it leaves untaken are closed after it."""
+
+    def register(method: WithFds[S, P, R]) -> WithFds[S, P, R]:
+        vars(method)["serves"] = (row, method)
+        return method
+
+    return register
+
+
+class Dispatcher:
+    """Serves the requests of one connection, one after the other, with the handlers of a subclass."""
+
+    handlers: ClassVar[dict[int, Callable[..., Any]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        methods = [member for member in vars(cls).values() if inspect.isfunction(member)]
+        served = [vars(method)["serves"] for method in methods if "serves" in vars(method)]
+        cls.handlers = {row.request: handler for row, handler in served}
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.protocol_features = 0  # negotiated ones, a mask of ProtocolFeature bits
+
+    async def serve(self) -> None:
+        """Answers requests until the peer goes.
+
+        Raises FrontendError where the policy is to close the connection, which is left to the caller.
+        """
+        while (message := await self.channel.receive()) is not None:
+            try:
+                await self._answer(message)
+            except ConnectionError:
+                return
+            finally:
+                message.close()
+
+    def negotiated(self, feature: ProtocolFeature) -> bool:
+        """Whether SET_PROTOCOL_FEATURES set the bit."""
+        return bool(self.protocol_features >> feature & 1)
+
+    async def _answer(self, message: Message) -> None:
+        row = REQUESTS.get(message.request)
+        acked = message.needs_reply and self.negotiated(ProtocolFeature.REPLY_ACK)
+        try:
+            reply = await self._handle(row, message) or (ACK if acked else None)
+        except RefusedRequest as error:
+            reply = _refusal(error, row, acked=acked)
+            log.warning("refused: %s", error)
+        if reply is not None:
+            log.debug("> %s %s", describe(Request, message.request), reply)
+            await self.channel.send(encode(message.request, reply, reply=True))
+
+    async def _handle(self, row: Row[Any, Any] | None, message: Message) -> Payload | None:
+        if row is None or row.request not in self.handlers:
+            raise UnknownRequest(f"{describe(Request, message.request)} is not served here")
+        payload = row.admit(message.payload, len(message.fds), self.protocol_features)
+        log.debug("< %s %s%s", row, payload, f" ({len(message.fds)} fds)" if message.fds else "")
+        reply = self.handlers[row.request](self, payload, message.fds)
+        result: Payload | None = await reply if inspect.isawaitable(reply) else reply
+        return result
+
+
+def _refusal(error: RefusedRequest, row: Row[Any, Any] | None, *, acked: bool) -> Payload | None:
+    """The reply that says no, None to say nothing; raises `error` where the connection must end instead."""
+    if row is not None and row.reply is not None:
+        if row.refusal is None:
+            raise error
+        return row.refusal
+    if acked:
+        return NACK
+    if isinstance(error, UnknownRequest):
+        return None
+    raise error

@@ -1,0 +1,56 @@
+"""vhost-user back-ends: the names that the author of a device needs.
+
+They are loaded when first used, because importing a device module is on the way to every
+`--print-capabilities`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vhostd.device import Device
+    from vhostd.errors import BadRequest, GuestError, RefusedRequest, SetupError, UsageError
+    from vhostd.layout import Layout, array, s32, u8, u16, u32, u64
+    from vhostd.program import run
+    from vhostd.ring import Chain
+    from vhostd.virtio import DeviceType
+    from vhostd.virtqueue import Virtqueue
+
+_HOMES = {
+    "device": ("Device",),
+    "errors": ("BadRequest", "GuestError", "RefusedRequest", "SetupError", "UsageError"),
+    "layout": ("Layout", "array", "s32", "u8", "u16", "u32", "u64"),
+    "program": ("run",),
+    "ring": ("Chain",),
+    "virtio": ("DeviceType",),
+    "virtqueue": ("Virtqueue",),
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = [  # noqa: RUF022 (by topic)
+    "Device",
+    "DeviceType",
+    "run",
+    "Virtqueue",
+    "Chain",
+    "Layout",
+    "array",
+    "s32",
+    "u8",
+    "u16",
+    "u32",
+    "u64",
+    "BadRequest",
+    "GuestError",
+    "RefusedRequest",
+    "SetupError",
+    "UsageError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'vhostd' has no attribute {name!r}")
+    module = __import__(f"vhostd.{_MODULE_OF[name]}", fromlist=[name])
+    value = globals()[name] = getattr(module, name)
+    return value

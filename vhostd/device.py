@@ -1,0 +1,84 @@
+"""What the author of a device writes: a subclass of `Device`, in one file.
+
+    program starts     from_options, then run() beside everything else
+      front-end comes    read_config, write_config at any time
+        ring starts        its handler, with a fresh Virtqueue
+        ring stops         the handler's loop ends; cancelled only while it holds no chain
+      front-end goes     reset()
+    program ends       run() is cancelled, close()
+
+The stop rule makes handlers simple: whatever a handler took with `async for` or `pop` it will get to push
+back, so it needs no try/finally for chains. It must not wait long while it holds one, because the guest's
+reset waits as well.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from vhostd.errors import RefusedRequest
+from vhostd.virtio import DeviceType
+
+if TYPE_CHECKING:  # both cost start-up time that --print-capabilities does not have
+    import argparse
+
+    from vhostd.virtqueue import Virtqueue
+
+    Handler = Callable[[Virtqueue], Awaitable[None]]
+
+
+class Device:
+    """One virtio device. `kind` and `queues` are required, the rest has defaults that fit many."""
+
+    kind: ClassVar[DeviceType]
+    capabilities: ClassVar[tuple[str, ...]] = ()  # the features that --print-capabilities lists
+    features: int = 0  # the device's own feature bits that are offered, a mask
+    negotiated: int = 0  # those that the driver accepted
+
+    _config_changed: Callable[[], None] | None = None
+
+    @property
+    def queues(self) -> "Sequence[Handler]":
+        """One handler per virtqueue, in the order of the device's section in the specification."""
+        raise TypeError(f"{type(self).__name__} has no queues")
+
+    @classmethod
+    def add_options(cls, parser: "argparse.ArgumentParser") -> None:
+        """Declares the device's command-line options."""
+
+    @classmethod
+    def from_options(cls, options: "argparse.Namespace") -> Self:
+        """Makes the device; raises SetupError, or UsageError for options that do not fit together."""
+        return cls()
+
+    async def run(self) -> None:
+        """What the device does beside its queues as long as the program lives.
+
+        It may end early; a SetupError that it raises ends the program with that line and status 1.
+        """
+
+    def read_config(self) -> bytes:
+        """The complete config space as it is now; empty if the device has none."""
+        return b""
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Takes what the driver wrote inside the space; raises RefusedRequest if it may not."""
+        raise RefusedRequest(f"SET_CONFIG at {offset}: the config space is read-only")
+
+    def config_changed(self) -> None:
+        """Tells the driver to read the config space again; without effect while there is no front-end."""
+        if self._config_changed is not None:
+            self._config_changed()
+
+    def reset(self) -> None:
+        """Returns to the initial state: the driver, or the front-end, starts afresh. No ring runs."""
+
+    def close(self) -> None:
+        """Gives up what the device holds; the program ends."""
+
+    def attach(self, config_changed: Callable[[], None]) -> None:
+        """For the transport: whom to tell of changes of the config space."""
+        self._config_changed = config_changed
+
+    def detach(self) -> None:
+        """For the transport: nobody is to be told any more."""
+        self._config_changed = None

@@ -1,0 +1,360 @@
+"""One front-end's connection: negotiation, memory and rings, one short handler per message.
+
+Handlers are in the order of the message table. What each may refuse it refuses by raising; dispatch.py
+decides what that costs.
+"""
+
+import asyncio
+import logging
+
+from vhostd.backend_channel import BackendChannel
+from vhostd.channel import Channel
+from vhostd.device import Device
+from vhostd.dispatch import Dispatcher, Fds, handles, handles_fds
+from vhostd.errors import FrontendError, RefusedRequest, SetupError
+from vhostd.fds import Fd
+from vhostd.messages import (
+    ADD_MEM_REG,
+    CONFIG_CHANGE_MSG,
+    GET_CONFIG,
+    GET_FEATURES,
+    GET_MAX_MEM_SLOTS,
+    GET_PROTOCOL_FEATURES,
+    GET_QUEUE_NUM,
+    GET_STATUS,
+    GET_VRING_BASE,
+    REM_MEM_REG,
+    RESET_DEVICE,
+    RESET_OWNER,
+    SET_BACKEND_REQ_FD,
+    SET_CONFIG,
+    SET_FEATURES,
+    SET_MEM_TABLE,
+    SET_OWNER,
+    SET_PROTOCOL_FEATURES,
+    SET_STATUS,
+    SET_VRING_ADDR,
+    SET_VRING_BASE,
+    SET_VRING_CALL,
+    SET_VRING_ENABLE,
+    SET_VRING_ERR,
+    SET_VRING_KICK,
+    SET_VRING_NUM,
+    U64,
+    ConfigSpace,
+    Empty,
+    MemoryRegion,
+    MemoryTable,
+    ProtocolFeature,
+    SingleRegion,
+    VringAddr,
+    VringFd,
+    VringState,
+)
+from vhostd.ring import MAX_REGIONS, GuestMemory, Region
+from vhostd.virtio import Feature, mask
+from vhostd.vring import Vring
+
+log = logging.getLogger(__name__)
+
+RING_FEATURES = mask(Feature.VERSION_1, Feature.EVENT_IDX, Feature.INDIRECT_DESC, Feature.PROTOCOL_FEATURES)
+PROTOCOL_FEATURES = mask(
+    ProtocolFeature.MQ,
+    ProtocolFeature.REPLY_ACK,
+    ProtocolFeature.BACKEND_REQ,
+    ProtocolFeature.RESET_DEVICE,
+    ProtocolFeature.CONFIGURE_MEM_SLOTS,
+    ProtocolFeature.STATUS,
+)
+# Seconds that requests in flight are waited for when the front-end goes, and when the program is to end.
+DISCONNECT_PATIENCE = 10.0
+EXIT_PATIENCE = 0.05
+
+
+class Session(Dispatcher):
+    """Connects one front-end to the device, from its first message to the end of its connection."""
+
+    def __init__(self, device: Device, channel: Channel) -> None:
+        super().__init__(channel)
+        self.device = device
+        self.features = 0
+        self.status = 0
+        self.memory = GuestMemory()
+        self.vrings = [Vring(index, queue, self.fail) for index, queue in enumerate(device.queues)]
+        self._owned = False
+        self._backend: BackendChannel | None = None
+        self._announcer: asyncio.Task[None] | None = None
+        self._config_is_new = asyncio.Event()
+        self._running = asyncio.Event()  # unset while all rings are stopped: the device is suspended
+
+    async def run(self) -> None:
+        """Serves the front-end until it goes or breaks the protocol; raises only SetupError, of the device.
+
+        However it ends, the rings stop, after the requests that they have in flight.
+        """
+        self.device.attach(self._config_is_new.set)
+        patience = DISCONNECT_PATIENCE
+        try:
+            await self.serve()
+            log.info("the front-end has gone")
+        except FrontendError as error:
+            log.error("closing the connection: %s", error)
+        except SetupError:
+            raise
+        except Exception:
+            log.exception("closing the connection after a fault of this program")
+        except asyncio.CancelledError:
+            patience = EXIT_PATIENCE
+            raise
+        finally:
+            await self._close(patience)
+
+    def fail(self, error: Exception) -> None:
+        """Ends the connection because of an error outside its requests."""
+        self.channel.abort(error)
+
+    async def _close(self, patience: float) -> None:
+        self.device.detach()
+        self._stop_announcing()
+        await asyncio.gather(*(vring.stop(patience) for vring in self.vrings))
+        for vring in self.vrings:
+            vring.close()
+        self.device.reset()
+        self.channel.close()
+
+    # --- Negotiation ------------------------------------------------------------------------------------
+
+    @property
+    def _offered_features(self) -> int:
+        return RING_FEATURES | self.device.features
+
+    @property
+    def _offered_protocol_features(self) -> int:
+        has_config = bool(self.device.read_config())
+        return PROTOCOL_FEATURES | (mask(ProtocolFeature.CONFIG) if has_config else 0)
+
+    @handles(GET_FEATURES)
+    def get_features(self, _: Empty) -> U64:
+        return U64(self._offered_features)
+
+    @handles(SET_FEATURES)
+    def set_features(self, features: U64) -> None:
+        if surplus := features.value & ~self._offered_features:
+            raise RefusedRequest(f"SET_FEATURES with {surplus:#x}, which was not offered")
+        if self._running.is_set() and features.value != self.features:
+            raise RefusedRequest(f"SET_FEATURES {features.value:#x} while rings run with {self.features:#x}")
+        self.features = features.value
+        self.device.negotiated = features.value & self.device.features
+        if not features.value & mask(Feature.PROTOCOL_FEATURES):
+            for vring in self.vrings:
+                vring.set_enabled(enabled=True)
+
+    @handles(SET_OWNER)
+    def set_owner(self, _: Empty) -> None:
+        if self._owned:
+            raise RefusedRequest("SET_OWNER twice")
+        self._owned = True
+
+    @handles(RESET_OWNER)
+    def reset_owner(self, _: Empty) -> None:
+        # Deprecated; the specification recommends no more than disabling all rings.
+        self._owned = False
+        self._disable_all()
+
+    @handles(GET_PROTOCOL_FEATURES)
+    def get_protocol_features(self, _: Empty) -> U64:
+        return U64(self._offered_protocol_features)
+
+    @handles(SET_PROTOCOL_FEATURES)
+    def set_protocol_features(self, features: U64) -> None:
+        if surplus := features.value & ~self._offered_protocol_features:
+            raise RefusedRequest(f"SET_PROTOCOL_FEATURES with {surplus:#x}, which was not offered")
+        self.protocol_features = features.value
+
+    @handles(GET_QUEUE_NUM)
+    def get_queue_num(self, _: Empty) -> U64:
+        return U64(len(self.vrings))
+
+    # --- Memory -----------------------------------------------------------------------------------------
+
+    @handles_fds(SET_MEM_TABLE)
+    def set_mem_table(self, table: MemoryTable, fds: Fds) -> None:
+        if table.regions and not fds:
+            raise RefusedRequest(
+                f"SET_MEM_TABLE with {len(table.regions)} regions and no fds: "
+                "is share=on missing from the front-end's memory backend?"
+            )
+        if len(fds) != len(table.regions):
+            raise RefusedRequest(f"SET_MEM_TABLE with {len(table.regions)} regions and {len(fds)} fds")
+        self._replace_memory(GuestMemory(map(_map_region, table.regions, fds)))
+
+    @handles(GET_MAX_MEM_SLOTS)
+    def get_max_mem_slots(self, _: Empty) -> U64:
+        return U64(MAX_REGIONS)
+
+    @handles_fds(ADD_MEM_REG)
+    def add_mem_reg(self, region: SingleRegion, fds: Fds) -> None:
+        self._replace_memory(GuestMemory([*self.memory.regions, _map_region(region, fds[0])]))
+
+    @handles(REM_MEM_REG)
+    def rem_mem_reg(self, region: SingleRegion) -> None:
+        rest = [kept for kept in self.memory.regions if not _same_region(kept, region)]
+        if len(rest) == len(self.memory.regions):
+            raise RefusedRequest(f"REM_MEM_REG of a region that is not there: {region}")
+        self._replace_memory(GuestMemory(rest))
+
+    def _replace_memory(self, memory: GuestMemory) -> None:
+        """Moves everything to another map, or, if a running ring is not in it, nothing."""
+        try:
+            for vring in self.vrings:
+                vring.remap(memory)
+        except RefusedRequest:
+            for vring in self.vrings:
+                vring.remap(self.memory)
+            raise
+        self.memory = memory
+
+    # --- Vrings -----------------------------------------------------------------------------------------
+
+    def _vring(self, index: int) -> Vring:
+        if index >= len(self.vrings):
+            raise RefusedRequest(f"vring {index} of a device with {len(self.vrings)}")
+        return self.vrings[index]
+
+    @handles(SET_VRING_NUM)
+    def set_vring_num(self, state: VringState) -> None:
+        self._vring(state.index).set_size(state.num)
+
+    @handles(SET_VRING_ADDR)
+    def set_vring_addr(self, addr: VringAddr) -> None:
+        self._vring(addr.index).set_addr(addr, self.memory)
+
+    @handles(SET_VRING_BASE)
+    def set_vring_base(self, state: VringState) -> None:
+        self._vring(state.index).set_base(state.num)
+
+    @handles(GET_VRING_BASE)
+    async def get_vring_base(self, state: VringState) -> VringState:
+        base = await self._vring(state.index).stop()
+        self._note_running()
+        return VringState(state.index, base)
+
+    @handles_fds(SET_VRING_KICK)
+    def set_vring_kick(self, vring_fd: VringFd, fds: Fds) -> None:
+        self._vring(vring_fd.index).start(_one_fd(vring_fd, fds), self.memory, self.features)
+        self._note_running()
+
+    @handles_fds(SET_VRING_CALL)
+    def set_vring_call(self, vring_fd: VringFd, fds: Fds) -> None:
+        self._vring(vring_fd.index).set_call(_one_fd(vring_fd, fds))
+
+    @handles_fds(SET_VRING_ERR)
+    def set_vring_err(self, vring_fd: VringFd, fds: Fds) -> None:
+        self._vring(vring_fd.index).set_err(_one_fd(vring_fd, fds))
+
+    @handles(SET_VRING_ENABLE)
+    def set_vring_enable(self, state: VringState) -> None:
+        if state.num > 1:
+            raise RefusedRequest(f"SET_VRING_ENABLE of vring {state.index} with {state.num}, not 0 or 1")
+        self._vring(state.index).set_enabled(enabled=bool(state.num))
+
+    def _disable_all(self) -> None:
+        for vring in self.vrings:
+            vring.set_enabled(enabled=False)
+
+    def _note_running(self) -> None:
+        if any(vring.started for vring in self.vrings):
+            self._running.set()
+        else:
+            self._running.clear()
+
+    # --- Device -----------------------------------------------------------------------------------------
+
+    @handles(GET_CONFIG)
+    def get_config(self, wanted: ConfigSpace) -> ConfigSpace:
+        space = self.device.read_config()
+        end = wanted.offset + len(wanted.data)
+        if end > len(space):
+            raise RefusedRequest(f"GET_CONFIG of bytes {wanted.offset} to {end} of {len(space)}")
+        return ConfigSpace(wanted.offset, space[wanted.offset : end], wanted.flags)
+
+    @handles(SET_CONFIG)
+    def set_config(self, config: ConfigSpace) -> None:
+        space_size = len(self.device.read_config())
+        end = config.offset + len(config.data)
+        if end > space_size:
+            raise RefusedRequest(f"SET_CONFIG of bytes {config.offset} to {end} of {space_size}")
+        self.device.write_config(config.offset, config.data)
+
+    @handles(RESET_DEVICE)
+    async def reset_device(self, _: Empty) -> None:
+        self._disable_all()
+        await asyncio.gather(*(vring.stop() for vring in self.vrings))
+        self._note_running()
+        self.device.reset()
+
+    @handles(SET_STATUS)
+    def set_status(self, status: U64) -> None:
+        if status.value > 0xFF:
+            raise RefusedRequest(f"SET_STATUS {status.value:#x} is more than a byte")
+        self.status = status.value
+        if not self.status and not self._running.is_set():
+            self.device.reset()
+
+    @handles(GET_STATUS)
+    def get_status(self, _: Empty) -> U64:
+        return U64(self.status)
+
+    # --- Requests of the back-end -----------------------------------------------------------------------
+
+    @handles_fds(SET_BACKEND_REQ_FD)
+    def set_backend_req_fd(self, _: Empty, fds: Fds) -> None:
+        backend = BackendChannel(fds[0], acked=self.negotiated(ProtocolFeature.REPLY_ACK))
+        self._stop_announcing()
+        self._backend = backend
+        self._announcer = asyncio.create_task(self._announce(backend), name="backend requests")
+
+    async def _announce(self, backend: BackendChannel) -> None:
+        """Tells the front-end of config changes; while the device is suspended they wait."""
+        try:
+            while await self._config_is_new.wait():
+                await self._running.wait()
+                self._config_is_new.clear()
+                if self.negotiated(ProtocolFeature.CONFIG):
+                    await backend.request(CONFIG_CHANGE_MSG, Empty())
+        except ConnectionError as error:
+            log.info("no requests to the front-end any more: %s", error)
+        except RefusedRequest as error:
+            log.warning("%s", error)
+        except FrontendError as error:
+            self.fail(error)
+
+    def _stop_announcing(self) -> None:
+        if self._announcer is not None:
+            self._announcer.cancel()
+        if self._backend is not None:
+            self._backend.close()
+
+
+def _map_region(region: MemoryRegion | SingleRegion, fd: Fd) -> Region:
+    return Region(
+        fd.fileno(),
+        guest_addr=region.guest_addr,
+        user_addr=region.user_addr,
+        size=region.size,
+        offset=region.mmap_offset,
+    )
+
+
+def _same_region(mapped: Region, named: SingleRegion) -> bool:
+    return (mapped.guest_addr, mapped.user_addr, mapped.size) == (
+        named.guest_addr,
+        named.user_addr,
+        named.size,
+    )
+
+
+def _one_fd(vring_fd: VringFd, fds: Fds) -> Fd | None:
+    if vring_fd.has_fd != bool(fds):
+        raise RefusedRequest(f"vring {vring_fd.index}: {len(fds)} fds, and the flag says {vring_fd.has_fd:d}")
+    return fds[0] if fds else None

@@ -1,0 +1,268 @@
+"""A vring: what vhost-user keeps of one ring, and the task that serves it.
+
+A ring has two independent states. It is *started* by SET_VRING_KICK and stopped by GET_VRING_BASE; it is
+*enabled* or disabled by SET_VRING_ENABLE at any time. The device's handler runs from start to stop, and is
+given chains while the ring is enabled.
+
+The stop rule: when the ring stops, the handler's loop ends; what it had taken it completes; only then, when
+it holds no chain, may it be cancelled.
+"""
+
+import asyncio
+import logging
+import os
+import stat
+from collections.abc import Awaitable, Callable
+
+from vhostd.errors import GuestError, RefusedRequest
+from vhostd.fds import Fd
+from vhostd.messages import VringAddr
+from vhostd.ring import GuestMemory, SplitRing, Window
+from vhostd.virtqueue import Virtqueue
+
+log = logging.getLogger(__name__)
+
+POLL_INTERVAL = 0.001  # seconds between looks at a ring whose front-end gave no kick fd
+MAX_SIZE = 32768  # of a virtqueue (virtio 1.3, 2.7)
+
+
+class Vring:
+    """One ring of the session; owns its kick, call and err fds, its virtqueue and its handler's task.
+
+    `failed` is called with an exception of the handler that is not the guest's fault.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        handler: Callable[[Virtqueue], Awaitable[None]],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self.index = index
+        self.size = 0
+        self.base = 0
+        self.addr: VringAddr | None = None
+        self.enabled = False
+        self._handler = handler
+        self._failed = failed
+        self._loop = asyncio.get_running_loop()
+        self._kick: Fd | None = None
+        self._call: Fd | None = None
+        self._err: Fd | None = None
+        self._owes_call = False
+        self._poll: asyncio.TimerHandle | None = None
+        self._queue: Virtqueue | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether the ring is between SET_VRING_KICK and GET_VRING_BASE, broken or not."""
+        return self._queue is not None
+
+    # --- Settings, all of which may change while the ring runs -------------------------------------------
+
+    def set_size(self, size: int) -> None:
+        """Raises RefusedRequest unless it is a power of two up to 32768, and the ring is stopped."""
+        self._require_stopped("SET_VRING_NUM")
+        if not 0 < size <= MAX_SIZE or size & (size - 1):
+            raise RefusedRequest(f"vring {self.index}: size {size} is not a power of two up to {MAX_SIZE}")
+        self.size = size
+
+    def set_base(self, base: int) -> None:
+        """Sets the next index of the available ring to look at."""
+        self._require_stopped("SET_VRING_BASE")
+        if base > 0xFFFF:
+            raise RefusedRequest(f"vring {self.index}: base {base} is above 65535")
+        self.base = base
+
+    def set_addr(self, addr: VringAddr, memory: GuestMemory) -> None:
+        """Sets where the ring lies; at once if it runs. On failure the old addresses stay."""
+        old, self.addr = self.addr, addr
+        try:
+            self.remap(memory)
+        except RefusedRequest:
+            self.addr = old
+            raise
+
+    def remap(self, memory: GuestMemory) -> None:
+        """Moves a running ring to another map of the guest's memory; RefusedRequest if it is not there."""
+        if self._queue is not None:
+            self._queue.ring.remap(memory, *self._windows(self._queue.size, memory))
+
+    def set_enabled(self, *, enabled: bool) -> None:
+        """Lets the handler have chains, or not; what it has it keeps."""
+        self.enabled = enabled
+        if self._queue is not None:
+            self._queue.enable(on=enabled)
+
+    def set_call(self, fd: Fd | None) -> None:
+        """Replaces the eventfd that interrupts the driver, which gets what it missed while there was none."""
+        self._replace_fd("_call", fd)
+        if fd is not None and self._owes_call:
+            self._interrupt()
+
+    def set_err(self, fd: Fd | None) -> None:
+        """Replaces the eventfd that tells the front-end of a broken ring."""
+        self._replace_fd("_err", fd)
+
+    # --- Start and stop ---------------------------------------------------------------------------------
+
+    def start(self, kick: Fd | None, memory: GuestMemory, features: int) -> None:
+        """Starts the ring, or gives a running one another kick fd; None stands for polling.
+
+        Raises RefusedRequest if the ring's size, addresses or memory are missing or wrong; then the ring
+        stays stopped, and `kick` stays the caller's.
+        """
+        if self._queue is None:
+            ring = self._make_ring(memory, features)
+            self._watch_kick(kick)
+            self._run(ring)
+        else:
+            self._watch_kick(kick)
+            self._queue.kicked()
+
+    async def stop(self, patience: float | None = None) -> int:
+        """Stops the ring and returns its base, once every chain that the handler took is back.
+
+        After `patience` seconds the chains that are still out are given up. No effect on a stopped ring.
+        """
+        if (queue := self._queue) is not None:
+            queue.stop()
+            try:
+                async with asyncio.timeout(patience):
+                    await queue.quiesce()
+            except TimeoutError:
+                log.warning("vring %d: %d chains are given up", self.index, queue.ring.in_flight)
+                queue.abandon()
+            await self._end_task()
+            self.base = queue.ring.base
+            self._queue = None
+            self._unwatch_kick()
+            log.info("vring %d stopped at %d", self.index, self.base)
+        return self.base
+
+    def close(self) -> None:
+        """Closes the fds of a stopped ring."""
+        self.set_call(None)
+        self.set_err(None)
+
+    def _make_ring(self, memory: GuestMemory, features: int) -> SplitRing:
+        if not self.size:
+            raise RefusedRequest(f"vring {self.index}: kick before SET_VRING_NUM")
+        windows = self._windows(self.size, memory)
+        return SplitRing(self.size, *windows, memory, features=features, base=self.base)
+
+    def _windows(self, size: int, memory: GuestMemory) -> tuple[Window, Window, Window]:
+        if self.addr is None:
+            raise RefusedRequest(f"vring {self.index}: kick before SET_VRING_ADDR")
+        if not memory.regions:
+            raise RefusedRequest(
+                f"vring {self.index}: the front-end shares no guest memory; is share=on missing from its "
+                "memory backend?"
+            )
+        desc, avail, used = SplitRing.footprint(size)
+        return (
+            memory.user(self.addr.desc, desc),
+            memory.user(self.addr.avail, avail),
+            memory.user(self.addr.used, used),
+        )
+
+    def _run(self, ring: SplitRing) -> None:
+        self._queue = queue = Virtqueue(self.index, ring, self._interrupt)
+        queue.enable(on=self.enabled)
+        self._task = self._loop.create_task(self._serve(queue), name=f"vring {self.index}")
+        log.info("vring %d started, %d entries, at %d", self.index, ring.size, self.base)
+
+    async def _serve(self, queue: Virtqueue) -> None:
+        try:
+            await self._handler(queue)
+        except GuestError as error:
+            log.error("vring %d is broken: %s", self.index, error)
+            queue.stop()
+            queue.abandon()
+            _signal(self._err)
+        except Exception as error:
+            queue.abandon()
+            self._failed(error)
+
+    async def _end_task(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+
+    def _require_stopped(self, request: str) -> None:
+        if self.started:
+            raise RefusedRequest(f"vring {self.index}: {request} while it is started")
+
+    # --- Notifications ----------------------------------------------------------------------------------
+
+    def _interrupt(self) -> None:
+        self._owes_call = self._call is None
+        _signal(self._call)
+
+    def _watch_kick(self, kick: Fd | None) -> None:
+        if kick is None:
+            self._unwatch_kick()
+            self._poll_ring()
+            return
+        self._check_notifier(kick)
+        try:
+            self._loop.add_reader(kick.fileno(), self._kicked)
+        except OSError as error:
+            raise RefusedRequest(f"vring {self.index}: the kick fd cannot be waited for: {error}") from None
+        self._unwatch_kick()
+        self._kick = Fd(kick.take())
+
+    def _unwatch_kick(self) -> None:
+        if self._poll is not None:
+            self._poll.cancel()
+            self._poll = None
+        if self._kick is not None:
+            self._loop.remove_reader(self._kick.fileno())
+            self._kick.close()
+            self._kick = None
+
+    def _kicked(self) -> None:
+        assert self._kick is not None
+        assert self._queue is not None
+        try:
+            count = os.read(self._kick.fileno(), 8)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            log.error("vring %d: the kick fd is of no use any more: %s", self.index, error)
+            count = b""
+        if not count:  # a pipe whose writer has gone would be readable for ever
+            self._unwatch_kick()
+            return
+        self._queue.kicked()
+
+    def _poll_ring(self) -> None:
+        if self._queue is not None:
+            self._queue.kicked()
+        self._poll = self._loop.call_later(POLL_INTERVAL, self._poll_ring)
+
+    def _replace_fd(self, name: str, fd: Fd | None) -> None:
+        if fd is not None:
+            self._check_notifier(fd)
+        old: Fd | None = getattr(self, name)
+        setattr(self, name, Fd(fd.take()) if fd is not None else None)
+        if old is not None:
+            old.close()
+
+    def _check_notifier(self, fd: Fd) -> None:
+        mode = os.fstat(fd.fileno()).st_mode
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode):
+            raise RefusedRequest(f"vring {self.index}: a file cannot carry notifications (mode {mode:o})")
+        os.set_blocking(fd.fileno(), False)  # one that is full must not stop the whole program
+
+
+def _signal(fd: Fd | None) -> None:
+    """Adds one to an eventfd; one that is full, or whose reader has gone, is as signalled as it can be."""
+    if fd is None:
+        return
+    try:
+        os.write(fd.fileno(), b"\1\0\0\0\0\0\0\0")
+    except OSError as error:
+        log.debug("notification lost: %s", error)

@@ -1,0 +1,116 @@
+"""Where the front-end is met: a socket made at a path, or one handed over by a launcher or by systemd."""
+
+import errno
+import grp
+import os
+import socket
+
+from vhostd.errors import SetupError, UsageError
+from vhostd.fds import Fd
+
+BACKLOG = 4  # only one front-end is served; the others are accepted to be refused
+
+
+class Endpoint:
+    """A socket that listens, or is connected already; owns it, and the file that it made."""
+
+    def __init__(self, sock: socket.socket, path: str | None = None) -> None:
+        self.socket = sock
+        self.listening = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        self._path = path
+        self._made = _identity(path) if path is not None else None
+        sock.setblocking(False)
+
+    def close(self) -> None:
+        """Closes the socket, and removes its file unless somebody has put another one in its place."""
+        self.socket.close()
+        if self._path is not None and _identity(self._path) == self._made:
+            os.unlink(self._path)
+
+
+def choose(socket_path: str | None, fd: int | None, activated: Fd | None) -> str | Fd:
+    """Which of the three ways was meant; UsageError unless it is exactly one."""
+    ways = {"--socket-path": socket_path, "--fd": fd, "systemd's LISTEN_FDS": activated}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other")
+    if socket_path is not None:
+        return socket_path
+    if fd is not None:
+        return Fd(fd)
+    if activated is not None:
+        return activated
+    raise UsageError("one of --socket-path, --fd or systemd socket activation is needed")
+
+
+def adopt(fd: Fd) -> Endpoint:
+    """An endpoint on a socket that another process made; SetupError if it is no AF_UNIX stream socket."""
+    number = fd.take()
+    try:
+        sock = socket.socket(fileno=number)
+    except OSError as error:
+        raise SetupError(f"fd {number} is no socket: {error.strerror}") from None
+    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+        sock.detach()
+        raise SetupError(f"fd {number} is not an AF_UNIX stream socket")
+    os.set_inheritable(number, False)
+    return Endpoint(sock)
+
+
+def listen(path: str, *, mode: int | None = None, group: int | None = None) -> Endpoint:
+    """Makes a socket at `path` and listens; replaces a stale one, SetupError if the path is in use.
+
+    Nobody can connect before mode and group are set: that needs listening, which comes last.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        sock.bind(path)
+        if group is not None:
+            os.chown(path, -1, group)
+        if mode is not None:
+            os.chmod(path, mode)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise SetupError(f"cannot listen at {path}: {error.strerror or error}") from None
+    except SetupError:
+        sock.close()
+        raise
+    return Endpoint(sock, path)
+
+
+def group_id(name: str) -> int:
+    """The id of a group given by name or number; ValueError if there is none."""
+    if name.isdecimal():
+        return int(name)
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ValueError(f"no group {name!r}") from None
+
+
+def _remove_stale(path: str) -> None:
+    """Removes a socket that nobody listens at."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        error = probe.connect_ex(path)
+    if error == errno.ECONNREFUSED and _is_socket(path):
+        os.unlink(path)
+    elif error in (0, errno.EAGAIN):
+        raise SetupError(f"{path} is in use: another program listens there")
+    elif error != errno.ENOENT:
+        what = "something that is no socket" if not _is_socket(path) else os.strerror(error)
+        raise SetupError(f"cannot listen at {path}: {what} is there")
+
+
+def _is_socket(path: str) -> bool:
+    return os.lstat(path).st_mode & 0o170000 == 0o140000
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,70 @@
+"""The command line that all programs share, by QEMU's backend program conventions."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from vhostd import __version__
+from vhostd.device import Device
+from vhostd.endpoint import group_id
+from vhostd.errors import UsageError
+from vhostd.log import LEVELS
+
+
+def program_name() -> str:
+    """The program as its user calls it, also when started as `python -m vhost_user_rng`."""
+    folder, file = os.path.split(sys.argv[0])
+    name = os.path.basename(folder) if file == "__main__.py" else file.removesuffix(".py")
+    return name.replace("_", "-")
+
+
+def make_parser(kind: type[Device]) -> argparse.ArgumentParser:
+    """The parser of a device's program: the shared options, then the device's own."""
+    parser = argparse.ArgumentParser(
+        prog=program_name(),
+        description=f"A vhost-user back-end: {(kind.__doc__ or '').partition(chr(10))[0]}",
+        epilog="Without --socket-path and --fd, the socket comes from systemd (LISTEN_FDS).",
+        allow_abbrev=False,
+    )
+    shared = parser.add_argument_group("shared options")
+    shared.add_argument("--socket-path", metavar="PATH", help="listen at PATH for one front-end at a time")
+    shared.add_argument("--fd", metavar="N", type=_fd, help="use this socket: listening, or connected")
+    shared.add_argument("--socket-mode", metavar="MODE", type=_mode, help="of PATH, octal: 0660")
+    shared.add_argument("--socket-group", metavar="GROUP", type=_group, help="of PATH, by name or number")
+    shared.add_argument("--log-level", choices=LEVELS, default="info", help="default: %(default)s")
+    shared.add_argument("--print-capabilities", action="store_true", help="print them as JSON, and exit")
+    shared.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    kind.add_options(parser)
+    return parser
+
+
+def parse(kind: type[Device], arguments: Sequence[str]) -> argparse.Namespace:
+    """The options; ends the program with status 2 and one line, or for --help and --version with 0."""
+    options = make_parser(kind).parse_args(arguments)
+    if options.socket_path is None and (options.socket_mode, options.socket_group) != (None, None):
+        raise UsageError("--socket-mode and --socket-group need --socket-path")
+    return options
+
+
+def _fd(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a file descriptor")
+    return int(text)
+
+
+def _mode(text: str) -> int:
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an octal mode up to 777")
+    return mode
+
+
+def _group(text: str) -> int:
+    try:
+        return group_id(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -1,0 +1,154 @@
+"""The front-end's part of the protocol, one request at a time."""
+
+import asyncio
+import socket
+import struct
+from typing import Any
+
+from vhostd.channel import Channel
+from vhostd.errors import MalformedMessage, RefusedRequest
+from vhostd.fds import Fd
+from vhostd.framing import encode
+from vhostd.frontend.memory import SharedMemory
+from vhostd.frontend.queue import Queue
+from vhostd.messages import (
+    ADD_MEM_REG,
+    GET_FEATURES,
+    GET_PROTOCOL_FEATURES,
+    GET_VRING_BASE,
+    REM_MEM_REG,
+    SET_FEATURES,
+    SET_MEM_TABLE,
+    SET_OWNER,
+    SET_PROTOCOL_FEATURES,
+    SET_VRING_ADDR,
+    SET_VRING_BASE,
+    SET_VRING_CALL,
+    SET_VRING_ENABLE,
+    SET_VRING_ERR,
+    SET_VRING_KICK,
+    SET_VRING_NUM,
+    U64,
+    Empty,
+    MemoryTable,
+    P,
+    ProtocolFeature,
+    R,
+    Request,
+    Row,
+    SingleRegion,
+    VringAddr,
+    VringFd,
+    VringState,
+)
+
+
+class Frontend:
+    """Drives a back-end over a connected socket, which it owns; asks for an ack wherever it may.
+
+    Its methods raise RefusedRequest for a non-zero ack, ConnectionResetError when the back-end has closed.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.channel = Channel(sock, Request, replies=True)
+        self.features = 0
+        self.protocol_features = 0
+
+    @classmethod
+    async def connect(cls, path: str) -> "Frontend":
+        """Connects to a back-end that listens at `path`."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, path)
+        except OSError:
+            sock.close()
+            raise
+        return cls(sock)
+
+    async def call(self, row: Row[P, R], payload: P, *fds: Fd) -> R:
+        """Sends a request and returns the reply that the row has; the fds stay the caller's."""
+        acked = row.reply is None and bool(self.protocol_features >> ProtocolFeature.REPLY_ACK & 1)
+        data = encode(row.request, payload, need_reply=acked)
+        await self.channel.send(data, tuple(fd.fileno() for fd in fds))
+        if row.reply is not None:
+            reply: R = await self._reply(row, row.reply)
+            return reply
+        if acked and (ack := await self._reply(row, U64)).value:
+            raise RefusedRequest(f"{row} was acked with {ack.value}")
+        return None  # type: ignore[return-value]  # R is None here, which mypy cannot see
+
+    async def negotiate(self, features: int | None = None, protocol_features: int | None = None) -> None:
+        """Accepts these features of those offered; all by default."""
+        offered = (await self.call(GET_FEATURES, Empty())).value
+        offered_protocol = (await self.call(GET_PROTOCOL_FEATURES, Empty())).value
+        chosen = offered_protocol if protocol_features is None else offered_protocol & protocol_features
+        await self.call(SET_PROTOCOL_FEATURES, U64(chosen))
+        self.protocol_features = chosen
+        await self.call(SET_OWNER, Empty())
+        self.features = offered if features is None else offered & features
+        await self.call(SET_FEATURES, U64(self.features))
+
+    async def share(self, *memories: SharedMemory) -> None:
+        """Makes these memories the guest's, in place of any before."""
+        table = MemoryTable(tuple(memory.region for memory in memories))
+        await self.call(SET_MEM_TABLE, table, *(memory.fd for memory in memories))
+
+    async def add(self, memory: SharedMemory) -> None:
+        """Adds a memory to the guest's."""
+        await self.call(ADD_MEM_REG, _single(memory), memory.fd)
+
+    async def remove(self, memory: SharedMemory) -> None:
+        """Takes a memory away from the guest."""
+        await self.call(REM_MEM_REG, _single(memory))
+
+    async def start(self, memory: SharedMemory, index: int = 0, size: int = 64) -> Queue:
+        """Makes a queue in `memory`, and starts and enables its ring as QEMU does."""
+        queue = Queue(memory, index, size, self.features)
+        await self.set_up(queue)
+        await self.call(SET_VRING_KICK, VringFd(index), queue.kick_fd)
+        await self.call(SET_VRING_CALL, VringFd(index), queue.call_fd)
+        await self.call(SET_VRING_ERR, VringFd(index), queue.err_fd)
+        await self.call(SET_VRING_ENABLE, VringState(index, 1))
+        return queue
+
+    async def set_up(self, queue: Queue, base: int = 0) -> None:
+        """Tells the back-end all of a queue but its eventfds."""
+        memory, driver = queue.memory, queue.driver
+        await self.call(SET_VRING_NUM, VringState(queue.index, queue.size))
+        await self.call(SET_VRING_BASE, VringState(queue.index, base))
+        addr = VringAddr(
+            queue.index,
+            flags=0,
+            desc=memory.user(driver.desc_addr),
+            used=memory.user(driver.used_addr),
+            avail=memory.user(driver.avail_addr),
+            log=0,
+        )
+        await self.call(SET_VRING_ADDR, addr)
+
+    async def stop(self, queue: Queue) -> int:
+        """Stops a queue's ring and returns the index at which it may go on."""
+        return (await self.call(GET_VRING_BASE, VringState(queue.index, 0))).num
+
+    def close(self) -> None:
+        """Closes the connection; idempotent."""
+        self.channel.close()
+
+    async def _reply(self, row: Row[P, R], layout: Any) -> Any:
+        message = await self.channel.receive()
+        if message is None:
+            raise ConnectionResetError(f"the back-end closed the connection at {row}")
+        message.close()
+        if message.request != row.request:
+            raise MalformedMessage(f"a reply to request {message.request} where {row}'s was due")
+        if row.refusal is not None and message.payload == row.refusal.pack():
+            raise RefusedRequest(f"{row} was refused")
+        try:
+            return layout.unpack(message.payload)
+        except struct.error as error:
+            raise MalformedMessage(f"the reply to {row} has {len(message.payload)} bytes: {error}") from None
+
+
+def _single(memory: SharedMemory) -> SingleRegion:
+    return SingleRegion(0, memory.guest_addr, memory.size, memory.user_addr, 0)

@@ -1,0 +1,86 @@
+"""The driver's end of one virtqueue, with the eventfds that a front-end gives to a back-end."""
+
+import asyncio
+import os
+from collections import defaultdict
+
+from vhostd.fds import Fd
+from vhostd.frontend.memory import PAGE, SharedMemory
+from vhostd.ring import SplitDriver
+
+
+class Queue:
+    """A virtqueue in shared memory and its kick, call and err eventfds, which it owns."""
+
+    def __init__(self, memory: SharedMemory, index: int, size: int, features: int) -> None:
+        self.memory = memory
+        self.index = index
+        self.size = size
+        where = memory.allocate(SplitDriver.footprint(size), PAGE)
+        self.driver = SplitDriver(memory.map, where, size, features=features)
+        self.kick_fd, self.call_fd, self.err_fd = (
+            Fd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)) for _ in range(3)
+        )
+        self._held: dict[int, list[tuple[int, int, bool]]] = {}  # the buffers of each head that is out
+        self._free: defaultdict[int, list[int]] = defaultdict(list)  # addresses by size
+
+    def add(self, data: bytes = b"", room: int = 0) -> int:
+        """Offers a chain that holds `data`, then `room` bytes for the device to fill; returns its head."""
+        buffers = []
+        if data:
+            buffers.append((self._take(len(data)), len(data), False))
+            self.memory.map.write(buffers[0][0], data)
+        if room:
+            buffers.append((self._take(room), room, True))
+        head = self.driver.add(buffers)
+        self._held[head] = buffers
+        return head
+
+    def kick(self) -> None:
+        """Tells the device of what was added, if it wants to be told."""
+        if self.driver.must_kick():
+            os.eventfd_write(self.kick_fd.fileno(), 1)
+
+    def poll(self) -> tuple[int, bytes] | None:
+        """The next chain that the device has used: its head, and what the device wrote."""
+        if (used := self.driver.used()) is None:
+            return None
+        head, written = used
+        buffers = self._held.pop(head)
+        answer = self.memory.map.read(buffers[-1][0], written) if written else b""
+        for addr, size, _ in buffers:
+            self._free[size].append(addr)
+        return head, answer
+
+    async def used(self) -> tuple[int, bytes]:
+        """As `poll`, but waits for the device's interrupt."""
+        while (answer := self.poll()) is None:
+            if not self.driver.arm():
+                await signalled(self.call_fd)
+        return answer
+
+    async def request(self, data: bytes = b"", room: int = 0) -> bytes:
+        """Sends a chain, waits until it is used, and returns what the device wrote."""
+        self.add(data, room)
+        self.kick()
+        return (await self.used())[1]
+
+    def close(self) -> None:
+        """Closes the eventfds."""
+        for fd in (self.kick_fd, self.call_fd, self.err_fd):
+            fd.close()
+
+    def _take(self, size: int) -> int:
+        return self._free[size].pop() if self._free[size] else self.memory.allocate(size)
+
+
+async def signalled(eventfd: Fd) -> int:
+    """Waits for an eventfd and returns its count."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(eventfd.fileno(), readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(eventfd.fileno())
+    return os.eventfd_read(eventfd.fileno())

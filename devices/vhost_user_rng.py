@@ -1,0 +1,99 @@
+"""vhost-user-rng: entropy for the guest, and the device to read first.
+
+    vhost-user-rng --socket-path=/tmp/rng.sock
+    qemu-system-x86_64 -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem \\
+      -chardev socket,id=rng,path=/tmp/rng.sock -device vhost-user-rng-pci,chardev=rng ...
+
+A device is a class with a kind and one handler for each of its virtqueues. The core does the rest: socket,
+memory, rings, interrupts, reset. The entropy device has a single queue and no config (virtio 1.3, 5.4).
+"""
+
+import os
+import time
+from typing import TYPE_CHECKING, Self
+
+from vhostd import Device, DeviceType, SetupError, UsageError, run
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
+    from vhostd import Virtqueue
+    from vhostd.device import Handler
+
+MAX_REQUEST = 65536  # bytes; of a larger buffer a part is filled, so that no guest has us make a huge one
+
+
+class Rng(Device):
+    """entropy for the guest (virtio-rng)"""
+
+    kind = DeviceType.RNG
+
+    def __init__(self, source: "Callable[[int], bytes]", limit: int, period: float) -> None:
+        """Gives at most `limit` bytes per `period` seconds; `source(n)` makes up to n of them."""
+        self._source = source
+        self._limit = self._left = limit
+        self._period = period
+        self._period_end = time.monotonic() + period
+
+    @property
+    def queues(self) -> "Sequence[Handler]":
+        return [self.requestq]
+
+    async def requestq(self, queue: "Virtqueue") -> None:
+        """Fills the driver's buffers; waits for the limit where it holds none, so that the ring can stop."""
+        await self._refill()
+        async for chain in queue:
+            data = self._source(min(chain.writable, MAX_REQUEST, self._left))
+            chain.write(data)
+            queue.push(chain)
+            self._left -= len(data)
+            await self._refill()
+
+    async def _refill(self) -> None:
+        """Starts a new period when the old one is over; waits for that if nothing is left to give."""
+        if not self._left:
+            import asyncio  # at the top it would cost every --print-capabilities
+
+            await asyncio.sleep(self._period_end - time.monotonic())
+        if (now := time.monotonic()) >= self._period_end:
+            self._left, self._period_end = self._limit, now + self._period
+
+    @classmethod
+    def add_options(cls, parser: "argparse.ArgumentParser") -> None:
+        rng = parser.add_argument_group("entropy")
+        rng.add_argument("--rng-source", metavar="PATH", help="a device or file; default: getrandom(2)")
+        rng.add_argument("--max-bytes", metavar="N", type=int, default=1 << 62, help="per period")
+        rng.add_argument("--period", metavar="MS", type=int, default=65536, help="default: %(default)s")
+
+    @classmethod
+    def from_options(cls, options: "argparse.Namespace") -> Self:
+        for name in ("max_bytes", "period"):
+            if getattr(options, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(options, name)} is not above 0")
+        source = os.getrandom if options.rng_source is None else _open(options.rng_source)
+        return cls(source, options.max_bytes, options.period / 1000)
+
+
+def _open(path: str) -> "Callable[[int], bytes]":
+    """A source that reads a file; SetupError if it cannot, and when the file has run out."""
+    try:
+        file = open(path, "rb", buffering=0)  # noqa: SIM115 (for as long as the program runs)
+    except OSError as error:
+        raise SetupError(f"--rng-source {path}: {error.strerror}") from None
+
+    def read(size: int) -> bytes:
+        data = file.read(size)
+        if size and not data:
+            raise SetupError(f"--rng-source {path} has run out")
+        return data or b""
+
+    return read
+
+
+def main() -> int:
+    return run(Rng)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

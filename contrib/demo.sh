@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Shows vhostd at work: a Linux guest under QEMU with a virtual keyboard and a source of randomness,
+# each of them a vhostd program. Installs what is missing first. Takes about a minute.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+contrib/setup.sh
+exec .venv/bin/python -m contrib.demo

@@ -1,0 +1,188 @@
+#!/usr/bin/env bash
+# Prepares a Debian machine to run the demo and the tests: packages, a Python environment in .venv,
+# and a kernel for the guest in the user's cache. What is there already is left as it is.
+#
+# PYTHON names the interpreter for .venv (default: /usr/bin/python3).
+set -euo pipefail
+
+readonly root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+readonly cache="${XDG_CACHE_HOME:-$HOME/.cache}/vhostd"
+readonly python="${PYTHON:-/usr/bin/python3}"
+readonly venv="$root/.venv"
+readonly log="$cache/setup.log"
+readonly backports=bookworm-backports
+readonly qemu_needed=10
+
+readonly packages=(
+    python3-venv python3-dev gcc libc6-dev libsystemd-dev pkg-config # .venv
+    busybox-static                                                    # the guest's initramfs
+    systemd evemu-tools                                               # used by some tests
+)
+readonly qemu_packages=(qemu-system-x86 qemu-system-common qemu-system-data seabios)
+
+main() {
+    check_machine
+    one_at_a_time
+    install_packages
+    fetch_kernel
+    make_environment
+}
+
+check_machine() {
+    [ "$(uname -m)" = x86_64 ] || fail "The guest is an x86-64 machine, so this needs an x86-64 host."
+    if ! command -v apt-get dpkg-query >/dev/null; then
+        fail "This script installs Debian packages and found no apt-get. It is made for Debian 12 or later."
+    fi
+}
+
+one_at_a_time() {
+    mkdir -p "$cache"
+    exec {lock}>"$cache/setup.lock"
+    flock "$lock"
+}
+
+install_packages() {
+    local missing
+    mapfile -t missing < <(missing_packages)
+    if ! qemu_is_new_enough; then
+        on_bookworm && add_backports
+        mapfile -t -O "${#missing[@]}" missing < <(printf '%s\n' "${qemu_packages[@]}" | from_backports)
+    fi
+    [ "${#missing[@]}" -gt 0 ] || return 0
+    update_package_lists
+    step "installing ${#missing[@]} Debian packages: ${missing[*]}" \
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes \
+        -o DPkg::Lock::Timeout=300 --no-install-recommends "${missing[@]}"
+    qemu_is_new_enough || fail "QEMU $qemu_needed or later is needed; this is $(qemu_version)."
+}
+
+missing_packages() {
+    local installed
+    installed="$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${packages[@]}" 2>/dev/null || true)"
+    local package
+    for package in "${packages[@]}"; do
+        grep -qx "installed $package" <<<"$installed" || echo "$package"
+    done
+}
+
+qemu_version() {
+    qemu-system-x86_64 --version 2>/dev/null | sed -n 's/^QEMU emulator version \([0-9.]*\).*/\1/p'
+}
+
+qemu_is_new_enough() {
+    local version
+    version="$(qemu_version)"
+    [ -n "$version" ] && [ "${version%%.*}" -ge "$qemu_needed" ]
+}
+
+on_bookworm() {
+    (. /etc/os-release && [ "${VERSION_CODENAME:-}" = bookworm ])
+}
+
+# QEMU and the packages it needs in the same version; everything else stays with the release.
+from_backports() {
+    if on_bookworm; then sed "s|\$|/$backports|"; else cat; fi
+}
+
+add_backports() {
+    local sources=/etc/apt/sources.list.d/$backports.sources
+    if grep -Eqrs --include='*.list' --include='*.sources' "^[^#]*\b$backports\b" /etc/apt; then
+        return
+    fi
+    step "adding the package source $backports ($sources)" as_root tee "$sources" <<EOF
+Types: deb
+URIs: $(debian_mirror)
+Suites: $backports
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+EOF
+}
+
+# The mirror that this machine uses for the release itself.
+debian_mirror() {
+    local uri
+    uri="$(apt-get indextargets --format '$(REPO_URI)' 'Codename: bookworm' 2>/dev/null | head -n 1)"
+    echo "${uri:-http://deb.debian.org/debian}"
+}
+
+update_package_lists() {
+    [ -z "${lists_are_new:-}" ] || return 0
+    step "fetching the lists of Debian packages" as_root apt-get update -qq -o DPkg::Lock::Timeout=300
+    lists_are_new=yes
+}
+
+# The kernel's package is unpacked, not installed: it must not become this machine's own kernel.
+fetch_kernel() {
+    [ ! -e "$cache/linux" ] || return 0
+    kernel_package >/dev/null || update_package_lists
+    local package work
+    package="$(kernel_package)" || fail "The package linux-image-amd64 is not in Debian's package lists."
+    work="$(mktemp -d "$cache/new.XXXXXX")"
+    trap 'rm -rf "$work"' EXIT
+    step "fetching the guest's kernel ($package)" in_directory "$work" apt-get download -qq "$package"
+    step "unpacking it into $cache/linux" dpkg-deb -x "$work"/*.deb "$work/linux"
+    mv -T "$work/linux" "$cache/linux"
+    rm -rf "$work"
+    trap - EXIT
+}
+
+kernel_package() {
+    apt-cache depends linux-image-amd64 2>/dev/null |
+        sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1 | grep .
+}
+
+# Builds again only when something has changed that the environment is made from.
+make_environment() {
+    local stamp="$venv/.made-from" now
+    now="$(environment_inputs)"
+    [ "$(cat "$stamp" 2>/dev/null)" != "$now" ] || return 0
+    [ -x "$python" ] || fail "There is no $python. Set PYTHON to a Python 3.11 or later."
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        fail "$python is $("$python" --version), but 3.11 or later is needed. Set PYTHON to another one."
+    # Settings of the caller that would make Python or pip work somewhere else than in .venv.
+    unset PYTHONHOME PYTHONPATH PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_REQUIRE_VIRTUALENV
+    # A later python3 in the same place leaves an environment that looks complete and is not.
+    "$venv/bin/python" -c 'import pip' 2>/dev/null ||
+        step "making the Python environment .venv" "$python" -m venv --clear "$venv"
+    step "installing vhostd and its Python packages into .venv" \
+        in_directory "$root" "$venv/bin/python" -m pip install --quiet --editable '.[test]'
+    echo "$now" >"$stamp"
+}
+
+environment_inputs() {
+    echo "$python" "$("$python" --version 2>&1)"
+    (cd "$root" && find pyproject.toml vhostd/ring -type f \
+        \( -name '*.toml' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) -print0 | sort -z | xargs -0 sha256sum)
+}
+
+in_directory() {
+    (cd "$1" && shift && "$@")
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        echo "This needs root or sudo: $*" >&2
+        return 1
+    fi
+}
+
+# step DESCRIPTION COMMAND...: says what happens; shows the end of the command's output only if it fails.
+step() {
+    echo "setup: $1"
+    shift
+    if ! "$@" >"$log" 2>&1; then
+        tail -n 30 "$log" >&2
+        fail "That did not work: $* (all of its output: $log)"
+    fi
+}
+
+fail() {
+    echo "setup: $*" >&2
+    exit 1
+}
+
+main

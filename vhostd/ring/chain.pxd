@@ -1,0 +1,54 @@
+"""A chain, as the rings build it."""
+
+cimport cython
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+
+from vhostd.ring.memory cimport GuestMemory
+
+cdef extern from "<sys/uio.h>":
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+
+
+cdef enum:
+    # Most requests are a header, a few buffers and a status: these fit without another allocation.
+    FEW = 8
+
+
+cdef struct Stream:
+    # The iovecs [at, end) of the chain, of which none is empty, hold `left` bytes.
+    size_t at
+    size_t end
+    size_t left
+
+
+@cython.final
+@cython.no_gc
+cdef class Chain:
+    cdef readonly uint16_t head
+    cdef uint64_t ring  # the serial number of the ring in which the chain is in flight, 0 once it was pushed
+    cdef GuestMemory memory
+    cdef Stream source
+    cdef Stream sink
+    cdef bint writing  # a writable buffer was added, so a readable one may not follow
+    cdef readonly size_t written
+    cdef iovec *iov  # `count` of `room`: the readable ones, then the writable ones
+    cdef size_t count
+    cdef size_t room
+    cdef iovec few[FEW]
+
+    cdef int add(self, uint64_t guest_addr, uint32_t length, bint writable) except -1
+    cdef int _append(self, unsigned char *host, size_t length, bint writable) except -1
+    cdef int _grow(self) except -1
+    cdef Py_ssize_t _expect(self, amount, Stream *stream, str what) except -1
+    cdef void _copy(self, Stream *stream, unsigned char *ours, size_t n) noexcept
+    cdef void _advance(self, Stream *stream, size_t n) noexcept
+    cdef size_t _lend(self, Stream *stream, iovec *iov, size_t n) noexcept
+    cdef object _submit(self, int call, int fd, offset, amount, int flags)
+
+
+@cython.final
+@cython.no_gc
+cdef class Ready:
+    cdef object value

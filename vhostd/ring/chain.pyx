@@ -1,0 +1,324 @@
+# cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
+"""Chain: one request's buffers, read and written as two streams.
+
+Layer 3. The specification forbids a device to assume anything about how a driver cuts a request into
+descriptors (virtio 1.3, 2.7.4.1), so a chain does not show it: there are bytes to read, then bytes to write.
+
+Seams. A dirty log marks pages in `_advance` of the writable stream. Chains of a packed ring are built by the
+same `add`; what they need beyond `head` (the buffer id) belongs here.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EFAULT, EINTR, errno
+from libc.stdint cimport INT64_MAX, UINT32_MAX, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memmove, memset
+cimport cython
+
+from vhostd.ring.memory cimport GuestMemory
+
+import os
+from types import GenericAlias
+
+from vhostd.errors import BadDescriptor, BadRequest
+
+cdef extern from "Python.h":
+    # With NULL for the exception it clips to the type's range instead of raising OverflowError.
+    Py_ssize_t PyNumber_AsSsize_t(object number, void *error) except? -1
+
+cdef extern from "<sys/uio.h>" nogil:
+    ssize_t sys_preadv "preadv"(int fd, iovec *iov, int count, long long offset)
+    ssize_t sys_pwritev "pwritev"(int fd, iovec *iov, int count, long long offset)
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct msghdr:
+        iovec *msg_iov
+        size_t msg_iovlen
+    ssize_t sys_sendmsg "sendmsg"(int fd, msghdr *message, int flags)
+    ssize_t sys_recvmsg "recvmsg"(int fd, msghdr *message, int flags)
+
+cdef enum:
+    MOST_IOVECS = 1024  # what Linux takes in one system call
+    SMALLEST_PAGE = 4096
+
+cdef enum:
+    PREADV
+    PWRITEV
+    SENDMSG
+    RECVMSG
+
+# virtio 1.3, 2.7.5.2 allows 2^32 bytes; one less, and every count of bytes fits the used ring's u32.
+cdef uint64_t MOST_BYTES = UINT32_MAX
+
+cdef GuestMemory NOWHERE = GuestMemory()
+
+
+cdef ssize_t call_once(int call, int fd, iovec *iov, size_t count, long long offset, int flags) noexcept nogil:
+    cdef msghdr message
+    if call == PREADV:
+        return sys_preadv(fd, iov, <int> count, offset)
+    if call == PWRITEV:
+        return sys_pwritev(fd, iov, <int> count, offset)
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = iov
+    message.msg_iovlen = count
+    return sys_sendmsg(fd, &message, flags) if call == SENDMSG else sys_recvmsg(fd, &message, flags)
+
+
+@cython.freelist(64)
+cdef class Chain:
+    """One request: two streams, readable then writable, independent of descriptor boundaries.
+
+    Chains come from a ring's `pop` and go back with its `push`; between the two the device owns the buffers.
+    A chain keeps the memory that it was resolved against mapped, also when the ring moves to a new map.
+
+    Counts are in bytes. An `n` that is negative or more than what is left raises BadRequest and consumes
+    nothing: it can only have come from the driver. After MemoryLost a chain is only good for `push`.
+    """
+
+    def __cinit__(self):
+        self.iov = self.few
+        self.room = FEW
+        self.memory = NOWHERE
+
+    def __init__(self):
+        raise TypeError("a Chain comes from a ring's pop")
+
+    def __dealloc__(self):
+        if self.iov is not self.few:
+            free(self.iov)
+
+    def __repr__(self):
+        return (
+            f"Chain(head={self.head}, readable={self.source.left}, "
+            f"writable={self.sink.left}, written={self.written})"
+        )
+
+    @property
+    def readable(self):
+        """Bytes left to read."""
+        return self.source.left
+
+    @property
+    def writable(self):
+        """Bytes left to write."""
+        return self.sink.left
+
+    def read(self, n):
+        """Takes exactly `n` bytes from the readable stream."""
+        cdef size_t size = self._expect(n, &self.source, "read")
+        cdef bytes data = PyBytes_FromStringAndSize(NULL, size)
+        self._copy(&self.source, <unsigned char *> PyBytes_AS_STRING(data), size)
+        self.memory.expect_whole()
+        return data
+
+    def unpack(self, layout):
+        """Takes a struct from the readable stream: `layout.unpack` of its next `layout.SIZE` bytes."""
+        return layout.unpack(self.read(layout.SIZE))
+
+    def write(self, data):
+        """Writes all of `data` to the writable stream, or raises BadRequest and writes nothing."""
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            self._copy(&self.sink, <unsigned char *> view.buf, self._expect(view.len, &self.sink, "written"))
+        finally:
+            PyBuffer_Release(&view)
+        self.memory.expect_whole()
+
+    def skip(self, n):
+        """Passes over `n` bytes of the readable stream."""
+        self._advance(&self.source, self._expect(n, &self.source, "skipped"))
+
+    def skip_writable(self, n):
+        """Passes over `n` bytes of the writable stream: they count as written and stay as the driver left them."""
+        self._advance(&self.sink, self._expect(n, &self.sink, "skipped"))
+
+    def preadv(self, int fd, offset, n):
+        """Reads up to `n` bytes at `offset` of a file into the writable stream; returns how many, 0 at its end.
+
+        One system call without the GIL and without a copy of ours; it takes at most IOV_MAX (1024) pieces of
+        guest memory. The stream advances by the result.
+
+        Raises:
+            BadRequest: fewer than `n` bytes are left, or no file has such an offset.
+            OSError: the system call failed; the stream is where it was.
+        """
+        return self._submit(PREADV, fd, offset, n, 0)
+
+    def pwritev(self, int fd, offset, n):
+        """Writes up to `n` bytes of the readable stream at `offset` of a file; otherwise like `preadv`."""
+        return self._submit(PWRITEV, fd, offset, n, 0)
+
+    def sendmsg(self, int fd, n, int flags=0):
+        """Sends up to `n` bytes of the readable stream on a socket; otherwise like `preadv`."""
+        return self._submit(SENDMSG, fd, 0, n, flags)
+
+    def recvmsg(self, int fd, n, int flags=0):
+        """Receives up to `n` bytes from a socket into the writable stream; otherwise like `preadv`.
+
+        With MSG_TRUNC the result may be more than `n`; the stream then advances by `n`.
+        """
+        return self._submit(RECVMSG, fd, 0, n, flags)
+
+    # --- For the rings ----------------------------------------------------------------------------------
+
+    cdef int add(self, uint64_t guest_addr, uint32_t length, bint writable) except -1:
+        """Appends a descriptor's buffer; one that crosses regions becomes several iovecs, an empty one none."""
+        cdef unsigned char *host
+        cdef uint64_t room = 0
+        if self.writing and not writable:
+            raise self.memory.blame(
+                BadDescriptor, f"chain {self.head}: a readable buffer at {guest_addr:#x} after a writable one"
+            )
+        self.writing = writable
+        if self.source.left + self.sink.left + length > MOST_BYTES:
+            raise self.memory.blame(BadDescriptor, f"chain {self.head}: more than {MOST_BYTES:#x} bytes")
+        while length:
+            host = self.memory.locate(guest_addr, &room)
+            if host is NULL:
+                raise self.memory.blame(
+                    BadDescriptor,
+                    f"chain {self.head}: {length} bytes at guest address {guest_addr:#x} are outside guest memory",
+                )
+            room = min(room, length)
+            self._append(host, room, writable)
+            guest_addr += room
+            length -= <uint32_t> room
+        return 0
+
+    cdef int _append(self, unsigned char *host, size_t length, bint writable) except -1:
+        """Adds an iovec behind all others; readable ones come first."""
+        if self.count == self.room:
+            self._grow()
+        self.iov[self.count] = iovec(host, length)
+        self.count += 1
+        self.sink.end = self.count
+        if writable:
+            self.sink.left += length
+        else:
+            self.source.left += length
+            self.source.end = self.sink.at = self.count
+        return 0
+
+    cdef int _grow(self) except -1:
+        cdef iovec *more = <iovec *> malloc(2 * self.room * sizeof(iovec))
+        if more is NULL:
+            raise MemoryError
+        memcpy(more, self.iov, self.room * sizeof(iovec))
+        if self.iov is not self.few:
+            free(self.iov)
+        self.iov = more
+        self.room *= 2
+        return 0
+
+    # --- Streams ----------------------------------------------------------------------------------------
+
+    cdef Py_ssize_t _expect(self, amount, Stream *stream, str what) except -1:
+        """The amount as a C number, if so many bytes are left in the stream."""
+        cdef Py_ssize_t n = PyNumber_AsSsize_t(amount, NULL)
+        if n < 0 or <size_t> n > stream.left:
+            raise self.memory.blame(
+                BadRequest, f"chain {self.head}: {amount} bytes to be {what}, {stream.left} left"
+            )
+        return n
+
+    cdef void _copy(self, Stream *stream, unsigned char *ours, size_t n) noexcept:
+        """Moves `n` bytes, which must be left, out of the readable or into the writable stream."""
+        cdef iovec *iov
+        cdef size_t step
+        while n:
+            iov = &self.iov[stream.at]
+            step = min(n, iov.iov_len)
+            # The ranges may overlap: `data` of `write` may be a view of guest memory itself.
+            if stream is &self.sink:
+                memmove(iov.iov_base, ours, step)
+            else:
+                memcpy(ours, iov.iov_base, step)
+            self._advance(stream, step)
+            ours += step
+            n -= step
+
+    cdef void _advance(self, Stream *stream, size_t n) noexcept:
+        """Passes over `n` bytes of the stream, or over what is left of it."""
+        cdef iovec *iov
+        cdef size_t step
+        n = min(n, stream.left)
+        stream.left -= n
+        if stream is &self.sink:
+            self.written += n
+        while n:
+            iov = &self.iov[stream.at]
+            step = min(n, iov.iov_len)
+            iov.iov_base = <unsigned char *> iov.iov_base + step
+            iov.iov_len -= step
+            stream.at += iov.iov_len == 0
+            n -= step
+
+    cdef size_t _lend(self, Stream *stream, iovec *iov, size_t n) noexcept:
+        """Copies the iovecs of the stream's next `n` bytes, as many as a system call takes; returns how many."""
+        cdef size_t count = 0
+        while n and count < MOST_IOVECS:
+            iov[count] = self.iov[stream.at + count]
+            iov[count].iov_len = min(n, iov[count].iov_len)
+            n -= iov[count].iov_len
+            count += 1
+        return count
+
+    cdef object _submit(self, int call, int fd, offset, amount, int flags):
+        cdef Stream *stream = &self.sink if call == PREADV or call == RECVMSG else &self.source
+        cdef Py_ssize_t n = self._expect(amount, stream, "transferred")
+        cdef long long position = PyNumber_AsSsize_t(offset, NULL)
+        if position < 0 or position > INT64_MAX - n:
+            raise BadRequest(f"chain {self.head}: no file has {n} bytes at offset {offset}")
+        # The chain's own iovecs stay as they are: another thread may look at them meanwhile.
+        cdef iovec iov[MOST_IOVECS]
+        cdef size_t count = self._lend(stream, iov, n)
+        cdef ssize_t done = -1
+        cdef int error = EINTR
+        while done < 0 and error == EINTR:
+            PyErr_CheckSignals()
+            with nogil:
+                done = call_once(call, fd, iov, count, position, flags)
+                error = errno
+        if done < 0 and error == EFAULT:
+            touch(iov, count)
+        self.memory.expect_whole()
+        if done < 0:
+            raise OSError(error, os.strerror(error))
+        self._advance(stream, min(done, n))
+        return done
+
+
+cdef void touch(iovec *iov, size_t count) noexcept nogil:
+    """Reads from every page: where the kernel answers EFAULT we get the SIGBUS that tells of a lost page."""
+    cdef volatile unsigned char *page
+    cdef volatile unsigned char *last
+    cdef size_t i
+    for i in range(count):
+        page = <volatile unsigned char *> iov[i].iov_base
+        last = page + (iov[i].iov_len - 1)
+        while page < last:
+            page[0]
+            page += SMALLEST_PAGE
+        last[0]
+
+
+@cython.freelist(8)
+cdef class Ready:
+    """An awaitable that is done already: `await Ready(value)` is `value`, at once and without a future.
+
+    For `__anext__` and the like, which must return an awaitable even when there is nothing to wait for.
+    """
+
+    __class_getitem__ = classmethod(GenericAlias)
+
+    def __cinit__(self, value):
+        self.value = value
+
+    def __await__(self):
+        if False:
+            yield  # makes this a generator: its result reaches `await` without a StopIteration being raised
+        return self.value

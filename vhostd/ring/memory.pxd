@@ -1,0 +1,57 @@
+"""Guest memory, as the other native modules use it."""
+
+cimport cython
+from libc.stdint cimport uint64_t
+
+
+cdef struct Span:
+    # A region as one of the two address spaces sees it; `last` is inclusive, so that nothing overflows.
+    uint64_t first
+    uint64_t last
+    unsigned char *host
+    size_t index
+
+
+@cython.final
+@cython.no_gc
+cdef class Region:
+    cdef readonly uint64_t guest_addr
+    cdef readonly uint64_t user_addr
+    cdef readonly uint64_t size
+    cdef unsigned char *host
+    cdef void *mapping
+    cdef size_t mapped
+    cdef int guard
+
+    cdef int _check(self, int fd, uint64_t offset) except -1
+    cdef int _map(self, int fd, uint64_t offset) except -1
+    cdef object _refuse(self, uint64_t offset, str why)
+
+
+@cython.final
+@cython.no_gc
+cdef class Window:
+    cdef readonly Region region
+    cdef unsigned char *data
+    cdef size_t size
+
+
+@cython.final
+@cython.no_gc
+cdef class GuestMemory:
+    cdef readonly tuple regions
+    cdef Span *by_guest
+    cdef Span *by_user
+    cdef size_t count
+    cdef Span *recent
+    cdef unsigned losses_seen
+    cdef bint found_lost
+
+    cdef bint is_lost(self) noexcept
+    cdef int expect_whole(self) except -1
+    cdef object blame(self, kind, str text)
+    cdef unsigned char *locate(self, uint64_t guest_addr, uint64_t *room) noexcept
+    cdef int _sort(self, Span *spans, str space) except -1
+    cdef Window _window(self, Span *spans, addr, length)
+    cdef int _expect(self, guest_addr, length) except -1
+    cdef int _copy(self, uint64_t addr, unsigned char *ours, uint64_t left, bint to_guest) except -1

@@ -1,0 +1,352 @@
+# cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
+"""Guest memory: files of the front-end's, mapped, and found again by guest or by user address.
+
+Layer 3. A guest address is what a driver writes into a descriptor; a user address is what a front-end writes
+into a message: the same byte's address in the front-end's own process. Neither is ever a pointer of ours.
+
+A map is never changed. Replacing it means making a new `GuestMemory` (with some of the same regions, if they
+stay); a ring or a chain that was resolved against the old one keeps its regions mapped until it is done.
+
+Seams. A dirty log marks pages where `Chain`, `GuestMemory.write` and the rings write. An IOTLB translates in
+`GuestMemory.locate`, in front of the search. A postcopy `userfaultfd` registers in `Region`.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport errno
+from libc.stdint cimport UINT64_MAX, uint64_t
+from libc.stdlib cimport calloc, free, qsort
+from libc.string cimport memmove
+from posix.stat cimport S_ISREG, fstat, struct_stat
+
+import os
+
+from vhostd.errors import BadDescriptor, MemoryLost, RefusedRequest
+
+cdef extern from "<sys/mman.h>" nogil:
+    enum: PROT_READ
+    enum: PROT_WRITE
+    enum: MAP_SHARED
+    enum: MAP_NORESERVE
+    enum: MADV_DONTDUMP
+    void *MAP_FAILED
+    void *mmap(void *addr, size_t length, int prot, int flags, int fd, long long offset)
+    int munmap(void *addr, size_t length)
+    int madvise(void *addr, size_t length, int advice)
+
+cdef extern from "<sys/vfs.h>" nogil:
+    struct statfs_t "statfs":
+        long f_type
+        long f_bsize
+    int fstatfs(int fd, statfs_t *result)
+
+cdef extern from "<linux/magic.h>":
+    enum: HUGETLBFS_MAGIC
+
+cdef extern from "<unistd.h>" nogil:
+    enum: _SC_PAGESIZE
+    long sysconf(int name)
+
+cdef extern from "sigbus.h" nogil:
+    int sigbus_install()
+    int sigbus_guard(void *start, size_t length, size_t page)
+    void sigbus_release(int number)
+    bint sigbus_lost(int number)
+    unsigned sigbus_losses()
+
+# What VHOST_USER_GET_MAX_MEM_SLOTS answers elsewhere: KVM's 512 slots without the three that QEMU needs.
+MAX_REGIONS = 509
+
+cdef str LOST = "guest memory vanished: the file behind it shrank"
+
+
+cdef size_t page_size(int fd) noexcept nogil:
+    """The size of the pages that back a mapping of the file: a mapping's offset and length are multiples of it."""
+    cdef statfs_t filesystem
+    if fstatfs(fd, &filesystem) == 0 and filesystem.f_type == HUGETLBFS_MAGIC:
+        return filesystem.f_bsize
+    return sysconf(_SC_PAGESIZE)
+
+
+cdef class Region:
+    """One range of guest memory: a part of a file, mapped shared and writable.
+
+    The mapping lives as long as the region or anything that was resolved through it; `fd` stays the caller's.
+    Guest memory is left out of core dumps. The first region installs a SIGBUS handler, see sigbus.h.
+    """
+
+    def __cinit__(
+        self, int fd, *, uint64_t guest_addr, uint64_t user_addr, uint64_t size, uint64_t offset=0
+    ):
+        """Maps `size` bytes from `offset` of the file.
+
+        Raises:
+            RefusedRequest: the range is empty, wraps around, is not wholly inside a regular file, or cannot be
+                mapped shared and writable; the text names the values. Nothing stays mapped.
+        """
+        self.guest_addr = guest_addr
+        self.user_addr = user_addr
+        self.size = size
+        self._check(fd, offset)
+        self._map(fd, offset)
+
+    def __dealloc__(self):
+        if self.mapping is not NULL:
+            sigbus_release(self.guard)
+            munmap(self.mapping, self.mapped)
+
+    cdef int _check(self, int fd, uint64_t offset) except -1:
+        cdef struct_stat status
+        if self.size == 0:
+            raise self._refuse(offset, "is empty")
+        if self.size > UINT64_MAX - max(self.guest_addr, self.user_addr, offset):
+            raise self._refuse(offset, "wraps around")
+        if fstat(fd, &status) != 0:
+            raise self._refuse(offset, f"fd {fd}: {os.strerror(errno)}")
+        if not S_ISREG(status.st_mode):
+            raise self._refuse(offset, f"fd {fd} is not a regular file (mode {status.st_mode:#o})")
+        if offset + self.size > <uint64_t> status.st_size:
+            raise self._refuse(offset, f"the file has {status.st_size:#x} bytes only")
+        return 0
+
+    cdef int _map(self, int fd, uint64_t offset) except -1:
+        cdef size_t page = page_size(fd)
+        cdef uint64_t start = offset - offset % page
+        cdef size_t length = offset + self.size - start
+        length += (page - length % page) % page
+        cdef void *mapping = mmap(
+            NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, <long long> start
+        )
+        if mapping == MAP_FAILED:
+            raise self._refuse(offset, f"cannot be mapped: {os.strerror(errno)}")
+        cdef int guard = sigbus_guard(mapping, length, page) if sigbus_install() == 0 else -1
+        if guard < 0:
+            munmap(mapping, length)
+            raise self._refuse(offset, "too many regions are mapped")
+        madvise(mapping, length, MADV_DONTDUMP)  # best effort
+        self.mapping = mapping
+        self.mapped = length
+        self.guard = guard
+        self.host = <unsigned char *> mapping + (offset - start)
+        return 0
+
+    cdef object _refuse(self, uint64_t offset, str why):
+        return RefusedRequest(f"{self!r} at offset {offset:#x}: {why}")
+
+    def __repr__(self):
+        return f"Region(guest_addr={self.guest_addr:#x}, user_addr={self.user_addr:#x}, size={self.size:#x})"
+
+
+cdef class Window:
+    """Contiguous bytes of guest memory, through the buffer protocol: `memoryview(window)` is writable.
+
+    A window, and every view of it, keeps its region mapped. The guest may change the bytes at any time: copy
+    first, then check, then use. Windows come from `GuestMemory.guest` and `GuestMemory.user`.
+    """
+
+    def __init__(self):
+        raise TypeError("a Window comes from GuestMemory.guest or GuestMemory.user")
+
+    def __len__(self):
+        return self.size
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.data, self.size, 0, flags)
+
+
+cdef int by_address(const void *a, const void *b) noexcept nogil:
+    cdef uint64_t left = (<const Span *> a).first, right = (<const Span *> b).first
+    return (left > right) - (left < right)
+
+
+cdef Span *search(Span *spans, size_t count, uint64_t addr) noexcept nogil:
+    """The span that holds the address, or NULL."""
+    cdef size_t low = 0, high = count, middle
+    while low < high:
+        middle = (low + high) // 2
+        if addr < spans[middle].first:
+            high = middle
+        elif addr > spans[middle].last:
+            low = middle + 1
+        else:
+            return &spans[middle]
+    return NULL
+
+
+cdef bint fits_u64(value, uint64_t *into) except -1:
+    """Stores the integer and returns True if it can be an address: sums of hostile values may be too large."""
+    try:
+        into[0] = value
+    except OverflowError:
+        return False
+    return True
+
+
+cdef class GuestMemory:
+    """The memory of one guest: an immutable set of regions.
+
+    `regions` is what it was made of, in that order.
+    """
+
+    def __cinit__(self, regions=()):
+        """Gathers the regions.
+
+        Raises:
+            RefusedRequest: regions overlap, in guest or in user addresses, or are more than MAX_REGIONS.
+        """
+        cdef Region region
+        cdef size_t i
+        self.regions = tuple(regions)
+        self.count = len(self.regions)
+        if self.count > <size_t> MAX_REGIONS:
+            raise RefusedRequest(f"{self.count} regions, of at most {MAX_REGIONS}")
+        self.by_guest = <Span *> calloc(self.count + 1, sizeof(Span))
+        self.by_user = <Span *> calloc(self.count + 1, sizeof(Span))
+        if self.by_guest is NULL or self.by_user is NULL:
+            raise MemoryError
+        for i in range(self.count):
+            region = <Region?> self.regions[i]
+            self.by_guest[i] = Span(region.guest_addr, region.guest_addr + (region.size - 1), region.host, i)
+            self.by_user[i] = Span(region.user_addr, region.user_addr + (region.size - 1), region.host, i)
+        self._sort(self.by_guest, "guest")
+        self._sort(self.by_user, "user")
+
+    def __dealloc__(self):
+        free(self.by_guest)
+        free(self.by_user)
+
+    cdef int _sort(self, Span *spans, str space) except -1:
+        cdef size_t i
+        qsort(spans, self.count, sizeof(Span), by_address)
+        for i in range(1, self.count):
+            if spans[i].first <= spans[i - 1].last:
+                one, other = self.regions[spans[i - 1].index], self.regions[spans[i].index]
+                raise RefusedRequest(f"{one!r} and {other!r} overlap in {space} addresses")
+        return 0
+
+    @property
+    def lost(self):
+        """True once a page vanished under an access: its file shrank, and zeros were read, or writes dropped."""
+        return self.is_lost()
+
+    cdef bint is_lost(self) noexcept:
+        cdef Region region
+        cdef unsigned losses = sigbus_losses()
+        if losses != self.losses_seen:
+            for region in self.regions:
+                self.found_lost |= sigbus_lost(region.guard)
+            self.losses_seen = losses
+        return self.found_lost
+
+    cdef int expect_whole(self) except -1:
+        """Raises MemoryLost once a page vanished."""
+        if self.is_lost():
+            raise MemoryLost(LOST)
+        return 0
+
+    cdef object blame(self, kind, str text):
+        """The exception for what was read: `kind(text)`, unless the driver did not write what we read."""
+        if self.is_lost():
+            return MemoryLost(f"{LOST} ({text})")
+        return kind(text)
+
+    cdef unsigned char *locate(self, uint64_t guest_addr, uint64_t *room) noexcept:
+        """Where we see the byte, with `room` contiguous bytes from there on, at least 1; NULL if nowhere."""
+        cdef Span *span = self.recent
+        if span is NULL or guest_addr < span.first or guest_addr > span.last:
+            span = search(self.by_guest, self.count, guest_addr)
+            if span is NULL:
+                return NULL
+            self.recent = span
+        room[0] = span.last - guest_addr + 1
+        return span.host + (guest_addr - span.first)
+
+    cdef Window _window(self, Span *spans, addr, length):
+        """The window in one of the two address spaces, or None if it is not inside one region."""
+        cdef uint64_t start = 0, size = 0
+        if not (fits_u64(addr, &start) and fits_u64(length, &size)):
+            return None
+        cdef Span *span = search(spans, self.count, start)
+        if span is NULL or size > span.last - start + 1:
+            return None
+        cdef Window window = Window.__new__(Window)
+        window.region = self.regions[span.index]
+        window.data = span.host + (start - span.first)
+        window.size = size
+        return window
+
+    def guest(self, addr, length):
+        """The `length` bytes at a guest address.
+
+        Raises:
+            BadDescriptor: the range is not inside one region.
+        """
+        window = self._window(self.by_guest, addr, length)
+        if window is None:
+            raise BadDescriptor(f"{length} bytes at guest address {addr:#x} are not inside one region")
+        return window
+
+    def user(self, addr, length):
+        """The `length` bytes at a user address.
+
+        Raises:
+            RefusedRequest: the range is not inside one region.
+        """
+        window = self._window(self.by_user, addr, length)
+        if window is None:
+            raise RefusedRequest(f"{length} bytes at user address {addr:#x} are not inside one region")
+        return window
+
+    def read(self, guest_addr, length):
+        """Copies `length` bytes from a guest address; the range may cross adjacent regions.
+
+        Raises:
+            BadDescriptor: part of the range is not guest memory.
+            MemoryLost: a page vanished.
+        """
+        self._expect(guest_addr, length)
+        cdef bytes data = PyBytes_FromStringAndSize(NULL, length)
+        self._copy(guest_addr, <unsigned char *> PyBytes_AS_STRING(data), length, False)
+        return data
+
+    def write(self, guest_addr, data):
+        """Copies `data` to a guest address; the range may cross adjacent regions.
+
+        Raises:
+            BadDescriptor: part of the range is not guest memory; nothing was written.
+            MemoryLost: a page vanished.
+        """
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            self._expect(guest_addr, view.len)
+            self._copy(guest_addr, <unsigned char *> view.buf, view.len, True)
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef int _expect(self, guest_addr, length) except -1:
+        """Raises BadDescriptor unless all of the range is guest memory."""
+        cdef uint64_t addr = 0, left = 0, room = 0
+        cdef bint inside = fits_u64(guest_addr, &addr) and fits_u64(length, &left)
+        while inside and left:
+            inside = self.locate(addr, &room) is not NULL
+            addr += min(room, left)
+            left -= min(room, left)
+        if not inside:
+            raise BadDescriptor(f"{length} bytes at guest address {guest_addr:#x} are outside guest memory")
+        return 0
+
+    cdef int _copy(self, uint64_t addr, unsigned char *ours, uint64_t left, bint to_guest) except -1:
+        """Copies between a buffer of ours and a range that `_expect` approved of."""
+        cdef unsigned char *theirs
+        cdef uint64_t room = 0
+        while left:
+            theirs = self.locate(addr, &room)
+            room = min(room, left)
+            # The ranges may overlap: `data` may be a view of guest memory itself.
+            memmove(theirs if to_guest else ours, ours if to_guest else theirs, room)
+            ours += room
+            addr += room
+            left -= room
+        self.expect_whole()
+        return 0

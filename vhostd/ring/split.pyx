@@ -1,0 +1,251 @@
+# cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
+"""SplitRing: the device half of a split virtqueue (virtio 1.3, 2.7).
+
+Layer 3. The ring lies in memory that the driver may change at any time, so all state that decides anything is
+kept here; what is read is read once, checked, and then used.
+
+Ordering. Three pairs of accesses carry all of it; the driver's halves are those of virtio 1.3, 2.7.13 and 2.7.14.
+
+1.  The driver writes descriptors and the avail element, then the avail index. We load the index with acquire
+    before either, so what an index announces is complete when we read it.
+2.  We write buffers and the used element, then the used index with release; a driver that sees the index sees
+    the rest. System calls that wrote buffers have returned by then, and a thread that made them has handed its
+    result over through a lock.
+3.  Suppression is a store followed by a load of what the other side stores, on both sides: the driver publishes
+    an avail index and then looks whether we want a kick (`arm` says so, and then looks at the avail index); we
+    publish a used index and then look whether it wants an interrupt (`must_call`), which it asks for before it
+    looks at the used index once more. A store may pass a later load even on x86, and then both sides would read
+    the old value and sleep. A full fence between the two, on either side, leaves at least one that sees the
+    other's store.
+
+Seams. An inflight area is written where `pop` takes a head and `push` gives it back, before the used index. A
+dirty log marks the used ring where `push` and `arm` write. A packed ring is another class with these methods.
+"""
+
+from libc.stdint cimport UINT16_MAX, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free
+cimport cython
+
+from vhostd.ring.chain cimport Chain
+from vhostd.ring.memory cimport GuestMemory, Window
+
+from vhostd.errors import BadDescriptor, BadRing, RefusedRequest
+
+cdef uint64_t rings_made = 0
+
+
+cdef int check_window(str name, Window window, uint64_t length, unsigned alignment) except -1:
+    if window.size < length:
+        raise RefusedRequest(f"{name}: {window.size} bytes, {length} needed")
+    if <uintptr_t> window.data % alignment:
+        raise RefusedRequest(f"{name}: not aligned to {alignment} bytes")
+    return 0
+
+
+cdef class SplitRing:
+    """The device half of one split virtqueue, from its start to its stop.
+
+    `size` is the number of descriptors. `base` is the avail index of the next chain to pop: what
+    GET_VRING_BASE answers. `in_flight` counts the chains that were popped and not pushed.
+    """
+
+    def __cinit__(
+        self,
+        size,
+        Window desc not None,
+        Window avail not None,
+        Window used not None,
+        GuestMemory memory not None,
+        *,
+        uint64_t features,
+        base,
+    ):
+        """Starts at avail index `base` and at the used index found in guest memory.
+
+        Of the negotiated `features`, bits 28 (INDIRECT_DESC) and 29 (EVENT_IDX) matter here. The windows are of
+        `memory`, which resolves the addresses in descriptors.
+
+        Raises:
+            RefusedRequest: `size` is not a power of two up to 32768, `base` is above 65535, or a window is
+                shorter than `footprint` says or not aligned to 16, 2 and 4 bytes.
+        """
+        global rings_made
+        if not 0 < size <= MOST_DESCRIPTORS or size & (size - 1):
+            raise RefusedRequest(f"queue size {size}: not a power of two up to {MOST_DESCRIPTORS}")
+        if not 0 <= base <= UINT16_MAX:
+            raise RefusedRequest(f"avail index {base}: above {UINT16_MAX}")
+        self.size = size
+        self._attach(memory, desc, avail, used)
+        self.taken = <unsigned char *> calloc(self.size, 1)
+        if self.taken is NULL:
+            raise MemoryError
+        rings_made += 1
+        self.serial = rings_made
+        self.indirect = features >> INDIRECT_DESC & 1
+        self.event_idx = features >> EVENT_IDX & 1
+        self.base = self.published = base
+        self.used_index = load_u16(used.data + INDEX)
+
+    def __dealloc__(self):
+        free(self.taken)
+
+    @staticmethod
+    def footprint(uint64_t size):
+        """Bytes of the descriptor table, the avail ring and the used ring (virtio 1.3, 2.7)."""
+        return DESC_SIZE * size, ELEMENTS + 2 * size + 2, ELEMENTS + USED_SIZE * size + 2
+
+    def remap(self, GuestMemory memory not None, Window desc not None, Window avail not None, Window used not None):
+        """Goes on in a new memory map, at the same indices; chains in flight keep the map they came from.
+
+        Raises:
+            RefusedRequest: as at the start; the ring then stays where it was.
+        """
+        self._attach(memory, desc, avail, used)
+
+    cdef int _attach(self, GuestMemory memory, Window desc, Window avail, Window used) except -1:
+        lengths = self.footprint(self.size)
+        check_window("descriptor table", desc, lengths[0], 16)
+        check_window("avail ring", avail, lengths[1], 2)
+        check_window("used ring", used, lengths[2], 4)
+        for window in (desc, avail, used):
+            if window.region not in memory.regions:
+                raise ValueError(f"{window.region!r} does not belong to the ring's memory")
+        self.memory, self.desc, self.avail, self.used = memory, desc, avail, used
+        return 0
+
+    # --- Chains -----------------------------------------------------------------------------------------
+
+    def pop(self):
+        """Takes the next chain that the driver made available, or None if there is none now.
+
+        Every address, index and length of the chain has been checked when it is returned.
+
+        Raises:
+            BadRing: the avail index or a head cannot be right.
+            BadDescriptor: the chain cannot be followed, or is not wholly in guest memory.
+            MemoryLost: a page of guest memory vanished.
+            In any case the ring is as it was before.
+        """
+        if self.base == self.published and not self._look():
+            return None
+        cdef uint16_t head = load_u16(self.avail.data + ELEMENTS + 2 * (self.base & (self.size - 1)))
+        if head >= self.size:
+            raise self.memory.blame(BadRing, f"head {head} of {self.size} descriptors (avail index {self.base})")
+        if self.taken[head]:
+            raise self.memory.blame(BadRing, f"head {head} is in flight already (avail index {self.base})")
+        cdef Chain chain = Chain.__new__(Chain)
+        chain.head = head
+        chain.memory = self.memory
+        self._walk(chain, self.desc.data, self.size, head, False)
+        self.memory.expect_whole()
+        chain.ring = self.serial
+        self.taken[head] = 1
+        self.in_flight += 1
+        self.base += 1
+        return chain
+
+    cdef bint _look(self) except -1:
+        """Loads the driver's avail index; True if it announces chains."""
+        cdef uint16_t index = load_acquire_u16(self.avail.data + INDEX)
+        if <uint16_t> (index - self.base) > self.size:
+            raise self.memory.blame(
+                BadRing, f"avail index went from {self.base} to {index}, past the queue size {self.size}"
+            )
+        self.memory.expect_whole()
+        self.published = index
+        return index != self.base
+
+    cdef int _walk(self, Chain chain, unsigned char *table, uint32_t entries, uint32_t at, bint nested) except -1:
+        """Adds the buffers of the descriptors from `at` on, which may end in a reference to an indirect table."""
+        cdef uint32_t walked
+        cdef descriptor found
+        for walked in range(entries):
+            if at >= entries:
+                raise self.memory.blame(
+                    BadDescriptor, f"chain {chain.head}: next is {at}, of {entries} descriptors"
+                )
+            found = load_descriptor(table + DESC_SIZE * <size_t> at)
+            if found.flags & DESC_F_INDIRECT:
+                if nested:
+                    raise self.memory.blame(BadDescriptor, f"chain {chain.head}: an indirect table in another")
+                return self._walk_indirect(chain, &found)
+            chain.add(found.addr, found.len, found.flags & DESC_F_WRITE)
+            if not found.flags & DESC_F_NEXT:
+                return 0
+            at = found.next
+        raise self.memory.blame(BadDescriptor, f"chain {chain.head}: a loop, or more than {entries} descriptors")
+
+    cdef int _walk_indirect(self, Chain chain, descriptor *where) except -1:
+        """Adds the buffers of an indirect table (virtio 1.3, 2.7.5.3)."""
+        cdef uint64_t room = 0
+        cdef unsigned char *table = NULL
+        cdef str fault = None
+        if not self.indirect:
+            fault = "INDIRECT was not negotiated"
+        elif where.flags & DESC_F_NEXT:
+            fault = "INDIRECT together with NEXT"
+        elif where.len == 0 or where.len % DESC_SIZE:
+            fault = "not a whole number of descriptors"
+        elif where.len // DESC_SIZE > self.size:
+            fault = f"more than {self.size} descriptors"
+        else:
+            table = self.memory.locate(where.addr, &room)
+            if table is NULL or room < where.len:
+                fault = "not inside one region of guest memory"
+        if fault is not None:
+            raise self.memory.blame(
+                BadDescriptor,
+                f"chain {chain.head}: indirect table of {where.len} bytes at {where.addr:#x}: {fault}",
+            )
+        return self._walk(chain, table, where.len // DESC_SIZE, 0, True)
+
+    def push(self, Chain chain not None):
+        """Gives a chain back to the driver, which then knows of `chain.written` bytes (virtio 1.3, 2.7.8).
+
+        Raises:
+            ValueError: the chain is not in flight in this ring.
+            MemoryLost: a page of guest memory vanished; the chain counts as given back.
+        """
+        if chain.ring != self.serial:
+            raise ValueError(f"{chain!r} is not in flight in this ring")
+        cdef unsigned char *element = self.used.data + ELEMENTS + USED_SIZE * (self.used_index & (self.size - 1))
+        chain.ring = 0
+        self.taken[chain.head] = 0
+        self.in_flight -= 1
+        store_u32(element, chain.head)
+        store_u32(element + 4, <uint32_t> chain.written)
+        self.used_index += 1
+        store_release_u16(self.used.data + INDEX, self.used_index)
+        self.uncalled += self.uncalled <= UINT16_MAX  # beyond that, all that counts is that there were many
+        self.memory.expect_whole()
+
+    # --- Event suppression (virtio 1.3, 2.7.7 and 2.7.10) ------------------------------------------------
+
+    def arm(self):
+        """Asks for a kick at the next chain; True if there is one already, for which no kick may come."""
+        if self.event_idx:
+            store_u16(self.used.data + ELEMENTS + USED_SIZE * self.size, self.base)
+        else:
+            store_u16(self.used.data + FLAGS, 0)
+        full_fence()
+        return load_u16(self.avail.data + INDEX) != self.base
+
+    def disarm(self):
+        """Asks for no kicks, while the queue is being worked on anyway; some may come all the same."""
+        # With EVENT_IDX the flags must stay 0, and the event index, once passed, asks for nothing more.
+        if not self.event_idx:
+            store_u16(self.used.data + FLAGS, USED_F_NO_NOTIFY)
+
+    def must_call(self):
+        """Does the driver want an interrupt for what was pushed since this was last asked?"""
+        cdef uint32_t pushed = self.uncalled
+        if not pushed:
+            return False
+        self.uncalled = 0
+        full_fence()
+        if not self.event_idx:
+            return not load_u16(self.avail.data + FLAGS) & AVAIL_F_NO_INTERRUPT
+        if pushed > UINT16_MAX:
+            return True
+        cdef uint16_t event = load_u16(self.avail.data + ELEMENTS + 2 * self.size)
+        return passed(event, self.used_index, <uint16_t> (self.used_index - pushed))

@@ -1,0 +1,164 @@
+"""vhost-user-input: a keyboard, mouse, tablet or touchscreen for a guest (virtio 1.3, 5.8).
+
+    vhost-user-input --socket-path=/tmp/kbd.sock --evdev-path=/dev/input/event3
+
+    qemu-system-x86_64 ... \\
+        -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem \\
+        -chardev socket,id=kbd,path=/tmp/kbd.sock -device vhost-user-input-pci,chardev=kbd
+
+The events come from an evdev node of the host (--evdev-path), from a recording in evemu's format
+(--evemu-path), from programs that write such events to a socket (--event-socket), or from the last two.
+
+    sources --whole reports--> Feed(Backlog) --events--> eventq        statusq --LEDs--> sources
+"""
+
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from vhostd import Device, DeviceType, UsageError, run
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from vhost_user_input.description import Description
+    from vhost_user_input.source import Source
+    from vhostd import Chain, Virtqueue
+    from vhostd.device import Handler
+
+EVENT_SIZE = 8  # bytes of a struct virtio_input_event
+STATUS_BURST = 64  # status events that the sources get in one report
+
+
+class Input(Device):
+    """keyboards, mice, tablets and touchscreens for the guest (virtio-input)
+
+    The device is described and fed by its sources, which it owns.
+    """
+
+    kind = DeviceType.INPUT
+    capabilities: ClassVar[tuple[str, ...]] = ("evdev-path", "no-grab")
+
+    def __init__(self, description: "Description", sources: "Sequence[Source]") -> None:
+        from vhost_user_input.backlog import Backlog
+        from vhost_user_input.config import Config
+        from vhost_user_input.feed import Feed
+
+        self._description = description
+        self._sources = sources
+        self._config = Config(description)
+        self._feed = Feed(Backlog(slots=description.slots > 0))
+
+    @classmethod
+    def add_options(cls, parser: "argparse.ArgumentParser") -> None:
+        """Adds the sources, of which there must be one, and what may be changed of them."""
+        add = parser.add_argument_group("input").add_argument
+        add("--evdev-path", metavar="PATH", help="take this evdev node, and its events")
+        add("--no-grab", action="store_true", help="let the host go on using the evdev node")
+        add("--evemu-path", metavar="FILE", help="take the device of an evemu recording, and play it")
+        add("--event-socket", metavar="PATH", help="take evemu's E: lines from clients of this unix socket")
+        add("--name", help="the device's name in the guest")
+        add("--serial", help="the device's serial number in the guest")
+
+    @classmethod
+    def from_options(cls, options: "argparse.Namespace") -> Self:
+        """Opens the sources; raises UsageError unless the options name them sensibly."""
+        from dataclasses import replace
+
+        if options.evdev_path and (options.evemu_path or options.event_socket):
+            raise UsageError("--evdev-path cannot go with --evemu-path or --event-socket")
+        if not (options.evdev_path or options.evemu_path or options.event_socket):
+            raise UsageError("one of --evdev-path, --evemu-path and --event-socket is needed")
+        if options.no_grab and not options.evdev_path:
+            raise UsageError("--no-grab needs --evdev-path")
+        sources = _open_sources(options)
+        given = {"name": options.name, "serial": options.serial}
+        changes = {what: text for what, text in given.items() if text is not None}
+        return cls(replace(sources[0].description, **changes), sources)
+
+    @property
+    def queues(self) -> "Sequence[Handler]":
+        """The eventq and the statusq (virtio 1.3, 5.8.2)."""
+        return [self._feed.serve, self.statusq]
+
+    async def statusq(self, queue: "Virtqueue") -> None:
+        """Hands the driver's LEDs, sounds and repeat rates to the sources, a burst at a time."""
+        from asyncio import sleep
+
+        while await queue.ready():
+            self._write_back(queue)
+            await sleep(0)
+
+    def read_config(self) -> bytes:
+        """The answer to what the driver has selected."""
+        return self._config.read()
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Selects; raises RefusedRequest for anything but `select` and `subsel`."""
+        self._config.write(offset, data)
+
+    async def run(self) -> None:
+        """Lets the sources feed the guest; raises SetupError when one that is needed is gone."""
+        from asyncio import gather
+
+        await gather(*(source.run(self._feed) for source in self._sources))
+
+    def reset(self) -> None:
+        """Forgets what the driver had selected; what it knows of keys and axes is the eventq's matter."""
+        self._config.reset()
+
+    def close(self) -> None:
+        """Closes the sources."""
+        for source in self._sources:
+            source.close()
+
+    def _write_back(self, queue: "Virtqueue") -> None:
+        from vhost_user_input.events import SYN_REPORT_EVENT
+
+        events = bytearray()
+        for _ in range(STATUS_BURST):
+            if (chain := queue.pop()) is None:
+                break
+            events += self._status(chain)
+            queue.push(chain)
+        if events:
+            for source in self._sources:
+                source.write(bytes(events) + SYN_REPORT_EVENT)
+
+    def _status(self, chain: "Chain") -> bytes:
+        """The status event in a chain; nothing if it is none, or none that the device has.
+
+        Linux also echoes events of the eventq here, such as scan codes; they must not go back to the source.
+        """
+        from vhost_user_input.events import EVENT, STATUS_TYPES
+
+        if chain.readable != EVENT_SIZE:
+            return b""
+        event = chain.read(EVENT_SIZE)
+        kind, code, _value = EVENT.unpack(event)
+        return event if kind in STATUS_TYPES and self._description.has(kind, code) else b""
+
+
+def _open_sources(options: "argparse.Namespace") -> "list[Source]":
+    """The sources that the options name; the first one describes the device. On failure none stays open."""
+    if options.evdev_path:
+        from vhost_user_input.evdev_source import EvdevSource
+
+        return [EvdevSource(options.evdev_path, grab=not options.no_grab)]
+    from vhost_user_input.description import keyboard
+
+    sources: list[Source] = []
+    if options.evemu_path:
+        from vhost_user_input.evemu_source import EvemuSource
+
+        sources.append(EvemuSource(options.evemu_path))
+    if options.event_socket:
+        from vhost_user_input.event_socket import EventSocket
+
+        description = sources[0].description if sources else keyboard()
+        sources.append(EventSocket(options.event_socket, description))
+    return sources
+
+
+def main() -> int:
+    """The program `vhost-user-input`."""
+    return run(Input)

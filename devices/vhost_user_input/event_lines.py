@@ -1,0 +1,69 @@
+"""One client's bytes on the event socket: E: lines in, whole reports and complaints out."""
+
+from dataclasses import dataclass, field
+
+from vhost_user_input.description import Description
+from vhost_user_input.evemu import parse_event
+from vhost_user_input.reports import Reports
+
+MAX_LINE = 1024  # bytes; an E: line with a comment needs less than 100
+
+# The rest of what `evemu-record` writes says nothing that the device could still heed.
+_IGNORED = ("#", "N:", "I:", "P:", "B:", "A:", "L:", "S:")
+
+
+@dataclass
+class Heard:
+    """What some bytes came to."""
+
+    reports: bytearray = field(default_factory=bytearray)
+    errors: list[str] = field(default_factory=list)
+
+
+class EventLines:
+    """Reads E: lines for one device. A bad line is complained about, and costs nothing but itself."""
+
+    def __init__(self, description: Description) -> None:
+        self._description = description
+        self._reports = Reports(description)
+        self._rest = b""
+        self._skipping = False
+
+    @property
+    def incomplete(self) -> int:
+        """How many events wait for their SYN_REPORT."""
+        return self._reports.incomplete
+
+    def feed(self, data: bytes) -> Heard:
+        """Takes bytes as they come, cut anywhere."""
+        heard = Heard()
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._take(line, heard)
+        if len(self._rest) > MAX_LINE:
+            self._take(self._rest, heard)
+            self._skipping, self._rest = True, b""
+        return heard
+
+    def finish(self) -> Heard:
+        """Takes the end of the stream: the last line may lack its end of line."""
+        return self.feed(b"\n")
+
+    def _take(self, line: bytes, heard: Heard) -> None:
+        if self._skipping:
+            self._skipping = False  # the end of a line that was complained about already
+            return
+        try:
+            self._take_line(line, heard)
+        except ValueError as error:
+            heard.errors.append(str(error))
+
+    def _take_line(self, line: bytes, heard: Heard) -> None:
+        if len(line) > MAX_LINE:
+            raise ValueError(f"a line of more than {MAX_LINE} bytes")
+        text = line.decode("utf-8", "replace").strip()
+        if not text or text.startswith(_IGNORED):
+            return
+        _time, kind, code, value = parse_event(text)
+        self._description.check(kind, code, value)
+        heard.reports += self._reports.add(kind, code, value)

@@ -1,0 +1,158 @@
+"""A unix socket as the source: whoever connects writes live events as evemu's E: lines."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import stat
+import time
+
+from vhost_user_input.description import Description
+from vhost_user_input.evemu import format_event
+from vhost_user_input.event_lines import EventLines, Heard
+from vhost_user_input.events import EVENT
+from vhost_user_input.source import Sink
+from vhostd import SetupError
+
+log = logging.getLogger(__name__)
+
+CHUNK = 16384  # bytes: about a thousand events, well below half of the backlog
+MAX_CLIENTS = 64
+ACCEPT_PAUSE = 1.0  # seconds until the next try when the program is out of fds
+
+
+class EventSocket:
+    """Listens at `path` for any number of clients, one after another or at once.
+
+    Their events' times are ignored. Nothing is read while the guest does not listen or cannot keep up, so
+    that nothing is lost: it is the clients who wait. The driver's LEDs, sounds and repeat rates are written
+    to all clients as E: lines; a client that does not read them misses some.
+    """
+
+    def __init__(self, path: str, description: Description) -> None:
+        self.description = description
+        self._path = path
+        self._listener: socket.socket | None = _listen(path)
+        self._inode = os.stat(path).st_ino
+        self._clients: set[socket.socket] = set()
+        self._born = time.monotonic()
+
+    async def run(self, sink: Sink) -> None:
+        """Serves clients until it is cancelled."""
+        assert self._listener is not None
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                client = await self._accept(self._listener)
+                if len(self._clients) < MAX_CLIENTS:
+                    self._clients.add(client)
+                    tasks.create_task(self._serve(client, sink))
+                else:
+                    self._complain(client, f"there are {MAX_CLIENTS} clients already")
+                    client.close()
+
+    def write(self, events: bytes) -> None:
+        """Writes the events to all clients."""
+        now = int((time.monotonic() - self._born) * 1_000_000)
+        lines = "".join(f"{format_event((now, *event))}\n" for event in EVENT.iter_unpack(events))
+        for client in self._clients:
+            self._send(client, lines)
+
+    def close(self) -> None:
+        """Stops listening and removes the socket file, unless it has become another's; idempotent."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(self._path).st_ino == self._inode:
+                    os.unlink(self._path)
+
+    async def _accept(self, listener: socket.socket) -> socket.socket:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                client, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                log.warning("%s: no client can be accepted: %s", self._path, error.strerror)
+                await asyncio.sleep(ACCEPT_PAUSE)
+            else:
+                client.setblocking(False)
+                return client
+
+    async def _serve(self, client: socket.socket, sink: Sink) -> None:
+        """Lives as long as the client; never raises."""
+        lines = EventLines(self.description)
+        try:
+            await self._read(client, lines, sink)
+        except OSError as error:
+            log.info("%s: a client is gone: %s", self._path, error.strerror)
+        finally:
+            self._clients.discard(client)
+            client.close()
+        if lines.incomplete:
+            log.warning(
+                "%s: a client left %d events without a SYN_REPORT, dropped", self._path, lines.incomplete
+            )
+
+    async def _read(self, client: socket.socket, lines: EventLines, sink: Sink) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await sink.room()
+            data = await loop.sock_recv(client, CHUNK)
+            heard = lines.feed(data) if data else lines.finish()
+            # The guest may have stopped listening while this waited for data.
+            await sink.room()
+            self._hand_on(heard, client, sink)
+            if not data:
+                return
+            # Neither of the waits above lets others run if there is nothing to wait for.
+            await asyncio.sleep(0)
+
+    def _hand_on(self, heard: Heard, client: socket.socket, sink: Sink) -> None:
+        sink.deliver(bytes(heard.reports))
+        for error in heard.errors:
+            self._complain(client, error)
+
+    def _complain(self, client: socket.socket, error: str) -> None:
+        log.warning("%s: a client was told: %s", self._path, error)
+        self._send(client, f"# error: {error}\n")
+
+    def _send(self, client: socket.socket, text: str) -> None:
+        # Short writes to a unix stream socket are taken whole or not at all.
+        try:
+            client.send(text.encode("utf-8", "replace"), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError as error:
+            log.info("%s: a client misses a line: %s", self._path, error.strerror)
+
+
+def _listen(path: str) -> socket.socket:
+    """A listening socket at `path`, replacing one that nobody listens at; else raises SetupError."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        listener.bind(path)
+        listener.listen()
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        # A path that is too long is an OSError without a number.
+        raise SetupError(f"--event-socket={path}: {error.strerror or error}") from error
+    except SetupError:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise SetupError(f"--event-socket={path}: exists and is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a full backlog means that somebody listens
+        if probe.connect_ex(path) != errno.ECONNREFUSED:
+            raise SetupError(f"--event-socket={path}: another program listens there")
+    os.unlink(path)

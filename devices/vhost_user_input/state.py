@@ -1,0 +1,134 @@
+"""The lasting part of what events say: which keys and switches are on, where axes and contacts are."""
+
+from typing import Self
+
+from vhost_user_input.events import (
+    ABS_MT_FIRST,
+    ABS_MT_LAST,
+    ABS_MT_SLOT,
+    ABS_MT_TRACKING_ID,
+    EV_ABS,
+    EV_KEY,
+    EV_SW,
+    EVENT,
+    KEY_REPEATED,
+    SYN_REPORT_EVENT,
+)
+
+UNKNOWN_SLOT = -1
+
+_SWITCHING = frozenset((EV_KEY, EV_SW))
+_TRACKING_ID = EV_ABS << 16 | ABS_MT_TRACKING_ID
+
+
+class State:
+    """What one side believes of keys, switches, axes and the contacts in the slots of a multi-touch device.
+
+    All is at rest in the beginning: keys up, axes at 0, slots empty, slot 0 current. That is what a Linux
+    driver assumes when it starts. A value is None when it is not known.
+    """
+
+    def __init__(self, *, slots: bool = False) -> None:
+        self.slot = 0
+        # By element: slot << 32 | type << 16 | code. What is not there is at rest.
+        self._values: dict[int, int | None] = {}
+        self._slots = slots
+
+    def set(self, kind: int, code: int, value: int, slot: int = 0) -> None:
+        """Sets one value; `slot` matters for codes that describe a contact only."""
+        self._values[slot << 32 | kind << 16 | code] = value
+
+    def apply(self, events: bytes) -> None:
+        """Follows packed events."""
+        values, slot = self._values, self.slot
+        for kind, code, value in EVENT.iter_unpack(events):
+            if kind in _SWITCHING:
+                if value != KEY_REPEATED:
+                    values[kind << 16 | code] = value
+            elif kind == EV_ABS:
+                if not ABS_MT_SLOT <= code <= ABS_MT_LAST:
+                    values[EV_ABS << 16 | code] = value
+                elif not self._slots:
+                    pass  # protocol A: every report names all contacts anew, nothing lasts
+                elif code == ABS_MT_SLOT:
+                    slot = value
+                else:
+                    values[slot << 32 | EV_ABS << 16 | code] = value
+        self.slot = slot
+
+    def doubt(self) -> None:
+        """Whoever this is the state of may have started anew, or not: what is not at rest is unknown."""
+        for element in list(self._values):
+            if self._values[element] != _at_rest(element):
+                self._values[element] = None
+        if self.slot:
+            self.slot = UNKNOWN_SLOT
+
+    def until(self, target: Self) -> bytes:
+        """The reports that lead from here to `target`; none if nothing differs.
+
+        A contact that is not the one the slot had is lifted first, in a report of its own: clients do not
+        expect that a contact turns into another.
+        """
+        now = State(slots=self._slots)
+        now._values, now.slot = dict(self._values), self.slot
+        lifts = now._differences(target._lifted_from(self))
+        now.apply(lifts)
+        return lifts + now._differences(target)
+
+    def _lifted_from(self, before: Self) -> "State":
+        """`before` with those contacts lifted that have become others here."""
+        lifted = State(slots=self._slots)
+        lifted._values, lifted.slot = dict(before._values), before.slot
+        contacts = [element for element in self._values if element & 0xFFFFFFFF == _TRACKING_ID]
+        if replaced := [element for element in contacts if self._replaces(element, before)]:
+            lifted._values.update(dict.fromkeys(replaced, -1))
+            lifted.slot = max(replaced) >> 32
+        return lifted
+
+    def _replaces(self, element: int, before: "State") -> bool:
+        old, new = before._get(element), self._get(element)
+        return old != new and old != -1 and new != -1
+
+    def _differences(self, target: "State") -> bytes:
+        report = bytearray()
+        slot = self.slot
+        for element in sorted(self._values.keys() | target._values.keys(), key=_order):
+            value = target._get(element)
+            if value is None or self._get(element) == value:
+                continue
+            kind, code = element >> 16 & 0xFFFF, element & 0xFFFF
+            if slot != element >> 32 and self._of_contact(kind, code):
+                slot = element >> 32
+                report += EVENT.pack(EV_ABS, ABS_MT_SLOT, slot)
+            report += EVENT.pack(kind, code, value)
+        if slot != target.slot:
+            report += EVENT.pack(EV_ABS, ABS_MT_SLOT, target.slot)
+        return bytes(report) + SYN_REPORT_EVENT if report else b""
+
+    def _of_contact(self, kind: int, code: int) -> bool:
+        return self._slots and kind == EV_ABS and ABS_MT_FIRST <= code <= ABS_MT_LAST
+
+    def _get(self, element: int) -> int | None:
+        return self._values.get(element, _at_rest(element))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, State):
+            return NotImplemented
+        elements = self._values.keys() | other._values.keys()
+        return self.slot == other.slot and all(self._get(each) == other._get(each) for each in elements)
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def __repr__(self) -> str:
+        values = {f"{element:x}": value for element, value in sorted(self._values.items())}
+        return f"State(slot={self.slot}, {values})"
+
+
+def _at_rest(element: int) -> int:
+    return -1 if element & 0xFFFFFFFF == _TRACKING_ID else 0
+
+
+def _order(element: int) -> tuple[int, bool, int]:
+    """Slot by slot, a contact's identity before its position."""
+    return element >> 32, element & 0xFFFFFFFF != _TRACKING_ID, element

@@ -1,0 +1,207 @@
+import argparse
+import asyncio
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.devices.vhost_user_input.fakes import SYN, FakeChain, FakeEventq, FakeQueue, pack
+from vhost_user_input import Input
+from vhost_user_input.description import Description, keyboard
+from vhost_user_input.evemu import parse
+from vhost_user_input.source import Sink
+from vhostd import DeviceType, RefusedRequest, SetupError, UsageError
+
+RECORDINGS = Path(__file__).parent / "recordings"
+
+
+class FakeSource:
+    def __init__(self, description: Description) -> None:
+        self.description = description
+        self.written: list[bytes] = []
+        self.closed = False
+        self.error: Exception | None = None
+
+    async def run(self, sink: Sink) -> None:
+        if self.error:
+            raise self.error
+
+    def write(self, events: bytes) -> None:
+        self.written.append(events)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def made(*options: str) -> Input:
+    parser = argparse.ArgumentParser()
+    Input.add_options(parser)
+    return Input.from_options(parser.parse_args(options))
+
+
+def name_of(device: Input) -> str:
+    device.write_config(0, b"\x01\x00")
+    space = device.read_config()
+    return space[8 : 8 + space[2]].decode()
+
+
+def test_what_it_is() -> None:
+    assert Input.kind == DeviceType.INPUT
+    assert Input.capabilities == ("evdev-path", "no-grab")
+    assert len(Input(keyboard(), []).queues) == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--no-grab"],
+        ["--name=x"],
+        ["--evdev-path=a", "--evemu-path=b"],
+        ["--evdev-path=a", "--event-socket=b"],
+        ["--evemu-path=a", "--no-grab"],
+        ["--event-socket=a", "--no-grab"],
+    ],
+)
+def test_options_that_do_not_go_together(options: list[str]) -> None:
+    with pytest.raises(UsageError, match="--"):
+        made(*options)
+
+
+def test_a_recording() -> None:
+    device = made(f"--evemu-path={RECORDINGS / 'tablet.evemu'}")
+    assert name_of(device) == "Wacom Intuos Pro M Pen"
+    device.close()
+
+
+def test_a_socket_alone_is_a_keyboard(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    device = made(f"--event-socket={path}", "--serial=7")
+    assert path.is_socket()
+    assert name_of(device) == "vhostd virtual keyboard"
+    device.write_config(0, b"\x02\x00")
+    assert device.read_config()[2:9] == b"\x01\x00\x00\x00\x00\x007"
+    device.close()
+    assert not path.exists()
+
+
+def test_a_socket_for_a_recorded_device(tmp_path: Path) -> None:
+    recording = RECORDINGS / "mouse.evemu"
+    device = made(f"--event-socket={tmp_path / 's'}", f"--evemu-path={recording}", "--name=foo")
+    assert name_of(device) == "foo"
+    device.write_config(0, b"\x11\x02")
+    assert device.read_config()[2] == 2
+    device.close()
+
+
+def test_sources_that_cannot_be_opened(tmp_path: Path) -> None:
+    for option in ("--evdev-path", "--evemu-path"):
+        with pytest.raises(SetupError, match="/none/there: No such file"):
+            made(f"{option}=/none/there")
+    with pytest.raises(SetupError, match="/none/there: No such file"):
+        made("--event-socket=/none/there")
+
+
+def test_config_and_reset() -> None:
+    device = Input(keyboard(), [])
+    device.write_config(0, b"\x01")
+    assert device.read_config()[0] == 1
+    with pytest.raises(RefusedRequest):
+        device.write_config(2, b"\x01")
+    device.reset()
+    assert device.read_config() == bytes(136)
+
+
+async def send_status(device: Input, *chains: FakeChain) -> FakeQueue:
+    queue = FakeQueue()
+    for chain in chains:
+        queue.add(chain)
+    task = asyncio.create_task(device.statusq(queue.virtqueue))
+    while len(queue.pushed) < len(chains):
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    queue.stop()
+    await task
+    assert queue.pushed == list(chains)
+    assert not any(chain.written for chain in queue.pushed)
+    return queue
+
+
+def test_status_goes_to_all_sources() -> None:
+    source, other = FakeSource(keyboard()), FakeSource(keyboard())
+    device = Input(keyboard(), [source, other])
+    events = [(0x11, 1, 1), (0x14, 0, 250)]
+    asyncio.run(send_status(device, *(FakeChain(pack(event)) for event in events)))
+    assert source.written == other.written == [pack(*events, SYN)]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        pack((0x11, 0, 1))[:7],
+        pack((0x11, 0, 1)) + b"\0",
+        pack((0x11, 9, 1)),  # an LED that the device has not
+        pack((0x12, 0, 1)),
+        pack((4, 4, 30)),  # Linux echoes scan codes
+        pack((1, 30, 1)),
+        pack(SYN),
+    ],
+)
+def test_status_that_is_ignored(data: bytes) -> None:
+    source = FakeSource(keyboard())
+    asyncio.run(send_status(Input(keyboard(), [source]), FakeChain(data)))
+    assert source.written == []
+
+
+def test_a_flood_of_status() -> None:
+    source = FakeSource(keyboard())
+    chains = [FakeChain(pack((0x11, 0, n % 2))) for n in range(200)]
+    asyncio.run(send_status(Input(keyboard(), [source]), *chains))
+    assert len(source.written) == 4
+
+
+def test_a_source_that_is_gone_ends_the_program() -> None:
+    source = FakeSource(keyboard())
+    source.error = SetupError("gone")
+    device = Input(keyboard(), [FakeSource(keyboard()), source])
+    with pytest.raises(SetupError, match="gone"):
+        asyncio.run(device.run())
+    device.close()
+    assert source.closed
+
+
+def test_a_recording_into_a_ring_of_four_entries(tmp_path: Path) -> None:
+    path = RECORDINGS / "touchscreen.evemu"
+    recording = parse(path.read_text(), path.name)
+    fast = tmp_path / "fast.evemu"
+    fast.write_text(re.sub(r"^E: \S+", "E: 0.0", path.read_text(), flags=re.MULTILINE))
+
+    async def main() -> FakeEventq:
+        device, queue = made(f"--evemu-path={fast}"), FakeEventq(size=4)
+        lives = (device.run(), device.queues[0](queue.virtqueue))
+        tasks = [asyncio.ensure_future(life) for life in lives]
+        await queue.received(len(recording.events))
+        queue.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        return queue
+
+    assert asyncio.run(main()).events == [event[1:] for event in recording.events]
+
+
+def test_the_import_is_cheap() -> None:
+    """It is on the way to every --print-capabilities."""
+    code = "import sys, vhost_user_input; print(*sys.modules)"
+    path = [part for part in sys.path if part]
+    loaded = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {path!r}; {code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    heavy = {"asyncio", "uvloop", "evdev", "argparse", "logging", "dataclasses", "pathlib", "json", "socket"}
+    assert not heavy & set(loaded)

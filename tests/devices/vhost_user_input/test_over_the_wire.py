@@ -1,0 +1,130 @@
+"""The device behind the real session and the real ring, with a scripted front-end as the guest."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.devices.vhost_user_input.fakes import SYN, Event, pack, unpack
+from tests.sessions import negotiated
+from vhost_user_input import Input
+from vhost_user_input.description import Description, keyboard
+from vhost_user_input.source import Sink
+from vhostd.frontend import Frontend, Queue, SharedMemory
+from vhostd.messages import GET_CONFIG, SET_CONFIG, ConfigSpace
+
+QEMUS_SIZE = 4  # entries of both rings
+
+PRESS, RELEASE = (1, 30, 1), (1, 30, 0)
+
+
+class Script:
+    """A source that the test plays."""
+
+    description: Description = keyboard()
+
+    def __init__(self) -> None:
+        self.sink: Sink | None = None
+        self.written: list[Event] = []
+
+    async def run(self, sink: Sink) -> None:
+        self.sink = sink
+
+    async def says(self, *events: Event) -> None:
+        assert self.sink is not None
+        await self.sink.room()
+        self.sink.deliver(pack(*events, SYN))
+
+    def write(self, events: bytes) -> None:
+        self.written += unpack(events)
+
+    def close(self) -> None:
+        pass
+
+
+@asynccontextmanager
+async def guest() -> AsyncIterator[tuple[Script, Frontend, SharedMemory]]:
+    source = Script()
+    device = Input(source.description, [source])
+    await device.run()
+    async with negotiated(device) as (frontend, memory):
+        yield source, frontend, memory
+
+
+async def driver(frontend: Frontend, memory: SharedMemory, buffers: int = QEMUS_SIZE) -> Queue:
+    queue = await frontend.start(memory, 0, QEMUS_SIZE)
+    for _ in range(buffers):
+        queue.add(room=8)
+    queue.kick()
+    return queue
+
+
+async def received(queue: Queue, count: int, *, refill: bool = True) -> list[Event]:
+    events: list[Event] = []
+    while len(events) < count:
+        events += unpack((await queue.used())[1])
+        if refill:
+            queue.add(room=8)
+            queue.kick()
+    return events
+
+
+def test_the_config_space_as_linux_reads_it() -> None:
+    async def main() -> None:
+        async with guest() as (_, frontend, _memory):
+            await frontend.call(SET_CONFIG, ConfigSpace(0, b"\x11"))
+            await frontend.call(SET_CONFIG, ConfigSpace(1, b"\x14"))
+            space = (await frontend.call(GET_CONFIG, ConfigSpace(0, bytes(136)))).data
+            assert space[:8] == bytes((0x11, 0x14, 1, 0, 0, 0, 0, 0))
+            assert space[8] == 3
+
+    asyncio.run(main())
+
+
+def test_long_reports_through_a_short_ring() -> None:
+    report = [(4, 4, n) for n in range(40)]
+
+    async def main() -> None:
+        async with guest() as (source, frontend, memory):
+            queue = await driver(frontend, memory)
+            for _ in range(20):
+                await source.says(*report)
+            assert await received(queue, 820) == [*report, SYN] * 20
+            queue.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_guest_that_reboots_in_the_middle_of_a_report(held: bool) -> None:  # noqa: FBT001
+    async def main() -> None:
+        async with guest() as (source, frontend, memory):
+            queue = await driver(frontend, memory, buffers=1)
+            await source.says(PRESS, (1, 31, 1))
+            assert await received(queue, 1, refill=False) == [PRESS]
+            await frontend.stop(queue)
+            queue.close()
+            assert source.sink is not None
+            source.sink.deliver(pack((1, 31, 0) if held else RELEASE, SYN))
+            again = await driver(frontend, memory)
+            if held:
+                assert await received(again, 2) == [PRESS, SYN]
+            else:
+                assert await received(again, 3) == [RELEASE, (1, 31, 1), SYN]
+            again.close()
+
+    asyncio.run(main())
+
+
+def test_leds() -> None:
+    async def main() -> None:
+        async with guest() as (source, frontend, memory):
+            queue = await frontend.start(memory, 1, QEMUS_SIZE)
+            assert await queue.request(pack((0x11, 1, 1))) == b""
+            assert await queue.request(b"\0" * 7) == b""
+            assert await queue.request(pack((4, 4, 30)), room=8) == b""
+            assert source.written == [(0x11, 1, 1), SYN]
+            queue.close()
+
+    asyncio.run(main())

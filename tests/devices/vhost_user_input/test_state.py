@@ -1,0 +1,87 @@
+from tests.devices.vhost_user_input.fakes import SYN, Event, pack, unpack
+from vhost_user_input.state import State
+
+KEY_A, KEY_B = (1, 30), (1, 48)
+SLOT, X, CONTACT = (3, 0x2F), (3, 0x35), (3, 0x39)
+
+
+def state(*events: Event, slots: bool = False) -> State:
+    made = State(slots=slots)
+    made.apply(pack(*events))
+    return made
+
+
+def steps(before: State, after: State) -> list[Event]:
+    return unpack(before.until(after))
+
+
+def test_nothing_differs() -> None:
+    assert steps(state(), state()) == []
+    assert steps(state((*KEY_A, 1), (*KEY_A, 0)), state()) == []
+
+
+def test_keys_switches_and_axes() -> None:
+    before = state((*KEY_A, 1), (5, 0, 1), (3, 0, 100))
+    after = state((*KEY_B, 1), (3, 0, 120), (3, 1, -3))
+    assert steps(before, after) == [(*KEY_A, 0), (*KEY_B, 1), (3, 0, 120), (3, 1, -3), (5, 0, 0), SYN]
+
+
+def test_repeats_and_what_does_not_last_change_nothing() -> None:
+    assert state((*KEY_A, 2), (2, 0, 5), (4, 4, 30), (0x11, 0, 1), SYN) == state()
+
+
+def test_protocol_a_contacts_do_not_last() -> None:
+    assert state((*X, 7), (0, 2, 0), SYN) == state()
+
+
+def test_contacts_by_slot() -> None:
+    after = state((*CONTACT, 5), (*X, 70), (*SLOT, 3), (*CONTACT, 6), (*X, 80), slots=True)
+    assert steps(state(slots=True), after) == [
+        (*CONTACT, 5),
+        (*X, 70),
+        (*SLOT, 3),
+        (*CONTACT, 6),
+        (*X, 80),
+        SYN,
+    ]
+
+
+def test_ends_at_the_current_slot() -> None:
+    after = state((*SLOT, 3), (*CONTACT, 6), (*SLOT, 1), slots=True)
+    assert steps(state(slots=True), after) == [(*SLOT, 3), (*CONTACT, 6), (*SLOT, 1), SYN]
+    assert steps(state((*SLOT, 2), slots=True), state(slots=True)) == [(*SLOT, 0), SYN]
+
+
+def test_another_contact_is_put_down_after_the_old_one_is_lifted() -> None:
+    before = state((*CONTACT, 5), (*X, 70), slots=True)
+    after = state((*CONTACT, 6), (*X, 71), slots=True)
+    assert steps(before, after) == [(*CONTACT, -1), SYN, (*CONTACT, 6), (*X, 71), SYN]
+
+
+def test_a_lifted_contact_keeps_its_place() -> None:
+    # The next contact there says only what differs from it.
+    after = state((*CONTACT, 5), (*X, 70), (*CONTACT, -1), slots=True)
+    assert steps(state(slots=True), after) == [(*X, 70), SYN]
+
+
+def test_doubt_makes_everything_be_said_that_may_not_be_known() -> None:
+    doubtful = state((*KEY_A, 1), (*KEY_B, 1), (*KEY_B, 0), (3, 0, 9))
+    doubtful.doubt()
+    assert steps(doubtful, state()) == [(*KEY_A, 0), (3, 0, 0), SYN]
+    assert steps(doubtful, state((*KEY_A, 1))) == [(*KEY_A, 1), (3, 0, 0), SYN]
+
+
+def test_doubt_about_contacts() -> None:
+    doubtful = state((*SLOT, 1), (*CONTACT, 5), slots=True)
+    doubtful.doubt()
+    assert steps(doubtful, state(slots=True)) == [(*SLOT, 1), (*CONTACT, -1), (*SLOT, 0), SYN]
+    same = state((*SLOT, 1), (*CONTACT, 5), slots=True)
+    assert steps(doubtful, same) == [(*SLOT, 1), (*CONTACT, -1), SYN, (*CONTACT, 5), SYN]
+
+
+def test_set_and_show() -> None:
+    made = State(slots=True)
+    made.set(3, 0x35, 9, slot=2)
+    assert made != State(slots=True)
+    assert repr(made) == "State(slot=0, {'200030035': 9})"
+    assert made != 3

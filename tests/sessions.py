@@ -1,0 +1,102 @@
+"""A device to play with, and a front-end connected to it in the same process."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from vhostd.channel import Channel
+from vhostd.device import Device, Handler
+from vhostd.errors import RefusedRequest
+from vhostd.frontend import Frontend, SharedMemory
+from vhostd.ring import Chain
+from vhostd.session import Session
+from vhostd.virtio import DeviceType
+from vhostd.virtqueue import Virtqueue
+
+
+class Echo(Device):
+    """Two queues: the first echoes at once, the second holds every chain until `release`.
+
+    The first byte of what the first queue gets may be a command: "!" raises a bug of ours.
+    """
+
+    kind = DeviceType.CONSOLE
+    features = 1 << 5
+
+    def __init__(self) -> None:
+        self.space = bytearray(b"configuration")
+        self.held: list[Chain] = []
+        self.holding = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.held_queue: Virtqueue | None = None
+        self.resets = 0
+        self.served = 0
+
+    @property
+    def queues(self) -> Sequence[Handler]:
+        return [self.echoq, self.holdq]
+
+    async def echoq(self, queue: Virtqueue) -> None:
+        async for chain in queue:
+            data = chain.read(chain.readable)
+            if data.startswith(b"!"):
+                raise ZeroDivisionError("a fault of the device")
+            chain.write(data[: chain.writable])
+            self.served += 1
+            queue.push(chain)
+
+    async def holdq(self, queue: Virtqueue) -> None:
+        self.held_queue = queue
+        async for chain in queue:
+            self.held.append(chain)
+            self.holding.set()
+        self.ended.set()
+
+    def release(self) -> None:
+        """Answers all that the second queue holds with "held"."""
+        assert self.held_queue is not None
+        for chain in self.held:
+            chain.write(b"held"[: chain.writable])
+            self.held_queue.push(chain)
+        self.held.clear()
+        self.holding.clear()
+
+    def read_config(self) -> bytes:
+        return bytes(self.space)
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        if offset < 4:
+            raise RefusedRequest("the first four bytes are read-only")
+        self.space[offset : offset + len(data)] = data
+
+    def reset(self) -> None:
+        self.resets += 1
+
+
+@asynccontextmanager
+async def connected(device: Device) -> AsyncIterator[Frontend]:
+    """A front-end of a session with the device, which has ended when the block has."""
+    ours, theirs = socket.socketpair()
+    serving = asyncio.create_task(Session(device, Channel(theirs)).run())
+    frontend = Frontend(ours)
+    try:
+        yield frontend
+    finally:
+        frontend.close()
+        await serving
+
+
+@asynccontextmanager
+async def negotiated(
+    device: Device, features: int | None = None, size: int = 1 << 20
+) -> AsyncIterator[tuple[Frontend, SharedMemory]]:
+    """As `connected`, with all, or these, features accepted and a memory shared."""
+    memory = SharedMemory(size)
+    try:
+        async with connected(device) as frontend:
+            await frontend.negotiate(features)
+            await frontend.share(memory)
+            yield frontend, memory
+    finally:
+        memory.close()

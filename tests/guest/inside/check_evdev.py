@@ -1,0 +1,218 @@
+"""vhost-user-input on a real evdev node: run by tests/guest/test_input.py inside the guest.
+
+A uinput device makes the node; a scripted front-end is the virtual machine.
+"""
+
+import asyncio
+import errno
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evdev import AbsInfo, InputDevice, UInput
+from evdev import ecodes as e
+
+from vhostd.frontend import Frontend, SharedMemory
+from vhostd.frontend.queue import Queue
+from vhostd.messages import GET_CONFIG, SET_CONFIG, ConfigSpace
+
+EVENT = struct.Struct("<HHi")
+SYN = (e.EV_SYN, e.SYN_REPORT, 0)
+CAPABILITIES: dict[int, Any] = {
+    e.EV_KEY: [e.KEY_A, e.KEY_B, e.BTN_TOUCH],
+    e.EV_ABS: [(e.ABS_X, AbsInfo(7, -10, 4000, 1, 2, 40)), (e.ABS_Y, AbsInfo(0, 0, 3000, 0, 0, 41))],
+    e.EV_LED: [e.LED_CAPSL, e.LED_NUML],
+    e.EV_SND: [e.SND_BELL],
+}
+
+
+@pytest.fixture
+def node() -> Iterator[UInput]:
+    device = UInput(CAPABILITIES, name="made in the guest", vendor=0x1234, product=0x5678, version=3, bustype=3)
+    yield device
+    device.close()
+
+
+def start(path: str, *options: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """The program on the node, and the front-end's end of its socket."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        program = Path(sys.executable).with_name("vhost-user-input")
+        command = [program, f"--fd={theirs.fileno()}", f"--evdev-path={path}", *options]
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE)
+    return process, ours
+
+
+class Driver:
+    """What a guest's virtio-input driver does."""
+
+    def __init__(self, frontend: Frontend, eventq: Queue, statusq: Queue) -> None:
+        self.frontend = frontend
+        self.eventq = eventq
+        self.statusq = statusq
+        for _ in range(eventq.size):
+            eventq.add(room=EVENT.size)
+        eventq.kick()
+
+    async def event(self) -> tuple[int, int, int]:
+        """The next event; its buffer goes back at once."""
+        _, data = await asyncio.wait_for(self.eventq.used(), 20)
+        self.eventq.add(room=EVENT.size)
+        self.eventq.kick()
+        kind, code, value = EVENT.unpack(data)
+        return kind, code, value
+
+    async def events(self, count: int) -> list[tuple[int, int, int]]:
+        return [await self.event() for _ in range(count)]
+
+    async def ask(self, select: int, subsel: int = 0) -> bytes:
+        """The answer to a config query."""
+        await self.frontend.call(SET_CONFIG, ConfigSpace(0, bytes((select, subsel))))
+        space = (await self.frontend.call(GET_CONFIG, ConfigSpace(0, bytes(136)))).data
+        return space[8 : 8 + space[2]]
+
+
+@asynccontextmanager
+async def driver(sock: socket.socket) -> AsyncIterator[Driver]:
+    memory = SharedMemory(1 << 20)
+    frontend = Frontend(sock)
+    await frontend.negotiate()
+    await frontend.share(memory)
+    eventq = await frontend.start(memory, 0, 4)
+    statusq = await frontend.start(memory, 1, 4)
+    try:
+        yield Driver(frontend, eventq, statusq)
+    finally:
+        frontend.close()
+        eventq.close()
+        statusq.close()
+        memory.close()
+
+
+def run(path: str, scenario: Callable[[Driver], Awaitable[None]], *options: str) -> str:
+    """Runs a scenario against the program, which must end with status 0; returns what it logged."""
+
+    async def main() -> None:
+        async with driver(sock) as attached:
+            await scenario(attached)
+
+    process, sock = start(path, *options)
+    try:
+        asyncio.run(main())
+        _, log = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 0, log
+    return log.decode()
+
+
+def emit(device: UInput, *events: tuple[int, int, int]) -> None:
+    for event in events:
+        device.write(*event)
+
+
+def is_grabbed(path: str) -> bool:
+    other = InputDevice(path)
+    try:
+        other.grab()
+    except OSError as error:
+        assert error.errno == errno.EBUSY
+        return True
+    finally:
+        other.close()
+    return False
+
+
+def test_the_node_is_described_whole(node: UInput) -> None:
+    async def scenario(driver: Driver) -> None:
+        assert await driver.ask(1) == b"made in the guest"
+        assert struct.unpack("<4H", await driver.ask(3)) == (3, 0x1234, 0x5678, 3)
+        assert struct.unpack("<5i", await driver.ask(0x12, e.ABS_X)) == (-10, 4000, 1, 2, 40)
+        keys = int.from_bytes(await driver.ask(0x11, e.EV_KEY), "little")
+        assert keys == 1 << e.KEY_A | 1 << e.KEY_B | 1 << e.BTN_TOUCH
+        assert int.from_bytes(await driver.ask(0x11, e.EV_SND), "little") == 1 << e.SND_BELL
+
+    run(node.device.path, scenario)
+
+
+def test_events_pass_and_the_node_is_grabbed(node: UInput) -> None:
+    async def scenario(driver: Driver) -> None:
+        assert await driver.events(2) == [(e.EV_ABS, e.ABS_X, 7), SYN]  # where the axis was already
+        report = [(e.EV_KEY, e.KEY_A, 1), (e.EV_ABS, e.ABS_X, 5), (e.EV_ABS, e.ABS_Y, 6), (e.EV_KEY, e.BTN_TOUCH, 1)]
+        emit(node, *report, SYN)
+        assert await driver.events(5) == [*report, SYN]
+        assert is_grabbed(node.device.path)
+
+    run(node.device.path, scenario)
+    assert not is_grabbed(node.device.path)
+
+
+def test_without_grab_others_get_the_events_too(node: UInput) -> None:
+    async def scenario(driver: Driver) -> None:
+        await driver.events(2)
+        other = InputDevice(node.device.path)
+        emit(node, (e.EV_KEY, e.KEY_B, 1), SYN)
+        assert await driver.events(2) == [(e.EV_KEY, e.KEY_B, 1), SYN]
+        assert [(event.type, event.code, event.value) for event in other.read()] == [(e.EV_KEY, e.KEY_B, 1), SYN]
+        other.close()
+        assert not is_grabbed(node.device.path)
+
+    run(node.device.path, scenario, "--no-grab")
+
+
+def test_leds_and_sounds_go_back_to_the_node(node: UInput) -> None:
+    async def scenario(driver: Driver) -> None:
+        for event in ((e.EV_LED, e.LED_CAPSL, 1), (e.EV_SND, e.SND_BELL, 1), (e.EV_LED, e.LED_CAPSL, 0)):
+            await driver.statusq.request(EVENT.pack(*event))
+            await until(lambda event=event: written(node, event))
+        assert InputDevice(node.device.path).leds() == []
+
+    run(node.device.path, scenario)
+
+
+seen: list[tuple[int, int, int]] = []
+
+
+def written(node: UInput, event: tuple[int, int, int]) -> bool:
+    """Whether the kernel has passed the event on to the device."""
+    try:
+        seen.extend((each.type, each.code, each.value) for each in node.read())
+    except BlockingIOError:
+        return False
+    return event in seen
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+def test_an_unplugged_node_ends_the_program_with_one_line(node: UInput) -> None:
+    async def main() -> None:
+        async with driver(sock) as attached:
+            await attached.events(2)
+            node.close()
+            assert await attached.frontend.channel.receive() is None
+
+    process, sock = start(node.device.path)
+    asyncio.run(main())
+    _, log = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert log.decode().splitlines()[-1].count(node.device.path) == 1
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "/dev/input/event99", "/proc"])
+def test_what_is_no_node_is_refused(path: str) -> None:
+    process, sock = start(path)
+    sock.close()
+    _, log = process.communicate(timeout=20)
+    assert process.returncode == 1
+    (line,) = log.decode().splitlines()
+    assert path in line

@@ -3,12 +3,13 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from vhostd.channel import Channel
 from vhostd.device import Device, Handler
 from vhostd.errors import RefusedRequest
 from vhostd.frontend import Frontend, SharedMemory
+from vhostd.messages import GET_FEATURES, Empty
 from vhostd.ring import Chain
 from vhostd.session import Session
 from vhostd.virtio import DeviceType
@@ -100,3 +101,10 @@ async def negotiated(
             yield frontend, memory
     finally:
         memory.close()
+
+
+async def closed(frontend: Frontend) -> None:
+    """Asks harmless questions until the session has closed the connection."""
+    with suppress(ConnectionError):
+        while True:
+            await frontend.call(GET_FEATURES, Empty())

@@ -1,14 +1,15 @@
 """Any messages in any order.
 
-Invariant: whatever a front-end sends, each message is answered as dispatch.py's table says, or the connection
-ends with a logged FrontendError; no exception of another kind is raised, no fd, task or mapping is left, and the
-device serves the next front-end.
+Invariant: whatever a front-end sends, each message is answered as dispatch.py's table says, or the
+connection ends with a logged FrontendError; no exception of another kind is raised, no fd, task or mapping
+is left, and the device serves the next front-end.
 """
 
 import asyncio
 import logging
 import os
 import socket
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -25,9 +26,12 @@ from vhostd.messages import REQUESTS, Row
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 
 SMALL = st.integers(0, 3)
-NUMBERS = st.one_of(SMALL, st.sampled_from([0x100, 0x101, 8, 64, 1 << 16, 1 << 30, 0x1000_0000, (1 << 64) - 1]))
-WORDS = st.lists(NUMBERS.map(lambda number: number.to_bytes(8, "little")), max_size=6).map(b"".join)
-HALVES = st.lists(NUMBERS.map(lambda number: (number & 0xFFFFFFFF).to_bytes(4, "little")), max_size=6).map(b"".join)
+LARGE = st.sampled_from([0x100, 0x101, 8, 64, 1 << 16, 1 << 30, 0x1000_0000, (1 << 64) - 1])
+NUMBERS = SMALL | LARGE
+WORDS = st.lists(NUMBERS.map(struct.Struct("=Q").pack), max_size=6).map(b"".join)
+HALVES = st.lists(NUMBERS.map(lambda number: struct.pack("=I", number & 0xFFFFFFFF)), max_size=6).map(
+    b"".join
+)
 PAYLOADS = st.one_of(st.just(b""), WORDS, HALVES, st.binary(max_size=64))
 FLAGS = st.sampled_from([1, 1, 1, 9, 9, 9, 5, 0, 2, 0x11])
 

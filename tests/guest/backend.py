@@ -21,7 +21,7 @@ class Backend:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(self.path))
         self._listener.listen()
-        command = [Path(sys.executable).with_name(program), f"--fd={self._listener.fileno()}", *options]
+        command = [str(Path(sys.executable).with_name(program)), f"--fd={self._listener.fileno()}", *options]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, pass_fds=[self._listener.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log

@@ -16,6 +16,8 @@ from tests.guest.qmp import QmpError
 
 KEYBOARD = "QEMU Virtio Keyboard"
 MOUSE = "QEMU Virtio Mouse"
+pytestmark = pytest.mark.guest
+
 EV_SYN, EV_KEY, EV_ABS, EV_LED = 0x00, 0x01, 0x03, 0x11
 KEY_A, ABS_X, LED_CAPSL = 30, 0, 1
 BOOT_ID = "/proc/sys/kernel/random/boot_id"

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vhost_user_input.description import Description
-from vhost_user_input.evemu import parse
 
 from tests.guest.backend import Backend, EventSocket
 from tests.guest.guest import CommandFailed, Guest
 from tests.guest.machine import vhost_user_options
+from vhost_user_input.description import Description
+from vhost_user_input.evemu import parse
 
 pytestmark = pytest.mark.guest
 
@@ -183,7 +183,8 @@ def wide_device() -> str:
 def test_a_replay_keeps_its_timing(tmp_path: Path) -> None:
     whole = (RECORDINGS / "keyboard.evemu").read_text()
     head = "".join(line for line in whole.splitlines(True) if not line.startswith("E:"))
-    first = "E: 0.000001 0001 001e 1\nE: 0.000001 0000 0000 0\nE: 0.000001 0001 001e 0\nE: 0.000001 0000 0000 0\n"
+    stroke = ["0001 001e 1", "0000 0000 0", "0001 001e 0", "0000 0000 0"]
+    first = "".join(f"E: 0.000001 {event}\n" for event in stroke)
     later = first.replace("0.000001", "8.000001").replace("001e", "0030")
     file = tmp_path / "replay.evemu"
     file.write_text(head + first + later)

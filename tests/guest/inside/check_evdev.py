@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from vhostd.frontend.queue import Queue
 from vhostd.messages import GET_CONFIG, SET_CONFIG, ConfigSpace
 
 EVENT = struct.Struct("<HHi")
+NAME = "made in the guest"
 SYN = (e.EV_SYN, e.SYN_REPORT, 0)
 CAPABILITIES: dict[int, Any] = {
     e.EV_KEY: [e.KEY_A, e.KEY_B, e.BTN_TOUCH],
@@ -34,9 +36,13 @@ CAPABILITIES: dict[int, Any] = {
 
 @pytest.fixture
 def node() -> Iterator[UInput]:
-    device = UInput(CAPABILITIES, name="made in the guest", vendor=0x1234, product=0x5678, version=3, bustype=3)
+    device = UInput(CAPABILITIES, NAME, vendor=0x1234, product=0x5678, version=3, bustype=3)
     yield device
     device.close()
+
+
+def path_of(device: UInput) -> str:
+    return str(device.device.path)
 
 
 def start(path: str, *options: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
@@ -44,7 +50,7 @@ def start(path: str, *options: str) -> tuple[subprocess.Popen[bytes], socket.soc
     ours, theirs = socket.socketpair()
     with theirs:
         program = Path(sys.executable).with_name("vhost-user-input")
-        command = [program, f"--fd={theirs.fileno()}", f"--evdev-path={path}", *options]
+        command = [str(program), f"--fd={theirs.fileno()}", f"--evdev-path={path}", *options]
         process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE)
     return process, ours
 
@@ -122,7 +128,8 @@ def is_grabbed(path: str) -> bool:
     try:
         other.grab()
     except OSError as error:
-        assert error.errno == errno.EBUSY
+        if error.errno != errno.EBUSY:
+            raise
         return True
     finally:
         other.close()
@@ -131,49 +138,57 @@ def is_grabbed(path: str) -> bool:
 
 def test_the_node_is_described_whole(node: UInput) -> None:
     async def scenario(driver: Driver) -> None:
-        assert await driver.ask(1) == b"made in the guest"
+        assert await driver.ask(1) == NAME.encode()
         assert struct.unpack("<4H", await driver.ask(3)) == (3, 0x1234, 0x5678, 3)
         assert struct.unpack("<5i", await driver.ask(0x12, e.ABS_X)) == (-10, 4000, 1, 2, 40)
         keys = int.from_bytes(await driver.ask(0x11, e.EV_KEY), "little")
         assert keys == 1 << e.KEY_A | 1 << e.KEY_B | 1 << e.BTN_TOUCH
         assert int.from_bytes(await driver.ask(0x11, e.EV_SND), "little") == 1 << e.SND_BELL
 
-    run(node.device.path, scenario)
+    run(path_of(node), scenario)
 
 
 def test_events_pass_and_the_node_is_grabbed(node: UInput) -> None:
     async def scenario(driver: Driver) -> None:
         assert await driver.events(2) == [(e.EV_ABS, e.ABS_X, 7), SYN]  # where the axis was already
-        report = [(e.EV_KEY, e.KEY_A, 1), (e.EV_ABS, e.ABS_X, 5), (e.EV_ABS, e.ABS_Y, 6), (e.EV_KEY, e.BTN_TOUCH, 1)]
+        report = [
+            (e.EV_KEY, e.KEY_A, 1),
+            (e.EV_ABS, e.ABS_X, 5),
+            (e.EV_ABS, e.ABS_Y, 6),
+            (e.EV_KEY, e.BTN_TOUCH, 1),
+        ]
         emit(node, *report, SYN)
         assert await driver.events(5) == [*report, SYN]
-        assert is_grabbed(node.device.path)
+        assert is_grabbed(path_of(node))
 
-    run(node.device.path, scenario)
-    assert not is_grabbed(node.device.path)
+    run(path_of(node), scenario)
+    assert not is_grabbed(path_of(node))
 
 
 def test_without_grab_others_get_the_events_too(node: UInput) -> None:
     async def scenario(driver: Driver) -> None:
         await driver.events(2)
-        other = InputDevice(node.device.path)
+        other = InputDevice(path_of(node))
         emit(node, (e.EV_KEY, e.KEY_B, 1), SYN)
         assert await driver.events(2) == [(e.EV_KEY, e.KEY_B, 1), SYN]
-        assert [(event.type, event.code, event.value) for event in other.read()] == [(e.EV_KEY, e.KEY_B, 1), SYN]
+        assert [(event.type, event.code, event.value) for event in other.read()] == [
+            (e.EV_KEY, e.KEY_B, 1),
+            SYN,
+        ]
         other.close()
-        assert not is_grabbed(node.device.path)
+        assert not is_grabbed(path_of(node))
 
-    run(node.device.path, scenario, "--no-grab")
+    run(path_of(node), scenario, "--no-grab")
 
 
 def test_leds_and_sounds_go_back_to_the_node(node: UInput) -> None:
     async def scenario(driver: Driver) -> None:
         for event in ((e.EV_LED, e.LED_CAPSL, 1), (e.EV_SND, e.SND_BELL, 1), (e.EV_LED, e.LED_CAPSL, 0)):
             await driver.statusq.request(EVENT.pack(*event))
-            await until(lambda event=event: written(node, event))
-        assert InputDevice(node.device.path).leds() == []
+            await until(partial(written, node, event))
+        assert InputDevice(path_of(node)).leds() == []
 
-    run(node.device.path, scenario)
+    run(path_of(node), scenario)
 
 
 seen: list[tuple[int, int, int]] = []
@@ -201,11 +216,11 @@ def test_an_unplugged_node_ends_the_program_with_one_line(node: UInput) -> None:
             node.close()
             assert await attached.frontend.channel.receive() is None
 
-    process, sock = start(node.device.path)
+    process, sock = start(path_of(node))
     asyncio.run(main())
     _, log = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert log.decode().splitlines()[-1].count(node.device.path) == 1
+    assert log.decode().splitlines()[-1].count(path_of(node)) == 1
 
 
 @pytest.mark.parametrize("path", ["/dev/null", "/dev/input/event99", "/proc"])

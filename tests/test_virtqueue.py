@@ -1,0 +1,195 @@
+"""The device's end of a ring: batching of interrupts, turns for the event loop, and the stop rule."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+
+from vhostd.errors import BadRing
+from vhostd.frontend import SharedMemory
+from vhostd.ring import SplitDriver, SplitRing
+from vhostd.virtqueue import POP_BURST, PUSH_BATCH, Virtqueue
+
+Run = Callable[[Callable[[], Awaitable[None]]], None]
+SIZE = 256
+
+
+class Bench:
+    """A virtqueue over a ring, with its driver and a count of its interrupts; made on the running loop."""
+
+    def __init__(self, memory: SharedMemory) -> None:
+        footprint = SplitRing.footprint(SIZE)
+        self.driver = SplitDriver(memory.map, memory.allocate(sum(footprint) + 8, 4096), SIZE)
+        addresses = (self.driver.desc_addr, self.driver.avail_addr, self.driver.used_addr)
+        windows = [memory.map.guest(addr, size) for addr, size in zip(addresses, footprint, strict=True)]
+        desc, avail, used = windows
+        self.ring = SplitRing(SIZE, desc, avail, used, memory.map, features=0, base=0)
+        self.interrupts = 0
+        self.queue = Virtqueue(0, self.ring, self._interrupt)
+        self.queue.enable(on=True)
+        self._buffer = memory.allocate(16)
+
+    def offer(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.driver.add([(self._buffer, 16, True)])
+        self.queue.kicked()
+
+    def used(self) -> int:
+        """How many chains the driver gets back now."""
+        count = 0
+        while self.driver.used() is not None:
+            count += 1
+        return count
+
+    def _interrupt(self) -> None:
+        self.interrupts += 1
+
+
+@pytest.fixture
+def memory() -> Iterator[SharedMemory]:
+    memory = SharedMemory(1 << 16)
+    yield memory
+    memory.close()
+
+
+def test_a_batch_gets_one_interrupt(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        bench.offer(PUSH_BATCH - 1)
+        while (chain := bench.queue.pop()) is not None:
+            bench.queue.push(chain)
+        assert bench.used() == PUSH_BATCH - 1
+        counts = [bench.interrupts]
+        await asyncio.sleep(0)
+        assert [*counts, bench.interrupts] == [0, 1]
+
+    run_async(main)
+
+
+def test_a_long_batch_gets_its_interrupt_before_it_ends(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        bench.offer(PUSH_BATCH + 1)
+        for _ in range(PUSH_BATCH):
+            chain = bench.queue.pop()
+            assert chain is not None
+            bench.queue.push(chain)
+        assert bench.interrupts == 1
+
+    run_async(main)
+
+
+def test_the_event_loop_gets_a_turn_under_load(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        bench.offer(POP_BURST + 1)
+        served = 0
+        seen = []
+        asyncio.get_running_loop().call_soon(lambda: seen.append(served))
+        async for chain in bench.queue:
+            served += 1
+            bench.queue.push(chain)
+            if served > POP_BURST:
+                break
+        assert seen
+        assert seen[0] <= POP_BURST
+
+    run_async(main)
+
+
+def test_the_loop_waits_for_a_kick_and_ends_with_the_ring(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        served = asyncio.Semaphore(0)
+
+        async def serve() -> None:
+            async for chain in bench.queue:
+                bench.queue.push(chain)
+                served.release()
+
+        serving = asyncio.create_task(serve())
+        for _ in range(3):
+            bench.offer()
+            await served.acquire()
+        bench.queue.stop()
+        await serving
+        bench.offer()
+        assert bench.queue.pop() is None
+        assert not await bench.queue.ready()
+
+    run_async(main)
+
+
+def test_a_disabled_queue_gives_nothing_and_takes_back(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        bench.offer(2)
+        chain = bench.queue.pop()
+        assert chain is not None
+        bench.queue.enable(on=False)
+        assert bench.queue.pop() is None
+        bench.queue.push(chain)
+        assert bench.used() == 1
+        bench.queue.enable(on=True)
+        assert await bench.queue.ready()
+
+    run_async(main)
+
+
+def test_quiesce_waits_for_every_chain_in_any_order(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        bench.offer(2)
+        first, second = bench.queue.pop(), bench.queue.pop()
+        assert first is not None
+        assert second is not None
+        bench.queue.stop()
+        quiescing = asyncio.create_task(bench.queue.quiesce())
+        await asyncio.sleep(0)
+        bench.queue.push(second)
+        await asyncio.sleep(0)
+        assert not quiescing.done()
+        bench.queue.push(first)
+        await quiescing
+        assert bench.used() == 2
+        assert bench.interrupts
+
+    run_async(main)
+
+
+def test_abandoned_chains_never_reach_the_driver(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        bench.offer()
+        chain = bench.queue.pop()
+        assert chain is not None
+        bench.queue.stop()
+        bench.queue.abandon()
+        await bench.queue.quiesce()
+        bench.queue.push(chain)
+        assert not bench.used()
+
+    run_async(main)
+
+
+def test_a_chain_is_pushed_once(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        bench.offer()
+        chain = bench.queue.pop()
+        assert chain is not None
+        bench.queue.push(chain)
+        with pytest.raises(ValueError, match="not in flight"):
+            bench.queue.push(chain)
+
+    run_async(main)
+
+
+def test_a_broken_ring_is_the_handler_s_exception(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        bench.driver.set_avail_index(SIZE + 1)
+        with pytest.raises(BadRing):
+            await anext(bench.queue)
+
+    run_async(main)

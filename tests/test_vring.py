@@ -1,0 +1,344 @@
+"""Rings as a front-end sees them: start and stop, notifications, what breaks them, what they refuse."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tests.sessions import Echo, closed, connected, negotiated
+from vhostd.errors import RefusedRequest
+from vhostd.fds import Fd
+from vhostd.frontend import SharedMemory
+from vhostd.frontend.queue import Queue, signalled
+from vhostd.messages import (
+    GET_QUEUE_NUM,
+    GET_VRING_BASE,
+    SET_FEATURES,
+    SET_STATUS,
+    SET_VRING_BASE,
+    SET_VRING_CALL,
+    SET_VRING_ENABLE,
+    SET_VRING_ERR,
+    SET_VRING_KICK,
+    SET_VRING_NUM,
+    U64,
+    Empty,
+    Row,
+    VringFd,
+    VringState,
+)
+from vhostd.virtio import Feature, mask
+
+Run = Callable[[Callable[[], Awaitable[None]]], None]
+NO_FD = 0x100
+ALL_BUT_EVENT_IDX = ~mask(Feature.EVENT_IDX)
+
+
+async def refused(request: Awaitable[object]) -> None:
+    with pytest.raises(RefusedRequest):
+        await request
+
+
+@pytest.mark.parametrize("features", [None, ALL_BUT_EVENT_IDX], ids=["event_idx", "flags"])
+def test_requests_pass_through_a_ring_that_wraps(features: int | None, run_async: Run) -> None:
+    async def main() -> None:
+        async with negotiated(Echo(), features) as (frontend, memory):
+            queue = await frontend.start(memory, size=4)
+            for number in range(50):
+                data = b"request %d" % number
+                assert await queue.request(data, len(data)) == data
+            queue.close()
+
+    run_async(main)
+
+
+def test_buffers_offered_before_the_start_need_no_kick(run_async: Run) -> None:
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            queue = Queue(memory, 0, 8, frontend.features)
+            queue.add(b"early", 5)
+            await frontend.set_up(queue)
+            await frontend.call(SET_VRING_CALL, VringFd(0), queue.call_fd)
+            await frontend.call(SET_VRING_ENABLE, VringState(0, 1))
+            await frontend.call(SET_VRING_KICK, VringFd(0), queue.kick_fd)
+            assert (await queue.used())[1] == b"early"
+            queue.close()
+
+    run_async(main)
+
+
+def test_a_ring_without_kick_fd_is_polled(run_async: Run) -> None:
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            queue = await frontend.start(memory)
+            await frontend.call(SET_VRING_KICK, VringFd(NO_FD))
+            assert await queue.request(b"polled", 6) == b"polled"
+            queue.close()
+
+    run_async(main)
+
+
+def test_a_call_fd_that_comes_late_is_signalled_at_once(run_async: Run) -> None:
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory):
+            queue = await frontend.start(memory)
+            await frontend.call(SET_VRING_CALL, VringFd(NO_FD))
+            queue.add(b"quiet", 5)
+            queue.kick()
+            while not device.served:
+                await frontend.call(GET_QUEUE_NUM, Empty())
+            await frontend.call(SET_VRING_CALL, VringFd(0), queue.call_fd)
+            assert await signalled(queue.call_fd) == 1
+            queue.close()
+
+    run_async(main)
+
+
+def test_a_disabled_ring_is_left_alone_until_it_is_enabled(run_async: Run) -> None:
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory):
+            queue = await frontend.start(memory)
+            await frontend.call(SET_VRING_ENABLE, VringState(0, 0))
+            queue.add(b"later", 5)
+            queue.kick()
+            other = await frontend.start(memory, 1)
+            other.add(b"x", 4)
+            other.kick()
+            await device.holding.wait()  # so the first ring's kick has been seen as well
+            assert not device.served
+            await frontend.call(SET_VRING_ENABLE, VringState(0, 1))
+            assert (await queue.used())[1] == b"later"
+            device.release()
+            queue.close()
+            other.close()
+
+    run_async(main)
+
+
+def test_without_protocol_features_accepted_rings_start_enabled(run_async: Run) -> None:
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            await frontend.call(SET_FEATURES, U64(mask(Feature.VERSION_1)))
+            queue = Queue(memory, 0, 8, mask(Feature.VERSION_1))
+            await frontend.set_up(queue)
+            await frontend.call(SET_VRING_CALL, VringFd(0), queue.call_fd)
+            await frontend.call(SET_VRING_KICK, VringFd(0), queue.kick_fd)
+            assert await queue.request(b"enabled", 7) == b"enabled"
+            queue.close()
+
+    run_async(main)
+
+
+def test_stop_waits_for_what_is_in_flight_and_goes_on_where_it_stopped(run_async: Run) -> None:
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory):
+            queue = await frontend.start(memory, 1)
+            queue.add(b"slow", 4)
+            queue.kick()
+            await device.holding.wait()
+            stopping = asyncio.create_task(frontend.stop(queue))
+            await device.ended.wait()
+            queue.add(b"too late", 4)
+            queue.kick()
+            assert not stopping.done()
+            device.release()
+            assert await stopping == 1
+            assert queue.poll() == (0, b"held")
+            await frontend.set_up(queue, base=1)
+            await frontend.call(SET_VRING_KICK, VringFd(1), queue.kick_fd)
+            await device.holding.wait()
+            device.release()
+            assert (await queue.used())[1] == b"held"
+            assert await frontend.stop(queue) == 2
+            assert await frontend.stop(queue) == 2
+            queue.close()
+
+    run_async(main)
+
+
+def test_a_broken_ring_signals_its_error_and_stops_alone(run_async: Run) -> None:
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            queue = await frontend.start(memory)
+            queue.driver.offer(77)  # there are 64 descriptors
+            queue.driver.publish()
+            os.eventfd_write(queue.kick_fd.fileno(), 1)
+            assert await signalled(queue.err_fd) == 1
+            assert await frontend.stop(queue) == 0
+            queue.close()
+            fresh = await frontend.start(memory)
+            assert await fresh.request(b"again", 5) == b"again"
+            fresh.close()
+
+    run_async(main)
+
+
+def test_a_request_that_the_device_cannot_read_breaks_the_ring(run_async: Run) -> None:
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            queue = await frontend.start(memory)
+            queue.driver.add([(0xDEAD_0000_0000, 16, False)])
+            queue.kick()
+            assert await signalled(queue.err_fd) == 1
+            queue.close()
+
+    run_async(main)
+
+
+@pytest.mark.parametrize(
+    ("row", "payload"),
+    [
+        (SET_VRING_NUM, VringState(2, 8)),
+        (SET_VRING_BASE, VringState(2, 0)),
+        (SET_VRING_ENABLE, VringState(2, 1)),
+        (SET_VRING_KICK, VringFd(2 | NO_FD)),
+        (SET_VRING_CALL, VringFd(2 | NO_FD)),
+        (SET_VRING_ERR, VringFd(255 | NO_FD)),
+        (SET_VRING_NUM, VringState(0, 0)),
+        (SET_VRING_NUM, VringState(0, 12)),
+        (SET_VRING_NUM, VringState(0, 65536)),
+        (SET_VRING_BASE, VringState(0, 65536)),
+        (SET_VRING_ENABLE, VringState(0, 2)),
+        (SET_VRING_KICK, VringFd(0)),  # promises an fd that did not come
+        (SET_VRING_KICK, VringFd(0 | NO_FD)),  # before SET_VRING_NUM
+        (SET_STATUS, U64(256)),
+    ],
+    ids=lambda value: value.request.name if isinstance(value, Row) else str(value),
+)
+def test_refuses_what_cannot_be(row: Row[VringState, None], payload: VringState, run_async: Run) -> None:
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            await refused(frontend.call(row, payload))
+            queue = await frontend.start(memory)
+            assert await queue.request(b"fine", 4) == b"fine"
+            queue.close()
+
+    run_async(main)
+
+
+def test_get_vring_base_of_no_ring_closes_the_connection(run_async: Run) -> None:
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, _):
+            with pytest.raises(ConnectionResetError):
+                await frontend.call(GET_VRING_BASE, VringState(9, 0))
+
+    run_async(main)
+
+
+def test_a_kick_needs_size_addresses_and_memory_first(
+    run_async: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        memory = SharedMemory(1 << 16)
+        async with connected(Echo()) as frontend:
+            await frontend.negotiate()
+            queue = Queue(memory, 0, 8, frontend.features)
+            kick = frontend.call(SET_VRING_KICK, VringFd(0), queue.kick_fd)
+            await refused(kick)
+            assert "before SET_VRING_NUM" in caplog.text
+            await frontend.call(SET_VRING_NUM, VringState(0, 8))
+            await refused(frontend.call(SET_VRING_KICK, VringFd(0), queue.kick_fd))
+            assert "before SET_VRING_ADDR" in caplog.text
+            await frontend.set_up(queue)
+            await refused(frontend.call(SET_VRING_KICK, VringFd(0), queue.kick_fd))
+            assert "share=on" in caplog.text
+            await frontend.share(memory)
+            await frontend.call(SET_VRING_KICK, VringFd(0), queue.kick_fd)
+            await refused(frontend.call(SET_VRING_NUM, VringState(0, 16)))
+            await refused(frontend.call(SET_VRING_BASE, VringState(0, 16)))
+            queue.close()
+        memory.close()
+
+    run_async(main)
+
+
+def test_files_are_no_eventfds(run_async: Run) -> None:
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            queue = await frontend.start(memory)
+            for path in ("/", "/etc/passwd", "/dev/null"):
+                with Fd(os.open(path, os.O_RDONLY)) as fd:
+                    await refused(frontend.call(SET_VRING_KICK, VringFd(0), fd))
+            with Fd(os.open("/etc/passwd", os.O_RDONLY)) as fd:
+                await refused(frontend.call(SET_VRING_CALL, VringFd(0), fd))
+            assert await queue.request(b"unharmed", 8) == b"unharmed"
+            queue.close()
+
+    run_async(main)
+
+
+def test_a_kick_pipe_may_close_and_a_call_fd_be_full(run_async: Run) -> None:
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            queue = await frontend.start(memory)
+            read, write = os.pipe()
+            with Fd(read) as kick:
+                await frontend.call(SET_VRING_KICK, VringFd(0), kick)
+            os.close(write)
+            with Fd(os.eventfd((1 << 64) - 2 & 0xFFFFFFFF)) as full:
+                os.eventfd_write(full.fileno(), (1 << 64) - 2 - 0xFFFFFFFE)
+                await frontend.call(SET_VRING_CALL, VringFd(0), full)
+                queue.add(b"x", 1)
+                await frontend.call(SET_VRING_KICK, VringFd(0), queue.kick_fd)
+                await frontend.call(GET_QUEUE_NUM, Empty())
+            await frontend.call(SET_VRING_CALL, VringFd(0), queue.call_fd)
+            assert await queue.request(b"alive", 5) in (b"alive", b"x")
+            queue.close()
+
+    run_async(main)
+
+
+def test_a_storm_of_kicks_is_harmless(run_async: Run) -> None:
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            queue = await frontend.start(memory)
+            for number in range(1000):
+                os.eventfd_write(queue.kick_fd.fileno(), 1 + number)
+                if not number % 100:
+                    assert await queue.request(b"calm", 4) == b"calm"
+            queue.close()
+
+    run_async(main)
+
+
+def test_a_fault_of_the_device_closes_the_connection_with_its_traceback(
+    run_async: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory):
+            queue = await frontend.start(memory)
+            queue.add(b"!", 1)
+            queue.kick()
+            await closed(frontend)
+            queue.close()
+        async with negotiated(device) as (frontend, memory):
+            queue = await frontend.start(memory)
+            assert await queue.request(b"next", 4) == b"next"
+            queue.close()
+
+    run_async(main)
+    faults = [record for record in caplog.records if record.exc_info]
+    assert len(faults) == 1
+    assert faults[0].levelno == logging.ERROR
+
+
+def test_requests_in_flight_are_completed_when_the_front_end_goes(run_async: Run) -> None:
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory):
+            queue = await frontend.start(memory, 1)
+            queue.add(b"x", 4)
+            queue.kick()
+            await device.holding.wait()
+            frontend.close()
+            asyncio.get_running_loop().call_soon(device.release)
+        assert queue.poll() == (0, b"held")
+        queue.close()
+
+    run_async(main)

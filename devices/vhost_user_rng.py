@@ -16,7 +16,8 @@ from vhostd import Device, DeviceType, SetupError, UsageError, run
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+    from io import FileIO
 
     from vhostd import Virtqueue
     from vhostd.device import Handler
@@ -29,8 +30,8 @@ class Rng(Device):
 
     kind = DeviceType.RNG
 
-    def __init__(self, source: "Callable[[int], bytes]", limit: int, period: float) -> None:
-        """Gives at most `limit` bytes per `period` seconds; `source(n)` makes up to n of them."""
+    def __init__(self, source: "FileIO | None", limit: int, period: float) -> None:
+        """Gives at most `limit` bytes per `period` seconds, of `source` if there is one; owns it."""
         self._source = source
         self._limit = self._left = limit
         self._period = period
@@ -44,11 +45,18 @@ class Rng(Device):
         """Fills the driver's buffers; waits for the limit where it holds none, so that the ring can stop."""
         await self._refill()
         async for chain in queue:
-            data = self._source(min(chain.writable, MAX_REQUEST, self._left))
+            data = self._random(min(chain.writable, MAX_REQUEST, self._left))
             chain.write(data)
             queue.push(chain)
             self._left -= len(data)
             await self._refill()
+
+    def _random(self, size: int) -> bytes:
+        if self._source is None:
+            return os.getrandom(size)
+        if not (data := self._source.read(size) or b"") and size:
+            raise SetupError(f"--rng-source {self._source.name} has run out")
+        return data
 
     async def _refill(self) -> None:
         """Starts a new period when the old one is over; waits for that if nothing is left to give."""
@@ -71,24 +79,16 @@ class Rng(Device):
         for name in ("max_bytes", "period"):
             if getattr(options, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(options, name)} is not above 0")
-        source = os.getrandom if options.rng_source is None else _open(options.rng_source)
+        try:
+            path = options.rng_source
+            source = path and open(path, "rb", buffering=0)  # noqa: SIM115 (close closes it)
+        except OSError as error:
+            raise SetupError(f"--rng-source {path}: {error.strerror}") from None
         return cls(source, options.max_bytes, options.period / 1000)
 
-
-def _open(path: str) -> "Callable[[int], bytes]":
-    """A source that reads a file; SetupError if it cannot, and when the file has run out."""
-    try:
-        file = open(path, "rb", buffering=0)  # noqa: SIM115 (for as long as the program runs)
-    except OSError as error:
-        raise SetupError(f"--rng-source {path}: {error.strerror}") from None
-
-    def read(size: int) -> bytes:
-        data = file.read(size)
-        if size and not data:
-            raise SetupError(f"--rng-source {path} has run out")
-        return data or b""
-
-    return read
+    def close(self) -> None:
+        if self._source is not None:
+            self._source.close()
 
 
 def main() -> int:

@@ -119,6 +119,7 @@ class Session(Dispatcher):
         await asyncio.gather(*(vring.stop(patience) for vring in self.vrings))
         for vring in self.vrings:
             vring.close()
+        self.memory = GuestMemory()  # unmaps it now, not when a reference cycle is collected
         self.device.reset()
         self.channel.close()
 

@@ -60,7 +60,7 @@ struct descriptor {
 /* Nothing obliges a driver to align an indirect table. */
 typedef uint64_t unaligned_u64 __attribute__((aligned(1), may_alias));
 
-/* Copies a descriptor, so that what is checked is what is used; volatile keeps the compiler from a second look. */
+/* Copies a descriptor, so that what is checked is what is used: volatile forbids a second look. */
 static inline struct descriptor load_descriptor(const void *at)
 {
     const volatile unaligned_u64 *words = at;

@@ -1,4 +1,5 @@
 from collections.abc import Generator
+from types import GenericAlias
 from typing import Generic, Never, Protocol, TypeVar, final
 
 from typing_extensions import Buffer
@@ -13,7 +14,7 @@ class _Layout(Protocol[_T_co]):
 
 @final
 class Chain:
-    def __init__(self, *args: Never, **kwargs: Never) -> Never: ...
+    def __init__(self, *args: Never, **kwargs: Never) -> None: ...
     @property
     def head(self) -> int: ...
     @property
@@ -35,4 +36,5 @@ class Chain:
 @final
 class Ready(Generic[_T_co]):
     def __new__(cls, value: _T_co) -> Ready[_T_co]: ...
+    def __class_getitem__(cls, item: object, /) -> GenericAlias: ...
     def __await__(self) -> Generator[None, None, _T_co]: ...

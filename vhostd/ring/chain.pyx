@@ -12,7 +12,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EFAULT, EINTR, errno
-from libc.stdint cimport INT64_MAX, UINT32_MAX, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, UINT32_MAX, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset
 cimport cython
@@ -55,7 +55,9 @@ cdef uint64_t MOST_BYTES = UINT32_MAX
 cdef GuestMemory NOWHERE = GuestMemory()
 
 
-cdef ssize_t call_once(int call, int fd, iovec *iov, size_t count, long long offset, int flags) noexcept nogil:
+cdef ssize_t call_once(
+    int call, int fd, iovec *iov, size_t count, long long offset, int flags
+) noexcept nogil:
     cdef msghdr message
     if call == PREADV:
         return sys_preadv(fd, iov, <int> count, offset)
@@ -133,14 +135,15 @@ cdef class Chain:
         self._advance(&self.source, self._expect(n, &self.source, "skipped"))
 
     def skip_writable(self, n):
-        """Passes over `n` bytes of the writable stream: they count as written and stay as the driver left them."""
+        """Passes over `n` bytes of the writable stream: they stay as they are and count as written."""
         self._advance(&self.sink, self._expect(n, &self.sink, "skipped"))
 
     def preadv(self, int fd, offset, n):
-        """Reads up to `n` bytes at `offset` of a file into the writable stream; returns how many, 0 at its end.
+        """Reads up to `n` bytes at `offset` of a file into the writable stream; returns how many.
 
-        One system call without the GIL and without a copy of ours; it takes at most IOV_MAX (1024) pieces of
-        guest memory. The stream advances by the result.
+        One system call, without the GIL and without a copy on our side. It takes at most 1024 pieces of guest
+        memory, may move less than `n`, and moves nothing at the end of a file. The stream advances by the
+        result.
 
         Raises:
             BadRequest: fewer than `n` bytes are left, or no file has such an offset.
@@ -166,7 +169,7 @@ cdef class Chain:
     # --- For the rings ----------------------------------------------------------------------------------
 
     cdef int add(self, uint64_t guest_addr, uint32_t length, bint writable) except -1:
-        """Appends a descriptor's buffer; one that crosses regions becomes several iovecs, an empty one none."""
+        """Appends a buffer: several iovecs if it crosses regions, none if it is empty."""
         cdef unsigned char *host
         cdef uint64_t room = 0
         if self.writing and not writable:
@@ -181,7 +184,8 @@ cdef class Chain:
             if host is NULL:
                 raise self.memory.blame(
                     BadDescriptor,
-                    f"chain {self.head}: {length} bytes at guest address {guest_addr:#x} are outside guest memory",
+                    f"chain {self.head}: {length} bytes at guest address {guest_addr:#x} "
+                    "are outside guest memory",
                 )
             room = min(room, length)
             self._append(host, room, writable)
@@ -258,7 +262,7 @@ cdef class Chain:
             n -= step
 
     cdef size_t _lend(self, Stream *stream, iovec *iov, size_t n) noexcept:
-        """Copies the iovecs of the stream's next `n` bytes, as many as a system call takes; returns how many."""
+        """Copies the iovecs of the next `n` bytes, as far as a system call takes them; returns how many."""
         cdef size_t count = 0
         while n and count < MOST_IOVECS:
             iov[count] = self.iov[stream.at + count]

@@ -1,8 +1,8 @@
 # cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
 """SplitDriver: the driver half of a split virtqueue (virtio 1.3, 2.7.13 and 2.7.14).
 
-Layer 3. For the scriptable front-end, tests and benchmarks. It can also write deliberate nonsense, which is why
-it believes nothing that it wrote: what it needs to know of its own descriptors it keeps on this side.
+Layer 3. For the scriptable front-end, tests and benchmarks. It can also write deliberate nonsense, which is
+why it believes nothing that it wrote: what it needs to know of its own descriptors it keeps on this side.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
@@ -12,9 +12,9 @@ cimport cython
 
 from vhostd.ring.memory cimport GuestMemory, Window
 from vhostd.ring.split cimport (
-    AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE, ELEMENTS, EVENT_IDX, FLAGS, INDEX,
-    MOST_DESCRIPTORS, USED_F_NO_NOTIFY, USED_SIZE, descriptor, full_fence, load_acquire_u16, load_u16, load_u32,
-    passed, store_release_u16, store_u16,
+    AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE, ELEMENTS, EVENT_IDX, FLAGS,
+    INDEX, MOST_DESCRIPTORS, USED_F_NO_NOTIFY, USED_SIZE, descriptor, full_fence, load_acquire_u16, load_u16,
+    load_u32, passed, store_release_u16, store_u16,
 )
 
 import struct
@@ -63,7 +63,13 @@ cdef class SplitDriver:
     cdef uint16_t *length  # per head: descriptors of its chain, 0 if it was not added here
 
     def __cinit__(
-        self, GuestMemory memory not None, uint64_t guest_addr, uint32_t size, *, uint64_t features=0, uint16_t base=0
+        self,
+        GuestMemory memory not None,
+        uint64_t guest_addr,
+        uint32_t size,
+        *,
+        uint64_t features=0,
+        uint16_t base=0,
     ):
         """Takes memory for `size` descriptors; both indices start at `base`.
 
@@ -126,7 +132,7 @@ cdef class SplitDriver:
         return head
 
     def used(self):
-        """The next `(head, written)` that the device returned, or None; frees the descriptors of the chain."""
+        """The next `(head, written)` that the device returned, or None; the chain's descriptors are free."""
         if load_acquire_u16(self.used_ring + INDEX) == self.seen:
             return None
         cdef unsigned char *element = self.used_ring + ELEMENTS + USED_SIZE * (self.seen & (self.size - 1))
@@ -183,7 +189,7 @@ cdef class SplitDriver:
         return load_u16(self.used_ring + FLAGS)
 
     def descriptor(self, i, addr, length, flags, following):
-        """Writes descriptor `i` of the table, modulo the queue size; each value is cut to its field's width."""
+        """Writes descriptor `i`, modulo the queue size; each value is cut to its field's width."""
         self._store(i % self.size, addr % 2**64, length % 2**32, flags % 2**16, following % 2**16)
 
     def offer(self, head):
@@ -246,8 +252,10 @@ cdef class SplitDriver:
             at = self.following[at]
         return 0
 
-    cdef int _store(self, uint32_t i, uint64_t addr, uint32_t length, uint16_t flags, uint16_t next) except -1:
-        cdef descriptor new = descriptor(addr, length, flags, next)
+    cdef int _store(
+        self, uint32_t i, uint64_t addr, uint32_t length, uint16_t flags, uint16_t following
+    ) except -1:
+        cdef descriptor new = descriptor(addr, length, flags, following)
         memcpy(self.desc + DESC_SIZE * i, &new, DESC_SIZE)
         return 0
 

@@ -53,5 +53,5 @@ cdef class GuestMemory:
     cdef unsigned char *locate(self, uint64_t guest_addr, uint64_t *room) noexcept
     cdef int _sort(self, Span *spans, str space) except -1
     cdef Window _window(self, Span *spans, addr, length)
-    cdef int _expect(self, guest_addr, length) except -1
+    cdef int _expect(self, guest_addr, length, uint64_t *start, uint64_t *size) except -1
     cdef int _copy(self, uint64_t addr, unsigned char *ours, uint64_t left, bint to_guest) except -1

@@ -54,14 +54,14 @@ cdef extern from "sigbus.h" nogil:
     bint sigbus_lost(int number)
     unsigned sigbus_losses()
 
-# What VHOST_USER_GET_MAX_MEM_SLOTS answers elsewhere: KVM's 512 slots without the three that QEMU needs.
+# What other back-ends and vhost in the kernel allow: KVM once had 512 slots, and kept three to itself.
 MAX_REGIONS = 509
 
 cdef str LOST = "guest memory vanished: the file behind it shrank"
 
 
 cdef size_t page_size(int fd) noexcept nogil:
-    """The size of the pages that back a mapping of the file: a mapping's offset and length are multiples of it."""
+    """The page size of a mapping of the file, of which its offset and length must be multiples."""
     cdef statfs_t filesystem
     if fstatfs(fd, &filesystem) == 0 and filesystem.f_type == HUGETLBFS_MAGIC:
         return filesystem.f_bsize
@@ -81,8 +81,8 @@ cdef class Region:
         """Maps `size` bytes from `offset` of the file.
 
         Raises:
-            RefusedRequest: the range is empty, wraps around, is not wholly inside a regular file, or cannot be
-                mapped shared and writable; the text names the values. Nothing stays mapped.
+            RefusedRequest: the range is empty, wraps around, is not wholly inside a regular file, or cannot
+                be mapped shared and writable; the text names the values. Nothing stays mapped.
         """
         self.guest_addr = guest_addr
         self.user_addr = user_addr
@@ -174,7 +174,7 @@ cdef Span *search(Span *spans, size_t count, uint64_t addr) noexcept nogil:
 
 
 cdef bint fits_u64(value, uint64_t *into) except -1:
-    """Stores the integer and returns True if it can be an address: sums of hostile values may be too large."""
+    """Stores the integer and returns True, or False for one that no u64 can hold: sums may be too large."""
     try:
         into[0] = value
     except OverflowError:
@@ -226,7 +226,7 @@ cdef class GuestMemory:
 
     @property
     def lost(self):
-        """True once a page vanished under an access: its file shrank, and zeros were read, or writes dropped."""
+        """True once a page vanished under an access: its file shrank, and zeros were read or bytes lost."""
         return self.is_lost()
 
     cdef bint is_lost(self) noexcept:
@@ -304,9 +304,10 @@ cdef class GuestMemory:
             BadDescriptor: part of the range is not guest memory.
             MemoryLost: a page vanished.
         """
-        self._expect(guest_addr, length)
-        cdef bytes data = PyBytes_FromStringAndSize(NULL, length)
-        self._copy(guest_addr, <unsigned char *> PyBytes_AS_STRING(data), length, False)
+        cdef uint64_t start = 0, size = 0
+        self._expect(guest_addr, length, &start, &size)
+        cdef bytes data = PyBytes_FromStringAndSize(NULL, size)
+        self._copy(start, <unsigned char *> PyBytes_AS_STRING(data), size, False)
         return data
 
     def write(self, guest_addr, data):
@@ -317,17 +318,18 @@ cdef class GuestMemory:
             MemoryLost: a page vanished.
         """
         cdef Py_buffer view
+        cdef uint64_t start = 0, size = 0
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            self._expect(guest_addr, view.len)
-            self._copy(guest_addr, <unsigned char *> view.buf, view.len, True)
+            self._expect(guest_addr, view.len, &start, &size)
+            self._copy(start, <unsigned char *> view.buf, size, True)
         finally:
             PyBuffer_Release(&view)
 
-    cdef int _expect(self, guest_addr, length) except -1:
-        """Raises BadDescriptor unless all of the range is guest memory."""
-        cdef uint64_t addr = 0, left = 0, room = 0
-        cdef bint inside = fits_u64(guest_addr, &addr) and fits_u64(length, &left)
+    cdef int _expect(self, guest_addr, length, uint64_t *start, uint64_t *size) except -1:
+        """Stores the range as C numbers, or raises BadDescriptor unless all of it is guest memory."""
+        cdef bint inside = fits_u64(guest_addr, start) and fits_u64(length, size)
+        cdef uint64_t addr = start[0], left = size[0], room = 0
         while inside and left:
             inside = self.locate(addr, &room) is not NULL
             addr += min(room, left)

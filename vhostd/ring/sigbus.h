@@ -1,7 +1,7 @@
-/* Survives guest memory that vanishes: a file that shrinks while it is mapped answers the next access with SIGBUS.
+/* Survives guest memory that vanishes: when a file shrinks while it is mapped, the next access raises SIGBUS.
  *
- * The handler puts an anonymous page in the hole, notes the loss in the table of guarded mappings, and lets the
- * access go on (it reads zeros). A fault at any other address goes to whoever handled SIGBUS before.
+ * The handler puts an anonymous page into the hole, notes the loss in the table of guarded mappings, and lets
+ * the access go on (it reads zeros). A fault at any other address goes to whoever handled SIGBUS before.
  *
  * State lives in the including file: memory.pyx alone includes this. The table is written under the GIL; the
  * handler reads it on any thread at any moment, so entries are published and withdrawn by their `end`.
@@ -26,7 +26,7 @@ struct guard {
 };
 
 static struct guard guards[GUARDS];
-static unsigned losses; /* pages replaced so far: cheap to compare before asking about each mapping */
+static unsigned losses; /* cheap to compare before asking about each mapping */
 static struct sigaction before_us;
 
 static struct guard *guard_at(uintptr_t addr)
@@ -112,8 +112,10 @@ static int sigbus_lost(int number)
     return __atomic_load_n(&guards[number].lost, __ATOMIC_RELAXED);
 }
 
+/* How many pages were replaced so far, those of earlier accesses of this thread included. */
 static unsigned sigbus_losses(void)
 {
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
     return __atomic_load_n(&losses, __ATOMIC_ACQUIRE);
 }
 

@@ -62,5 +62,7 @@ cdef class SplitRing:
 
     cdef int _attach(self, GuestMemory memory, Window desc, Window avail, Window used) except -1
     cdef bint _look(self) except -1
-    cdef int _walk(self, Chain chain, unsigned char *table, uint32_t entries, uint32_t at, bint nested) except -1
+    cdef int _walk(
+        self, Chain chain, unsigned char *table, uint32_t entries, uint32_t at, bint nested
+    ) except -1
     cdef int _walk_indirect(self, Chain chain, descriptor *where) except -1

@@ -4,18 +4,18 @@
 Layer 3. The ring lies in memory that the driver may change at any time, so all state that decides anything is
 kept here; what is read is read once, checked, and then used.
 
-Ordering. Three pairs of accesses carry all of it; the driver's halves are those of virtio 1.3, 2.7.13 and 2.7.14.
+Ordering. Three pairs of accesses carry all of it; virtio 1.3, 2.7.13 and 2.7.14, is the driver's half.
 
 1.  The driver writes descriptors and the avail element, then the avail index. We load the index with acquire
-    before either, so what an index announces is complete when we read it.
+    before we load either, so what an index announces is complete when we read it.
 2.  We write buffers and the used element, then the used index with release; a driver that sees the index sees
-    the rest. System calls that wrote buffers have returned by then, and a thread that made them has handed its
-    result over through a lock.
-3.  Suppression is a store followed by a load of what the other side stores, on both sides: the driver publishes
-    an avail index and then looks whether we want a kick (`arm` says so, and then looks at the avail index); we
-    publish a used index and then look whether it wants an interrupt (`must_call`), which it asks for before it
-    looks at the used index once more. A store may pass a later load even on x86, and then both sides would read
-    the old value and sleep. A full fence between the two, on either side, leaves at least one that sees the
+    the rest. System calls that wrote buffers have returned by then, and a thread that made them has handed
+    over its result through a lock.
+3.  Suppression: each side stores, and then loads what the other stores. The driver publishes an avail index
+    and looks whether we want a kick; `arm` asks for one and looks at the avail index once more. We publish a
+    used index, and `must_call` looks whether the driver wants an interrupt; the driver asks for one and looks
+    at the used index once more. A store may be delayed past a later load, even on x86: both sides would then
+    read old values, and sleep. With a full fence between the two, on both sides, at least one sees the
     other's store.
 
 Seams. An inflight area is written where `pop` takes a head and `push` gives it back, before the used index. A
@@ -24,7 +24,6 @@ dirty log marks the used ring where `push` and `arm` write. A packed ring is ano
 
 from libc.stdint cimport UINT16_MAX, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
-cimport cython
 
 from vhostd.ring.chain cimport Chain
 from vhostd.ring.memory cimport GuestMemory, Window
@@ -62,8 +61,8 @@ cdef class SplitRing:
     ):
         """Starts at avail index `base` and at the used index found in guest memory.
 
-        Of the negotiated `features`, bits 28 (INDIRECT_DESC) and 29 (EVENT_IDX) matter here. The windows are of
-        `memory`, which resolves the addresses in descriptors.
+        Of the negotiated `features`, bits 28 (INDIRECT_DESC) and 29 (EVENT_IDX) matter here. The windows are
+        of `memory`, which resolves the addresses in descriptors.
 
         Raises:
             RefusedRequest: `size` is not a power of two up to 32768, `base` is above 65535, or a window is
@@ -94,7 +93,13 @@ cdef class SplitRing:
         """Bytes of the descriptor table, the avail ring and the used ring (virtio 1.3, 2.7)."""
         return DESC_SIZE * size, ELEMENTS + 2 * size + 2, ELEMENTS + USED_SIZE * size + 2
 
-    def remap(self, GuestMemory memory not None, Window desc not None, Window avail not None, Window used not None):
+    def remap(
+        self,
+        GuestMemory memory not None,
+        Window desc not None,
+        Window avail not None,
+        Window used not None,
+    ):
         """Goes on in a new memory map, at the same indices; chains in flight keep the map they came from.
 
         Raises:
@@ -130,7 +135,9 @@ cdef class SplitRing:
             return None
         cdef uint16_t head = load_u16(self.avail.data + ELEMENTS + 2 * (self.base & (self.size - 1)))
         if head >= self.size:
-            raise self.memory.blame(BadRing, f"head {head} of {self.size} descriptors (avail index {self.base})")
+            raise self.memory.blame(
+                BadRing, f"head {head} of {self.size} descriptors (avail index {self.base})"
+            )
         if self.taken[head]:
             raise self.memory.blame(BadRing, f"head {head} is in flight already (avail index {self.base})")
         cdef Chain chain = Chain.__new__(Chain)
@@ -155,8 +162,10 @@ cdef class SplitRing:
         self.published = index
         return index != self.base
 
-    cdef int _walk(self, Chain chain, unsigned char *table, uint32_t entries, uint32_t at, bint nested) except -1:
-        """Adds the buffers of the descriptors from `at` on, which may end in a reference to an indirect table."""
+    cdef int _walk(
+        self, Chain chain, unsigned char *table, uint32_t entries, uint32_t at, bint nested
+    ) except -1:
+        """Adds the buffers of the descriptors from `at` on; the last may refer to an indirect table."""
         cdef uint32_t walked
         cdef descriptor found
         for walked in range(entries):
@@ -167,13 +176,17 @@ cdef class SplitRing:
             found = load_descriptor(table + DESC_SIZE * <size_t> at)
             if found.flags & DESC_F_INDIRECT:
                 if nested:
-                    raise self.memory.blame(BadDescriptor, f"chain {chain.head}: an indirect table in another")
+                    raise self.memory.blame(
+                        BadDescriptor, f"chain {chain.head}: an indirect table in another"
+                    )
                 return self._walk_indirect(chain, &found)
             chain.add(found.addr, found.len, found.flags & DESC_F_WRITE)
             if not found.flags & DESC_F_NEXT:
                 return 0
             at = found.next
-        raise self.memory.blame(BadDescriptor, f"chain {chain.head}: a loop, or more than {entries} descriptors")
+        raise self.memory.blame(
+            BadDescriptor, f"chain {chain.head}: a loop, or more than {entries} descriptors"
+        )
 
     cdef int _walk_indirect(self, Chain chain, descriptor *where) except -1:
         """Adds the buffers of an indirect table (virtio 1.3, 2.7.5.3)."""
@@ -208,7 +221,8 @@ cdef class SplitRing:
         """
         if chain.ring != self.serial:
             raise ValueError(f"{chain!r} is not in flight in this ring")
-        cdef unsigned char *element = self.used.data + ELEMENTS + USED_SIZE * (self.used_index & (self.size - 1))
+        cdef uint32_t slot = self.used_index & (self.size - 1)
+        cdef unsigned char *element = self.used.data + ELEMENTS + USED_SIZE * slot
         chain.ring = 0
         self.taken[chain.head] = 0
         self.in_flight -= 1
@@ -222,13 +236,19 @@ cdef class SplitRing:
     # --- Event suppression (virtio 1.3, 2.7.7 and 2.7.10) ------------------------------------------------
 
     def arm(self):
-        """Asks for a kick at the next chain; True if there is one already, for which no kick may come."""
+        """Asks for a kick at the next chain; True if there is one already, for which no kick may come.
+
+        Raises:
+            MemoryLost: a page of guest memory vanished.
+        """
         if self.event_idx:
             store_u16(self.used.data + ELEMENTS + USED_SIZE * self.size, self.base)
         else:
             store_u16(self.used.data + FLAGS, 0)
         full_fence()
-        return load_u16(self.avail.data + INDEX) != self.base
+        cdef uint16_t index = load_u16(self.avail.data + INDEX)
+        self.memory.expect_whole()
+        return index != self.base
 
     def disarm(self):
         """Asks for no kicks, while the queue is being worked on anyway; some may come all the same."""

@@ -1,0 +1,327 @@
+"""The device half of a split virtqueue under a driver that keeps the rules."""
+
+import pytest
+
+from tests.ring.machine import (
+    BOTH,
+    DATA,
+    EVENT_IDX,
+    GUEST,
+    INDIRECT_DESC,
+    SEAM,
+    USER,
+    Machine,
+    device_half,
+    two_regions,
+    unmade,
+)
+from vhostd.errors import BadDescriptor, RefusedRequest
+from vhostd.ring import Chain, SplitDriver, SplitRing
+
+ONE = [(DATA, 1, True)]
+
+
+# --- Construction ------------------------------------------------------------------------------------------
+
+
+def test_footprint() -> None:
+    assert SplitRing.footprint(1) == (16, 8, 14)
+    assert SplitRing.footprint(256) == (4096, 518, 2054)
+    assert SplitRing.footprint(2**32 - 1)[0] == 16 * (2**32 - 1)
+
+
+@pytest.mark.parametrize("size", [1, 2, 1024])
+def test_sizes(size: int) -> None:
+    machine = Machine(size)
+    chain = machine.chain(ONE)
+    machine.ring.push(chain)
+    assert (machine.ring.size, machine.driver.used()) == (size, (0, 0))
+
+
+def test_largest_size() -> None:
+    memory = two_regions()
+    window = memory.guest(GUEST, 0x1000)
+    with pytest.raises(RefusedRequest, match="4096 bytes, 524288 needed"):  # the size itself is no problem
+        SplitRing(32768, window, window, window, memory, features=0, base=0)
+
+
+@pytest.mark.parametrize("size", [0, -1, 3, 7, 1000, 32769, 65536, 2**32, 2**64])
+def test_size_refused(size: int) -> None:
+    memory = two_regions()
+    window = memory.guest(GUEST, 0x1000)
+    with pytest.raises(RefusedRequest, match=f"queue size {size}"):
+        SplitRing(size, window, window, window, memory, features=0, base=0)
+
+
+@pytest.mark.parametrize("base", [-1, 65536, 2**32])
+def test_base_refused(base: int) -> None:
+    with pytest.raises(RefusedRequest, match=f"avail index {base}"):
+        device_half(Machine().driver, two_regions(), base=base)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("shift", [(0, -1), (1, 0)], ids=["short", "misaligned"])
+def test_window_refused(which: int, shift: tuple[int, int]) -> None:
+    memory = two_regions()
+    ring = [memory.guest(GUEST + 0x1000 * i, length) for i, length in enumerate(SplitRing.footprint(8))]
+    ring[which] = memory.guest(GUEST + 0x1000 * which + shift[0], len(ring[which]) + shift[1])
+    with pytest.raises(RefusedRequest, match=["descriptor table", "avail ring", "used ring"][which]):
+        SplitRing(8, ring[0], ring[1], ring[2], memory, features=0, base=0)
+
+
+@pytest.mark.parametrize("alignment", [8, 1, 2])
+def test_half_aligned_window_refused(alignment: int) -> None:
+    memory = two_regions()
+    which = {8: 0, 1: 1, 2: 2}[alignment]
+    ring = [memory.guest(GUEST + 0x1000 * i, length) for i, length in enumerate(SplitRing.footprint(8))]
+    ring[which] = memory.guest(GUEST + 0x1000 * which + alignment, len(ring[which]))
+    with pytest.raises(RefusedRequest, match=f"not aligned to {2 * alignment}"):
+        SplitRing(8, ring[0], ring[1], ring[2], memory, features=0, base=0)
+
+
+def test_ring_at_the_last_byte_of_a_region() -> None:
+    memory = two_regions()
+    desc, avail, used = SplitRing.footprint(4)
+    ring = SplitRing(
+        4,
+        memory.guest(GUEST, desc),
+        memory.guest(GUEST + desc, avail),
+        memory.guest(SEAM - 40, used),
+        memory,
+        features=BOTH,
+        base=0,
+    )
+    assert used == 38
+    assert not ring.arm()
+
+
+def test_windows_must_be_of_the_memory() -> None:
+    machine = Machine()
+    with pytest.raises(ValueError, match="does not belong"):
+        device_half(machine.driver, machine.memory).remap(
+            two_regions(), *(machine.memory.guest(GUEST, 0x1000) for _ in range(3))
+        )
+
+
+# --- Chains ------------------------------------------------------------------------------------------------
+
+
+def test_pop_and_push() -> None:
+    machine = Machine()
+    assert machine.ring.pop() is None
+    first = machine.driver.add([(DATA, 4, False), (DATA + 16, 8, True)])
+    second = machine.driver.add([(DATA + 32, 2, True)])
+    chains = [machine.pop(), machine.pop()]
+    assert [chain.head for chain in chains] == [first, second]
+    assert (machine.ring.pop(), machine.ring.in_flight, machine.ring.base) == (None, 2, 2)
+    chains[1].write(b"ab")
+    machine.ring.push(chains[1])
+    assert machine.driver.used() == (second, 2)
+    machine.ring.push(chains[0])
+    assert machine.driver.used() == (first, 0)
+    assert (machine.driver.used(), machine.ring.in_flight) == (None, 0)
+
+
+@pytest.mark.parametrize("base", [0, 65530])
+def test_indices_wrap(base: int) -> None:
+    machine = Machine(4, base=base)
+    for i in range(1, 20):
+        chain = machine.chain(ONE)
+        chain.write(b"x")
+        machine.ring.push(chain)
+        assert machine.driver.used() == (chain.head, 1)
+        assert machine.ring.base == machine.driver.used_index == (base + i) % 65536
+
+
+def test_used_index_goes_on_where_guest_memory_says() -> None:
+    machine = Machine(4, base=7)
+    machine.ring.push(machine.chain(ONE))
+    again = device_half(machine.driver, machine.memory, base=8)
+    machine.driver.add(ONE)
+    chain = again.pop()
+    assert chain is not None
+    again.push(chain)
+    assert machine.driver.used_index == 9
+
+
+def test_used_index_is_not_read_back() -> None:
+    machine = Machine(4)
+    machine.memory.write(machine.driver.used_addr + 2, b"\x55\x55")
+    machine.ring.push(machine.chain(ONE))
+    assert machine.driver.used_index == 1
+
+
+def test_longest_chains() -> None:
+    machine = Machine(8)
+    chain = machine.chain([(DATA + i, 1, False) for i in range(8)])
+    assert chain.readable == 8
+    machine.ring.push(chain)
+    machine.driver.used()
+    chain = machine.chain([(DATA + i, 1, True) for i in range(8)], indirect=DATA + 0x1000)
+    assert chain.writable == 8
+
+
+def test_direct_descriptors_before_an_indirect_one() -> None:
+    machine = Machine()
+    machine.memory.write(DATA, b"abcd")
+    machine.table(DATA + 0x101, (DATA + 2, 2, 1, 1), (DATA + 8, 4, 2, 0))  # alignment is not asked for
+    machine.offer((DATA, 2, 1, 1), (DATA + 0x101, 32, 4, 0))
+    chain = machine.pop()
+    assert (chain.read(4), chain.writable) == (b"abcd", 4)
+
+
+def test_write_flag_of_an_indirect_descriptor_is_ignored() -> None:
+    """Virtio 1.3, 2.7.5.3.2: "The device MUST ignore the write-only flag"."""
+    machine = Machine()
+    machine.table(DATA, (DATA + 0x100, 2, 0, 0))
+    machine.offer((DATA, 16, 4 | 2, 0))
+    assert machine.pop().readable == 2
+
+
+def test_indirect_tables_may_be_walked_in_any_order() -> None:
+    machine = Machine()
+    machine.memory.write(DATA + 0x100, b"ab")
+    machine.table(DATA, (DATA + 0x100, 1, 1, 2), (DATA, 0xFFFF, 0xFFFF, 0xFFFF), (DATA + 0x101, 1, 0, 9))
+    machine.offer((DATA, 48, 4, 0))
+    assert machine.pop().read(2) == b"ab"
+
+
+def test_push_of_what_is_not_in_flight_here() -> None:
+    machine, other = Machine(), Machine()
+    chain = machine.chain(ONE)
+    other.chain(ONE)
+    with pytest.raises(ValueError, match=r"Chain\(head=0, .* is not in flight"):
+        other.ring.push(chain)
+    machine.ring.push(chain)
+    with pytest.raises(ValueError, match="not in flight"):
+        machine.ring.push(chain)
+    machine.driver.used()
+    assert machine.chain(ONE).head == chain.head
+    with pytest.raises(ValueError, match="not in flight"):  # the head is out again, this chain is not
+        machine.ring.push(chain)
+    with pytest.raises(ValueError, match="not in flight"):
+        machine.ring.push(unmade(Chain))
+    with pytest.raises(TypeError):
+        machine.ring.push(None)  # type: ignore[arg-type]  # what is tested
+    assert (machine.ring.in_flight, other.ring.in_flight) == (1, 1)
+
+
+def test_remap() -> None:
+    machine = Machine(base=5)
+    old = machine.chain([(DATA, 4, True)])
+    memory = two_regions()
+    memory.write(GUEST, machine.memory.read(GUEST, 0x8000))
+    elsewhere = SplitDriver(memory, GUEST, 8, base=6)
+    elsewhere.descriptor(1, DATA, 1, 2, 0)
+    elsewhere.offer(1)
+    elsewhere.publish()
+    ring = machine.ring
+    ring.remap(
+        memory,
+        memory.user(USER, 128),
+        memory.user(USER + elsewhere.avail_addr - GUEST, 22),
+        memory.user(USER + elsewhere.used_addr - GUEST, 70),
+    )
+    old.write(b"late")
+    assert machine.memory.read(DATA, 4) == b"late"
+    assert memory.read(DATA, 4) == bytes(4)
+    new = ring.pop()
+    assert new is not None
+    ring.push(new)
+    assert (ring.base, ring.in_flight) == (7, 1)
+    assert elsewhere.used_index == 6
+    ring.push(old)
+    assert elsewhere.used_index == 7
+    assert machine.driver.used_index == 5
+
+
+def test_failed_remap_changes_nothing() -> None:
+    machine = Machine()
+    machine.driver.add(ONE)
+    memory = two_regions()
+    window = memory.guest(GUEST, 8)
+    with pytest.raises(RefusedRequest):
+        machine.ring.remap(memory, window, window, window)
+    assert machine.pop().writable == 1
+
+
+# --- Event suppression -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("features", [0, EVENT_IDX])
+def test_kick_suppression(features: int) -> None:
+    machine = Machine(features=features)
+    driver, ring = machine.driver, machine.ring
+    assert not ring.arm()
+    driver.add(ONE)
+    assert driver.must_kick()
+    ring.disarm()
+    ring.push(machine.pop())
+    driver.add(ONE)
+    assert not driver.must_kick()
+    assert ring.arm()
+    ring.push(machine.pop())
+    assert not ring.arm()
+    driver.add(ONE)
+    assert driver.must_kick()
+    assert not driver.must_kick()
+
+
+@pytest.mark.parametrize("features", [0, EVENT_IDX])
+@pytest.mark.parametrize("base", [0, 65534])
+def test_interrupt_suppression(features: int, base: int) -> None:
+    machine = Machine(features=features, base=base)
+    driver, ring = machine.driver, machine.ring
+    assert not driver.arm()
+    assert not ring.must_call()
+    ring.push(machine.chain(ONE))
+    assert ring.must_call()
+    assert not ring.must_call()
+    driver.disarm()
+    for _ in range(3):
+        ring.push(machine.chain(ONE))
+        assert not ring.must_call()
+    assert driver.arm()
+    while driver.used():
+        pass
+    assert not driver.arm()
+    ring.push(machine.chain(ONE))
+    assert ring.must_call()
+
+
+@pytest.mark.parametrize("base", [0, 65533])
+def test_interrupt_at_an_event_index(base: int) -> None:
+    machine = Machine(features=EVENT_IDX, base=base)
+    machine.driver.set_used_event((base + 3) % 65536)
+    calls = []
+    for _ in range(6):
+        machine.ring.push(machine.chain(ONE))
+        machine.driver.used()
+        calls.append(machine.ring.must_call())
+    assert calls == [False, False, False, True, False, False]
+
+
+def test_interrupt_after_a_batch_that_passes_the_event_index() -> None:
+    machine = Machine(features=EVENT_IDX)
+    machine.driver.set_used_event(1)
+    for _ in range(4):
+        machine.ring.push(machine.chain(ONE))
+    assert machine.ring.must_call()
+
+
+def test_interrupt_after_more_pushes_than_an_index_can_count() -> None:
+    machine = Machine(1, features=EVENT_IDX)
+    for _ in range(65536):
+        machine.ring.push(machine.chain(ONE))
+        machine.driver.used()
+    assert machine.ring.must_call()
+    assert not machine.ring.must_call()
+
+
+def test_features_are_those_negotiated() -> None:
+    machine = Machine(features=EVENT_IDX)
+    with pytest.raises(BadDescriptor, match="INDIRECT was not negotiated"):
+        machine.chain(ONE, indirect=DATA + 0x100)
+    machine = Machine(features=INDIRECT_DESC)
+    machine.ring.disarm()
+    assert machine.driver.used_flags == 1

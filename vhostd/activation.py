@@ -1,9 +1,14 @@
 """The socket that systemd hands over (sd_listen_fds(3))."""
 
+import logging
 import os
 
 from vhostd.errors import SetupError
-from vhostd.fds import Fd
+from vhostd.fds import Fd, close_all
+
+VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
+
+log = logging.getLogger(__name__)
 
 
 def activated_fd() -> Fd | None:
@@ -15,9 +20,16 @@ def activated_fd() -> Fd | None:
         return None
     from systemd.daemon import listen_fds  # needed only here: nobody else pays for loading libsystemd
 
-    fds = [Fd(number) for number in listen_fds(unset_environment=True)]
-    os.environ.pop("LISTEN_PIDFDID", None)
+    count = os.environ.get("LISTEN_FDS")
+    try:
+        fds = [Fd(number) for number in listen_fds(unset_environment=True)]
+    except OSError as error:
+        raise SetupError(f"LISTEN_FDS={count}: {error.strerror}") from None
+    finally:
+        for name in VARIABLES:  # systemd's library knows the process's environment, not Python's copy
+            os.environ.pop(name, None)
     if len(fds) != 1:
+        close_all(fds)
         raise SetupError(f"systemd passed {len(fds)} sockets, not one")
     os.set_inheritable(fds[0].fileno(), False)
     return fds[0]
@@ -28,4 +40,7 @@ def notify(state: str) -> None:
     if "NOTIFY_SOCKET" in os.environ:
         from systemd.daemon import notify as sd_notify
 
-        sd_notify(state)
+        try:
+            sd_notify(state)
+        except OSError as error:
+            log.warning("the service manager could not be told %r: %s", state, error)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # both cost start-up time that --print-capabilities does not 
 
     from vhostd.virtqueue import Virtqueue
 
-    Handler = Callable[[Virtqueue], Awaitable[None]]
+Handler = Callable[["Virtqueue"], Awaitable[None]]
 
 
 class Device:
@@ -37,7 +37,7 @@ class Device:
     _config_changed: Callable[[], None] | None = None
 
     @property
-    def queues(self) -> "Sequence[Handler]":
+    def queues(self) -> Sequence[Handler]:
         """One handler per virtqueue, in the order of the device's section in the specification."""
         raise TypeError(f"{type(self).__name__} has no queues")
 

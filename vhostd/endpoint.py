@@ -4,10 +4,12 @@ import errno
 import grp
 import os
 import socket
+from contextlib import ExitStack
 
 from vhostd.errors import SetupError, UsageError
 from vhostd.fds import Fd
 
+MAX_ID = 0xFFFF_FFFE  # of groups; the number above it means none
 BACKLOG = 4  # only one front-end is served; the others are accepted to be refused
 
 
@@ -16,7 +18,7 @@ class Endpoint:
 
     def __init__(self, sock: socket.socket, path: str | None = None) -> None:
         self.socket = sock
-        self.listening = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        self.listening = _listens(sock)
         self._path = path
         self._made = _identity(path) if path is not None else None
         sock.setblocking(False)
@@ -50,9 +52,9 @@ def adopt(fd: Fd) -> Endpoint:
         sock = socket.socket(fileno=number)
     except OSError as error:
         raise SetupError(f"fd {number} is no socket: {error.strerror}") from None
-    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+    if lack := _lack(sock):
         sock.detach()
-        raise SetupError(f"fd {number} is not an AF_UNIX stream socket")
+        raise SetupError(f"fd {number} is {lack}")
     os.set_inheritable(number, False)
     return Endpoint(sock)
 
@@ -62,27 +64,26 @@ def listen(path: str, *, mode: int | None = None, group: int | None = None) -> E
 
     Nobody can connect before mode and group are set: that needs listening, which comes last.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _remove_stale(path)
-        sock.bind(path)
-        if group is not None:
-            os.chown(path, -1, group)
-        if mode is not None:
-            os.chmod(path, mode)
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise SetupError(f"cannot listen at {path}: {error.strerror or error}") from None
-    except SetupError:
-        sock.close()
-        raise
+    with ExitStack() as on_failure:
+        try:
+            sock = on_failure.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            _remove_stale(path)
+            sock.bind(path)
+            on_failure.callback(os.unlink, path)
+            if group is not None:
+                os.chown(path, -1, group)
+            if mode is not None:
+                os.chmod(path, mode)
+            sock.listen(BACKLOG)
+        except OSError as error:
+            raise SetupError(f"cannot listen at {path}: {error.strerror or error}") from None
+        on_failure.pop_all()
     return Endpoint(sock, path)
 
 
 def group_id(name: str) -> int:
     """The id of a group given by name or number; ValueError if there is none."""
-    if name.isdecimal():
+    if name.isdecimal() and len(name) <= 10 and int(name) <= MAX_ID:
         return int(name)
     try:
         return grp.getgrnam(name).gr_gid
@@ -90,18 +91,34 @@ def group_id(name: str) -> int:
         raise ValueError(f"no group {name!r}") from None
 
 
+def _lack(sock: socket.socket) -> str | None:
+    """What keeps a socket from being of use here."""
+    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+        return "not an AF_UNIX stream socket"
+    if not _listens(sock):
+        try:
+            sock.getpeername()
+        except OSError:
+            return "a socket that neither listens nor is connected"
+    return None
+
+
+def _listens(sock: socket.socket) -> bool:
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
 def _remove_stale(path: str) -> None:
     """Removes a socket that nobody listens at."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         error = probe.connect_ex(path)
-    if error == errno.ECONNREFUSED and _is_socket(path):
-        os.unlink(path)
-    elif error in (0, errno.EAGAIN):
-        raise SetupError(f"{path} is in use: another program listens there")
-    elif error != errno.ENOENT:
-        what = "something that is no socket" if not _is_socket(path) else os.strerror(error)
-        raise SetupError(f"cannot listen at {path}: {what} is there")
+    if error == errno.ENOENT:
+        return
+    if not _is_socket(path):
+        raise SetupError(f"cannot listen at {path}: what is there is no socket")
+    if error != errno.ECONNREFUSED:  # such as 0; EAGAIN for a full backlog; EACCES, EPROTOTYPE
+        raise SetupError(f"cannot listen at {path}: another socket is in use there")
+    os.unlink(path)
 
 
 def _is_socket(path: str) -> bool:

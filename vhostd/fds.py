@@ -50,8 +50,9 @@ class Fd:
 
     def __del__(self) -> None:
         if self:
-            warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2)
-            self.close()
+            lost = repr(self)
+            self.close()  # first: a warning may be an error
+            warnings.warn(f"{lost} was never closed", ResourceWarning, stacklevel=2)
 
 
 def close_all(fds: Iterable[Fd]) -> None:

@@ -31,11 +31,14 @@ class Layout:
     SIZE: ClassVar[int]
     FIELDS: ClassVar[tuple[str, ...]]
     _struct: ClassVar[struct.Struct]
+    _arrays: ClassVar[dict[str, int]]  # the sizes of the byte arrays
 
     def __init_subclass__(cls, *, byteorder: str = "<") -> None:
         hints = cls.__annotations__
         cls.FIELDS = tuple(hints)
-        cls._struct = struct.Struct(byteorder + "".join(hint.__metadata__[0] for hint in hints.values()))
+        codes: dict[str, str] = {name: hint.__metadata__[0] for name, hint in hints.items()}
+        cls._struct = struct.Struct(byteorder + "".join(codes.values()))
+        cls._arrays = {name: int(code[:-1]) for name, code in codes.items() if code.endswith("s")}
         cls.SIZE = cls._struct.size
 
     def __init__(self, *values: Any, **named: Any) -> None:
@@ -59,6 +62,9 @@ class Layout:
 
     def pack(self) -> bytes:
         """The struct as `SIZE` bytes; raises struct.error if a value does not fit its field."""
+        for name, size in self._arrays.items():
+            if len(getattr(self, name)) > size:  # which struct would cut in silence
+                raise struct.error(f"{type(self).__name__}.{name} of more than {size} bytes")
         return self._struct.pack(*(getattr(self, name) for name in self.FIELDS))
 
     def __eq__(self, other: object) -> bool:
@@ -71,4 +77,9 @@ class Layout:
         return f"{type(self).__name__}({self})"
 
     def __str__(self) -> str:
-        return " ".join(f"{name}={getattr(self, name)!r}" for name in self.FIELDS)
+        return " ".join(f"{name}={_show(getattr(self, name))}" for name in self.FIELDS)
+
+
+def _show(value: int | bytes) -> str:
+    """Small numbers in decimal; masks and addresses, which are large, in hexadecimal."""
+    return f"{value:#x}" if isinstance(value, int) and value > 0xFFFF else repr(value)

@@ -1,7 +1,8 @@
 """Log lines on stderr, and a guard that keeps a guest from flooding them."""
 
+import contextlib
 import logging
-import sys
+import os
 import time
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -36,10 +37,28 @@ class FloodGuard(logging.Filter):
         return True
 
 
+class LineHandler(logging.Handler):
+    """Writes each record to stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            write_line(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+
+def write_line(line: str) -> None:
+    """Writes a line to stderr, in one piece; if nobody is there to read it, it is lost and nothing happens.
+
+    sys.stderr would keep what it could not write, and fail with it again when the program exits.
+    """
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode(errors="backslashreplace"))
+
+
 def set_up(program: str, level: str) -> None:
     """Sends log lines of `level` and above to stderr, one line each, after the program's name."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LineHandler()
     handler.setFormatter(logging.Formatter(f"{program}: %(levelname)s: %(message)s"))
     handler.addFilter(FloodGuard())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.raiseExceptions = False  # stderr may be gone, and that is no reason to end

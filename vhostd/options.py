@@ -4,12 +4,22 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from vhostd import __version__
 from vhostd.device import Device
 from vhostd.endpoint import group_id
 from vhostd.errors import UsageError
 from vhostd.log import LEVELS
+
+MAX_FD = 0x7FFF_FFFF
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError, which becomes a single line, where argparse prints the usage and exits."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
 
 
 def program_name() -> str:
@@ -21,7 +31,7 @@ def program_name() -> str:
 
 def make_parser(kind: type[Device]) -> argparse.ArgumentParser:
     """The parser of a device's program: the shared options, then the device's own."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program_name(),
         description=f"A vhost-user back-end: {(kind.__doc__ or '').partition(chr(10))[0]}",
         epilog="Without --socket-path and --fd, the socket comes from systemd (LISTEN_FDS).",
@@ -40,7 +50,7 @@ def make_parser(kind: type[Device]) -> argparse.ArgumentParser:
 
 
 def parse(kind: type[Device], arguments: Sequence[str]) -> argparse.Namespace:
-    """The options; ends the program with status 2 and one line, or for --help and --version with 0."""
+    """The options; raises UsageError for wrong ones, ends the program after --help and --version."""
     options = make_parser(kind).parse_args(arguments)
     if options.socket_path is None and (options.socket_mode, options.socket_group) != (None, None):
         raise UsageError("--socket-mode and --socket-group need --socket-path")
@@ -48,7 +58,7 @@ def parse(kind: type[Device], arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _fd(text: str) -> int:
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > 10 or int(text) > MAX_FD:
         raise argparse.ArgumentTypeError(f"{text!r} is not the number of a file descriptor")
     return int(text)
 

@@ -5,38 +5,36 @@ status 1    the program could not start or go on; one line on stderr says why
 status 2    the command line makes no sense; one line on stderr says why
 """
 
-import signal
+import os
 import sys
-from collections.abc import Sequence
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
 
 from vhostd.capabilities import capabilities
 from vhostd.device import Device
 from vhostd.errors import SetupError, UsageError
 
+TYPE_CHECKING = False  # typing's own would cost each --print-capabilities more than all of vhostd
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from vhostd.endpoint import Endpoint
 
 
-def run(kind: type[Device], arguments: Sequence[str] | None = None) -> int:
+def run(kind: type[Device], arguments: "Sequence[str] | None" = None) -> int:
     """Runs the device's program and returns its exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if "--print-capabilities" in arguments:  # which ignores all else, and must cost next to nothing
         print(capabilities(kind))
         return 0
-    # Until the event loop takes over, a signal ends the program as cleanly as later.
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGINT, _leave)
+    _hold_signals()
+    _occupy_standard_fds()
 
-    from vhostd.options import parse, program_name
+    from vhostd.options import parse
 
     try:
         _run(kind, parse(kind, arguments))
     except SetupError as error:
-        print(f"{program_name()}: error: {error}", file=sys.stderr)
+        _complain(error)
         return 2 if isinstance(error, UsageError) else 1
     return 0
 
@@ -74,5 +72,26 @@ def _loop(device: Device, endpoint: "Endpoint") -> None:
         runner.run(serve(device, endpoint))
 
 
-def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(0)
+def _hold_signals() -> None:
+    """Lets SIGTERM and SIGINT wait until the event loop can take them, and again once it has ended.
+
+    An exception raised by a signal's handler in the middle of a set-up, or of an import, would leave files
+    behind, or be swallowed where Python ignores exceptions.
+    """
+    import signal
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+
+
+def _occupy_standard_fds() -> None:
+    """Opens /dev/null in place of a closed stdin, stdout or stderr, where no socket must come to lie."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+
+
+def _complain(error: SetupError) -> None:
+    from vhostd.log import write_line
+    from vhostd.options import program_name
+
+    write_line(f"{program_name()}: error: {' '.join(str(error).splitlines())}")

@@ -5,6 +5,8 @@ import logging
 import select
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from vhostd.activation import notify
 from vhostd.channel import Channel
@@ -13,6 +15,8 @@ from vhostd.endpoint import Endpoint
 from vhostd.session import Session
 
 log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 async def serve(device: Device, endpoint: Endpoint) -> None:
@@ -24,16 +28,28 @@ async def serve(device: Device, endpoint: Endpoint) -> None:
     serving = loop.create_task(Server(device, endpoint).run(), name="serving")
     living = loop.create_task(device.run(), name="device")
     living.add_done_callback(lambda task: None if _ended_well(task) else serving.cancel())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, serving.cancel)
-    notify("READY=1\nSTATUS=waiting for a front-end")
-    await asyncio.wait([serving])
-    notify("STOPPING=1")
-    living.cancel()
-    await asyncio.wait([living])
+    with _ended_by_signals(serving):
+        notify("READY=1")
+        await asyncio.wait([serving])
+        notify("STOPPING=1")
+        living.cancel()
+        await asyncio.wait([living])
     for task in (living, serving):
         if not task.cancelled():
             task.result()
+
+
+@contextmanager
+def _ended_by_signals(serving: "asyncio.Task[None]") -> Iterator[None]:
+    """Lets SIGTERM and SIGINT, which are blocked outside of this (program.py), end the serving."""
+    loop = asyncio.get_running_loop()
+    for number in SIGNALS:
+        loop.add_signal_handler(number, lambda: serving.cancelling() or serving.cancel())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
 def _ended_well(task: asyncio.Task[None]) -> bool:
@@ -59,6 +75,7 @@ class Server:
         loop.add_reader(self._endpoint.socket, self._accept)
         try:
             while True:
+                notify("STATUS=waiting for a front-end")
                 await self._arrived.wait()
                 self._arrived.clear()
                 self._current, self._next = self._next, None
@@ -74,7 +91,6 @@ class Server:
         log.info("a front-end has connected")
         notify("STATUS=serving a front-end")
         await Session(self._device, Channel(sock)).run()
-        notify("STATUS=waiting for a front-end")
 
     def _accept(self) -> None:
         try:

@@ -43,4 +43,4 @@ class Feature(IntEnum):
 
 def mask(*bits: int) -> int:
     """A feature mask with these bits set."""
-    return sum(1 << bit for bit in bits)
+    return sum(1 << bit for bit in set(bits))

@@ -17,7 +17,7 @@ class BackendChannel:
     """Sends requests, one at a time; `acked` says whether REPLY_ACK was negotiated."""
 
     def __init__(self, fd: Fd, *, acked: bool) -> None:
-        """Raises RefusedRequest, leaving `fd` to the caller, if it is no stream socket."""
+        """Raises RefusedRequest, leaving `fd` to the caller, if it is no connected stream socket."""
         try:
             sock = socket.socket(fileno=fd.fileno())
         except OSError as error:
@@ -25,6 +25,11 @@ class BackendChannel:
         if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
             sock.detach()
             raise RefusedRequest(f"SET_BACKEND_REQ_FD with a socket of {sock.family!r}, {sock.type!r}")
+        try:
+            sock.getpeername()
+        except OSError as error:
+            sock.detach()
+            raise RefusedRequest(f"SET_BACKEND_REQ_FD with a socket that leads nowhere: {error}") from None
         fd.take()
         self._channel = Channel(sock, BackendRequest, replies=True)
         self._acked = acked

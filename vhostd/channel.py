@@ -28,7 +28,7 @@ class Channel:
         self._socket = sock
         self._reader = MessageReader(requests, replies=replies)
         self._loop = asyncio.get_running_loop()
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
         self._failure: Exception | None = None
 
     async def receive(self) -> Message | None:
@@ -71,8 +71,8 @@ class Channel:
     def abort(self, failure: Exception) -> None:
         """Makes what is waiting here, and all that comes later, raise `failure`."""
         self._failure = self._failure or failure
-        if self._waiter is not None:
-            _wake(self._waiter)
+        for waiter in self._waiters:
+            _wake(waiter)
 
     def close(self) -> None:
         """Closes the socket and what a cut message had brought; idempotent."""
@@ -98,12 +98,14 @@ class Channel:
             raise MalformedMessage("the connection ended in the middle of a message")
 
     async def _ready(self, watch: Callable[..., object], unwatch: Callable[..., object]) -> None:
-        self._waiter = waiter = self._loop.create_future()
+        waiter = self._loop.create_future()
+        self._waiters.add(waiter)
         watch(self._socket, _wake, waiter)
         try:
             await waiter
         finally:
             unwatch(self._socket)
+            self._waiters.remove(waiter)
 
 
 def _wake(waiter: "asyncio.Future[None]") -> None:

@@ -60,7 +60,7 @@ class Dispatcher:
     def __init_subclass__(cls) -> None:
         methods = [member for member in vars(cls).values() if inspect.isfunction(member)]
         served = [vars(method)["serves"] for method in methods if "serves" in vars(method)]
-        cls.handlers = {row.request: handler for row, handler in served}
+        cls.handlers = cls.handlers | {row.request: handler for row, handler in served}
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -73,27 +73,34 @@ class Dispatcher:
         """
         while (message := await self.channel.receive()) is not None:
             try:
-                await self._answer(message)
-            except ConnectionError:
-                return
+                reply = await self._answer(message)
             finally:
                 message.close()
+            if reply is not None and not await self._send(message.request, reply):
+                return
 
     def negotiated(self, feature: ProtocolFeature) -> bool:
         """Whether SET_PROTOCOL_FEATURES set the bit."""
         return bool(self.protocol_features >> feature & 1)
 
-    async def _answer(self, message: Message) -> None:
+    async def _answer(self, message: Message) -> Payload | None:
         row = REQUESTS.get(message.request)
         acked = message.needs_reply and self.negotiated(ProtocolFeature.REPLY_ACK)
         try:
-            reply = await self._handle(row, message) or (ACK if acked else None)
+            return await self._handle(row, message) or (ACK if acked else None)
         except RefusedRequest as error:
             reply = _refusal(error, row, acked=acked)
             log.warning("refused: %s", error)
-        if reply is not None:
-            log.debug("> %s %s", describe(Request, message.request), reply)
-            await self.channel.send(encode(message.request, reply, reply=True))
+            return reply
+
+    async def _send(self, request: int, reply: Payload) -> bool:
+        """Whether the peer was still there to be sent to."""
+        log.debug("> %s %s", describe(Request, request), reply)
+        try:
+            await self.channel.send(encode(request, reply, reply=True))
+        except ConnectionError:
+            return False
+        return True
 
     async def _handle(self, row: Row[Any, Any] | None, message: Message) -> Payload | None:
         if row is None or row.request not in self.handlers:

@@ -63,10 +63,12 @@ class MessageReader:
     def feed(self, data: bytes, fds: Iterable[Fd]) -> Message | None:
         """Takes at most `wants` bytes and the fds that came with them; returns a message when one is whole.
 
-        Raises MalformedMessage for a header that cannot be one; the reader is of no use after that. The
-        fds belong to the reader, then to the message.
+        Raises MalformedMessage for a header that cannot be one, and for more fds than any message has; the
+        reader is of no use after that. The fds belong to the reader, then to the message.
         """
         self._fds += fds
+        if len(self._fds) > MAX_FDS:
+            raise MalformedMessage(f"more than {MAX_FDS} fds with one message")
         self._data += data
         self.wants -= len(data)
         if self.wants:

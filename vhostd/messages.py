@@ -246,7 +246,7 @@ class Iotlb(Layout, byteorder="="):
     user_addr: u64
     permission: u8
     type: u8
-    padding: Annotated[bytes, array(6)]
+    padding: Annotated[bytes, array(6)] = b""
 
 
 class VringArea(Layout, byteorder="="):
@@ -258,12 +258,13 @@ class VringArea(Layout, byteorder="="):
 
 
 class Inflight(Layout, byteorder="="):
-    """An inflight description."""
+    """An inflight description, with C's trailing padding."""
 
     mmap_size: u64
     mmap_offset: u64
     num_queues: u16
     queue_size: u16
+    padding: Annotated[bytes, array(4)] = b""
 
 
 class SharedObject(Layout, byteorder="="):

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from vhostd.fds import Fd
 from vhostd.frontend.memory import PAGE, SharedMemory
-from vhostd.ring import SplitDriver
+from vhostd.ring import SplitDriver, SplitRing
 
 
 class Queue:
@@ -16,7 +16,7 @@ class Queue:
         self.memory = memory
         self.index = index
         self.size = size
-        where = memory.allocate(SplitDriver.footprint(size), PAGE)
+        where = memory.allocate(sum(SplitRing.footprint(size)) + 8, PAGE)  # 8 at most for alignment
         self.driver = SplitDriver(memory.map, where, size, features=features)
         self.kick_fd, self.call_fd, self.err_fd = (
             Fd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)) for _ in range(3)

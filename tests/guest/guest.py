@@ -29,7 +29,7 @@ UNPLUG_TIMEOUT = 30.0
 QUIT_TIMEOUT = 5.0
 # On top of the agent's own deadline, so that its explanation arrives.
 GRACE = 15.0
-LOG_TAIL_LINES = 40
+LOG_TAIL_LINES = 100
 
 
 class GuestProblem(Exception):

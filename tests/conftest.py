@@ -1,0 +1,97 @@
+"""What holds for every test: nothing leaks, and log lines of all levels are formatted."""
+
+import asyncio
+import gc
+import logging
+import os
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+FAILED = pytest.StashKey[bool]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for category in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning"):
+        config.addinivalue_line("filterwarnings", f"error::{category}")
+    logging.getLogger().setLevel(logging.DEBUG)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _settled() -> None:
+    """Lets libuv open what it keeps for the whole process, before anything is counted."""
+    uvloop.new_event_loop().close()
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks(
+    _settled: None, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> Iterator[None]:
+    """Fails a test that leaves an fd open or a shared mapping behind.
+
+    What fixtures of a wider scope hold was there before. A test that failed for another reason is not judged:
+    its traceback holds on to what was open.
+    """
+    before = held()
+    yield
+    if held() - before and not request.node.stash.get(FAILED, False):
+        # What only pytest or a reference cycle holds is no leak; an `Fd` in one says so itself.
+        request.node.funcargs.clear()
+        for phase in ("setup", "call"):
+            caplog.get_records(phase).clear()
+        gc.collect()
+        left = held() - before
+        assert not left, f"left behind: {', '.join(sorted(left))}"
+
+
+def held() -> set[str]:
+    """The open fds, by number and target, and the shared mappings of this process."""
+    fds = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{number}")
+        except FileNotFoundError:  # the one that listed them
+            continue
+        fds.add(f"fd {number} -> {target.removesuffix(' (deleted)')}")
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return fds | {line for line in lines if line.split()[1] == "rw-s"}
+
+
+@pytest.fixture(params=LOOPS)
+def run_async(request: pytest.FixtureRequest) -> Callable[[Callable[[], Awaitable[None]]], None]:
+    """Runs a test's coroutine function on a fresh loop in debug mode; each such test runs on both loops.
+
+    Fails when tasks are left pending, or when anything went wrong unseen: an exception in a callback, or one
+    of a task that nobody asked for.
+    """
+
+    def run(main: Callable[[], Awaitable[None]]) -> None:
+        unseen: list[dict[str, Any]] = []
+
+        async def watched() -> None:
+            asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unseen.append(context))
+            await main()
+            await asyncio.sleep(0)  # tasks that were cancelled come to their end
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            assert not left, f"left pending: {left}"
+
+        with asyncio.Runner(debug=True, loop_factory=LOOPS[request.param]) as runner:
+            runner.run(watched())
+            gc.collect()  # tasks complain of an exception that nobody asked for when they are freed
+        assert not unseen, unseen
+
+    return run

@@ -1,0 +1,17 @@
+"""A pytest plugin for tests/run.sh: the run fails unless it was the sanitized build that was tested."""
+
+import os
+import sys
+from pathlib import Path
+
+MODULES = ("memory", "chain", "split", "driver")
+
+
+def pytest_sessionfinish() -> None:
+    tree = Path(os.environ["SANITIZED_TREE"])
+    for name in MODULES:
+        file = sys.modules[f"vhostd.ring.{name}"].__file__
+        assert file is not None
+        assert Path(file).is_relative_to(tree), f"{file} was tested, which is not in {tree}"
+        assert b"__asan_init" in Path(file).read_bytes(), f"{file} was built without AddressSanitizer"
+        assert b"__ubsan_handle" in Path(file).read_bytes(), f"{file} was built without UBSan"

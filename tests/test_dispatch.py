@@ -1,0 +1,451 @@
+"""The table at the top of dispatch.py, row by row."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar
+
+import pytest
+
+from vhostd.channel import Channel
+from vhostd.dispatch import Dispatcher, Fds, handles, handles_fds
+from vhostd.errors import MalformedMessage, RefusedRequest, UnknownRequest
+from vhostd.fds import Fd
+from vhostd.framing import HEADER, NEED_REPLY, REPLY, VERSION, encode
+from vhostd.messages import (
+    CHECK_DEVICE_STATE,
+    GET_CONFIG,
+    GET_FEATURES,
+    GET_QUEUE_NUM,
+    GET_VRING_BASE,
+    SET_FEATURES,
+    SET_LOG_FD,
+    SET_OWNER,
+    SET_STATUS,
+    SET_VRING_BASE,
+    SET_VRING_ERR,
+    SET_VRING_KICK,
+    SET_VRING_NUM,
+    U64,
+    ConfigSpace,
+    Empty,
+    ProtocolFeature,
+    Row,
+    VringFd,
+    VringState,
+)
+from vhostd.virtio import mask
+
+Run = Callable[[Callable[[], Awaitable[None]]], None]
+REPLY_ACK = mask(ProtocolFeature.REPLY_ACK)
+ALL = (1 << 64) - 1
+ACK, NACK = U64(0), U64(1)
+
+
+class Base(Dispatcher):
+    """Serves what its subclass serves too."""
+
+    @handles(GET_FEATURES)
+    def get_features(self, _: Empty) -> U64:
+        return U64(0x1234)
+
+
+class Service(Base):
+    """A handler of each kind; `refuses` makes all of them refuse, `fault` raise something else."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(channel)
+        self.refuses = False
+        self.fault: Exception | None = None
+        self.go_on = asyncio.Event()
+        self.seen: list[object] = []
+        self.kept: list[Fd] = []
+
+    def _see(self, payload: object) -> None:
+        self.seen.append(payload)
+        if self.fault is not None:
+            raise self.fault
+        if self.refuses:
+            raise RefusedRequest("not now")
+
+    @handles(SET_FEATURES)
+    def set_features(self, features: U64) -> None:
+        self._see(features)
+
+    @handles(GET_CONFIG)
+    def get_config(self, wanted: ConfigSpace) -> ConfigSpace:
+        self._see(wanted)
+        return ConfigSpace(wanted.offset, b"x" * len(wanted.data))
+
+    @handles(GET_QUEUE_NUM)
+    def get_queue_num(self, _: Empty) -> U64:
+        self._see(None)
+        return U64(2)
+
+    @handles(GET_VRING_BASE)
+    async def get_vring_base(self, state: VringState) -> VringState:
+        await self.go_on.wait()
+        self._see(state)
+        return VringState(state.index, 7)
+
+    @handles(SET_VRING_BASE)
+    async def set_vring_base(self, state: VringState) -> None:
+        await asyncio.sleep(0)
+        self._see(state)
+
+    @handles_fds(SET_VRING_KICK)
+    def set_vring_kick(self, vring_fd: VringFd, fds: Fds) -> None:
+        self._see(vring_fd)
+        self.kept += [Fd(fd.take()) for fd in fds]
+
+    @handles_fds(SET_VRING_ERR)
+    def set_vring_err(self, vring_fd: VringFd, fds: Fds) -> None:
+        self.kept += fds
+        self._see(vring_fd)
+
+    @handles(SET_STATUS)
+    def set_status(self, status: U64) -> None:
+        self._see(status)
+
+    @handles(SET_LOG_FD)
+    def set_log_fd(self, _: Empty) -> None:
+        self._see(None)
+
+
+class Peer:
+    """The front-end's end: sends requests, reads what comes."""
+
+    def __init__(self, sock: socket.socket, serving: "asyncio.Task[None]") -> None:
+        self.channel = Channel(sock, replies=True)
+        self.serving = serving
+
+    async def send(self, row: Row[Any, Any], payload: Any, *fds: Fd, ask: bool = False) -> None:
+        data = encode(row.request, payload, need_reply=ask)
+        await self.channel.send(data, tuple(fd.fileno() for fd in fds))
+
+    async def reply(self) -> tuple[int, int, bytes]:
+        message = await self.channel.receive()
+        assert message is not None, "the connection was closed"
+        assert not message.fds
+        return message.request, message.flags, message.payload
+
+    async def answers(self, row: Row[Any, Any], payload: Any, expected: Any, *, ask: bool = False) -> None:
+        await self.send(row, payload, ask=ask)
+        assert await self.reply() == (row.request, VERSION | REPLY, expected.pack())
+
+    async def is_silent(self) -> None:
+        """Nothing is on its way before the answer to a request that is always served."""
+        await self.answers(GET_FEATURES, Empty(), U64(0x1234))
+
+    async def breaks_with(self, error: type[Exception], why: str) -> None:
+        with pytest.raises(error, match=why):
+            await self.serving
+
+
+@asynccontextmanager
+async def served(features: int = 0, kind: type[Service] = Service) -> AsyncIterator[tuple[Service, Peer]]:
+    """A service whose protocol features are negotiated already, and its peer."""
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours)
+    service = kind(channel)
+    service.protocol_features = features
+    peer = Peer(theirs, asyncio.create_task(service.serve()))
+    try:
+        yield service, peer
+    finally:
+        peer.channel.close()
+        await asyncio.wait([peer.serving])
+        channel.close()
+
+
+# --- Served ---------------------------------------------------------------------------------------------
+
+
+def test_a_request_with_a_reply_of_its_own_gets_that_and_no_ack(run_async: Run) -> None:
+    async def main() -> None:
+        async with served(REPLY_ACK) as (_, peer):
+            for ask in (False, True):
+                await peer.answers(GET_FEATURES, Empty(), U64(0x1234), ask=ask)
+            await peer.is_silent()
+
+    run_async(main)
+
+
+def test_a_served_request_gets_the_ack_0_if_it_asks(run_async: Run) -> None:
+    async def main() -> None:
+        async with served(REPLY_ACK) as (service, peer):
+            await peer.answers(SET_FEATURES, U64(5), ACK, ask=True)
+            await peer.send(SET_FEATURES, U64(6))
+            await peer.is_silent()
+            assert service.seen == [U64(5), U64(6)]
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_need_reply_counts_only_once_reply_ack_is_negotiated(*, refuses: bool, run_async: Run) -> None:
+    async def main() -> None:
+        async with served() as (service, peer):
+            service.refuses = refuses
+            await peer.send(SET_FEATURES, U64(5), ask=True)
+            if refuses:
+                await peer.breaks_with(RefusedRequest, "not now")
+            else:
+                await peer.is_silent()
+
+    run_async(main)
+
+
+def test_requests_wait_for_the_one_before(run_async: Run) -> None:
+    async def main() -> None:
+        async with served(REPLY_ACK) as (service, peer):
+            await peer.send(GET_VRING_BASE, VringState(1, 0))
+            await peer.send(SET_FEATURES, U64(5))
+            await asyncio.sleep(0)
+            assert service.seen == []
+            service.go_on.set()
+            assert await peer.reply() == (11, VERSION | REPLY, VringState(1, 7).pack())
+            await peer.answers(SET_VRING_BASE, VringState(1, 8), ACK, ask=True)
+            assert service.seen == [VringState(1, 0), U64(5), VringState(1, 8)]
+
+    run_async(main)
+
+
+def test_a_subclass_may_replace_a_handler(run_async: Run) -> None:
+    class Other(Service):
+        @handles(GET_FEATURES)
+        def get_features(self, _: Empty) -> U64:
+            return U64(1)
+
+    async def main() -> None:
+        async with served(kind=Other) as (_, peer):
+            await peer.answers(GET_FEATURES, Empty(), U64(1))
+        async with served() as (_, peer):
+            await peer.answers(GET_FEATURES, Empty(), U64(0x1234))
+
+    run_async(main)
+
+
+# --- Malformed ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (HEADER.pack(2, VERSION | NEED_REPLY, 9) + bytes(9), "SET_FEATURES with a payload of 9 bytes"),
+        (HEADER.pack(7, VERSION | NEED_REPLY, 0), "SET_LOG_FD with 0 fds, not 1"),
+        (HEADER.pack(1, 2, 0), "GET_FEATURES of protocol version 2"),
+    ],
+)
+def test_a_malformed_request_ends_the_connection_even_if_it_asks_for_an_ack(
+    data: bytes, why: str, run_async: Run
+) -> None:
+    async def main() -> None:
+        async with served(ALL) as (service, peer):
+            await peer.channel.send(data)
+            await peer.breaks_with(MalformedMessage, why)
+            assert service.seen == []
+
+    run_async(main)
+
+
+# --- Refused --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ask", [False, True])
+def test_a_refused_request_gets_the_refusal_of_its_row(*, ask: bool, run_async: Run) -> None:
+    async def main() -> None:
+        async with served(ALL) as (service, peer):
+            service.refuses = True
+            await peer.answers(GET_CONFIG, ConfigSpace(0, bytes(4)), Empty(), ask=ask)
+            await peer.is_silent()
+
+    run_async(main)
+
+
+def test_a_refused_request_gets_a_non_zero_ack_if_it_asks(run_async: Run) -> None:
+    async def main() -> None:
+        async with served(REPLY_ACK) as (service, peer):
+            service.refuses = True
+            await peer.answers(SET_FEATURES, U64(5), NACK, ask=True)
+            await peer.answers(SET_VRING_BASE, VringState(0, 0), NACK, ask=True)
+            await peer.is_silent()
+
+    run_async(main)
+
+
+def test_a_refused_request_that_asks_for_nothing_ends_the_connection(run_async: Run) -> None:
+    async def main() -> None:
+        async with served(REPLY_ACK) as (service, peer):
+            service.refuses = True
+            await peer.send(SET_FEATURES, U64(5))
+            await peer.breaks_with(RefusedRequest, "not now")
+
+    run_async(main)
+
+
+def test_a_refused_request_whose_reply_cannot_say_no_ends_the_connection(run_async: Run) -> None:
+    async def main() -> None:
+        async with served(ALL) as (service, peer):
+            service.refuses = True
+            await peer.send(GET_QUEUE_NUM, Empty(), ask=True)
+            await peer.breaks_with(RefusedRequest, "not now")
+
+    run_async(main)
+
+
+# --- Unknown --------------------------------------------------------------------------------------------
+
+UNKNOWN = pytest.mark.parametrize(
+    "row",
+    [SET_OWNER, SET_VRING_NUM, SET_STATUS],  # two without a handler, one without its feature
+    ids=str,
+)
+
+
+@UNKNOWN
+def test_an_unknown_request_gets_a_non_zero_ack_if_it_asks(row: Row[Any, Any], run_async: Run) -> None:
+    async def main() -> None:
+        async with served(REPLY_ACK) as (_, peer):
+            await peer.answers(row, row.payload.unpack(bytes(row.payload.SIZE)), NACK, ask=True)
+            await peer.is_silent()
+
+    run_async(main)
+
+
+@UNKNOWN
+def test_an_unknown_request_that_asks_for_nothing_is_ignored(row: Row[Any, Any], run_async: Run) -> None:
+    async def main() -> None:
+        async with served(REPLY_ACK) as (_, peer):
+            await peer.send(row, row.payload.unpack(bytes(row.payload.SIZE)))
+            await peer.is_silent()
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("number", [0, 45, 0xFFFF_FFFF])
+def test_a_number_that_is_in_no_table_is_unknown(number: int, run_async: Run) -> None:
+    async def main() -> None:
+        async with served(REPLY_ACK) as (_, peer):
+            await peer.channel.send(HEADER.pack(number, VERSION | NEED_REPLY, 5) + b"abcde")
+            assert await peer.reply() == (number, VERSION | REPLY, NACK.pack())
+            await peer.channel.send(HEADER.pack(number, VERSION, 0))
+            await peer.is_silent()
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("ask", [False, True])
+@pytest.mark.parametrize(
+    ("row", "features"), [(GET_QUEUE_NUM, REPLY_ACK), (GET_VRING_BASE, ALL)], ids=["no feature", "no handler"]
+)
+def test_an_unknown_request_whose_reply_is_awaited_ends_the_connection(
+    *, row: Row[Any, Any], features: int, ask: bool, run_async: Run
+) -> None:
+    class Less(Service):
+        handlers: ClassVar[dict[int, Callable[..., Any]]] = {
+            number: handler for number, handler in Service.handlers.items() if number != row.request
+        }
+
+    async def main() -> None:
+        kind = Service if row.needs else Less
+        async with served(features, kind) as (_, peer):
+            await peer.send(row, row.payload.unpack(bytes(row.payload.SIZE)), ask=ask)
+            await peer.breaks_with(UnknownRequest, str(row))
+
+    run_async(main)
+
+
+def test_an_unknown_request_whose_reply_can_say_no_gets_that(run_async: Run) -> None:
+    async def main() -> None:
+        async with served(ALL) as (_, peer):
+            await peer.answers(CHECK_DEVICE_STATE, Empty(), NACK)
+
+    run_async(main)
+
+
+# --- Anything else --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [ZeroDivisionError("ours"), ConnectionResetError("ours"), KeyError("ours")])
+def test_any_other_exception_of_a_handler_is_the_caller_s(fault: Exception, run_async: Run) -> None:
+    """A ConnectionError too: a handler's own connection is not the front-end's."""
+
+    async def main() -> None:
+        async with served(REPLY_ACK) as (service, peer):
+            service.fault = fault
+            await peer.send(SET_FEATURES, U64(5), ask=True)
+            await peer.breaks_with(type(fault), "ours")
+
+    run_async(main)
+
+
+def test_serving_ends_when_the_peer_has_gone(run_async: Run) -> None:
+    async def main() -> None:
+        async with served() as (_, peer):
+            peer.channel.close()
+            await peer.serving
+
+    run_async(main)
+
+
+def test_serving_ends_when_the_peer_has_gone_before_its_reply(run_async: Run) -> None:
+    async def main() -> None:
+        async with served(REPLY_ACK) as (service, peer):
+            await peer.send(GET_VRING_BASE, VringState(1, 0))
+            peer.channel.close()
+            service.go_on.set()
+            await peer.serving
+            assert service.seen == [VringState(1, 0)]
+
+    run_async(main)
+
+
+# --- Fds ------------------------------------------------------------------------------------------------
+
+
+def test_fds_that_the_handler_took_stay_open(run_async: Run) -> None:
+    async def main() -> None:
+        async with served(REPLY_ACK) as (service, peer):
+            with Fd(os.dup(0)) as fd:
+                await peer.send(SET_VRING_KICK, VringFd(0), fd, ask=True)
+                await peer.reply()
+            (kept,) = service.kept
+            assert os.fstat(kept.fileno()).st_ino == os.fstat(0).st_ino
+            kept.close()
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_fds_that_nobody_took_are_closed_before_the_answer(*, refuses: bool, run_async: Run) -> None:
+    async def main() -> None:
+        async with served(REPLY_ACK) as (service, peer):
+            service.refuses = refuses
+            with Fd(os.dup(0)) as fd:
+                await peer.send(SET_VRING_ERR, VringFd(0), fd, ask=True)
+                await peer.reply()
+            assert len(service.kept) == 1
+            assert not any(service.kept)
+
+    run_async(main)
+
+
+@pytest.mark.parametrize(
+    "row", [SET_FEATURES, SET_OWNER, SET_LOG_FD], ids=["surplus", "unknown", "not wanted"]
+)
+def test_fds_of_requests_without_use_for_them_are_closed(row: Row[Any, Any], run_async: Run) -> None:
+    """The autouse fixture looks for what is left."""
+
+    async def main() -> None:
+        async with served(REPLY_ACK) as (_, peer):
+            with Fd(os.dup(0)) as fd:
+                await peer.send(row, row.payload.unpack(bytes(row.payload.SIZE)), fd)
+            if row is SET_FEATURES:
+                await peer.breaks_with(MalformedMessage, "SET_FEATURES with 1 fds, not 0")
+            else:
+                await peer.is_silent()
+
+    run_async(main)

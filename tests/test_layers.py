@@ -1,0 +1,209 @@
+"""Who may import whom: the layers of ARCHITECTURE.md.
+
+Imports go down only; inside a layer they make no circle. The lower layers know nothing of event loops,
+sockets and clocks, the core knows no device, and devices know the public names of vhostd only.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import vhostd
+
+ROOT = Path(__file__).parents[1]
+
+# The longest prefix counts.
+LAYERS = {
+    "vhostd.errors": 1,
+    "vhostd.fds": 1,
+    "vhostd.layout": 1,
+    "vhostd.messages": 2,
+    "vhostd.virtio": 2,
+    "vhostd.framing": 3,
+    "vhostd.ring": 3,
+    "vhostd.backend_channel": 4,
+    "vhostd.channel": 4,
+    "vhostd.virtqueue": 4,
+    "vhostd.vring": 4,
+    "vhostd.device": 5,
+    "vhostd.dispatch": 5,
+    "vhostd.frontend": 5,
+    "vhostd.session": 5,
+    "vhostd.activation": 6,
+    "vhostd.capabilities": 6,
+    "vhostd.description": 6,
+    "vhostd.endpoint": 6,
+    "vhostd.log": 6,
+    "vhostd.options": 6,
+    "vhostd.program": 6,
+    "vhostd.server": 6,
+    "vhostd.ctl": 7,
+}
+PURE = 3  # the highest layer that leaves these alone
+IMPURE = {"asyncio", "uvloop", "socket", "select", "selectors", "time"}
+
+
+class Import(NamedTuple):
+    """What one import names; `name` is empty for `import module`, `typing` if only checkers see it."""
+
+    module: str
+    name: str
+    typing: bool
+
+    @property
+    def target(self) -> str:
+        """The module that is imported in the end."""
+        inner = f"{self.module}.{self.name}"
+        return inner if inner in MODULES or layer(inner) else self.module
+
+
+def imports_of(tree: ast.AST, *, typing: bool = False) -> Iterator[Import]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name, "", typing) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module
+            assert not node.level, "relative imports are not used here"
+            yield from (Import(node.module, alias.name, typing) for alias in node.names)
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for branch, only_typing in ((node.body, True), (node.orelse, typing)):
+                yield from imports_of(ast.Module(branch, []), typing=only_typing)
+        else:
+            yield from imports_of(node, typing=typing)
+
+
+CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+)?c?import\s+(.+)$", re.MULTILINE)
+
+
+def imports_in(path: Path) -> list[Import]:
+    text = path.read_text()
+    if path.suffix in (".py", ".pyi"):
+        return list(imports_of(ast.parse(text)))
+    text = re.sub(r"\((.*?)\)", lambda match: " ".join(match[1].split()), text, flags=re.DOTALL)
+    found = []
+    for module, names in CIMPORT.findall(text):
+        for name in names.split("#")[0].split(","):
+            plain = name.split(" as ")[0].strip()
+            found.append(Import(module, plain, typing=False) if module else Import(plain, "", typing=False))
+    return found
+
+
+def sources(root: Path) -> Iterator[tuple[str, Path]]:
+    """All sources below `root` and the names of their modules."""
+    for path in sorted(root.rglob("*.py*")):
+        if path.suffix in (".py", ".pyi", ".pyx", ".pxd"):
+            inner = path.relative_to(root).with_suffix("")
+            parts = inner.parts[:-1] if inner.name == "__init__" else inner.parts
+            yield ".".join(parts), path
+
+
+CORE = [(f"vhostd.{name}" if name else "vhostd", path) for name, path in sources(ROOT / "vhostd")]
+DEVICES = list(sources(ROOT / "devices"))
+MODULES = {name for name, _ in CORE}
+
+
+def layer(module: str) -> int:
+    """0 for what is not part of the table, such as `vhostd` itself."""
+    while module:
+        if module in LAYERS:
+            return LAYERS[module]
+        module = module.rpartition(".")[0]
+    return 0
+
+
+def label(source: tuple[str, Path]) -> str:
+    return str(source[1].relative_to(ROOT))
+
+
+LAYERED = pytest.mark.parametrize("source", [source for source in CORE if source[0] != "vhostd"], ids=label)
+
+
+@LAYERED
+def test_imports_go_down(source: tuple[str, Path]) -> None:
+    module, path = source
+    assert layer(module), "the module has no layer"
+    up = [each.target for each in imports_in(path) if layer(each.target) > layer(module)]
+    assert not up
+
+
+@LAYERED
+def test_the_lower_layers_are_pure(source: tuple[str, Path]) -> None:
+    module, path = source
+    if layer(module) <= PURE:
+        assert not IMPURE & {each.module.partition(".")[0] for each in imports_in(path)}
+
+
+def test_imports_make_no_circle() -> None:
+    graph: dict[str, set[str]] = {name: set() for name in MODULES}
+    for module, path in CORE:
+        graph[module] |= {each.target for each in imports_in(path) if not each.typing} & MODULES - {module}
+    assert list(TopologicalSorter(graph).static_order())
+
+
+def test_the_front_end_stands_beside_the_session() -> None:
+    """Neither knows the other, so that a test of one against the other means something."""
+    for module, path in CORE:
+        for each in imports_in(path):
+            if module.startswith("vhostd.frontend"):
+                assert layer(each.target) < LAYERS["vhostd.frontend"] or "vhostd.frontend" in each.target
+            elif layer(module) <= LAYERS["vhostd.program"]:
+                assert not each.target.startswith("vhostd.frontend"), module
+
+
+@pytest.mark.parametrize("source", CORE, ids=label)
+def test_the_core_knows_no_device(source: tuple[str, Path]) -> None:
+    module, path = source
+    devices = {name.partition(".")[0] for name, _ in DEVICES}
+    assert not devices & {each.module.partition(".")[0] for each in imports_in(path)}
+    if path.suffix == ".py" and module != "vhostd.virtio":
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not (isinstance(node, ast.Attribute) and ast.unparse(node.value) == "DeviceType")
+
+
+@pytest.mark.parametrize("source", DEVICES, ids=label)
+def test_devices_import_public_names_only(source: tuple[str, Path]) -> None:
+    for each in imports_in(source[1]):
+        if each.module.partition(".")[0] == "vhostd" and not each.typing:
+            assert each.module == "vhostd"
+            assert each.name in vhostd.__all__
+
+
+@pytest.mark.parametrize("name", vhostd.__all__)
+def test_public_names_exist(name: str) -> None:
+    assert getattr(vhostd, name)
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'vhostd' has no attribute 'Vring'"):
+        _ = vhostd.Vring
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("import socket", [Import("socket", "", typing=False)]),
+        ("def f():\n from vhostd import log", [Import("vhostd", "log", typing=False)]),
+        ("if TYPE_CHECKING:\n from vhostd.a import b", [Import("vhostd.a", "b", typing=True)]),
+        (
+            "if x:\n import a\nelse:\n import b",
+            [Import("a", "", typing=False), Import("b", "", typing=False)],
+        ),
+    ],
+)
+def test_imports_are_found_wherever_they_stand(text: str, found: list[Import]) -> None:
+    assert list(imports_of(ast.parse(text))) == found
+
+
+def test_imports_are_found_in_cython(tmp_path: Path) -> None:
+    source = tmp_path / "a.pyx"
+    source.write_text(
+        "from libc.errno cimport errno, EBADF  # two\nimport os\nfrom vhostd.x import (\n    y,\n)\n"
+    )
+    found = [(each.module, each.name) for each in imports_in(source)]
+    assert found[:3] == [("libc.errno", "errno"), ("libc.errno", "EBADF"), ("os", "")]
+    assert ("vhostd.x", "y") in found

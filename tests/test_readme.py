@@ -1,0 +1,100 @@
+"""What the documents say can be done: commands, options and places that they name are there."""
+
+import argparse
+import os
+import re
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from vhostd.device import Device
+from vhostd.options import make_parser
+
+CHECKOUT = Path(__file__).parents[1]
+README = CHECKOUT / "README.md"
+TEST_COMMAND = "tests/run.sh"
+DEMO_COMMAND = "contrib/demo.sh"
+PROGRAMS: dict[str, str] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["scripts"]
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+# Words in a code span that are a path of this repository: they begin with one of its folders.
+PLACE = re.compile(r"`([\w.-]+/[\w./-]*)`")
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+
+
+def parser_of(program: str) -> argparse.ArgumentParser:
+    """The parser of a program of this project."""
+    module = import_module(PROGRAMS[program].partition(":")[0])
+    (kind,) = {
+        found
+        for found in vars(module).values()
+        if isinstance(found, type) and issubclass(found, Device) and found is not Device
+    }
+    return make_parser(kind)
+
+
+def named_options(text: str) -> set[str]:
+    """The options that a text names; the arrows of a drawing are none."""
+    return set(OPTION.findall("\n".join(line for line in text.splitlines() if "-->" not in line)))
+
+
+def options_of(program: str) -> set[str]:
+    return set(parser_of(program)._option_string_actions)
+
+
+def commands(text: str, program: str) -> list[str]:
+    """The command lines of a program in a text, with the lines that continue them."""
+    whole = re.sub(r"\\+\n\s*", " ", text)
+    return [line for line in whole.splitlines() if re.search(rf"(^|[\s/`]){program}\s", line)]
+
+
+def test_ci_runs_the_command_of_the_readme() -> None:
+    readme = README.read_text()
+    assert re.search(rf"^\s*(\$ )?{re.escape(TEST_COMMAND)}\b", readme, re.MULTILINE)
+    steps = (CHECKOUT / ".ci/run").read_text().splitlines()
+    assert steps[-1].removesuffix(" </dev/null") == f"exec bash {TEST_COMMAND}"
+
+
+def test_the_readme_names_the_demo() -> None:
+    assert re.search(rf"^\s*(\$ )?{re.escape(DEMO_COMMAND)}\b", README.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [TEST_COMMAND, DEMO_COMMAND, ".ci/run", "contrib/setup.sh"])
+def test_commands_are_there_and_executable(command: str) -> None:
+    assert os.access(CHECKOUT / command, os.X_OK)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_options_in_a_device_s_docstring_exist(program: str) -> None:
+    text = import_module(PROGRAMS[program].partition(":")[0]).__doc__ or ""
+    assert commands(text, program), "the docstring shows no command line"
+    assert named_options(text) <= options_of(program)
+
+
+def test_options_in_the_readme_exist() -> None:
+    text = README.read_text()
+    known = set().union(*(options_of(program) for program in PROGRAMS))
+    for program in PROGRAMS:
+        named = named_options("\n".join(commands(text, program)))
+        assert named <= options_of(program), program
+    assert named_options(text) <= known
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_readme_names_each_program(program: str) -> None:
+    assert program in README.read_text()
+
+
+@pytest.mark.parametrize("document", ["README.md", "HACKING.md", "ARCHITECTURE.md"])
+def test_places_in_the_documents_exist(document: str) -> None:
+    text = (CHECKOUT / document).read_text()
+    folders = {entry.name for entry in CHECKOUT.iterdir() if entry.is_dir()}
+    named = {place for place in PLACE.findall(text) if place.partition("/")[0] in folders}
+    missing = {place for place in named | set(LINK.findall(text)) if not any(CHECKOUT.glob(pattern(place)))}
+    assert not missing
+
+
+def pattern(place: str) -> str:
+    """A place as a glob pattern: documents write `vhost_user_<x>.py` for any."""
+    return re.sub(r"<\w+>|\*", "*", place.rstrip("/"))

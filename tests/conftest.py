@@ -12,6 +12,7 @@ import pytest
 import uvloop
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+PATIENCE = 60.0  # seconds that a test may wait for what never comes
 FAILED = pytest.StashKey[bool]()
 
 
@@ -76,7 +77,7 @@ def run_async(request: pytest.FixtureRequest) -> Callable[[Callable[[], Awaitabl
     """Runs a test's coroutine function on a fresh loop in debug mode; each such test runs on both loops.
 
     Fails when tasks are left pending, or when anything went wrong unseen: an exception in a callback, or one
-    of a task that nobody asked for.
+    of a task that nobody asked for. A test that hangs is ended.
     """
 
     def run(main: Callable[[], Awaitable[None]]) -> None:
@@ -84,7 +85,8 @@ def run_async(request: pytest.FixtureRequest) -> Callable[[Callable[[], Awaitabl
 
         async def watched() -> None:
             asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unseen.append(context))
-            await main()
+            async with asyncio.timeout(PATIENCE):
+                await main()
             await asyncio.sleep(0)  # tasks that were cancelled come to their end
             left = asyncio.all_tasks() - {asyncio.current_task()}
             assert not left, f"left pending: {left}"

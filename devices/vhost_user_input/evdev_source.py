@@ -64,13 +64,15 @@ class EvdevSource:
     def __init__(self, path: str, *, grab: bool) -> None:
         self._path = path
         self._node = _open(path)
+        self._to_grab = grab
         try:
             self.description = describe(self._node)
-            if grab:
-                self._node.grab()
+            self._grab_if_free()
         except OSError as error:
             self._node.close()
             raise SetupError(f"{path}: {_reason(error)}") from error
+        if self._to_grab:
+            log.info("%s is grabbed when its keys are up", path)
         self._reports = Reports(self.description)
         self._lossy = False  # events were lost: what comes is no use until the state has been read
         self._gone: asyncio.Future[None] | None = None
@@ -98,10 +100,20 @@ class EvdevSource:
         """Closes the node, which ends the grab; idempotent."""
         self._node.close()
 
+    def _grab_if_free(self) -> None:
+        """Takes the node for the guest alone, unless a key is down: the host would never see it released.
+
+        One often is: the Enter that started the program.
+        """
+        if self._to_grab and not held_keys(self._node):
+            self._node.grab()
+            self._to_grab = False
+
     def _readable(self, sink: Sink) -> None:
         try:
             if data := os.read(self._node.fd, READ_SIZE):
                 self._take(data, sink)
+                self._grab_if_free()
             else:
                 self._end("end of file")
         except BlockingIOError:
@@ -159,6 +171,11 @@ def describe(node: Node) -> Description:
     )
 
 
+def held_keys(node: Node) -> list[int]:
+    """The keys that are down."""
+    return _set_bits(_ioctl_read(node.fd, _EVIOCGKEY, bytes(_BITMAP_BYTES)))
+
+
 def read_state(node: Node, description: Description) -> State:
     """Where keys, switches, axes and contacts are now."""
     state = State(slots=description.slots > 0)
@@ -190,9 +207,9 @@ def _ioctl_read(fd: int, number: int, data: bytes) -> bytes:
     return bytes(buffer)
 
 
-def _set_bits(bitmap: bytes) -> Iterable[int]:
+def _set_bits(bitmap: bytes) -> list[int]:
     number = int.from_bytes(bitmap, "little")
-    return (bit for bit in range(number.bit_length()) if number >> bit & 1)
+    return [bit for bit in range(number.bit_length()) if number >> bit & 1]
 
 
 def _open(path: str) -> Node:

@@ -37,6 +37,7 @@ class FakeNode:
     name: str = "a node"
     uniq: str = "01:02"
     grabbed: bool = False
+    held: list[int] = field(default_factory=list)
     closed: bool = False
     values: dict[int, int] = field(default_factory=lambda: {0: 12, 0x2F: 1})
 
@@ -78,6 +79,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     made = Rig(FakeNode(fd=reader), State(), writer)
     monkeypatch.setattr(evdev_source, "_open", lambda path: made.node)
     monkeypatch.setattr(evdev_source, "read_state", lambda node, description: made.state)
+    monkeypatch.setattr(evdev_source, "held_keys", lambda node: made.node.held)
     yield made
     os.close(reader)
     made.unplug()
@@ -136,6 +138,23 @@ def test_grabs_unless_told_not_to(rig: Rig, grab: bool) -> None:  # noqa: FBT001
     assert rig.node.grabbed == grab
     source.close()
     assert rig.node.closed
+
+
+def test_grabs_only_when_all_keys_are_up(rig: Rig) -> None:
+    async def main() -> None:
+        rig.node.held = [28]
+        source = EvdevSource("node", grab=True)
+        assert not rig.node.grabbed
+        sink = FakeSink()
+        task = asyncio.create_task(source.run(sink))
+        for held, grabbed in (([28], False), ([], True)):
+            rig.node.held = held
+            rig.send(PRESS, SYN, RELEASE, SYN)
+            await sink.until(events=len(sink.events) + 4)
+            assert rig.node.grabbed == grabbed
+        await stop(task)
+
+    asyncio.run(main())
 
 
 def test_a_node_that_another_program_has_grabbed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,6 +165,18 @@ def test_events_pass_and_the_node_is_grabbed(node: UInput) -> None:
     assert not is_grabbed(path_of(node))
 
 
+def test_a_node_is_grabbed_when_its_keys_are_up(node: UInput) -> None:
+    """So that the host sees the end of the stroke that started the program."""
+
+    async def scenario(driver: Driver) -> None:
+        assert not is_grabbed(path_of(node))
+        emit(node, (e.EV_KEY, e.KEY_A, 0), SYN)
+        await until(lambda: is_grabbed(path_of(node)))
+
+    emit(node, (e.EV_KEY, e.KEY_A, 1), SYN)
+    run(path_of(node), scenario)
+
+
 def test_without_grab_others_get_the_events_too(node: UInput) -> None:
     async def scenario(driver: Driver) -> None:
         await driver.events(2)

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import uvloop
 
+Run = Callable[[Callable[[], Awaitable[None]]], None]  # what `run_async` gives
+
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 PATIENCE = 60.0  # seconds that a test may wait for what never comes
 FAILED = pytest.StashKey[bool]()
@@ -73,7 +75,7 @@ def held() -> set[str]:
 
 
 @pytest.fixture(params=LOOPS)
-def run_async(request: pytest.FixtureRequest) -> Callable[[Callable[[], Awaitable[None]]], None]:
+def run_async(request: pytest.FixtureRequest) -> Run:
     """Runs a test's coroutine function on a fresh loop in debug mode; each such test runs on both loops.
 
     Fails when tasks are left pending, or when anything went wrong unseen: an exception in a callback, or one

@@ -2,18 +2,23 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress
+
+import pytest
 
 from vhostd.channel import Channel
 from vhostd.device import Device, Handler
 from vhostd.errors import RefusedRequest
+from vhostd.fds import Fd
 from vhostd.frontend import Frontend, SharedMemory
-from vhostd.messages import GET_FEATURES, Empty
+from vhostd.messages import GET_FEATURES, SET_BACKEND_REQ_FD, BackendRequest, Empty
 from vhostd.ring import Chain
 from vhostd.session import Session
 from vhostd.virtio import DeviceType
 from vhostd.virtqueue import Virtqueue
+
+NO_FD = 0x100  # in the payload of SET_VRING_KICK, CALL and ERR
 
 
 class Echo(Device):
@@ -108,3 +113,22 @@ async def closed(frontend: Frontend) -> None:
     with suppress(ConnectionError):
         while True:
             await frontend.call(GET_FEATURES, Empty())
+
+
+async def refused(request: Awaitable[object]) -> None:
+    """Expects a non-zero ack, or what stands for one."""
+    with pytest.raises(RefusedRequest):
+        await request
+
+
+@asynccontextmanager
+async def backend_requests(frontend: Frontend) -> AsyncIterator[Channel]:
+    """Takes the back-end's requests: a channel on which they arrive."""
+    ours, theirs = socket.socketpair()
+    with Fd(theirs.detach()) as fd:
+        await frontend.call(SET_BACKEND_REQ_FD, Empty(), fd)
+    channel = Channel(ours, BackendRequest)
+    try:
+        yield channel
+    finally:
+        channel.close()

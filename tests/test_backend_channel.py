@@ -3,11 +3,12 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
+from tests.conftest import Run
 from vhostd.backend_channel import BackendChannel
 from vhostd.channel import Channel
 from vhostd.errors import MalformedMessage, RefusedRequest
@@ -22,7 +23,6 @@ from vhostd.messages import (
     SharedObject,
 )
 
-Run = Callable[[Callable[[], Awaitable[None]]], None]
 ACKED = HEADER.pack(2, VERSION | REPLY, 8) + bytes(8)
 
 

@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from tests.conftest import Run
 from vhostd.channel import Channel
 from vhostd.errors import MalformedMessage, MemoryLost
 from vhostd.framing import HEADER, VERSION, Message
 from vhostd.messages import BackendRequest
 
-Run = Callable[[Callable[[], Awaitable[None]]], None]
 PATIENCE = 20.0  # seconds for what takes none: it only bounds how long a fault is waited for
 HELLO = HEADER.pack(1, VERSION, 0)
 
@@ -58,6 +58,11 @@ async def waiting(work: Awaitable[object]) -> "asyncio.Task[object]":
     await asyncio.sleep(0)
     assert not task.done()
     return task
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    while not reached():
+        await asyncio.sleep(0)
 
 
 def drain(sock: socket.socket, size: int) -> bytes:
@@ -250,11 +255,11 @@ def test_sending_waits_for_a_slow_reader_and_goes_on(run_async: Run) -> None:
             sending = await waiting(channel.send(data, (0,)))
             got, fds = b"", array.array("i")
             while len(got) < len(data):
+                await until(lambda: bool(select.select([peer], [], [], 0)[0]))
                 piece, ancillary, _, _ = peer.recvmsg(1 << 16, socket.CMSG_SPACE(8))
                 got += piece
                 for _level, _kind, content in ancillary:
                     fds.frombytes(content)
-                await asyncio.sleep(0)
             assert got == data
             await sending
             (fd,) = fds  # sent once

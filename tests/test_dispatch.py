@@ -3,12 +3,13 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 import pytest
 
+from tests.conftest import Run
 from vhostd.channel import Channel
 from vhostd.dispatch import Dispatcher, Fds, handles, handles_fds
 from vhostd.errors import MalformedMessage, RefusedRequest, UnknownRequest
@@ -38,7 +39,6 @@ from vhostd.messages import (
 )
 from vhostd.virtio import mask
 
-Run = Callable[[Callable[[], Awaitable[None]]], None]
 REPLY_ACK = mask(ProtocolFeature.REPLY_ACK)
 ALL = (1 << 64) - 1
 ACK, NACK = U64(0), U64(1)

@@ -13,13 +13,14 @@ import stat
 import struct
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import jsonschema
 import pytest
 
+from tests.conftest import Run
 from tests.programs import (
     Program,
     connect,
@@ -37,7 +38,6 @@ from vhostd.framing import HEADER, VERSION
 from vhostd.frontend import Frontend, Queue, SharedMemory
 from vhostd.messages import SET_MEM_TABLE, SET_VRING_KICK, MemoryTable, VringFd
 
-Run = Callable[[Callable[[], Awaitable[None]]], None]
 Command = list[str]
 
 CHECKOUT = Path(__file__).parents[1]

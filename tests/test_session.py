@@ -1,13 +1,15 @@
 """One front-end's session, driven as a front-end does, in the same process."""
 
+import asyncio
 import os
-from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.sessions import Echo, closed, connected, negotiated
-from vhostd.errors import RefusedRequest
+from tests.conftest import Run
+from tests.sessions import Echo, backend_requests, closed, connected, negotiated, refused
+from vhostd.dispatch import ACK, NACK
 from vhostd.fds import Fd
+from vhostd.framing import encode
 from vhostd.frontend import SharedMemory
 from vhostd.frontend.queue import signalled
 from vhostd.messages import (
@@ -30,6 +32,7 @@ from vhostd.messages import (
     SET_PROTOCOL_FEATURES,
     SET_STATUS,
     U64,
+    BackendRequest,
     ConfigSpace,
     Empty,
     MemoryTable,
@@ -38,16 +41,6 @@ from vhostd.messages import (
     SingleRegion,
 )
 from vhostd.virtio import Feature, mask
-
-Run = Callable[[Callable[[], Awaitable[None]]], None]
-NO_FD = 0x100
-ALL_BUT_EVENT_IDX = ~mask(Feature.EVENT_IDX)
-
-
-async def refused(request: Awaitable[object]) -> None:
-    with pytest.raises(RefusedRequest):
-        await request
-
 
 # --- Negotiation -----------------------------------------------------------------------------------------
 
@@ -306,5 +299,71 @@ def test_status_is_kept_and_zero_resets(run_async: Run) -> None:
             resets = [device.resets]
             await frontend.call(SET_STATUS, U64(0))
             assert [*resets, device.resets] == [0, 1]
+
+    run_async(main)
+
+
+def test_a_config_change_is_announced_while_rings_run(run_async: Run) -> None:
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory), backend_requests(frontend) as requests:
+            device.config_changed()
+            device.config_changed()  # suspended: both wait, as one
+            queue = await frontend.start(memory)
+            for ack in (ACK, NACK, ACK):  # a front-end that says no is asked again the next time
+                message = await requests.receive()
+                assert message is not None
+                assert (message.request, message.payload) == (BackendRequest.CONFIG_CHANGE_MSG, b"")
+                assert message.needs_reply
+                device.config_changed()
+                await requests.send(encode(message.request, ack, reply=True))
+            queue.close()
+
+    run_async(main)
+
+
+def test_nothing_is_announced_while_all_rings_are_stopped(run_async: Run) -> None:
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory), backend_requests(frontend) as requests:
+            queue = await frontend.start(memory)
+            await frontend.stop(queue)
+            device.config_changed()
+            receiving = asyncio.create_task(requests.receive())
+            for _ in range(3):
+                await frontend.call(GET_QUEUE_NUM, Empty())
+            assert not receiving.done()
+            frontend.close()
+            assert await receiving is None
+            queue.close()
+
+    run_async(main)
+
+
+def test_the_socket_for_requests_may_be_replaced_or_close(run_async: Run) -> None:
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory):
+            queue = await frontend.start(memory)
+            async with backend_requests(frontend) as first, backend_requests(frontend) as second:
+                assert await first.receive() is None
+                device.config_changed()
+                assert await second.receive() is not None
+            assert await queue.request(b"lives on", 8) == b"lives on"
+            queue.close()
+
+    run_async(main)
+
+
+def test_a_wrong_answer_to_a_request_closes_the_connection(run_async: Run) -> None:
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory), backend_requests(frontend) as requests:
+            queue = await frontend.start(memory)
+            device.config_changed()
+            assert await requests.receive() is not None
+            await requests.send(encode(BackendRequest.IOTLB_MSG, ACK, reply=True))
+            await closed(frontend)
+            queue.close()
 
     run_async(main)

@@ -10,20 +10,18 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import Run
 from tests.sessions import Echo, connected, negotiated
 from vhostd.fds import Fd
 from vhostd.framing import HEADER
 from vhostd.frontend import Frontend, SharedMemory
 from vhostd.messages import REQUESTS, Row
-
-Run = Callable[[Callable[[], Awaitable[None]]], None]
 
 SMALL = st.integers(0, 3)
 LARGE = st.sampled_from([0x100, 0x101, 8, 64, 1 << 16, 1 << 30, 0x1000_0000, (1 << 64) - 1])

@@ -1,16 +1,16 @@
 """The device's end of a ring: batching of interrupts, turns for the event loop, and the stop rule."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
+from tests.conftest import Run
 from vhostd.errors import BadRing
 from vhostd.frontend import SharedMemory
 from vhostd.ring import SplitDriver, SplitRing
 from vhostd.virtqueue import POP_BURST, PUSH_BATCH, Virtqueue
 
-Run = Callable[[Callable[[], Awaitable[None]]], None]
 SIZE = 256
 
 

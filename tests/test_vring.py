@@ -3,12 +3,11 @@
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.sessions import Echo, closed, connected, negotiated
-from vhostd.errors import RefusedRequest
+from tests.conftest import Run
+from tests.sessions import NO_FD, Echo, closed, connected, negotiated, refused
 from vhostd.fds import Fd
 from vhostd.frontend import SharedMemory
 from vhostd.frontend.queue import Queue, signalled
@@ -31,14 +30,7 @@ from vhostd.messages import (
 )
 from vhostd.virtio import Feature, mask
 
-Run = Callable[[Callable[[], Awaitable[None]]], None]
-NO_FD = 0x100
 ALL_BUT_EVENT_IDX = ~mask(Feature.EVENT_IDX)
-
-
-async def refused(request: Awaitable[object]) -> None:
-    with pytest.raises(RefusedRequest):
-        await request
 
 
 @pytest.mark.parametrize("features", [None, ALL_BUT_EVENT_IDX], ids=["event_idx", "flags"])

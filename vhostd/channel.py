@@ -12,7 +12,8 @@ from vhostd.framing import MAX_FDS, Message, MessageReader
 from vhostd.messages import Request
 
 _FD_SIZE = array.array("i").itemsize
-_ANCILLARY = socket.CMSG_SPACE(MAX_FDS * _FD_SIZE)
+_CREDENTIALS_SIZE = 12  # struct ucred, which comes along if a launcher has set SO_PASSCRED
+_ANCILLARY = socket.CMSG_SPACE(MAX_FDS * _FD_SIZE) + socket.CMSG_SPACE(_CREDENTIALS_SIZE)
 
 
 class Channel:
@@ -90,7 +91,7 @@ class Channel:
                 fds += map(Fd, array.array("i", content[:whole]))
         if flags & socket.MSG_CTRUNC:
             self._reader.feed(b"", fds)  # which closes them with the channel
-            raise MalformedMessage(f"more than {MAX_FDS} fds with one message")
+            raise MalformedMessage(f"more than {MAX_FDS} fds with one message, or no room here for them")
         return data, fds
 
     def _check_end(self) -> None:

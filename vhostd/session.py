@@ -115,7 +115,7 @@ class Session(Dispatcher):
 
     async def _close(self, patience: float) -> None:
         self.device.detach()
-        self._stop_announcing()
+        await self._stop_announcing()
         await asyncio.gather(*(vring.stop(patience) for vring in self.vrings))
         for vring in self.vrings:
             vring.close()
@@ -309,9 +309,9 @@ class Session(Dispatcher):
     # --- Requests of the back-end -----------------------------------------------------------------------
 
     @handles_fds(SET_BACKEND_REQ_FD)
-    def set_backend_req_fd(self, _: Empty, fds: Fds) -> None:
+    async def set_backend_req_fd(self, _: Empty, fds: Fds) -> None:
         backend = BackendChannel(fds[0], acked=self.negotiated(ProtocolFeature.REPLY_ACK))
-        self._stop_announcing()
+        await self._stop_announcing()
         self._backend = backend
         self._announcer = asyncio.create_task(self._announce(backend), name="backend requests")
 
@@ -322,17 +322,22 @@ class Session(Dispatcher):
                 await self._running.wait()
                 self._config_is_new.clear()
                 if self.negotiated(ProtocolFeature.CONFIG):
-                    await backend.request(CONFIG_CHANGE_MSG, Empty())
+                    await self._announce_config(backend)
         except ConnectionError as error:
             log.info("no requests to the front-end any more: %s", error)
-        except RefusedRequest as error:
-            log.warning("%s", error)
         except FrontendError as error:
             self.fail(error)
 
-    def _stop_announcing(self) -> None:
+    async def _announce_config(self, backend: BackendChannel) -> None:
+        try:
+            await backend.request(CONFIG_CHANGE_MSG, Empty())
+        except RefusedRequest as error:
+            log.warning("%s", error)
+
+    async def _stop_announcing(self) -> None:
         if self._announcer is not None:
             self._announcer.cancel()
+            await asyncio.wait([self._announcer])
         if self._backend is not None:
             self._backend.close()
 

@@ -1,13 +1,14 @@
 """The entropy device, driven by a front-end over a socket pair, with the real session between."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 import vhost_user_rng
+from tests.conftest import Run
 from tests.sessions import negotiated
 from vhost_user_rng import MAX_REQUEST, Rng
 from vhostd.errors import SetupError, UsageError
@@ -15,7 +16,6 @@ from vhostd.frontend import Frontend, Queue
 from vhostd.frontend.queue import signalled
 from vhostd.options import parse
 
-Run = Callable[[Callable[[], Awaitable[None]]], None]
 Make = Callable[..., Rng]
 
 DATA = bytes(range(256)) * 8
@@ -177,6 +177,7 @@ class Clock:
         self.waits: list[float] = []
         self.waiting = asyncio.Event()
         self.goes_on = True
+        self.early = 0.0
         self._sleep = asyncio.sleep
         monkeypatch.setattr(vhost_user_rng, "time", self)
         monkeypatch.setattr(asyncio, "sleep", self.sleep)
@@ -187,7 +188,7 @@ class Clock:
     async def sleep(self, seconds: float) -> None:
         if seconds > 0:
             self.waits.append(seconds)
-            self.now += seconds
+            self.now += max(seconds - self.early, 0.001)
             self.waiting.set()
             if not self.goes_on:
                 await asyncio.Event().wait()
@@ -211,6 +212,22 @@ def test_gives_no_more_than_the_limit_in_a_period(
             clock.now += 0.5
             assert await queue.request(room=100) == DATA[20:30]
             assert clock.waits[:2] == [2.0, 2.0]
+
+    run_async(main)
+
+
+def test_no_empty_buffer_when_a_wait_ends_early(
+    make: Make, source: Path, clock: Clock, run_async: Run
+) -> None:
+    """As uvloop's timers may, whose clock stands while it works; an empty buffer stalls Linux for ever."""
+
+    async def main() -> None:
+        clock.early = 0.25
+        device = make(f"--rng-source={source}", "--max-bytes=10", "--period=2000")
+        async with started(device) as (_, queue):
+            assert await queue.request(room=10) == DATA[:10]
+            assert await queue.request(room=10) == DATA[10:20]
+            assert await queue.request(room=10) == DATA[20:30]
 
     run_async(main)
 

@@ -4,8 +4,8 @@
     qemu-system-x86_64 -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem \\
       -chardev socket,id=rng,path=/tmp/rng.sock -device vhost-user-rng-pci,chardev=rng ...
 
-A device is a class with a kind and one handler for each of its virtqueues. The core does the rest: socket,
-memory, rings, interrupts, reset. The entropy device has a single queue and no config (virtio 1.3, 5.4).
+A device is a class with a kind and a handler for each of its virtqueues, here one (virtio 1.3, 5.4). The core
+does the rest: socket, memory, rings, interrupts, reset.
 """
 
 import os
@@ -33,9 +33,8 @@ class Rng(Device):
     def __init__(self, source: "FileIO | None", limit: int, period: float) -> None:
         """Gives at most `limit` bytes per `period` seconds, of `source` if there is one; owns it."""
         self._source = source
-        self._limit = self._left = limit
-        self._period = period
-        self._period_end = time.monotonic() + period
+        self._limit, self._period = limit, period
+        self._left, self._period_end = 0, 0.0  # the first period begins with the first ring
 
     @property
     def queues(self) -> "Sequence[Handler]":
@@ -60,12 +59,13 @@ class Rng(Device):
 
     async def _refill(self) -> None:
         """Starts a new period when the old one is over; waits for that if nothing is left to give."""
-        if not self._left:
-            import asyncio  # at the top it would cost every --print-capabilities
+        from asyncio import sleep  # at the top it would cost every --print-capabilities
 
-            await asyncio.sleep(self._period_end - time.monotonic())
-        if (now := time.monotonic()) >= self._period_end:
-            self._left, self._period_end = self._limit, now + self._period
+        while (now := time.monotonic()) < self._period_end:
+            if self._left:
+                return
+            await sleep(self._period_end - now)
+        self._left, self._period_end = self._limit, now + self._period
 
     @classmethod
     def add_options(cls, parser: "argparse.ArgumentParser") -> None:
@@ -76,11 +76,11 @@ class Rng(Device):
 
     @classmethod
     def from_options(cls, options: "argparse.Namespace") -> Self:
-        for name in ("max_bytes", "period"):
-            if getattr(options, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {getattr(options, name)} is not above 0")
+        for name, value in (("--max-bytes", options.max_bytes), ("--period", options.period)):
+            if value < 1:
+                raise UsageError(f"{name} {value} is not above 0")
+        path = options.rng_source
         try:
-            path = options.rng_source
             source = path and open(path, "rb", buffering=0)  # noqa: SIM115 (close closes it)
         except OSError as error:
             raise SetupError(f"--rng-source {path}: {error.strerror}") from None

@@ -4,15 +4,15 @@
     qemu-system-x86_64 -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem \\
       -chardev socket,id=rng,path=/tmp/rng.sock -device vhost-user-rng-pci,chardev=rng ...
 
-A device is a class with a kind and a handler for each of its virtqueues, here one (virtio 1.3, 5.4). The core
-does the rest: socket, memory, rings, interrupts, reset.
+A device is a class with a kind and a handler for each of its virtqueues. The core does the rest.
 """
 
 import os
+import stat
 import time
 from typing import TYPE_CHECKING, Self
 
-from vhostd import Device, DeviceType, SetupError, UsageError, run
+from vhostd import Device, DeviceType, SetupError, run
 
 if TYPE_CHECKING:
     import argparse
@@ -26,14 +26,13 @@ MAX_REQUEST = 65536  # bytes; of a larger buffer a part is filled, so that no gu
 
 
 class Rng(Device):
-    """entropy for the guest (virtio-rng)"""
+    """entropy for the guest (virtio-rng; virtio 1.3, 5.4)"""
 
     kind = DeviceType.RNG
 
     def __init__(self, source: "FileIO | None", limit: int, period: float) -> None:
         """Gives at most `limit` bytes per `period` seconds, of `source` if there is one; owns it."""
-        self._source = source
-        self._limit, self._period = limit, period
+        self._source, self._limit, self._period = source, limit, period
         self._left, self._period_end = 0, 0.0  # the first period begins with the first ring
 
     @property
@@ -69,18 +68,19 @@ class Rng(Device):
 
     @classmethod
     def add_options(cls, parser: "argparse.ArgumentParser") -> None:
+        from vhostd import positive  # with argparse behind it
+
         rng = parser.add_argument_group("entropy")
         rng.add_argument("--rng-source", metavar="PATH", help="a device or file; default: getrandom(2)")
-        rng.add_argument("--max-bytes", metavar="N", type=int, default=1 << 62, help="per period")
-        rng.add_argument("--period", metavar="MS", type=int, default=65536, help="default: %(default)s")
+        rng.add_argument("--max-bytes", metavar="N", type=positive, default=1 << 62, help="per period")
+        rng.add_argument("--period", metavar="MS", type=positive, default=65536, help="default: %(default)s")
 
     @classmethod
     def from_options(cls, options: "argparse.Namespace") -> Self:
-        for name, value in (("--max-bytes", options.max_bytes), ("--period", options.period)):
-            if value < 1:
-                raise UsageError(f"{name} {value} is not above 0")
         path = options.rng_source
         try:
+            if path and stat.S_ISFIFO(os.stat(path).st_mode):
+                raise SetupError(f"--rng-source {path}: a pipe may let the guest wait for ever")
             source = path and open(path, "rb", buffering=0)  # noqa: SIM115 (close closes it)
         except OSError as error:
             raise SetupError(f"--rng-source {path}: {error.strerror}") from None

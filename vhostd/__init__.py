@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from vhostd.device import Device
     from vhostd.errors import BadRequest, GuestError, RefusedRequest, SetupError, UsageError
     from vhostd.layout import Layout, array, s32, u8, u16, u32, u64
+    from vhostd.options import positive
     from vhostd.program import run
     from vhostd.ring import Chain
     from vhostd.virtio import DeviceType
@@ -19,6 +20,7 @@ _HOMES = {
     "device": ("Device",),
     "errors": ("BadRequest", "GuestError", "RefusedRequest", "SetupError", "UsageError"),
     "layout": ("Layout", "array", "s32", "u8", "u16", "u32", "u64"),
+    "options": ("positive",),
     "program": ("run",),
     "ring": ("Chain",),
     "virtio": ("DeviceType",),
@@ -31,6 +33,7 @@ __all__ = [  # noqa: RUF022 (by topic)
     "Device",
     "DeviceType",
     "run",
+    "positive",
     "Virtqueue",
     "Chain",
     "Layout",

@@ -4,7 +4,7 @@ import errno
 import grp
 import os
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 from vhostd.errors import SetupError, UsageError
 from vhostd.fds import Fd
@@ -18,10 +18,14 @@ class Endpoint:
 
     def __init__(self, sock: socket.socket, path: str | None = None) -> None:
         self.socket = sock
-        self.listening = _listens(sock)
         self._path = path
         self._made = _identity(path) if path is not None else None
         sock.setblocking(False)
+
+    @property
+    def listening(self) -> bool:
+        """Whether front-ends are to be accepted; else the only one is connected already."""
+        return _listens(self.socket)
 
     def close(self) -> None:
         """Closes the socket, and removes its file unless somebody has put another one in its place."""
@@ -69,7 +73,7 @@ def listen(path: str, *, mode: int | None = None, group: int | None = None) -> E
             sock = on_failure.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             _remove_stale(path)
             sock.bind(path)
-            on_failure.callback(os.unlink, path)
+            endpoint = on_failure.enter_context(closing(Endpoint(sock, path)))
             if group is not None:
                 os.chown(path, -1, group)
             if mode is not None:
@@ -78,7 +82,7 @@ def listen(path: str, *, mode: int | None = None, group: int | None = None) -> E
         except OSError as error:
             raise SetupError(f"cannot listen at {path}: {error.strerror or error}") from None
         on_failure.pop_all()
-    return Endpoint(sock, path)
+    return endpoint
 
 
 def group_id(name: str) -> int:

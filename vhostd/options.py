@@ -57,6 +57,13 @@ def parse(kind: type[Device], arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+def positive(text: str) -> int:
+    """The type of an option that takes a number above 0."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
+
+
 def _fd(text: str) -> int:
     if not text.isdecimal() or len(text) > 10 or int(text) > MAX_FD:
         raise argparse.ArgumentTypeError(f"{text!r} is not the number of a file descriptor")

@@ -1,6 +1,8 @@
 """The entropy device, driven by a front-end over a socket pair, with the real session between."""
 
 import asyncio
+import os
+from argparse import Namespace
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -294,3 +296,10 @@ def test_a_reconnect_does_not_renew_the_limit(make: Make, source: Path, clock: C
 def test_a_limit_that_makes_no_sense(make: Make, option: str) -> None:
     with pytest.raises(UsageError, match=option.partition("=")[0]):
         make(option)
+
+
+def test_a_pipe_is_refused_as_source(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(SetupError, match=f"--rng-source {pipe}: a pipe"):
+        Rng.from_options(Namespace(rng_source=str(pipe), max_bytes=1, period=1))

@@ -1,3 +1,4 @@
+# cython: language_level=3
 """A chain, as the rings build it."""
 
 cimport cython

@@ -1,3 +1,4 @@
+# cython: language_level=3
 """Guest memory, as the other native modules use it."""
 
 cimport cython

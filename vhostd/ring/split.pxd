@@ -1,3 +1,4 @@
+# cython: language_level=3
 """A split virtqueue's format, and its device half."""
 
 cimport cython

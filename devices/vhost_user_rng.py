@@ -1,23 +1,22 @@
-"""vhost-user-rng: entropy for the guest, and the device to read first.
+"""vhost-user-rng: entropy for the guest, and the device to read first: a kind, a handler per virtqueue.
 
     vhost-user-rng --socket-path=/tmp/rng.sock
     qemu-system-x86_64 -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem \\
       -chardev socket,id=rng,path=/tmp/rng.sock -device vhost-user-rng-pci,chardev=rng ...
-
-A device is a class with a kind and a handler for each of its virtqueues. The core does the rest.
 """
 
 import os
 import stat
 import time
-from typing import TYPE_CHECKING, Self
 
 from vhostd import Device, DeviceType, SetupError, run
 
+TYPE_CHECKING = False  # typing's own costs time, of which --print-capabilities has little
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
     from io import FileIO
+    from typing import Self
 
     from vhostd import Virtqueue
     from vhostd.device import Handler
@@ -76,7 +75,7 @@ class Rng(Device):
         rng.add_argument("--period", metavar="MS", type=positive, default=65536, help="default: %(default)s")
 
     @classmethod
-    def from_options(cls, options: "argparse.Namespace") -> Self:
+    def from_options(cls, options: "argparse.Namespace") -> "Self":
         path = options.rng_source
         try:
             if path and stat.S_ISFIFO(os.stat(path).st_mode):

@@ -4,9 +4,10 @@ They are loaded when first used, because importing a device module is on the way
 `--print-capabilities`.
 """
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing's own would cost more than all of vhostd
 if TYPE_CHECKING:
+    from typing import Any
+
     from vhostd.device import Device
     from vhostd.errors import BadRequest, GuestError, RefusedRequest, SetupError, UsageError
     from vhostd.layout import Layout, array, s32, u8, u16, u32, u64
@@ -51,7 +52,7 @@ __all__ = [  # noqa: RUF022 (by topic)
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'vhostd' has no attribute {name!r}")
     module = __import__(f"vhostd.{_MODULE_OF[name]}", fromlist=[name])

@@ -13,13 +13,14 @@ reset waits as well.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar, Self
 
 from vhostd.errors import RefusedRequest
 from vhostd.virtio import DeviceType
 
-if TYPE_CHECKING:  # both cost start-up time that --print-capabilities does not have
+TYPE_CHECKING = False  # these, and typing itself, cost start-up time that --print-capabilities does not have
+if TYPE_CHECKING:
     import argparse
+    from typing import ClassVar, Self
 
     from vhostd.virtqueue import Virtqueue
 
@@ -29,8 +30,8 @@ Handler = Callable[["Virtqueue"], Awaitable[None]]
 class Device:
     """One virtio device. `kind` and `queues` are required, the rest has defaults that fit many."""
 
-    kind: ClassVar[DeviceType]
-    capabilities: ClassVar[tuple[str, ...]] = ()  # the features that --print-capabilities lists
+    kind: "ClassVar[DeviceType]"
+    capabilities: "ClassVar[tuple[str, ...]]" = ()  # the features that --print-capabilities lists
     features: int = 0  # the device's own feature bits that are offered, a mask
     negotiated: int = 0  # those that the driver accepted
 
@@ -46,7 +47,7 @@ class Device:
         """Declares the device's command-line options."""
 
     @classmethod
-    def from_options(cls, options: "argparse.Namespace") -> Self:
+    def from_options(cls, options: "argparse.Namespace") -> "Self":
         """Makes the device; raises SetupError, or UsageError for options that do not fit together."""
         return cls()
 

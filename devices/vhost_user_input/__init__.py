@@ -12,13 +12,13 @@ The events come from an evdev node of the host (--evdev-path), from a recording 
     sources --whole reports--> Feed(Backlog) --events--> eventq        statusq --LEDs--> sources
 """
 
-from typing import TYPE_CHECKING, ClassVar, Self
-
 from vhostd import Device, DeviceType, UsageError, run
 
+TYPE_CHECKING = False  # typing's own costs time, of which --print-capabilities has little
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from typing import Self
 
     from vhost_user_input.description import Description
     from vhost_user_input.source import Source
@@ -36,7 +36,7 @@ class Input(Device):
     """
 
     kind = DeviceType.INPUT
-    capabilities: ClassVar[tuple[str, ...]] = ("evdev-path", "no-grab")
+    capabilities = ("evdev-path", "no-grab")
 
     def __init__(self, description: "Description", sources: "Sequence[Source]") -> None:
         from vhost_user_input.backlog import Backlog
@@ -60,7 +60,7 @@ class Input(Device):
         add("--serial", help="the device's serial number in the guest")
 
     @classmethod
-    def from_options(cls, options: "argparse.Namespace") -> Self:
+    def from_options(cls, options: "argparse.Namespace") -> "Self":
         """Opens the sources; raises UsageError unless the options name them sensibly."""
         from dataclasses import replace
 

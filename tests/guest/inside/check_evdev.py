@@ -169,9 +169,12 @@ def test_a_node_is_grabbed_when_its_keys_are_up(node: UInput) -> None:
     """So that the host sees the end of the stroke that started the program."""
 
     async def scenario(driver: Driver) -> None:
+        assert await driver.events(3) == [(e.EV_KEY, e.KEY_A, 1), (e.EV_ABS, e.ABS_X, 7), SYN]
         assert not is_grabbed(path_of(node))
-        emit(node, (e.EV_KEY, e.KEY_A, 0), SYN)
-        await until(lambda: is_grabbed(path_of(node)))
+        stroke_end = [(e.EV_KEY, e.KEY_A, 0), SYN]
+        emit(node, *stroke_end)
+        assert await driver.events(2) == stroke_end
+        assert is_grabbed(path_of(node))
 
     emit(node, (e.EV_KEY, e.KEY_A, 1), SYN)
     run(path_of(node), scenario)

@@ -1,15 +1,17 @@
-"""vhost-user-rng: entropy for the guest, and the device to read first: a kind, a handler per virtqueue.
+"""vhost-user-rng: entropy for the guest, and the device to read first.
 
     vhost-user-rng --socket-path=/tmp/rng.sock
     qemu-system-x86_64 -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem \\
       -chardev socket,id=rng,path=/tmp/rng.sock -device vhost-user-rng-pci,chardev=rng ...
+
+A device is a class with a kind and a handler for each of its virtqueues, here one (virtio 1.3, 5.4). The core
+does the rest: socket, memory, rings, interrupts, reset.
 """
 
 import os
 import stat
-import time
 
-from vhostd import Device, DeviceType, SetupError, run
+from vhostd import Budget, Device, DeviceType, SetupError, run
 
 TYPE_CHECKING = False  # typing's own costs time, of which --print-capabilities has little
 if TYPE_CHECKING:
@@ -18,76 +20,73 @@ if TYPE_CHECKING:
     from io import FileIO
     from typing import Self
 
-    from vhostd import Virtqueue
-    from vhostd.device import Handler
+    from vhostd import Handler, Virtqueue
 
 MAX_REQUEST = 65536  # bytes; of a larger buffer a part is filled, so that no guest has us make a huge one
 
 
 class Rng(Device):
-    """entropy for the guest (virtio-rng; virtio 1.3, 5.4)"""
+    """entropy for the guest (virtio-rng)"""
 
     kind = DeviceType.RNG
 
-    def __init__(self, source: "FileIO | None", limit: int, period: float) -> None:
-        """Gives at most `limit` bytes per `period` seconds, of `source` if there is one; owns it."""
-        self._source, self._limit, self._period = source, limit, period
-        self._left, self._period_end = 0, 0.0  # the first period begins with the first ring
+    def __init__(self, source: "FileIO | None", budget: Budget) -> None:
+        """Gives bytes of `source`, which it owns, or of getrandom(2), within the budget."""
+        self._source = source
+        self._budget = budget
 
     @property
     def queues(self) -> "Sequence[Handler]":
         return [self.requestq]
 
     async def requestq(self, queue: "Virtqueue") -> None:
-        """Fills the driver's buffers; waits for the limit where it holds none, so that the ring can stop."""
-        await self._refill()
+        """Fills the driver's buffers; waits for the budget where it holds none, so that the ring can stop."""
+        await self._budget.refill()
         async for chain in queue:
-            data = self._random(min(chain.writable, MAX_REQUEST, self._left))
+            data = self._random(min(chain.writable, MAX_REQUEST, self._budget.left))
             chain.write(data)
             queue.push(chain)
-            self._left -= len(data)
-            await self._refill()
+            self._budget.left -= len(data)
+            await self._budget.refill()
 
     def _random(self, size: int) -> bytes:
         if self._source is None:
             return os.getrandom(size)
-        if not (data := self._source.read(size) or b"") and size:
-            raise SetupError(f"--rng-source {self._source.name} has run out")
+        try:
+            data = self._source.read(size) or b""
+        except OSError as error:
+            raise SetupError(f"--rng-source={self._source.name}: {error.strerror}") from None
+        if size and not data:
+            raise SetupError(f"--rng-source={self._source.name} has run out")
         return data
-
-    async def _refill(self) -> None:
-        """Starts a new period when the old one is over; waits for that if nothing is left to give."""
-        from asyncio import sleep  # at the top it would cost every --print-capabilities
-
-        while (now := time.monotonic()) < self._period_end:
-            if self._left:
-                return
-            await sleep(self._period_end - now)
-        self._left, self._period_end = self._limit, now + self._period
 
     @classmethod
     def add_options(cls, parser: "argparse.ArgumentParser") -> None:
         from vhostd import positive  # with argparse behind it
 
-        rng = parser.add_argument_group("entropy")
-        rng.add_argument("--rng-source", metavar="PATH", help="a device or file; default: getrandom(2)")
-        rng.add_argument("--max-bytes", metavar="N", type=positive, default=1 << 62, help="per period")
-        rng.add_argument("--period", metavar="MS", type=positive, default=65536, help="default: %(default)s")
+        add = parser.add_argument_group("entropy").add_argument
+        add("--rng-source", metavar="PATH", help="a device or file; default: getrandom(2)")
+        add("--max-bytes", metavar="N", type=positive, default=1 << 62, help="per period; default: any")
+        add("--period", metavar="MS", type=positive, default=65536, help="milliseconds; default: 65536")
 
     @classmethod
     def from_options(cls, options: "argparse.Namespace") -> "Self":
-        path = options.rng_source
-        try:
-            if path and stat.S_ISFIFO(os.stat(path).st_mode):
-                raise SetupError(f"--rng-source {path}: a pipe may let the guest wait for ever")
-            source = path and open(path, "rb", buffering=0)  # noqa: SIM115 (close closes it)
-        except OSError as error:
-            raise SetupError(f"--rng-source {path}: {error.strerror}") from None
-        return cls(source, options.max_bytes, options.period / 1000)
+        source = None if options.rng_source is None else _open(options.rng_source)
+        return cls(source, Budget(options.max_bytes, options.period / 1000))
 
     def close(self) -> None:
         if self._source is not None:
             self._source.close()
+
+
+def _open(path: str) -> "FileIO":
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode) or stat.S_ISCHR(mode):  # a pipe may let the guest, and us, wait for ever
+            return open(path, "rb", buffering=0)
+    except OSError as error:
+        raise SetupError(f"--rng-source={path}: {error.strerror}") from None
+    raise SetupError(f"--rng-source={path}: neither a file nor a device")
 
 
 def main() -> int:

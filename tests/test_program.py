@@ -217,9 +217,10 @@ def test_ways_to_the_socket_exclude_each_other(rng: Command, path: Path) -> None
     assert not path.exists()
 
 
-def test_input_needs_a_source() -> None:
-    status, line = complaint([INPUT, "--fd=0"])
+def test_input_needs_a_source(path: Path) -> None:
+    status, line = complaint([INPUT, f"--socket-path={path}"])
     assert (status, "--event-socket" in line) == (2, True)
+    assert not path.exists()
 
 
 # --- Sockets that are of no use -------------------------------------------------------------------------
@@ -300,9 +301,10 @@ def test_a_live_socket_of_another_kind_is_an_error(rng: Command, path: Path) -> 
     assert path.is_socket()
 
 
-def test_a_missing_source_is_named(rng: Command, tmp_path: Path) -> None:
-    status, line = complaint([*rng, "--fd=0", f"--rng-source={tmp_path / 'none'}"])
+def test_a_missing_source_is_named(rng: Command, path: Path, tmp_path: Path) -> None:
+    status, line = complaint([*rng, f"--socket-path={path}", f"--rng-source={tmp_path / 'none'}"])
     assert (status, str(tmp_path / "none") in line) == (1, True)
+    assert not path.exists()
 
 
 def test_no_file_is_left_where_its_group_cannot_be_set(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -766,7 +768,7 @@ def test_a_device_that_cannot_go_on_ends_with_1(tmp_path: Path, path: Path, run_
         run_async(main)
         status, lines = program.ends()
     assert status == 1
-    assert lines[-1] == f"vhost-user-rng: error: --rng-source {source} has run out"
+    assert lines[-1] == f"vhost-user-rng: error: --rng-source={source} has run out"
     assert not path.exists()
 
 

@@ -8,7 +8,9 @@ TYPE_CHECKING = False  # typing's own would cost more than all of vhostd
 if TYPE_CHECKING:
     from typing import Any
 
-    from vhostd.device import Device
+    from vhostd.budget import Budget
+    from vhostd.device import Device, Handler
+    from vhostd.endpoint import listen
     from vhostd.errors import BadRequest, GuestError, RefusedRequest, SetupError, UsageError
     from vhostd.layout import Layout, array, s32, u8, u16, u32, u64
     from vhostd.options import positive
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
     from vhostd.virtqueue import Virtqueue
 
 _HOMES = {
-    "device": ("Device",),
+    "budget": ("Budget",),
+    "device": ("Device", "Handler"),
+    "endpoint": ("listen",),
     "errors": ("BadRequest", "GuestError", "RefusedRequest", "SetupError", "UsageError"),
     "layout": ("Layout", "array", "s32", "u8", "u16", "u32", "u64"),
     "options": ("positive",),
@@ -33,10 +37,13 @@ __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022 (by topic)
     "Device",
     "DeviceType",
+    "Handler",
     "run",
     "positive",
     "Virtqueue",
     "Chain",
+    "Budget",
+    "listen",
     "Layout",
     "array",
     "s32",

@@ -94,7 +94,7 @@ class Dispatcher:
             return reply
 
     async def _send(self, request: int, reply: Payload) -> bool:
-        """Whether the peer was still there to be sent to."""
+        """Sends a reply; False if the peer has gone."""
         log.debug("> %s %s", describe(Request, request), reply)
         try:
             await self.channel.send(encode(request, reply, reply=True))

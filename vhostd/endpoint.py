@@ -4,6 +4,7 @@ import errno
 import grp
 import os
 import socket
+import stat
 from contextlib import ExitStack, closing
 
 from vhostd.errors import SetupError, UsageError
@@ -28,10 +29,11 @@ class Endpoint:
         return _listens(self.socket)
 
     def close(self) -> None:
-        """Closes the socket, and removes its file unless somebody has put another one in its place."""
+        """Closes the socket, and removes its file unless another has taken its place; idempotent."""
         self.socket.close()
         if self._path is not None and _identity(self._path) == self._made:
             os.unlink(self._path)
+        self._path = None
 
 
 def choose(socket_path: str | None, fd: int | None, activated: Fd | None) -> str | Fd:
@@ -39,6 +41,8 @@ def choose(socket_path: str | None, fd: int | None, activated: Fd | None) -> str
     ways = {"--socket-path": socket_path, "--fd": fd, "systemd's LISTEN_FDS": activated}
     given = [name for name, value in ways.items() if value is not None]
     if len(given) > 1:
+        if activated is not None:
+            activated.close()
         raise UsageError(f"{' and '.join(given)} exclude each other")
     if socket_path is not None:
         return socket_path
@@ -75,7 +79,7 @@ def listen(path: str, *, mode: int | None = None, group: int | None = None) -> E
             sock.bind(path)
             endpoint = on_failure.enter_context(closing(Endpoint(sock, path)))
             if group is not None:
-                os.chown(path, -1, group)
+                _give_to(group, path)
             if mode is not None:
                 os.chmod(path, mode)
             sock.listen(BACKLOG)
@@ -125,8 +129,17 @@ def _remove_stale(path: str) -> None:
     os.unlink(path)
 
 
+def _give_to(group: int, path: str) -> None:
+    try:
+        os.chown(path, -1, group)
+    except OSError as error:
+        raise SetupError(
+            f"--socket-group: {path} cannot be given to group {group}: {error.strerror}"
+        ) from None
+
+
 def _is_socket(path: str) -> bool:
-    return os.lstat(path).st_mode & 0o170000 == 0o140000
+    return stat.S_ISSOCK(os.lstat(path).st_mode)
 
 
 def _identity(path: str) -> tuple[int, int] | None:

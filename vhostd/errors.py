@@ -1,4 +1,4 @@
-"""Every exception of vhostd; what each one costs is decided here and nowhere else.
+"""Every exception of vhostd, and what each one costs.
 
     VhostdError
       FrontendError          the peer on the socket broke the protocol

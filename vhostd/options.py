@@ -13,6 +13,7 @@ from vhostd.errors import UsageError
 from vhostd.log import LEVELS
 
 MAX_FD = 0x7FFF_FFFF
+MAX_DIGITS = 18  # of a number; all that have them fit 64 bits with a sign
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,8 +41,10 @@ def make_parser(kind: type[Device]) -> argparse.ArgumentParser:
     shared = parser.add_argument_group("shared options")
     shared.add_argument("--socket-path", metavar="PATH", help="listen at PATH for one front-end at a time")
     shared.add_argument("--fd", metavar="N", type=_fd, help="use this socket: listening, or connected")
-    shared.add_argument("--socket-mode", metavar="MODE", type=_mode, help="of PATH, octal: 0660")
-    shared.add_argument("--socket-group", metavar="GROUP", type=_group, help="of PATH, by name or number")
+    shared.add_argument("--socket-mode", metavar="MODE", type=_mode, help="PATH's mode, octal, such as 0660")
+    shared.add_argument(
+        "--socket-group", metavar="GROUP", type=_group, help="PATH's group, by name or number"
+    )
     shared.add_argument("--log-level", choices=LEVELS, default="info", help="default: %(default)s")
     shared.add_argument("--print-capabilities", action="store_true", help="print them as JSON, and exit")
     shared.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -59,8 +62,8 @@ def parse(kind: type[Device], arguments: Sequence[str]) -> argparse.Namespace:
 
 def positive(text: str) -> int:
     """The type of an option that takes a number above 0."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    if not text.isdecimal() or len(text) > MAX_DIGITS or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 of at most {MAX_DIGITS} digits")
     return int(text)
 
 

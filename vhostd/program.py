@@ -1,6 +1,7 @@
 """A device as a program: options, log, exit status.
 
-status 0    the end was asked for: SIGTERM, SIGINT, or the front-end of a connected socket went
+status 0    the end was asked for: SIGTERM, SIGINT, or the only connection has ended, be it by an error
+            of the front-end's, which the log tells
 status 1    the program could not start or go on; one line on stderr says why
 status 2    the command line makes no sense; one line on stderr says why
 """
@@ -40,6 +41,8 @@ def run(kind: type[Device], arguments: "Sequence[str] | None" = None) -> int:
 
 
 def _run(kind: type[Device], options: "argparse.Namespace") -> None:
+    from contextlib import ExitStack, closing
+
     from vhostd import log
     from vhostd.activation import activated_fd
     from vhostd.endpoint import adopt, choose, listen
@@ -47,18 +50,14 @@ def _run(kind: type[Device], options: "argparse.Namespace") -> None:
 
     log.set_up(program_name(), options.log_level)
     place = choose(options.socket_path, options.fd, activated_fd())
-    device = kind.from_options(options)
-    try:
-        if isinstance(place, str):
+    with ExitStack() as stack:
+        if not isinstance(place, str):  # first, so that it is closed whatever fails
+            endpoint = stack.enter_context(closing(adopt(place)))
+        device = stack.enter_context(closing(kind.from_options(options)))
+        if isinstance(place, str):  # last: whoever can connect is served
             endpoint = listen(place, mode=options.socket_mode, group=options.socket_group)
-        else:
-            endpoint = adopt(place)
-        try:
-            _loop(device, endpoint)
-        finally:
-            endpoint.close()
-    finally:
-        device.close()
+            stack.enter_context(closing(endpoint))
+        _loop(device, endpoint)
 
 
 def _loop(device: Device, endpoint: "Endpoint") -> None:

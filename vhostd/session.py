@@ -1,7 +1,7 @@
 """One front-end's connection: negotiation, memory and rings, one short handler per message.
 
-Handlers are in the order of the message table. What each may refuse it refuses by raising; dispatch.py
-decides what that costs.
+Handlers stand by topic, and within one in the order of the message table. What each may refuse it refuses by
+raising; dispatch.py decides what that costs.
 """
 
 import asyncio

@@ -227,13 +227,13 @@ class Vring:
         assert self._kick is not None
         assert self._queue is not None
         try:
-            count = os.read(self._kick.fileno(), 8)
+            data = os.read(self._kick.fileno(), 8)
         except BlockingIOError:
             return
         except OSError as error:
             log.error("vring %d: the kick fd is of no use any more: %s", self.index, error)
-            count = b""
-        if not count:  # a pipe whose writer has gone would be readable for ever
+            data = b""
+        if not data:  # a pipe whose writer has gone would be readable for ever
             self._unwatch_kick()
             return
         self._queue.kicked()

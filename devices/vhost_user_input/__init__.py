@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
     from vhost_user_input.description import Description
     from vhost_user_input.source import Source
-    from vhostd import Chain, Virtqueue
-    from vhostd.device import Handler
+    from vhostd import Chain, Handler, Virtqueue
 
 EVENT_SIZE = 8  # bytes of a struct virtio_input_event
 STATUS_BURST = 64  # status events that the sources get in one report
@@ -64,11 +63,13 @@ class Input(Device):
         """Opens the sources; raises UsageError unless the options name them sensibly."""
         from dataclasses import replace
 
-        if options.evdev_path and (options.evemu_path or options.event_socket):
+        live = options.evdev_path is not None
+        scripted = options.evemu_path is not None or options.event_socket is not None
+        if live and scripted:
             raise UsageError("--evdev-path cannot go with --evemu-path or --event-socket")
-        if not (options.evdev_path or options.evemu_path or options.event_socket):
+        if not live and not scripted:
             raise UsageError("one of --evdev-path, --evemu-path and --event-socket is needed")
-        if options.no_grab and not options.evdev_path:
+        if options.no_grab and not live:
             raise UsageError("--no-grab needs --evdev-path")
         sources = _open_sources(options)
         given = {"name": options.name, "serial": options.serial}
@@ -140,18 +141,18 @@ class Input(Device):
 
 def _open_sources(options: "argparse.Namespace") -> "list[Source]":
     """The sources that the options name; the first one describes the device. On failure none stays open."""
-    if options.evdev_path:
+    if options.evdev_path is not None:
         from vhost_user_input.evdev_source import EvdevSource
 
         return [EvdevSource(options.evdev_path, grab=not options.no_grab)]
     from vhost_user_input.description import keyboard
 
     sources: list[Source] = []
-    if options.evemu_path:
+    if options.evemu_path is not None:
         from vhost_user_input.evemu_source import EvemuSource
 
         sources.append(EvemuSource(options.evemu_path))
-    if options.event_socket:
+    if options.event_socket is not None:
         from vhost_user_input.event_socket import EventSocket
 
         description = sources[0].description if sources else keyboard()

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import stat
 from pathlib import Path
 
 from vhost_user_input.evemu import Event, Recording, format_event, parse
@@ -63,10 +65,12 @@ class EvemuSource:
 
 def _read(path: str) -> Recording:
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise SetupError(f"--evemu-path={path}: not a regular file, which alone is sure to end")
         # A name may be in any encoding; its bytes are kept as they are.
         text = Path(path).read_text("utf-8", errors="surrogateescape")
     except OSError as error:
-        raise SetupError(f"{path}: {error.strerror}") from error
+        raise SetupError(f"--evemu-path={path}: {error.strerror}") from error
     return parse(text, path)
 
 

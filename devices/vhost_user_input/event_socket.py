@@ -1,12 +1,8 @@
 """A unix socket as the source: whoever connects writes live events as evemu's E: lines."""
 
 import asyncio
-import contextlib
-import errno
 import logging
-import os
 import socket
-import stat
 import time
 
 from vhost_user_input.description import Description
@@ -14,7 +10,7 @@ from vhost_user_input.evemu import format_event
 from vhost_user_input.event_lines import EventLines, Heard
 from vhost_user_input.events import EVENT
 from vhost_user_input.source import Sink
-from vhostd import SetupError
+from vhostd import listen
 
 log = logging.getLogger(__name__)
 
@@ -34,17 +30,15 @@ class EventSocket:
     def __init__(self, path: str, description: Description) -> None:
         self.description = description
         self._path = path
-        self._listener: socket.socket | None = _listen(path)
-        self._inode = os.stat(path).st_ino
+        self._endpoint = listen(path)
         self._clients: set[socket.socket] = set()
         self._born = time.monotonic()
 
     async def run(self, sink: Sink) -> None:
         """Serves clients until it is cancelled."""
-        assert self._listener is not None
         async with asyncio.TaskGroup() as tasks:
             while True:
-                client = await self._accept(self._listener)
+                client = await self._accept(self._endpoint.socket)
                 if len(self._clients) < MAX_CLIENTS:
                     self._clients.add(client)
                     tasks.create_task(self._serve(client, sink))
@@ -61,12 +55,7 @@ class EventSocket:
 
     def close(self) -> None:
         """Stops listening and removes the socket file, unless it has become another's; idempotent."""
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
-            with contextlib.suppress(FileNotFoundError):
-                if os.stat(self._path).st_ino == self._inode:
-                    os.unlink(self._path)
+        self._endpoint.close()
 
     async def _accept(self, listener: socket.socket) -> socket.socket:
         loop = asyncio.get_running_loop()
@@ -124,35 +113,3 @@ class EventSocket:
             client.send(text.encode("utf-8", "replace"), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError as error:
             log.info("%s: a client misses a line: %s", self._path, error.strerror)
-
-
-def _listen(path: str) -> socket.socket:
-    """A listening socket at `path`, replacing one that nobody listens at; else raises SetupError."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _remove_stale(path)
-        listener.bind(path)
-        listener.listen()
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        # A path that is too long is an OSError without a number.
-        raise SetupError(f"--event-socket={path}: {error.strerror or error}") from error
-    except SetupError:
-        listener.close()
-        raise
-    return listener
-
-
-def _remove_stale(path: str) -> None:
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise SetupError(f"--event-socket={path}: exists and is not a socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a full backlog means that somebody listens
-        if probe.connect_ex(path) != errno.ECONNREFUSED:
-            raise SetupError(f"--event-socket={path}: another program listens there")
-    os.unlink(path)

@@ -2,6 +2,6 @@
 
 from vhostd.frontend.frontend import Frontend
 from vhostd.frontend.memory import SharedMemory
-from vhostd.frontend.queue import Queue
+from vhostd.frontend.queue import Queue, signalled
 
-__all__ = ["Frontend", "Queue", "SharedMemory"]
+__all__ = ["Frontend", "Queue", "SharedMemory", "signalled"]

@@ -1,5 +1,6 @@
 import asyncio
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -93,8 +94,10 @@ def test_status_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"none\.evemu: No such file"):
         EvemuSource(str(tmp_path / "none.evemu"))
-    with pytest.raises(SetupError, match="Is a directory"):
-        EvemuSource(str(tmp_path))
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(SetupError, match=f"--evemu-path={path}: not a regular file"):
+            EvemuSource(str(path))
     with pytest.raises(SetupError, match=r"recording\.evemu:5: code 0007"):
         source(tmp_path, MOUSE + "E: 0.0 2 7 1\n")
     with pytest.raises(SetupError, match=r"more than 1024 events, at 0\.000000 seconds"):

@@ -231,14 +231,14 @@ def test_a_stale_socket_is_replaced(path: str) -> None:
 
 def test_a_socket_in_use_is_left_alone(path: str) -> None:
     first = EventSocket(path, keyboard())
-    with pytest.raises(SetupError, match="another program listens"):
+    with pytest.raises(SetupError, match="another socket is in use"):
         EventSocket(path, keyboard())
     first.close()
 
 
 def test_another_file_is_left_alone(path: str) -> None:
     Path(path).write_text("precious")
-    with pytest.raises(SetupError, match="not a socket"):
+    with pytest.raises(SetupError, match="is no socket"):
         EventSocket(path, keyboard())
     assert Path(path).read_text() == "precious"
 

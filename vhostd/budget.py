@@ -1,0 +1,30 @@
+"""A limit on what a guest gets in a time."""
+
+import time
+
+
+class Budget:
+    """What may be spent in each period: bytes, requests, whatever its owner counts.
+
+    `left` is what may be spent now; who spends subtracts. The first period begins with the first `refill`.
+    """
+
+    def __init__(self, limit: int, period: float) -> None:
+        """`limit` per `period` seconds."""
+        self.left = 0
+        self._limit = limit
+        self._period = period
+        self._end = 0.0
+
+    async def refill(self) -> None:
+        """Starts a new period if the old one is over; waits for that if nothing is left of it.
+
+        Call it where no chain is held: the ring's stop need not wait then.
+        """
+        import asyncio  # a device module imports this one, and must cost little
+
+        while (now := time.monotonic()) < self._end:
+            if self.left:
+                return
+            await asyncio.sleep(self._end - now)  # which may end early
+        self.left, self._end = self._limit, now + self._period

@@ -7,7 +7,7 @@ import vhostd
 from vhostd.device import Device
 from vhostd.errors import UsageError
 from vhostd.log import LEVELS
-from vhostd.options import make_parser, parse, program_name
+from vhostd.options import make_parser, parse, positive, program_name
 from vhostd.virtio import DeviceType
 
 
@@ -131,3 +131,13 @@ def test_help_names_every_option() -> None:
     options = "socket-path fd socket-mode socket-group log-level print-capabilities version colour"
     for option in options.split():
         assert f"--{option}" in text
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "", "1e3", "9" * 19, "9" * 5000])
+def test_what_is_no_positive_number_is_named(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=repr(text)):
+        positive(text)
+
+
+def test_positive_numbers_may_be_large() -> None:
+    assert positive("9" * 18) == 10**18 - 1

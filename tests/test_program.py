@@ -307,6 +307,15 @@ def test_a_missing_source_is_named(rng: Command, path: Path, tmp_path: Path) -> 
     assert not path.exists()
 
 
+def test_a_socket_is_closed_when_the_device_cannot_be_made(rng: Command, tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = [*rng, f"--fd={theirs.fileno()}", f"--rng-source={tmp_path / 'none'}"]
+        done = subprocess.run(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_no_file_is_left_where_its_group_cannot_be_set(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(1, os.strerror(1))

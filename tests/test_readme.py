@@ -82,6 +82,12 @@ def test_options_in_the_readme_exist() -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
+def test_the_readme_names_every_option(program: str) -> None:
+    options = {option for option in options_of(program) if option.startswith("--")}
+    assert options <= named_options(README.read_text())
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_the_readme_names_each_program(program: str) -> None:
     assert program in README.read_text()
 

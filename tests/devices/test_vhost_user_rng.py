@@ -303,3 +303,13 @@ def test_a_pipe_is_refused_as_source(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     with pytest.raises(SetupError, match=f"--rng-source={pipe}: neither a file nor a device"):
         Rng.from_options(Namespace(rng_source=str(pipe), max_bytes=1, period=1))
+
+
+def test_a_source_that_fails_ends_the_program(make: Make, run_async: Run) -> None:
+    """Reading one's own memory at address 0 is an I/O error."""
+
+    async def main() -> None:
+        with pytest.raises(SetupError, match="--rng-source=/proc/self/mem: Input/output error"):
+            make("--rng-source=/proc/self/mem")._random(1)
+
+    run_async(main)

@@ -1,4 +1,4 @@
-"""The other side of the socket: a front-end to script, for tests, checks and benchmarks."""
+"""The other side of the socket: a front-end to script, for tests and for trying a device out."""
 
 from vhostd.frontend.frontend import Frontend
 from vhostd.frontend.memory import SharedMemory

@@ -3,24 +3,24 @@
 Run it with contrib/demo.sh, which installs what this needs.
 """
 
-import os
-import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from evdev import ecodes
 
+from tests.guest.backend import Backend, EventSocket
 from tests.guest.guest import CommandFailed, Guest, GuestProblem
 from tests.guest.kernel import KernelMissing
+from tests.guest.machine import vhost_user_options
 
 TEXT = "Hello from vhostd\n"
 SAMPLE_SIZE = 32
 SHOWN_EVENTS = 10
-STOP_TIMEOUT = 10.0
 
 RELEASED, PRESSED = 0, 1
 SYN = (ecodes.EV_SYN, ecodes.SYN_REPORT, 0)
@@ -36,47 +36,6 @@ Event = Sequence[int]
 
 class DemoFailed(Exception):
     """The demo did not show what it should; the message is for the person at the terminal."""
-
-
-class Program:
-    """A vhostd program, started as a launcher does: it inherits one end of a socket pair.
-
-    `socket` is the other end, for QEMU. Leaving the `with` block ends the program.
-    """
-
-    def __init__(self, name: str, directory: Path, options: Sequence[str] = ()) -> None:
-        self.name = name
-        self._log = directory / f"{name}.log"
-        self.socket, own = socket.socketpair()
-        path = Path(sys.executable).with_name(name)
-        if not path.exists():
-            raise DemoFailed(f"there is no {path}: run contrib/setup.sh")
-        with own, self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [path, f"--fd={own.fileno()}", *options], pass_fds=[own.fileno()], stdout=log, stderr=log
-            )
-        say(f"{name} runs (process {self._process.pid})")
-
-    def __enter__(self) -> "Program":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def log(self) -> str:
-        """What the program has printed."""
-        return self._log.read_text(errors="replace").strip()
-
-    def qemu_options(self, device: str) -> list[str]:
-        """The QEMU options for a device that this program is the back-end of."""
-        chardev = f"socket,id={self.name},fd={self.socket.fileno()}"
-        return ["-chardev", chardev, "-device", f"{device},chardev={self.name}"]
 
 
 def say(text: str) -> None:
@@ -106,12 +65,6 @@ def typed_text(events: Sequence[Event]) -> str:
     return text
 
 
-def evemu_line(event: Event) -> str:
-    """An event in evemu's notation."""
-    kind, code, value = event
-    return f"E: 0.000000 {kind:04x} {code:04x} {value}\n"
-
-
 def event_name(event: Event) -> str:
     """An event in words."""
     kind, code, value = event
@@ -128,12 +81,11 @@ def show_keyboard(guest: Guest, event_socket: Path) -> None:
     say(f"the guest's keyboard: {devices[0]['name']!r} at {path}")
     say(f"typing {TEXT!r} into {event_socket.name}")
     received: list[Event] = []
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(event_socket))
+    with closing(EventSocket(event_socket)) as connection:
         # Key by key: Linux keeps 64 events for a slow reader of an evdev node, and then drops them.
         for character in TEXT:
             events = key_events(character)
-            connection.sendall("".join(map(evemu_line, events)).encode())
+            connection.send(events)
             received += guest.call("wait_events", device=path, count=len(events))
     for event in received[:SHOWN_EVENTS]:
         say(f"    {path}: {event_name(event)}")
@@ -152,39 +104,37 @@ def show_random_numbers(guest: Guest) -> None:
     say(f"    {SAMPLE_SIZE} bytes of /dev/hwrng in {sample['seconds'] * 1000:.1f} ms: {sample['data']}")
 
 
-def show(directory: Path, programs: list[Program], stack: ExitStack) -> None:
-    """Runs the whole demo; adds the programs to `programs` as they start."""
+def show(directory: Path, backends: dict[str, Backend], stack: ExitStack) -> None:
+    """Runs the whole demo; adds the programs to `backends` as they start."""
     event_socket = directory / "events.sock"
-    keyboard = stack.enter_context(Program("vhost-user-input", directory, [f"--event-socket={event_socket}"]))
-    programs.append(keyboard)
-    random_source = stack.enter_context(Program("vhost-user-rng", directory))
-    programs.append(random_source)
+    start(backends, stack, "vhost-user-input", directory, f"--event-socket={event_socket}")
+    start(backends, stack, "vhost-user-rng", directory)
     say("booting a Linux guest under QEMU with both devices")
-    guest = Guest(
-        options=[
-            *keyboard.qemu_options("vhost-user-input-pci"),
-            *random_source.qemu_options("vhost-user-rng-pci"),
-        ],
-        pass_fds=[program.socket.fileno() for program in programs],
-    )
-    stack.enter_context(guest)
+    options = (vhost_user_options(f"{name}-pci", backend.path, name) for name, backend in backends.items())
+    guest = stack.enter_context(Guest(options=[*chain.from_iterable(options)]))
     version = guest.call("read_file", path="/proc/sys/kernel/osrelease").strip()
     say(f"the guest is up after {guest.boot_seconds:.1f} s: Linux {version}")
     show_keyboard(guest, event_socket)
     show_random_numbers(guest)
 
 
+def start(backends: dict[str, Backend], stack: ExitStack, name: str, *arguments: Any) -> None:
+    """Starts a program as a service manager does."""
+    backends[name] = stack.enter_context(Backend(name, *arguments))
+    say(f"{name} runs (process {backends[name].process.pid})")
+
+
 def main() -> int:
     """Runs the demo; the result is the exit status."""
-    programs: list[Program] = []
+    backends: dict[str, Backend] = {}
     with tempfile.TemporaryDirectory(prefix="vhostd-demo-") as directory:
         try:
             with ExitStack() as stack:
-                show(Path(directory), programs, stack)
+                show(Path(directory), backends, stack)
         except (DemoFailed, GuestProblem, CommandFailed, KernelMissing, OSError) as error:
             print(f"demo: failed: {error}", file=sys.stderr)
-            for program in programs:
-                print(f"--- {program.name} said:{os.linesep}{program.log()}", file=sys.stderr)
+            for name, backend in backends.items():
+                print(f"--- {name} said:\n{backend.log()}", file=sys.stderr)
             return 1
     say("done: what was typed on the host arrived in the guest, and its random numbers come from the host")
     return 0

@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -57,7 +58,7 @@ class EventSocket:
         self._socket.settimeout(STOP_TIMEOUT)
         self._file = self._socket.makefile("r")
 
-    def send(self, events: list[list[int]]) -> None:
+    def send(self, events: Sequence[Sequence[int]]) -> None:
         """Sends [type, code, value] events."""
         lines = (f"E: 0.000000 {kind:04x} {code:04x} {value}\n" for kind, code, value in events)
         self._socket.sendall("".join(lines).encode())

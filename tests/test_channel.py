@@ -349,3 +349,45 @@ def test_who_was_cancelled_waits_no_more_and_the_channel_goes_on(run_async: Run)
             assert peer.recv(100) == HELLO
 
     run_async(main)
+
+
+def test_a_pidfd_that_comes_unasked_is_closed(run_async: Run) -> None:
+    """A launcher may have set SO_PASSPIDFD, and SO_PASSCRED too."""
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        try:
+            theirs.setsockopt(socket.SOL_SOCKET, 76, 1)
+        except OSError:
+            pytest.skip("this kernel has no SO_PASSPIDFD")
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        channel = Channel(theirs)
+        fds = [os.eventfd(0) for _ in range(8)]
+        socket.send_fds(ours, [HELLO], fds)
+        message = await channel.receive()
+        assert message is not None
+        assert len(message.fds) == 8
+        message.close()
+        for fd in fds:
+            os.close(fd)
+        ours.close()
+        channel.close()
+
+    run_async(main)
+
+
+def test_a_peer_that_hangs_up_is_noticed_before_its_messages_are_read(run_async: Run) -> None:
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        channel = Channel(theirs)
+        ours.send(HELLO)
+        leaving = asyncio.create_task(channel.hang_up())
+        await asyncio.sleep(0)
+        assert not leaving.done()
+        ours.close()
+        await leaving
+        assert await channel.receive() is not None
+        assert await channel.receive() is None
+        channel.close()
+
+    run_async(main)

@@ -13,6 +13,7 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -314,6 +315,28 @@ def test_a_socket_is_closed_when_the_device_cannot_be_made(rng: Command, tmp_pat
         done = subprocess.run(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_front_end_that_floods_keeps_nobody_waiting(rng: Command, path: Path) -> None:
+    """Neither the one that is to be refused, nor SIGTERM."""
+    flood = HEADER.pack(4, VERSION, 0) * 10000  # RESET_OWNER, which has no reply
+
+    def pour(sock: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                sock.sendall(flood)
+
+    with listening(rng, path) as program, socket.socket(socket.AF_UNIX) as first:
+        first.connect(str(path))
+        pouring = threading.Thread(target=pour, args=(first,))
+        pouring.start()
+        with socket.socket(socket.AF_UNIX) as second:
+            second.settimeout(20)
+            second.connect(str(path))
+            assert second.recv(1) == b""
+        program.process.send_signal(signal.SIGTERM)
+        assert program.process.wait(20) == 0
+        pouring.join()
 
 
 def test_no_file_is_left_where_its_group_cannot_be_set(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,17 @@
 """Rings as a front-end sees them: start and stop, notifications, what breaks them, what they refuse."""
 
 import asyncio
+import gc
 import logging
 import os
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import Run
 from tests.sessions import NO_FD, Echo, closed, connected, negotiated, refused
 from vhostd.fds import Fd
+from vhostd.framing import encode
 from vhostd.frontend import SharedMemory
 from vhostd.frontend.queue import Queue, signalled
 from vhostd.messages import (
@@ -334,3 +337,67 @@ def test_requests_in_flight_are_completed_when_the_front_end_goes(run_async: Run
         queue.close()
 
     run_async(main)
+
+
+def test_a_front_end_may_go_while_its_ring_stops(run_async: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """The session does not wait for a device that holds a chain, beyond its patience."""
+
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory):
+            queue = await frontend.start(memory, 1)
+            queue.add(b"x", 4)
+            queue.kick()
+            await device.holding.wait()
+            data = encode(GET_VRING_BASE.request, VringState(1, 0))
+            await frontend.channel.send(data)
+            await device.ended.wait()
+            frontend.close()
+            asyncio.get_running_loop().call_later(0.01, device.release)
+        assert queue.poll() == (0, b"held")
+        queue.close()
+
+    run_async(main)
+    assert "the front-end has gone while rings were stopping" in caplog.text
+
+
+def test_whoever_takes_a_ring_over_interrupts_once(run_async: Run) -> None:
+    """The one before may have died between a used element and its interrupt."""
+
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            queue = Queue(memory, 0, 8, frontend.features)
+            await frontend.set_up(queue, base=1)
+            queue.driver.set_avail_index(1)
+            await frontend.call(SET_VRING_KICK, VringFd(0), queue.kick_fd)
+            await frontend.call(SET_VRING_CALL, VringFd(0), queue.call_fd)
+            assert await signalled(queue.call_fd) == 1
+            queue.close()
+
+    run_async(main)
+
+
+def test_guest_memory_is_unmapped_after_a_fault(run_async: Run) -> None:
+    """Also without the help of the garbage collector, while the traceback of the fault may still be there."""
+
+    async def main() -> None:
+        gc.disable()
+        try:
+            async with negotiated(Echo()) as (frontend, memory):
+                queue = await frontend.start(memory)
+                queue.add(b"!", 1)
+                queue.kick()
+                await closed(frontend)
+                queue.close()
+                mapped = memory.map
+                before = Path("/proc/self/maps").read_text().count("guest-memory")
+            del mapped, memory, queue, frontend
+            assert Path("/proc/self/maps").read_text().count("guest-memory") <= before - 1
+        finally:
+            gc.enable()
+
+    logging.disable(logging.CRITICAL)  # records keep exceptions
+    try:
+        run_async(main)
+    finally:
+        logging.disable(logging.NOTSET)

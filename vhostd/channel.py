@@ -2,18 +2,21 @@
 
 import array
 import asyncio
+import select
 import socket
 from collections.abc import Callable
 from enum import IntEnum
 
 from vhostd.errors import MalformedMessage
-from vhostd.fds import Fd
+from vhostd.fds import Fd, close_all
 from vhostd.framing import MAX_FDS, Message, MessageReader
 from vhostd.messages import Request
 
 _FD_SIZE = array.array("i").itemsize
-_CREDENTIALS_SIZE = 12  # struct ucred, which comes along if a launcher has set SO_PASSCRED
-_ANCILLARY = socket.CMSG_SPACE(MAX_FDS * _FD_SIZE) + socket.CMSG_SPACE(_CREDENTIALS_SIZE)
+# Come along, unasked for, if a launcher has set SO_PASSCRED or SO_PASSPIDFD: struct ucred, and an fd.
+_CREDENTIALS_SIZE = 12
+_SCM_PIDFD = 4
+_ANCILLARY = sum(map(socket.CMSG_SPACE, (MAX_FDS * _FD_SIZE, _CREDENTIALS_SIZE, _FD_SIZE)))
 
 
 class Channel:
@@ -69,6 +72,17 @@ class Channel:
                 continue
             data, ancillary = data[sent:], []
 
+    async def hang_up(self) -> None:
+        """Waits until the peer has gone, be there messages of its own to read before that or not."""
+        with select.epoll() as watched:
+            watched.register(self._socket, select.EPOLLRDHUP)
+            gone = asyncio.Event()
+            self._loop.add_reader(watched.fileno(), gone.set)
+            try:
+                await gone.wait()
+            finally:
+                self._loop.remove_reader(watched.fileno())
+
     def abort(self, failure: Exception) -> None:
         """Makes what is waiting here, and all that comes later, raise `failure`."""
         self._failure = self._failure or failure
@@ -77,6 +91,7 @@ class Channel:
 
     def close(self) -> None:
         """Closes the socket and what a cut message had brought; idempotent."""
+        self._failure = None  # its traceback holds on to requests, and they to guest memory
         self._reader.close()
         self._socket.close()
 
@@ -86,9 +101,13 @@ class Channel:
         )
         fds: list[Fd] = []
         for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            if level == socket.SOL_SOCKET and kind in (socket.SCM_RIGHTS, _SCM_PIDFD):
                 whole = len(content) - len(content) % _FD_SIZE
-                fds += map(Fd, array.array("i", content[:whole]))
+                received = [Fd(number) for number in array.array("i", content[:whole])]
+                if kind == socket.SCM_RIGHTS:
+                    fds += received
+                else:
+                    close_all(received)
         if flags & socket.MSG_CTRUNC:
             self._reader.feed(b"", fds)  # which closes them with the channel
             raise MalformedMessage(f"more than {MAX_FDS} fds with one message, or no room here for them")

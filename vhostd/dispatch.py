@@ -10,6 +10,7 @@
 An ack is asked for by need_reply once REPLY_ACK is negotiated; a message with a reply of its own gets none.
 """
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
@@ -78,6 +79,7 @@ class Dispatcher:
                 message.close()
             if reply is not None and not await self._send(message.request, reply):
                 return
+            await asyncio.sleep(0)  # a front-end that never pauses must not keep signals and rings waiting
 
     def negotiated(self, feature: ProtocolFeature) -> bool:
         """Whether SET_PROTOCOL_FEATURES set the bit."""

@@ -7,6 +7,7 @@
                                asked for, else close the connection
           UnknownRequest         not a request of ours: non-zero ack if one was asked for, else ignore it,
                                  unless the peer now waits for a reply of its own: then close
+        FrontendGone           the peer went while its request was served: log, close the connection
         MemoryLost             shared memory vanished under us: log, close the connection
       GuestError             the driver broke a ring or a request: that ring stops and its err fd is
                              signalled; the program and the other rings live on
@@ -38,6 +39,10 @@ class RefusedRequest(FrontendError):
 
 class UnknownRequest(RefusedRequest):
     """The request's number, or the feature that it needs, was never agreed on."""
+
+
+class FrontendGone(FrontendError):
+    """The peer went before its request was served."""
 
 
 class MemoryLost(FrontendError):

@@ -16,6 +16,7 @@ from vhostd.session import Session
 
 log = logging.getLogger(__name__)
 
+ACCEPT_PAUSE = 1.0  # seconds until the next try when a connection could not be accepted
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -65,14 +66,14 @@ class Server:
         self._current: socket.socket | None = None
         self._next: socket.socket | None = None
         self._arrived = asyncio.Event()
+        self._pause: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Serves until cancelled; with a connected socket, until its front-end goes."""
         if not self._endpoint.listening:
             await self._serve(self._endpoint.socket)
             return
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._endpoint.socket, self._accept)
+        self._watch(on=True)
         try:
             while True:
                 notify("STATUS=waiting for a front-end")
@@ -83,9 +84,19 @@ class Server:
                     await self._serve(self._current)
                     self._current = None
         finally:
-            loop.remove_reader(self._endpoint.socket)
+            self._watch(on=False)
             if self._next is not None:
                 self._next.close()
+
+    def _watch(self, *, on: bool) -> None:
+        """Accepts connections as they come, or not; either ends a pause."""
+        if self._pause is not None:
+            self._pause.cancel()
+        loop = asyncio.get_running_loop()
+        if on:
+            loop.add_reader(self._endpoint.socket, self._accept)
+        else:
+            loop.remove_reader(self._endpoint.socket)
 
     async def _serve(self, sock: socket.socket) -> None:
         log.info("a front-end has connected")
@@ -97,6 +108,8 @@ class Server:
             sock, _ = self._endpoint.socket.accept()
         except OSError as error:  # it went again, or there are no fds left
             log.warning("a connection could not be accepted: %s", error)
+            self._watch(on=False)
+            self._pause = asyncio.get_running_loop().call_later(ACCEPT_PAUSE, lambda: self._watch(on=True))
             return
         if any(other is not None and not _hung_up(other) for other in (self._current, self._next)):
             log.warning("refused a second front-end: one is being served")

@@ -6,12 +6,13 @@ raising; dispatch.py decides what that costs.
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from vhostd.backend_channel import BackendChannel
 from vhostd.channel import Channel
 from vhostd.device import Device
 from vhostd.dispatch import Dispatcher, Fds, handles, handles_fds
-from vhostd.errors import FrontendError, RefusedRequest, SetupError
+from vhostd.errors import FrontendError, FrontendGone, RefusedRequest, SetupError
 from vhostd.fds import Fd
 from vhostd.messages import (
     ADD_MEM_REG,
@@ -236,8 +237,9 @@ class Session(Dispatcher):
 
     @handles(GET_VRING_BASE)
     async def get_vring_base(self, state: VringState) -> VringState:
-        base = await self._vring(state.index).stop()
-        self._note_running()
+        vring = self._vring(state.index)
+        await self._stop([vring])
+        base = vring.base
         return VringState(state.index, base)
 
     @handles_fds(SET_VRING_KICK)
@@ -258,6 +260,21 @@ class Session(Dispatcher):
         if state.num > 1:
             raise RefusedRequest(f"SET_VRING_ENABLE of vring {state.index} with {state.num}, not 0 or 1")
         self._vring(state.index).set_enabled(enabled=bool(state.num))
+
+    async def _stop(self, vrings: Sequence[Vring]) -> None:
+        """Stops rings, after the requests in flight; FrontendGone if nobody waits for that any more."""
+        stopping = asyncio.create_task(_stop_all(vrings))
+        leaving = asyncio.create_task(self.channel.hang_up())
+        tasks = (stopping, leaving)
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not stopping.done():
+                raise FrontendGone("the front-end has gone while rings were stopping")
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        self._note_running()
 
     def _disable_all(self) -> None:
         for vring in self.vrings:
@@ -290,8 +307,7 @@ class Session(Dispatcher):
     @handles(RESET_DEVICE)
     async def reset_device(self, _: Empty) -> None:
         self._disable_all()
-        await asyncio.gather(*(vring.stop() for vring in self.vrings))
-        self._note_running()
+        await self._stop(self.vrings)
         self.device.reset()
 
     @handles(SET_STATUS)
@@ -340,6 +356,11 @@ class Session(Dispatcher):
             await asyncio.wait([self._announcer])
         if self._backend is not None:
             self._backend.close()
+
+
+async def _stop_all(vrings: Sequence[Vring]) -> None:
+    for vring in vrings:
+        await vring.stop()
 
 
 def _map_region(region: MemoryRegion | SingleRegion, fd: Fd) -> Region:

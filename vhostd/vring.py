@@ -172,6 +172,9 @@ class Vring:
         queue.enable(on=self.enabled)
         self._task = self._loop.create_task(self._serve(queue), name=f"vring {self.index}")
         log.info("vring %d started, %d entries, at %d", self.index, ring.size, self.base)
+        if self.base:
+            # Whoever served the ring before may have died between a used element and its interrupt.
+            self._interrupt()
 
     async def _serve(self, queue: Virtqueue) -> None:
         try:

@@ -2,15 +2,17 @@
 
 import asyncio
 import os
+import socket
 
 import pytest
 
 from tests.conftest import Run
 from tests.sessions import Echo, backend_requests, closed, connected, negotiated, refused
+from vhostd.channel import Channel
 from vhostd.dispatch import ACK, NACK
 from vhostd.fds import Fd
 from vhostd.framing import encode
-from vhostd.frontend import SharedMemory
+from vhostd.frontend import Frontend, SharedMemory
 from vhostd.frontend.queue import signalled
 from vhostd.messages import (
     ADD_MEM_REG,
@@ -40,6 +42,7 @@ from vhostd.messages import (
     Row,
     SingleRegion,
 )
+from vhostd.session import Session
 from vhostd.virtio import Feature, mask
 
 # --- Negotiation -----------------------------------------------------------------------------------------
@@ -365,5 +368,35 @@ def test_a_wrong_answer_to_a_request_closes_the_connection(run_async: Run) -> No
             await requests.send(encode(BackendRequest.IOTLB_MSG, ACK, reply=True))
             await closed(frontend)
             queue.close()
+
+    run_async(main)
+
+
+def test_the_program_s_end_cuts_the_wait_for_requests_in_flight_short(run_async: Run) -> None:
+    """It comes while the session waits for them because the front-end has gone; all is closed even so."""
+
+    async def main() -> None:
+        device = Echo()
+        memory = SharedMemory(1 << 16)
+        ours, theirs = socket.socketpair()
+        serving = asyncio.create_task(Session(device, Channel(theirs)).run())
+        frontend = Frontend(ours)
+        await frontend.negotiate()
+        await frontend.share(memory)
+        queue = await frontend.start(memory, 1)
+        queue.add(b"x", 4)
+        queue.kick()
+        await device.holding.wait()
+        frontend.close()
+        await device.ended.wait()
+        serving.cancel()
+        await asyncio.wait([serving])
+        assert serving.cancelled()
+        assert theirs.fileno() == -1
+        assert device.resets == 1
+        device.release()  # too late: nobody hears of it
+        assert queue.poll() is None
+        queue.close()
+        memory.close()
 
     run_async(main)

@@ -28,7 +28,7 @@ async def serve(device: Device, endpoint: Endpoint) -> None:
     loop = asyncio.get_running_loop()
     serving = loop.create_task(Server(device, endpoint).run(), name="serving")
     living = loop.create_task(device.run(), name="device")
-    living.add_done_callback(lambda task: None if _ended_well(task) else serving.cancel())
+    living.add_done_callback(lambda task: None if _ended_well(task) else _end(serving))
     with _ended_by_signals(serving):
         notify("READY=1")
         await asyncio.wait([serving])
@@ -45,12 +45,18 @@ def _ended_by_signals(serving: "asyncio.Task[None]") -> Iterator[None]:
     """Lets SIGTERM and SIGINT, which are blocked outside of this (program.py), end the serving."""
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
-        loop.add_signal_handler(number, lambda: serving.cancelling() or serving.cancel())
+        loop.add_signal_handler(number, _end, serving)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _end(serving: "asyncio.Task[None]") -> None:
+    """Ends the serving, once: a second time would cut short what it does at its end."""
+    if not serving.cancelling():
+        serving.cancel()
 
 
 def _ended_well(task: asyncio.Task[None]) -> bool:

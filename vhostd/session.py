@@ -116,13 +116,18 @@ class Session(Dispatcher):
 
     async def _close(self, patience: float) -> None:
         self.device.detach()
-        await self._stop_announcing()
-        await asyncio.gather(*(vring.stop(patience) for vring in self.vrings))
-        for vring in self.vrings:
-            vring.close()
-        self.memory = GuestMemory()  # unmaps it now, not when a reference cycle is collected
-        self.device.reset()
-        self.channel.close()
+        try:
+            await self._stop_announcing()
+            await asyncio.gather(*(vring.stop(patience) for vring in self.vrings))
+        finally:
+            # A ring that still runs does so because the program is to end meanwhile.
+            await asyncio.gather(*(vring.stop(EXIT_PATIENCE) for vring in self.vrings))
+            for vring in self.vrings:
+                vring.close()
+            self.memory = GuestMemory()  # unmaps it now, not when a reference cycle is collected
+            self.channel.close()
+            self.device.negotiated = 0
+            self.device.reset()
 
     # --- Negotiation ------------------------------------------------------------------------------------
 
@@ -308,6 +313,7 @@ class Session(Dispatcher):
     async def reset_device(self, _: Empty) -> None:
         self._disable_all()
         await self._stop(self.vrings)
+        self.status = 0
         self.device.reset()
 
     @handles(SET_STATUS)

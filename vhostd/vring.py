@@ -88,6 +88,7 @@ class Vring:
         """Moves a running ring to another map of the guest's memory; RefusedRequest if it is not there."""
         if self._queue is not None:
             self._queue.ring.remap(memory, *self._windows(self._queue.size, memory))
+            self._queue.kicked()  # a ring at another place has not been asked for kicks yet
 
     def set_enabled(self, *, enabled: bool) -> None:
         """Lets the handler have chains, or not; what it has it keeps."""
@@ -258,7 +259,12 @@ class Vring:
         mode = os.fstat(fd.fileno()).st_mode
         if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode):
             raise RefusedRequest(f"vring {self.index}: a file cannot carry notifications (mode {mode:o})")
-        os.set_blocking(fd.fileno(), False)  # one that is full must not stop the whole program
+        try:
+            os.set_blocking(fd.fileno(), False)  # one that is full must not stop the whole program
+        except OSError as error:
+            raise RefusedRequest(
+                f"vring {self.index}: an fd without use for notifications: {error}"
+            ) from None
 
 
 def _signal(fd: Fd | None) -> None:

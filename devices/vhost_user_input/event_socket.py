@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 CHUNK = 16384  # bytes: about a thousand events, well below half of the backlog
 MAX_CLIENTS = 64
+MAX_ERRORS = 16  # of a chunk that are told one by one, so that garbage does not keep others waiting
 ACCEPT_PAUSE = 1.0  # seconds until the next try when the program is out of fds
 
 
@@ -100,8 +101,10 @@ class EventSocket:
 
     def _hand_on(self, heard: Heard, client: socket.socket, sink: Sink) -> None:
         sink.deliver(bytes(heard.reports))
-        for error in heard.errors:
+        for error in heard.errors[:MAX_ERRORS]:
             self._complain(client, error)
+        if (more := len(heard.errors) - MAX_ERRORS) > 0:
+            self._complain(client, f"and {more} more lines")
 
     def _complain(self, client: socket.socket, error: str) -> None:
         log.warning("%s: a client was told: %s", self._path, error)

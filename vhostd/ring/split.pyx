@@ -106,6 +106,7 @@ cdef class SplitRing:
             RefusedRequest: as at the start; the ring then stays where it was.
         """
         self._attach(memory, desc, avail, used)
+        self.published = self.base  # what the ring announced where it was before is to be looked at anew
 
     cdef int _attach(self, GuestMemory memory, Window desc, Window avail, Window used) except -1:
         lengths = self.footprint(self.size)

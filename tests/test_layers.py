@@ -28,6 +28,7 @@ LAYERS = {
     "vhostd.ring": 3,
     "vhostd.backend_channel": 4,
     "vhostd.channel": 4,
+    "vhostd.sockets": 4,
     "vhostd.virtqueue": 4,
     "vhostd.vring": 4,
     "vhostd.device": 5,

@@ -22,6 +22,7 @@ from vhostd.messages import (
     GET_PROTOCOL_FEATURES,
     GET_QUEUE_NUM,
     GET_STATUS,
+    GPU_SET_SOCKET,
     IOTLB_MSG,
     RESET_DEVICE,
     RESET_OWNER,
@@ -289,6 +290,38 @@ def test_reset_device_stops_all_rings_and_keeps_the_rest(run_async: Run) -> None
             assert await fresh.request(b"anew", 4) == b"anew"
             queue.close()
             fresh.close()
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("bit", [Feature.RING_RESET, 41])
+def test_of_the_bits_that_were_not_offered_a_ring_reset_is_tolerated(bit: int, run_async: Run) -> None:
+    async def main() -> None:
+        async with connected(Echo()) as frontend:
+            await frontend.negotiate()
+            call = frontend.call(SET_FEATURES, U64(frontend.features | 1 << bit))
+            await (call if bit == Feature.RING_RESET else refused(call))
+
+    run_async(main)
+
+
+def test_a_device_that_shows_nothing_takes_no_gpu_socket(run_async: Run) -> None:
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        async with negotiated(Echo()) as (frontend, _):
+            with ours, Fd(theirs.detach()) as fd:
+                await refused(frontend.call(GPU_SET_SOCKET, Empty(), fd))
+                fd.close()
+                assert ours.recv(1) == b""
+
+    run_async(main)
+
+
+def test_a_gpu_socket_must_be_a_connected_one(run_async: Run) -> None:
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, _):
+            with socket.socket(socket.AF_UNIX) as unconnected, Fd(os.dup(unconnected.fileno())) as fd:
+                await refused(frontend.call(GPU_SET_SOCKET, Empty(), fd))
 
     run_async(main)
 

@@ -21,7 +21,14 @@ TYPES = {
     "fs": 26,
 }
 # Virtio 1.3, 6, and the two bits that vhost and vhost-user took for themselves.
-FEATURES = {"LOG_ALL": 26, "INDIRECT_DESC": 28, "EVENT_IDX": 29, "PROTOCOL_FEATURES": 30, "VERSION_1": 32}
+FEATURES = {
+    "LOG_ALL": 26,
+    "INDIRECT_DESC": 28,
+    "EVENT_IDX": 29,
+    "PROTOCOL_FEATURES": 30,
+    "VERSION_1": 32,
+    "RING_RESET": 40,
+}
 
 
 def test_device_types_are_those_of_the_specifications() -> None:

@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-import socket
 
 from vhostd.channel import Channel
 from vhostd.errors import MalformedMessage, RefusedRequest
 from vhostd.fds import Fd
 from vhostd.framing import encode
-from vhostd.messages import U64, BackendRequest, P, Row
+from vhostd.messages import SET_BACKEND_REQ_FD, U64, BackendRequest, P, Row
+from vhostd.sockets import connected_stream
 
 log = logging.getLogger(__name__)
 
@@ -18,19 +18,7 @@ class BackendChannel:
 
     def __init__(self, fd: Fd, *, acked: bool) -> None:
         """Raises RefusedRequest, leaving `fd` to the caller, if it is no connected stream socket."""
-        try:
-            sock = socket.socket(fileno=fd.fileno())
-        except OSError as error:
-            raise RefusedRequest(f"SET_BACKEND_REQ_FD with an fd that is no socket: {error}") from None
-        if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
-            sock.detach()
-            raise RefusedRequest(f"SET_BACKEND_REQ_FD with a socket of {sock.family!r}, {sock.type!r}")
-        try:
-            sock.getpeername()
-        except OSError as error:
-            sock.detach()
-            raise RefusedRequest(f"SET_BACKEND_REQ_FD with a socket that leads nowhere: {error}") from None
-        fd.take()
+        sock = connected_stream(fd, SET_BACKEND_REQ_FD)
         self._channel = Channel(sock, BackendRequest, replies=True)
         self._acked = acked
         self._turn = asyncio.Lock()

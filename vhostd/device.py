@@ -1,10 +1,10 @@
 """What the author of a device writes: a subclass of `Device`, in one file.
 
     program starts     from_options, then run() beside everything else
-      front-end comes    read_config, write_config at any time
+      front-end comes    attach(), then read_config, write_config and show_on at any time
         ring starts        its handler, with a fresh Virtqueue
         ring stops         the handler's loop ends; cancelled only while it holds no chain
-      front-end goes     reset()
+      front-end goes     detach(), and reset() once no ring runs any more
     program ends       run() is cancelled, close()
 
 The stop rule makes handlers simple: whatever a handler took with `async for` or `pop` it will get to push
@@ -14,12 +14,13 @@ reset waits as well.
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from vhostd.errors import RefusedRequest
+from vhostd.errors import RefusedRequest, UnknownRequest
 from vhostd.virtio import DeviceType
 
 TYPE_CHECKING = False  # these, and typing itself, cost start-up time that --print-capabilities does not have
 if TYPE_CHECKING:
     import argparse
+    import socket
     from typing import ClassVar, Self
 
     from vhostd.virtqueue import Virtqueue
@@ -65,6 +66,14 @@ class Device:
         """Takes what the driver wrote inside the space; raises RefusedRequest if it may not."""
         raise RefusedRequest(f"SET_CONFIG at {offset}: the config space is read-only")
 
+    def show_on(self, sock: "socket.socket") -> None:
+        """Takes the socket on which the front-end shows what a GPU renders, in place of an older one.
+
+        It is connected, and the device's own from now on. Raises UnknownRequest if the device shows nothing.
+        """
+        sock.close()
+        raise UnknownRequest(f"GPU_SET_SOCKET for {self.kind.name}, which shows nothing")
+
     def config_changed(self) -> None:
         """Tells the driver to read the config space again; without effect while there is no front-end."""
         if self._config_changed is not None:
@@ -81,5 +90,5 @@ class Device:
         self._config_changed = config_changed
 
     def detach(self) -> None:
-        """For the transport: nobody is to be told any more."""
+        """For the transport: nobody is to be told any more, or shown anything."""
         self._config_changed = None

@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 
 from vhostd.errors import SetupError, UsageError
 from vhostd.fds import Fd
+from vhostd.sockets import has_peer, is_unix_stream
 
 MAX_ID = 0xFFFF_FFFE  # of groups; the number above it means none
 BACKLOG = 4  # only one front-end is served; the others are accepted to be refused
@@ -101,13 +102,10 @@ def group_id(name: str) -> int:
 
 def _lack(sock: socket.socket) -> str | None:
     """What keeps a socket from being of use here."""
-    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+    if not is_unix_stream(sock):
         return "not an AF_UNIX stream socket"
-    if not _listens(sock):
-        try:
-            sock.getpeername()
-        except OSError:
-            return "a socket that neither listens nor is connected"
+    if not _listens(sock) and not has_peer(sock):
+        return "a socket that neither listens nor is connected"
     return None
 
 

@@ -24,6 +24,7 @@ from vhostd.messages import (
     GET_QUEUE_NUM,
     GET_STATUS,
     GET_VRING_BASE,
+    GPU_SET_SOCKET,
     REM_MEM_REG,
     RESET_DEVICE,
     RESET_OWNER,
@@ -53,12 +54,15 @@ from vhostd.messages import (
     VringState,
 )
 from vhostd.ring import MAX_REGIONS, GuestMemory, Region
+from vhostd.sockets import connected_stream
 from vhostd.virtio import Feature, mask
 from vhostd.vring import Vring
 
 log = logging.getLogger(__name__)
 
 RING_FEATURES = mask(Feature.VERSION_1, Feature.EVENT_IDX, Feature.INDIRECT_DESC, Feature.PROTOCOL_FEATURES)
+# QEMU's GPU sets it without having asked. A queue's reset is a ring's stop and start, of which it tells us.
+TOLERATED_FEATURES = mask(Feature.RING_RESET)
 PROTOCOL_FEATURES = mask(
     ProtocolFeature.MQ,
     ProtocolFeature.REPLY_ACK,
@@ -146,7 +150,7 @@ class Session(Dispatcher):
 
     @handles(SET_FEATURES)
     def set_features(self, features: U64) -> None:
-        if surplus := features.value & ~self._offered_features:
+        if surplus := features.value & ~(self._offered_features | TOLERATED_FEATURES):
             raise RefusedRequest(f"SET_FEATURES with {surplus:#x}, which was not offered")
         if self._running.is_set() and features.value != self.features:
             raise RefusedRequest(f"SET_FEATURES {features.value:#x} while rings run with {self.features:#x}")
@@ -308,6 +312,10 @@ class Session(Dispatcher):
         if end > space_size:
             raise RefusedRequest(f"SET_CONFIG of bytes {config.offset} to {end} of {space_size}")
         self.device.write_config(config.offset, config.data)
+
+    @handles_fds(GPU_SET_SOCKET)
+    def gpu_set_socket(self, _: Empty, fds: Fds) -> None:
+        self.device.show_on(connected_stream(fds[0], GPU_SET_SOCKET))
 
     @handles(RESET_DEVICE)
     async def reset_device(self, _: Empty) -> None:

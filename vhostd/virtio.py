@@ -39,6 +39,7 @@ class Feature(IntEnum):
     EVENT_IDX = 29
     PROTOCOL_FEATURES = 30  # vhost-user's own, see messages.py
     VERSION_1 = 32
+    RING_RESET = 40
 
 
 def mask(*bits: int) -> int:

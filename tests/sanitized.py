@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-MODULES = ("memory", "chain", "split", "driver")
+MODULES = ("memory", "transfer", "gather", "chain", "split", "driver")
 
 
 def pytest_sessionfinish() -> None:

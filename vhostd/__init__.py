@@ -11,11 +11,19 @@ if TYPE_CHECKING:
     from vhostd.budget import Budget
     from vhostd.device import Device, Handler
     from vhostd.endpoint import listen
-    from vhostd.errors import BadRequest, GuestError, RefusedRequest, SetupError, UsageError
+    from vhostd.errors import (
+        BadRequest,
+        GuestError,
+        MemoryLost,
+        RefusedRequest,
+        SetupError,
+        UsageError,
+    )
+    from vhostd.fds import Fd
     from vhostd.layout import Layout, array, s32, u8, u16, u32, u64
-    from vhostd.options import positive
+    from vhostd.options import positive, size
     from vhostd.program import run
-    from vhostd.ring import Chain
+    from vhostd.ring import Chain, Gather
     from vhostd.virtio import DeviceType
     from vhostd.virtqueue import Virtqueue
 
@@ -23,11 +31,12 @@ _HOMES = {
     "budget": ("Budget",),
     "device": ("Device", "Handler"),
     "endpoint": ("listen",),
-    "errors": ("BadRequest", "GuestError", "RefusedRequest", "SetupError", "UsageError"),
+    "errors": ("BadRequest", "GuestError", "MemoryLost", "RefusedRequest", "SetupError", "UsageError"),
+    "fds": ("Fd",),
     "layout": ("Layout", "array", "s32", "u8", "u16", "u32", "u64"),
-    "options": ("positive",),
+    "options": ("positive", "size"),
     "program": ("run",),
-    "ring": ("Chain",),
+    "ring": ("Chain", "Gather"),
     "virtio": ("DeviceType",),
     "virtqueue": ("Virtqueue",),
 }
@@ -40,8 +49,11 @@ __all__ = [  # noqa: RUF022 (by topic)
     "Handler",
     "run",
     "positive",
+    "size",
     "Virtqueue",
     "Chain",
+    "Fd",
+    "Gather",
     "Budget",
     "listen",
     "Layout",
@@ -53,6 +65,7 @@ __all__ = [  # noqa: RUF022 (by topic)
     "u64",
     "BadRequest",
     "GuestError",
+    "MemoryLost",
     "RefusedRequest",
     "SetupError",
     "UsageError",

@@ -67,6 +67,15 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def size(text: str) -> int:
+    """The type of an option that takes bytes: a number above 0, also with K, M, G or T for powers of 1024."""
+    unit = "KMGT".find(text[-1:].upper()) + 1 if text else 0
+    number = text[:-1] if unit else text
+    if not number.isdecimal() or len(number) > MAX_DIGITS - 4 * unit or not int(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 65536, 64K, 256M or 1G")
+    return int(number) << 10 * unit
+
+
 def _fd(text: str) -> int:
     if not text.isdecimal() or len(text) > 10 or int(text) > MAX_FD:
         raise argparse.ArgumentTypeError(f"{text!r} is not the number of a file descriptor")

@@ -3,6 +3,7 @@
 import fcntl
 import mmap
 import os
+import resource
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,30 @@ def test_region_leaves_the_fd_to_its_owner(fd: int) -> None:
     region = at(fd, GUEST, USER)
     del region
     os.fstat(fd)
+
+
+def test_region_keeps_a_duplicate_of_the_fd(fd: int) -> None:
+    duplicate = os.dup(fd)
+    os.close(duplicate)  # the lowest number that is free
+    region = at(fd, GUEST, USER)
+    assert os.path.sameopenfile(duplicate, fd)
+    assert fcntl.fcntl(duplicate, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+    del region
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(duplicate)
+
+
+def test_region_refused_when_no_fd_is_left(fd: int) -> None:
+    free = os.dup(fd)
+    os.close(free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(RefusedRequest, match=f"fd {fd} cannot be duplicated: Too many open files"):
+            at(fd, GUEST, USER)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not mapped("memfd:guest")
 
 
 def test_region_attributes(fd: int) -> None:

@@ -5,11 +5,7 @@ cimport cython
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from vhostd.ring.memory cimport GuestMemory
-
-cdef extern from "<sys/uio.h>":
-    struct iovec:
-        void *iov_base
-        size_t iov_len
+from vhostd.ring.transfer cimport iovec
 
 
 cdef enum:

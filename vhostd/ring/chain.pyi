@@ -1,8 +1,10 @@
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from types import GenericAlias
 from typing import Generic, Never, Protocol, TypeVar, final
 
 from typing_extensions import Buffer
+
+from vhostd.ring.gather import Gather
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
@@ -32,6 +34,7 @@ class Chain:
     def pwritev(self, fd: int, offset: int, n: int) -> int: ...
     def sendmsg(self, fd: int, n: int, flags: int = 0) -> int: ...
     def recvmsg(self, fd: int, n: int, flags: int = 0) -> int: ...
+    def gather(self, ranges: Iterable[tuple[int, int]]) -> Gather: ...
 
 @final
 class Ready(Generic[_T_co]):

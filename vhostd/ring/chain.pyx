@@ -10,16 +10,15 @@ same `add`; what they need beyond `head` (the buffer id) belongs here.
 
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EFAULT, EINTR, errno
 from libc.stdint cimport INT64_MAX, UINT32_MAX, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memmove, memset
+from libc.string cimport memcpy, memmove
 cimport cython
 
+from vhostd.ring.gather cimport gather
 from vhostd.ring.memory cimport GuestMemory
+from vhostd.ring.transfer cimport MOST_IOVECS, PREADV, PWRITEV, RECVMSG, SENDMSG, iovec, transfer
 
-import os
 from types import GenericAlias
 
 from vhostd.errors import BadDescriptor, BadRequest
@@ -28,45 +27,10 @@ cdef extern from "Python.h":
     # With NULL for the exception it clips to the type's range instead of raising OverflowError.
     Py_ssize_t PyNumber_AsSsize_t(object number, void *error) except? -1
 
-cdef extern from "<sys/uio.h>" nogil:
-    ssize_t sys_preadv "preadv"(int fd, iovec *iov, int count, long long offset)
-    ssize_t sys_pwritev "pwritev"(int fd, iovec *iov, int count, long long offset)
-
-cdef extern from "<sys/socket.h>" nogil:
-    struct msghdr:
-        iovec *msg_iov
-        size_t msg_iovlen
-    ssize_t sys_sendmsg "sendmsg"(int fd, msghdr *message, int flags)
-    ssize_t sys_recvmsg "recvmsg"(int fd, msghdr *message, int flags)
-
-cdef enum:
-    MOST_IOVECS = 1024  # what Linux takes in one system call
-    SMALLEST_PAGE = 4096
-
-cdef enum:
-    PREADV
-    PWRITEV
-    SENDMSG
-    RECVMSG
-
 # virtio 1.3, 2.7.5.2 allows 2^32 bytes; one less, and every count of bytes fits the used ring's u32.
 cdef uint64_t MOST_BYTES = UINT32_MAX
 
 cdef GuestMemory NOWHERE = GuestMemory()
-
-
-cdef ssize_t call_once(
-    int call, int fd, iovec *iov, size_t count, long long offset, int flags
-) noexcept nogil:
-    cdef msghdr message
-    if call == PREADV:
-        return sys_preadv(fd, iov, <int> count, offset)
-    if call == PWRITEV:
-        return sys_pwritev(fd, iov, <int> count, offset)
-    memset(&message, 0, sizeof(message))
-    message.msg_iov = iov
-    message.msg_iovlen = count
-    return sys_sendmsg(fd, &message, flags) if call == SENDMSG else sys_recvmsg(fd, &message, flags)
 
 
 @cython.freelist(64)
@@ -165,6 +129,17 @@ cdef class Chain:
         With MSG_TRUNC the result may be more than `n`; the stream then advances by `n`.
         """
         return self._submit(RECVMSG, fd, 0, n, flags)
+
+    def gather(self, ranges):
+        """The `(guest_addr, length)` ranges of guest memory, one after the other, as one span of bytes.
+
+        They are looked up in the memory that the chain was resolved against, and outlive the chain; nothing
+        of the chain is consumed. Empty ranges add nothing.
+
+        Raises:
+            BadDescriptor: part of a range is not guest memory, or the span has 2^63 bytes or more.
+        """
+        return gather(self.memory, ranges)
 
     # --- For the rings ----------------------------------------------------------------------------------
 
@@ -280,34 +255,9 @@ cdef class Chain:
         # The chain's own iovecs stay as they are: another thread may look at them meanwhile.
         cdef iovec iov[MOST_IOVECS]
         cdef size_t count = self._lend(stream, iov, n)
-        cdef ssize_t done = -1
-        cdef int error = EINTR
-        while done < 0 and error == EINTR:
-            PyErr_CheckSignals()
-            with nogil:
-                done = call_once(call, fd, iov, count, position, flags)
-                error = errno
-        if done < 0 and error == EFAULT:
-            touch(iov, count)
-        self.memory.expect_whole()
-        if done < 0:
-            raise OSError(error, os.strerror(error))
+        cdef ssize_t done = transfer(self.memory, call, fd, iov, count, position, flags)
         self._advance(stream, min(done, n))
         return done
-
-
-cdef void touch(iovec *iov, size_t count) noexcept nogil:
-    """Reads from every page: where the kernel answers EFAULT we get the SIGBUS that tells of a lost page."""
-    cdef volatile unsigned char *page
-    cdef volatile unsigned char *last
-    cdef size_t i
-    for i in range(count):
-        page = <volatile unsigned char *> iov[i].iov_base
-        last = page + (iov[i].iov_len - 1)
-        while page < last:
-            page[0]
-            page += SMALLEST_PAGE
-        last[0]
 
 
 @cython.freelist(8)

@@ -13,20 +13,26 @@ cdef struct Span:
     size_t index
 
 
+cdef bint fits_u64(value, uint64_t *into) except -1
+
+
 @cython.final
 @cython.no_gc
 cdef class Region:
     cdef readonly uint64_t guest_addr
     cdef readonly uint64_t user_addr
     cdef readonly uint64_t size
+    cdef uint64_t offset  # of the first byte, in the file
+    cdef int fd  # our own
     cdef unsigned char *host
     cdef void *mapping
     cdef size_t mapped
     cdef int guard
 
-    cdef int _check(self, int fd, uint64_t offset) except -1
-    cdef int _map(self, int fd, uint64_t offset) except -1
-    cdef object _refuse(self, uint64_t offset, str why)
+    cdef int _check(self, int fd) except -1
+    cdef int _map(self, int fd) except -1
+    cdef int _keep(self, int fd) except -1
+    cdef object _refuse(self, str why)
 
 
 @cython.final
@@ -51,6 +57,7 @@ cdef class GuestMemory:
     cdef bint is_lost(self) noexcept
     cdef int expect_whole(self) except -1
     cdef object blame(self, kind, str text)
+    cdef Span *find(self, uint64_t guest_addr) noexcept
     cdef unsigned char *locate(self, uint64_t guest_addr, uint64_t *room) noexcept
     cdef int _sort(self, Span *spans, str space) except -1
     cdef Window _window(self, Span *spans, addr, length)

@@ -8,7 +8,7 @@ A map is never changed. Replacing it means making a new `GuestMemory` (with some
 stay); a ring or a chain that was resolved against the old one keeps its regions mapped until it is done.
 
 Seams. A dirty log marks pages where `Chain`, `GuestMemory.write` and the rings write. An IOTLB translates in
-`GuestMemory.locate`, in front of the search. A postcopy `userfaultfd` registers in `Region`.
+`GuestMemory.find`, in front of the search. A postcopy `userfaultfd` registers in `Region`.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
@@ -17,11 +17,16 @@ from libc.errno cimport errno
 from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.stdlib cimport calloc, free, qsort
 from libc.string cimport memmove
+from posix.fcntl cimport fcntl
 from posix.stat cimport S_ISREG, fstat, struct_stat
+from posix.unistd cimport close
 
 import os
 
 from vhostd.errors import BadDescriptor, MemoryLost, RefusedRequest
+
+cdef extern from "<fcntl.h>":
+    enum: F_DUPFD_CLOEXEC
 
 cdef extern from "<sys/mman.h>" nogil:
     enum: PROT_READ
@@ -71,8 +76,9 @@ cdef size_t page_size(int fd) noexcept nogil:
 cdef class Region:
     """One range of guest memory: a part of a file, mapped shared and writable.
 
-    The mapping lives as long as the region or anything that was resolved through it; `fd` stays the caller's.
-    Guest memory is left out of core dumps. The first region installs a SIGBUS handler, see sigbus.h.
+    The mapping lives as long as the region or anything that was resolved through it, and so does a duplicate
+    of `fd`, for sharing the memory further; `fd` itself stays the caller's. Guest memory is left out of core
+    dumps. The first region installs a SIGBUS handler, see sigbus.h.
     """
 
     def __cinit__(
@@ -82,56 +88,67 @@ cdef class Region:
 
         Raises:
             RefusedRequest: the range is empty, wraps around, is not wholly inside a regular file, or cannot
-                be mapped shared and writable; the text names the values. Nothing stays mapped.
+                be mapped shared and writable, or no fd is left for the duplicate; the text names the values.
+                Nothing stays mapped or open.
         """
         self.guest_addr = guest_addr
         self.user_addr = user_addr
         self.size = size
-        self._check(fd, offset)
-        self._map(fd, offset)
+        self.offset = offset
+        self._check(fd)
+        self._map(fd)
+        self._keep(fd)
 
     def __dealloc__(self):
-        if self.mapping is not NULL:
+        if self.mapping is not NULL:  # else `fd` was never set either
             sigbus_release(self.guard)
             munmap(self.mapping, self.mapped)
+            if self.fd >= 0:
+                close(self.fd)
 
-    cdef int _check(self, int fd, uint64_t offset) except -1:
+    cdef int _check(self, int fd) except -1:
         cdef struct_stat status
         if self.size == 0:
-            raise self._refuse(offset, "is empty")
-        if self.size > UINT64_MAX - max(self.guest_addr, self.user_addr, offset):
-            raise self._refuse(offset, "wraps around")
+            raise self._refuse("is empty")
+        if self.size > UINT64_MAX - max(self.guest_addr, self.user_addr, self.offset):
+            raise self._refuse("wraps around")
         if fstat(fd, &status) != 0:
-            raise self._refuse(offset, f"fd {fd}: {os.strerror(errno)}")
+            raise self._refuse(f"fd {fd}: {os.strerror(errno)}")
         if not S_ISREG(status.st_mode):
-            raise self._refuse(offset, f"fd {fd} is not a regular file (mode {status.st_mode:#o})")
-        if offset + self.size > <uint64_t> status.st_size:
-            raise self._refuse(offset, f"the file has {status.st_size:#x} bytes only")
+            raise self._refuse(f"fd {fd} is not a regular file (mode {status.st_mode:#o})")
+        if self.offset + self.size > <uint64_t> status.st_size:
+            raise self._refuse(f"the file has {status.st_size:#x} bytes only")
         return 0
 
-    cdef int _map(self, int fd, uint64_t offset) except -1:
+    cdef int _map(self, int fd) except -1:
         cdef size_t page = page_size(fd)
-        cdef uint64_t start = offset - offset % page
-        cdef size_t length = offset + self.size - start
+        cdef uint64_t start = self.offset - self.offset % page
+        cdef size_t length = self.offset + self.size - start
         length += (page - length % page) % page
         cdef void *mapping = mmap(
             NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, <long long> start
         )
         if mapping == MAP_FAILED:
-            raise self._refuse(offset, f"cannot be mapped: {os.strerror(errno)}")
+            raise self._refuse(f"cannot be mapped: {os.strerror(errno)}")
         cdef int guard = sigbus_guard(mapping, length, page) if sigbus_install() == 0 else -1
         if guard < 0:
             munmap(mapping, length)
-            raise self._refuse(offset, "too many regions are mapped")
+            raise self._refuse("too many regions are mapped")
         madvise(mapping, length, MADV_DONTDUMP)  # best effort
         self.mapping = mapping
         self.mapped = length
         self.guard = guard
-        self.host = <unsigned char *> mapping + (offset - start)
+        self.host = <unsigned char *> mapping + (self.offset - start)
         return 0
 
-    cdef object _refuse(self, uint64_t offset, str why):
-        return RefusedRequest(f"{self!r} at offset {offset:#x}: {why}")
+    cdef int _keep(self, int fd) except -1:
+        self.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0)
+        if self.fd < 0:
+            raise self._refuse(f"fd {fd} cannot be duplicated: {os.strerror(errno)}")
+        return 0
+
+    cdef object _refuse(self, str why):
+        return RefusedRequest(f"{self!r} at offset {self.offset:#x}: {why}")
 
     def __repr__(self):
         return f"Region(guest_addr={self.guest_addr:#x}, user_addr={self.user_addr:#x}, size={self.size:#x})"
@@ -250,14 +267,20 @@ cdef class GuestMemory:
             return MemoryLost(f"{LOST} ({text})")
         return kind(text)
 
-    cdef unsigned char *locate(self, uint64_t guest_addr, uint64_t *room) noexcept:
-        """Where we see the byte, with `room` contiguous bytes from there on, at least 1; NULL if nowhere."""
+    cdef Span *find(self, uint64_t guest_addr) noexcept:
+        """The region that holds the guest address, or NULL. Mostly it is the one that was found last."""
         cdef Span *span = self.recent
         if span is NULL or guest_addr < span.first or guest_addr > span.last:
             span = search(self.by_guest, self.count, guest_addr)
-            if span is NULL:
-                return NULL
-            self.recent = span
+            if span is not NULL:
+                self.recent = span
+        return span
+
+    cdef unsigned char *locate(self, uint64_t guest_addr, uint64_t *room) noexcept:
+        """Where we see the byte, with `room` contiguous bytes from there on, at least 1; NULL if nowhere."""
+        cdef Span *span = self.find(guest_addr)
+        if span is NULL:
+            return NULL
         room[0] = span.last - guest_addr + 1
         return span.host + (guest_addr - span.first)
 

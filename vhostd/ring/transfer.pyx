@@ -1,0 +1,81 @@
+# cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
+"""One system call that moves bytes between guest memory and an fd, without a copy on our side.
+
+Layer 3. For the native modules; nothing here is for Python.
+"""
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EFAULT, EINTR, errno
+from libc.string cimport memset
+
+from vhostd.ring.memory cimport GuestMemory
+
+import os
+
+cdef extern from "<sys/uio.h>" nogil:
+    ssize_t sys_preadv "preadv"(int fd, iovec *iov, int count, long long offset)
+    ssize_t sys_pwritev "pwritev"(int fd, iovec *iov, int count, long long offset)
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct msghdr:
+        iovec *msg_iov
+        size_t msg_iovlen
+    ssize_t sys_sendmsg "sendmsg"(int fd, msghdr *message, int flags)
+    ssize_t sys_recvmsg "recvmsg"(int fd, msghdr *message, int flags)
+
+cdef enum:
+    SMALLEST_PAGE = 4096
+
+
+cdef ssize_t transfer(
+    GuestMemory memory, int call, int fd, iovec *iov, size_t count, long long offset, int flags
+) except -1:
+    """Makes the call without the GIL, again as long as signals interrupt it; returns how many bytes it moved.
+
+    `iov` is `count` pieces of `memory`, none of them empty. Sockets take no `offset`, files no `flags`.
+
+    Raises:
+        MemoryLost: a page vanished.
+        OSError: the system call failed.
+    """
+    cdef ssize_t done = -1
+    cdef int error = EINTR
+    while done < 0 and error == EINTR:
+        PyErr_CheckSignals()
+        with nogil:
+            done = call_once(call, fd, iov, count, offset, flags)
+            error = errno
+    if done < 0 and error == EFAULT:
+        touch(iov, count)
+    memory.expect_whole()
+    if done < 0:
+        raise OSError(error, os.strerror(error))
+    return done
+
+
+cdef ssize_t call_once(
+    int call, int fd, iovec *iov, size_t count, long long offset, int flags
+) noexcept nogil:
+    cdef msghdr message
+    if call == PREADV:
+        return sys_preadv(fd, iov, <int> count, offset)
+    if call == PWRITEV:
+        return sys_pwritev(fd, iov, <int> count, offset)
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = iov
+    message.msg_iovlen = count
+    return sys_sendmsg(fd, &message, flags) if call == SENDMSG else sys_recvmsg(fd, &message, flags)
+
+
+cdef void touch(iovec *iov, size_t count) noexcept nogil:
+    """Reads from every page: where the kernel answers EFAULT we get the SIGBUS that tells of a lost page."""
+    cdef volatile unsigned char *page
+    cdef volatile unsigned char *last
+    cdef size_t i
+    for i in range(count):
+        page = <volatile unsigned char *> iov[i].iov_base
+        last = page + (iov[i].iov_len - 1)
+        while page < last:
+            page[0]
+            page += SMALLEST_PAGE
+        last[0]

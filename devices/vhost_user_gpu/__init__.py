@@ -1,0 +1,227 @@
+"""vhost-user-gpu: a display for a guest, without a GPU and without GL (virtio 1.3, 5.7).
+
+    vhost-user-gpu --socket-path=/tmp/gpu.sock
+
+    qemu-system-x86_64 ... \\
+        -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem \\
+        -chardev socket,id=gpu,path=/tmp/gpu.sock -device vhost-user-gpu-pci,chardev=gpu -display gtk,gl=on
+
+The guest's driver makes pictures out of its memory, and says which part of which is to be seen on which
+monitor; the front-end is sent what has changed.
+
+    controlq, cursorq --commands--> Card(Resources, Scanouts) --news--> Display --> the front-end's window
+"""
+
+from vhostd import Device, DeviceType, SetupError, run
+
+TYPE_CHECKING = False  # typing's own costs time, of which --print-capabilities has little
+if TYPE_CHECKING:
+    import argparse
+    import asyncio
+    import socket
+    from collections.abc import Sequence
+    from typing import Self
+
+    from vhost_user_gpu.card import Request
+    from vhost_user_gpu.display import Display
+    from vhost_user_gpu.dmabuf import Exporter
+    from vhostd import Handler, Virtqueue
+
+EDID, RESOURCE_UUID, RESOURCE_BLOB = 1, 2, 3  # feature bits (5.7.3)
+MAX_SCANOUTS = 16
+MAX_SIDE = 16383  # pixels
+ANSWER_PATIENCE = 1.0  # seconds that a guest waits until the front-end has said what monitors there are
+NEWS_PATIENCE = 0.5  # seconds that a front-end has to tell the guest of other monitors itself, as QEMU does
+
+
+class Gpu(Device):
+    """a display for the guest, rendered without GL (virtio-gpu, 2D)"""
+
+    kind = DeviceType.GPU
+    features = 1 << EDID | 1 << RESOURCE_UUID | 1 << RESOURCE_BLOB
+
+    def __init__(
+        self,
+        scanouts: int,
+        resolution: tuple[int, int],
+        memory: int,
+        screenshot: str | None = None,
+        exporter: "Exporter | None" = None,
+    ) -> None:
+        """Has so many scan-outs of this resolution until a front-end says more, and `memory` bytes.
+
+        With an `exporter`, which it owns, it shows blobs as dmabufs.
+        """
+        from vhost_user_gpu.card import Card
+        from vhost_user_gpu.config import Config
+        from vhost_user_gpu.outputs import Outputs
+
+        self._scanouts = scanouts
+        self._screenshot = screenshot
+        self._exporter = exporter
+        self._config = Config(scanouts)
+        self._outputs = Outputs(scanouts, *resolution)
+        self._card = Card(self._outputs, memory, self._wake_display)
+        self._display: Display | None = None
+        self._news: asyncio.TimerHandle | None = None
+        self._use_scanouts()
+
+    @classmethod
+    def add_options(cls, parser: "argparse.ArgumentParser") -> None:
+        """Adds what can be chosen; the rest is the front-end's to say."""
+        from vhostd import size  # with argparse behind it
+
+        add = parser.add_argument_group("display").add_argument
+        add("--scanouts", metavar="N", type=_scanouts, default=1, help="monitors, 1 to 16; default: 1")
+        add("--resolution", metavar="WxH", type=_resolution, default=(1280, 800), help="default: 1280x800")
+        add("--max-memory", metavar="SIZE", type=size, default=256 << 20, help="the guest's; default: 256M")
+        add("--screenshot", metavar="PATH", help="on SIGUSR1, write there what the guest shows, as PNG")
+        add("--dmabuf", action="store_true", help="share blobs with a front-end that shows by GL, uncopied")
+        add("--virgl", action="store_true", help="refused: this program renders in 2D only")
+        add("--render-node", metavar="PATH", help="refused: this program uses no GPU")
+
+    @classmethod
+    def from_options(cls, options: "argparse.Namespace") -> "Self":
+        """Makes the device; raises SetupError if it is to use a GPU, or dmabufs where there are none."""
+        if options.virgl:
+            raise SetupError("--virgl: this program renders in 2D only")
+        if options.render_node is not None:
+            raise SetupError(f"--render-node={options.render_node}: this program uses no GPU")
+        exporter = None
+        if options.dmabuf:
+            from vhost_user_gpu.dmabuf import Exporter
+
+            exporter = Exporter()
+        return cls(options.scanouts, options.resolution, options.max_memory, options.screenshot, exporter)
+
+    @property
+    def queues(self) -> "Sequence[Handler]":
+        """The controlq and the cursorq (5.7.2)."""
+        return [self.controlq, self.cursorq]
+
+    async def controlq(self, queue: "Virtqueue") -> None:
+        """Executes commands; those that only the front-end can answer wait for it, the others do not."""
+        from asyncio import TaskGroup
+
+        from vhost_user_gpu.card import Request
+
+        async with TaskGroup() as later:
+            async for chain in queue:
+                request = Request(chain)
+                if request.is_about_monitors and self._display is not None:
+                    later.create_task(self._execute_after(self._display.refresh(), queue, request))
+                else:
+                    self._execute(queue, request)
+            if self._display is not None:
+                self._display.give_up()
+
+    async def cursorq(self, queue: "Virtqueue") -> None:
+        """Executes commands that give the cursor its shape and its place."""
+        from vhost_user_gpu.card import Request
+
+        async for chain in queue:
+            self._execute(queue, Request(chain))
+
+    def read_config(self) -> bytes:
+        """Events and the number of scan-outs."""
+        return self._config.read()
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Clears events; raises RefusedRequest for anything else."""
+        self._config.write(offset, data)
+
+    def show_on(self, sock: "socket.socket") -> None:
+        """Shows everything there from now on."""
+        from vhost_user_gpu.display import Display
+
+        if self._display is not None:
+            self._display.close()
+        self._display = Display(sock, self._card.scanouts, self._outputs, self._expect_news, self._exporter)
+        self._use_scanouts()
+
+    async def run(self) -> None:
+        """Takes screenshots, if they are wanted."""
+        if self._screenshot is not None:
+            from vhost_user_gpu.screenshot import take_on_signal
+
+            await take_on_signal(self._screenshot, self._card.scanouts)
+
+    def reset(self) -> None:
+        """Forgets what the guest has made, and shows nothing any more."""
+        self._card.reset()
+        self._config.events = 0
+
+    def detach(self) -> None:
+        """Closes the front-end's socket as well."""
+        super().detach()
+        if self._news is not None:
+            self._news.cancel()
+        if self._display is not None:
+            self._display.close()
+            self._display = None
+        self._use_scanouts()
+
+    def close(self) -> None:
+        """Gives the guest's pictures up."""
+        self._card.reset()
+        if self._exporter is not None:
+            self._exporter.close()
+
+    def _execute(self, queue: "Virtqueue", request: "Request") -> None:
+        request.respond(self._card.execute(request, self.negotiated))
+        queue.push(request.chain)
+
+    async def _execute_after(
+        self, answer: "asyncio.Future[None]", queue: "Virtqueue", request: "Request"
+    ) -> None:
+        from asyncio import wait
+
+        await wait([answer], timeout=ANSWER_PATIENCE)
+        self._execute(queue, request)
+
+    def _wake_display(self) -> None:
+        if self._display is not None:
+            self._display.wake()
+
+    def _expect_news(self) -> None:
+        """The front-end has said what monitors there are; tells the driver soon, unless it asks before."""
+        from asyncio import get_running_loop
+
+        if self._news is not None:
+            self._news.cancel()
+        self._news = get_running_loop().call_later(NEWS_PATIENCE, self._tell_news)
+
+    def _tell_news(self) -> None:
+        from vhost_user_gpu.config import EVENT_DISPLAY
+
+        if self._outputs.news:
+            self._config.events |= EVENT_DISPLAY
+            self.config_changed()
+
+    def _use_scanouts(self) -> None:
+        # A front-end that shows scan-outs tells the guest itself how many there are, and us it does not.
+        self._card.usable = self._scanouts if self._display is None else MAX_SCANOUTS
+
+
+def _scanouts(text: str) -> int:
+    from argparse import ArgumentTypeError
+
+    if not text.isdecimal() or len(text) > 2 or not 1 <= int(text) <= MAX_SCANOUTS:
+        raise ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_SCANOUTS}")
+    return int(text)
+
+
+def _resolution(text: str) -> tuple[int, int]:
+    from argparse import ArgumentTypeError
+
+    sides = text.split("x")
+    if len(sides) == 2 and all(side.isdecimal() and len(side) <= 5 for side in sides):
+        width, height = map(int, sides)
+        if 1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE:
+            return width, height
+    raise ArgumentTypeError(f"{text!r} is not a resolution such as 1280x800")
+
+
+def main() -> int:
+    """The program `vhost-user-gpu`."""
+    return run(Gpu)

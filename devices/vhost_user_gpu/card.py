@@ -1,0 +1,330 @@
+"""The graphics card: executes commands, one short method each, on resources and scan-outs.
+
+Nothing here waits, or knows of sockets. Whatever a guest sends is answered by one of the specification's
+responses (virtio 1.3, 5.7.6.7); an error changes nothing.
+"""
+
+import logging
+import struct
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from vhost_user_gpu.commands import (
+    COMMANDS,
+    GET_CAPSET,
+    GET_CAPSET_INFO,
+    GET_DISPLAY_INFO,
+    GET_EDID,
+    MAX_SCANOUTS,
+    MOVE_CURSOR,
+    RESOURCE_ASSIGN_UUID,
+    RESOURCE_ATTACH_BACKING,
+    RESOURCE_CREATE_2D,
+    RESOURCE_CREATE_BLOB,
+    RESOURCE_DETACH_BACKING,
+    RESOURCE_FLUSH,
+    RESOURCE_UNREF,
+    SET_SCANOUT,
+    SET_SCANOUT_BLOB,
+    TRANSFER_TO_HOST_2D,
+    UPDATE_CURSOR,
+    AttachBacking,
+    Command,
+    CommandError,
+    EdidReply,
+    GetCapset,
+    GetCapsetInfo,
+    GetEdid,
+    Header,
+    Nothing,
+    P,
+    ResourceCreate2d,
+    ResourceCreateBlob,
+    ResourceFlush,
+    ResourceId,
+    Response,
+    SetScanout,
+    SetScanoutBlob,
+    TransferToHost2d,
+    UpdateCursor,
+)
+from vhost_user_gpu.outputs import Outputs
+from vhost_user_gpu.pixels import PIXEL, Format
+from vhost_user_gpu.rect import NOTHING, Rect
+from vhost_user_gpu.resource import RESOURCE_COST, Blob, Picture, Resources
+from vhost_user_gpu.scanout import Framebuffer, Scanout, cursor_shape
+from vhostd import Chain, Gather, GuestError
+
+log = logging.getLogger(__name__)
+
+MEMORY_ENTRY = struct.Struct("<QI4x")  # struct virtio_gpu_mem_entry: guest address, length
+MAX_ENTRIES = 1 << 16  # of a backing: 256 MiB, page by page
+
+C = TypeVar("C", bound="Card")
+Answer = tuple[Response, bytes]  # a response's type, and what follows its header
+Method = Callable[[C, P, Chain], Answer | None]
+
+DONE: Answer = (Response.OK_NODATA, b"")
+METHODS: "dict[int, Callable[..., Answer | None]]" = {}
+
+
+def executes(command: Command[P]) -> Callable[[Method[C, P]], Method[C, P]]:
+    """Makes a method the one that executes a command: it takes the payload, and the chain behind that."""
+
+    def register(method: Method[C, P]) -> Method[C, P]:
+        METHODS[command.number] = method
+        return method
+
+    return register
+
+
+class Request:
+    """A command as it came: its header, its row if there is one, and the chain behind the header."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+        try:
+            self.header = chain.unpack(Header)
+        except GuestError:
+            self.header = Header(0, 0, 0, 0, 0)
+        self.command = COMMANDS.get(self.header.type)
+
+    @property
+    def is_about_monitors(self) -> bool:
+        """Whether a front-end knows more than we do."""
+        return self.command in (GET_DISPLAY_INFO, GET_EDID)
+
+    def respond(self, answer: Answer) -> None:
+        """Writes the response, as far as the driver has room; to a fenced command it names the fence."""
+        kind, content = answer
+        fence = self.header.flags & (Header.FENCE | Header.RING_IDX)
+        if fence:
+            header = Header(kind, fence, self.header.fence_id, self.header.ctx_id, self.header.ring_idx)
+        else:
+            header = Header(kind, 0, 0, 0, 0)
+        data = header.pack() + content
+        self.chain.write(data[: self.chain.writable])
+
+
+class Card:
+    """All that a guest has made: resources within `memory` bytes, and what the scan-outs show.
+
+    `changed` is called when there may be news for the front-end in a scan-out.
+    """
+
+    def __init__(self, outputs: Outputs, memory: int, changed: Callable[[], None]) -> None:
+        self.outputs = outputs
+        self.resources = Resources(memory)
+        self.scanouts = [Scanout(number) for number in range(MAX_SCANOUTS)]
+        self.usable = MAX_SCANOUTS  # how many of them the guest may use
+        self._changed = changed
+
+    def execute(self, request: Request, features: int) -> Answer:
+        """Does what the request says, if these features allow it; the answer is to be its response."""
+        try:
+            return self._execute(request, features) or DONE
+        except CommandError as error:
+            log.warning("%s: %s", request.command or "command", error)
+            return error.response, b""
+        except GuestError as error:  # a chain too short for its command, or a backing outside of memory
+            log.warning("%s: %s", request.command or "command", error)
+            return Response.ERR_INVALID_PARAMETER, b""
+
+    def reset(self) -> None:
+        """Forgets all resources, and shows nothing any more."""
+        for scanout in self.scanouts:
+            scanout.reset()
+        self.resources.clear()
+        self.outputs.reset()
+        self._changed()
+
+    def _execute(self, request: Request, features: int) -> Answer | None:
+        command = request.command
+        if command is None or (command.needs is not None and not features >> command.needs & 1):
+            raise CommandError(Response.ERR_UNSPEC, f"{request.header.type:#x} is not a command here")
+        payload = request.chain.unpack(command.payload)
+        return METHODS[command.number](self, payload, request.chain)
+
+    # --- Monitors ---------------------------------------------------------------------------------------
+
+    @executes(GET_DISPLAY_INFO)
+    def get_display_info(self, _: Nothing, _chain: Chain) -> Answer:
+        return Response.OK_DISPLAY_INFO, self.outputs.tell()
+
+    @executes(GET_EDID)
+    def get_edid(self, asked: GetEdid, _chain: Chain) -> Answer:
+        edid = self.outputs.edid(self._scanout(asked.scanout).number)
+        return Response.OK_EDID, EdidReply(len(edid), 0, edid).pack()
+
+    @executes(GET_CAPSET_INFO)
+    def get_capset_info(self, asked: GetCapsetInfo, _chain: Chain) -> Answer:
+        raise CommandError(Response.ERR_INVALID_PARAMETER, f"there is no capability set {asked.capset_index}")
+
+    @executes(GET_CAPSET)
+    def get_capset(self, asked: GetCapset, _chain: Chain) -> Answer:
+        raise CommandError(Response.ERR_INVALID_PARAMETER, f"there is no capability set {asked.capset_id}")
+
+    # --- Resources --------------------------------------------------------------------------------------
+
+    @executes(RESOURCE_CREATE_2D)
+    def create_2d(self, new: ResourceCreate2d, _chain: Chain) -> None:
+        kind = _format(new.format)
+        if not new.width or not new.height:
+            raise CommandError(Response.ERR_INVALID_PARAMETER, f"a picture of {new.width} x {new.height}")
+        self.resources.reserve(new.resource_id, RESOURCE_COST + new.width * new.height * PIXEL)
+        try:
+            self.resources.add(Picture(new.resource_id, kind, new.width, new.height))
+        except (OSError, MemoryError) as error:
+            raise CommandError(Response.ERR_OUT_OF_MEMORY, f"the host has none: {error}") from None
+
+    @executes(RESOURCE_CREATE_BLOB)
+    def create_blob(self, new: ResourceCreateBlob, chain: Chain) -> None:
+        if new.blob_mem != ResourceCreateBlob.GUEST or not new.size:
+            raise CommandError(
+                Response.ERR_INVALID_PARAMETER, f"a blob of {new.size} bytes of memory {new.blob_mem}"
+            )
+        backing = _gather(chain, new.nr_entries) if new.nr_entries else None
+        if backing is not None and len(backing) < new.size:
+            raise CommandError(
+                Response.ERR_INVALID_PARAMETER, f"{len(backing)} bytes for a blob of {new.size}"
+            )
+        self.resources.reserve(new.resource_id, RESOURCE_COST, backing)
+        self.resources.add(Blob(new.resource_id, new.size), backing)
+
+    @executes(RESOURCE_UNREF)
+    def unref(self, named: ResourceId, _chain: Chain) -> None:
+        resource = self.resources[named.resource_id]
+        for scanout in self.scanouts:
+            if scanout.shows(resource):
+                scanout.show(None)
+                self._changed()
+        self.resources.remove(resource)
+
+    @executes(RESOURCE_ATTACH_BACKING)
+    def attach_backing(self, named: AttachBacking, chain: Chain) -> None:
+        resource = self.resources[named.resource_id]
+        if resource.backing is not None:
+            raise CommandError(Response.ERR_UNSPEC, f"resource {resource.number} has a backing already")
+        self.resources.attach(resource, _gather(chain, named.nr_entries))
+
+    @executes(RESOURCE_DETACH_BACKING)
+    def detach_backing(self, named: ResourceId, _chain: Chain) -> None:
+        resource = self.resources[named.resource_id]
+        if resource.backing is None:
+            raise CommandError(Response.ERR_UNSPEC, f"resource {resource.number} has no backing")
+        self.resources.detach(resource)
+
+    @executes(RESOURCE_ASSIGN_UUID)
+    def assign_uuid(self, named: ResourceId, _chain: Chain) -> Answer:
+        return Response.OK_RESOURCE_UUID, self.resources[named.resource_id].uuid.bytes
+
+    @executes(TRANSFER_TO_HOST_2D)
+    def transfer_to_host_2d(self, part: TransferToHost2d, _chain: Chain) -> None:
+        resource = self.resources[part.resource_id]
+        rect = _rect(part)
+        if not isinstance(resource, Picture):
+            return  # a blob is the guest's own memory
+        if not rect.fits(resource.width, resource.height):
+            raise CommandError(Response.ERR_INVALID_PARAMETER, f"{rect} of resource {resource.number}")
+        if resource.backing is None:
+            raise CommandError(Response.ERR_UNSPEC, f"resource {resource.number} has no backing")
+        if rect:
+            resource.transfer(*rect, part.offset)
+
+    # --- Scan-outs --------------------------------------------------------------------------------------
+
+    @executes(SET_SCANOUT)
+    def set_scanout(self, wanted: SetScanout, _chain: Chain) -> None:
+        scanout = self._scanout(wanted.scanout_id)
+        if not wanted.resource_id:
+            self._show(scanout, None, NOTHING)
+            return
+        resource = self.resources[wanted.resource_id]
+        if not isinstance(resource, Picture):
+            raise CommandError(Response.ERR_INVALID_PARAMETER, f"resource {resource.number} is a blob")
+        self._show(scanout, Framebuffer.of(resource), _rect(wanted))
+
+    @executes(SET_SCANOUT_BLOB)
+    def set_scanout_blob(self, wanted: SetScanoutBlob, _chain: Chain) -> None:
+        scanout = self._scanout(wanted.scanout_id)
+        if not wanted.resource_id:
+            self._show(scanout, None, NOTHING)
+            return
+        resource = self.resources[wanted.resource_id]
+        if not isinstance(resource, Blob):
+            raise CommandError(Response.ERR_INVALID_PARAMETER, f"resource {resource.number} is no blob")
+        kind = _format(wanted.format)
+        size = (wanted.fb_width, wanted.fb_height)
+        framebuffer = Framebuffer(resource, kind, *size, wanted.stride, wanted.offset)
+        if not all(size) or wanted.stride < wanted.fb_width * PIXEL or framebuffer.size > resource.size:
+            raise CommandError(
+                Response.ERR_INVALID_PARAMETER,
+                f"{size} pixels at {wanted.offset}, {wanted.stride} bytes a row, in {resource.size} bytes",
+            )
+        self._show(scanout, framebuffer, _rect(wanted))
+
+    @executes(RESOURCE_FLUSH)
+    def flush(self, part: ResourceFlush, _chain: Chain) -> None:
+        resource = self.resources[part.resource_id]
+        rect = _rect(part)
+        if isinstance(resource, Picture) and not rect.fits(resource.width, resource.height):
+            raise CommandError(Response.ERR_INVALID_PARAMETER, f"{rect} of resource {resource.number}")
+        for scanout in self.scanouts:
+            if scanout.shows(resource):
+                scanout.flush(rect)
+                self._changed()
+
+    def _scanout(self, number: int) -> Scanout:
+        if number >= self.usable:
+            raise CommandError(
+                Response.ERR_INVALID_SCANOUT_ID, f"there is no scan-out {number} of {self.usable}"
+            )
+        return self.scanouts[number]
+
+    def _show(self, scanout: Scanout, framebuffer: Framebuffer | None, rect: Rect) -> None:
+        if framebuffer is not None and not (rect and rect.fits(framebuffer.width, framebuffer.height)):
+            raise CommandError(
+                Response.ERR_INVALID_PARAMETER,
+                f"{rect} of a picture of {framebuffer.width} x {framebuffer.height}",
+            )
+        scanout.show(framebuffer, rect)
+        self._changed()
+
+    # --- Cursors ----------------------------------------------------------------------------------------
+
+    @executes(UPDATE_CURSOR)
+    def update_cursor(self, wanted: UpdateCursor, _chain: Chain) -> None:
+        cursor = self._scanout(wanted.scanout_id).cursor
+        if not wanted.resource_id:
+            cursor.hide()
+        elif (shape := cursor_shape(self.resources[wanted.resource_id])) is not None:
+            cursor.reshape(shape, wanted.hot_x, wanted.hot_y)
+        else:
+            raise CommandError(
+                Response.ERR_INVALID_PARAMETER, f"resource {wanted.resource_id} has another size than cursors"
+            )
+        cursor.move(wanted.x, wanted.y)
+        self._changed()
+
+    @executes(MOVE_CURSOR)
+    def move_cursor(self, wanted: UpdateCursor, _chain: Chain) -> None:
+        self._scanout(wanted.scanout_id).cursor.move(wanted.x, wanted.y)
+        self._changed()
+
+
+def _rect(where: Any) -> Rect:
+    return Rect(where.x, where.y, where.width, where.height)
+
+
+def _format(number: int) -> Format:
+    try:
+        return Format(number)
+    except ValueError:
+        raise CommandError(Response.ERR_INVALID_PARAMETER, f"there is no pixel format {number}") from None
+
+
+def _gather(chain: Chain, count: int) -> Gather:
+    """The guest memory that the next `count` entries name."""
+    if not 0 < count <= MAX_ENTRIES:
+        raise CommandError(Response.ERR_INVALID_PARAMETER, f"a backing of {count} entries")
+    return chain.gather(MEMORY_ENTRY.iter_unpack(chain.read(count * MEMORY_ENTRY.size)))

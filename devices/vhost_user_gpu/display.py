@@ -1,0 +1,270 @@
+"""The socket on which a front-end shows our pictures: a task that asks, one that paints, one that listens.
+
+What is to be said is not queued: the painter looks at the scan-outs whenever the socket takes more. So a
+front-end that is slow misses frames, and the guest never waits for it.
+"""
+
+import array
+import asyncio
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vhost_user_gpu import wire
+from vhost_user_gpu.dmabuf import Exporter, dmabuf_message
+from vhost_user_gpu.outputs import Outputs
+from vhost_user_gpu.pixels import PIXEL
+from vhost_user_gpu.rect import Rect
+from vhost_user_gpu.scanout import Cursor, Framebuffer, Scanout
+from vhostd import Layout
+
+log = logging.getLogger(__name__)
+
+FEATURES = 1 << wire.Feature.EDID | 1 << wire.Feature.DMABUF2
+PIECE = 1 << 18  # bytes that are converted at a time: they stay in the processor's cache until they are sent
+SEND_BUFFER = 1 << 20  # bytes that the kernel is asked to take at once
+
+
+class DisplayError(Exception):
+    """The front-end broke the protocol of this socket."""
+
+
+class Display:
+    """Shows scan-outs on a connected socket, which it owns, until the front-end closes it, or `close`.
+
+    `told` is called whenever the front-end has said what monitors there are. With an `exporter` scan-outs are
+    shown as dmabufs where that can be.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        scanouts: Sequence[Scanout],
+        outputs: Outputs,
+        told: Callable[[], None],
+        exporter: Exporter | None = None,
+    ) -> None:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        self._socket = sock
+        self._loop = asyncio.get_running_loop()
+        self._scanouts = scanouts
+        self._outputs = outputs
+        self._told = told
+        self._exporter = exporter
+        self._shared: set[int] = set()  # the scan-outs that are shown as dmabufs
+        self._features = 0
+        self._turn = asyncio.Lock()
+        self._expected: deque[tuple[wire.Row, asyncio.Future[Any]]] = deque()
+        self._news = asyncio.Event()
+        self._questions = asyncio.Event()
+        self._asking: list[asyncio.Future[None]] = []  # who waits for the answer to the next question
+        self._asked: list[asyncio.Future[None]] = []  # and to the one that was asked
+        self._task = self._loop.create_task(self._run(), name="display")
+        for scanout in scanouts:
+            scanout.repaint()
+        self.wake()
+        self._questions.set()
+
+    @property
+    def open(self) -> bool:
+        """Whether the front-end is still there."""
+        return not self._task.done() and not self._task.cancelling()
+
+    def wake(self) -> None:
+        """There may be news in a scan-out."""
+        self._news.set()
+
+    def refresh(self) -> "asyncio.Future[None]":
+        """Asks for the monitors once more; done when `outputs` has the answer, or none will come."""
+        answered: asyncio.Future[None] = self._loop.create_future()
+        self._asking = [other for other in self._asking if not other.done()] + [answered]
+        self._questions.set()
+        if not self.open:
+            self.give_up()
+        return answered
+
+    def give_up(self) -> None:
+        """Lets nobody wait for answers any longer."""
+        _release(self._asking)
+        _release(self._asked)
+
+    def close(self) -> None:
+        """Ends it; idempotent."""
+        self._task.cancel()
+        self.give_up()
+
+    async def _run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._listen())
+                tasks.create_task(self._ask_about_monitors())
+                tasks.create_task(self._paint())
+        except* ConnectionError as gone:
+            log.info("the front-end shows nothing any more: %s", gone.exceptions[0])
+        except* DisplayError as error:
+            log.error("closing the gpu socket: %s", error.exceptions[0])
+        except* Exception:
+            log.exception("closing the gpu socket after a fault of this program")
+        finally:
+            self._socket.close()
+            self.give_up()
+
+    # --- Questions --------------------------------------------------------------------------------------
+
+    async def _ask_about_monitors(self) -> None:
+        offered = (await self._ask(wire.GET_PROTOCOL_FEATURES, wire.Empty())).value
+        self._features = offered & FEATURES
+        async with self._turn:
+            await self._send(wire.SET_PROTOCOL_FEATURES.encode(wire.U64(self._features)))
+        while True:
+            await self._questions.wait()
+            self._questions.clear()
+            # Whoever asks from now on wants a newer answer than this one.
+            self._asked, self._asking = self._asking, []
+            await self._ask_once()
+            _release(self._asked)
+            self._told()
+
+    async def _ask_once(self) -> None:
+        info: wire.DisplayInfo = await self._ask(wire.GET_DISPLAY_INFO, wire.Empty())
+        self._outputs.set_modes(info.modes)
+        if self._features >> wire.Feature.EDID & 1:
+            for number in self._outputs.enabled:
+                reply: wire.Edid = await self._ask(wire.GET_EDID, wire.EdidRequest(number))
+                self._outputs.set_edid(number, reply.edid[: reply.size])
+
+    async def _ask(self, row: wire.Row, payload: Layout) -> Any:
+        """Sends a request and returns the payload of its reply."""
+        async with self._turn:
+            answered = await self._request(row, payload)
+        return await answered
+
+    async def _request(self, row: wire.Row, payload: Layout) -> "asyncio.Future[Any]":
+        """Sends a request; the future is to have its reply."""
+        answered: asyncio.Future[Any] = self._loop.create_future()
+        self._expected.append((row, answered))
+        await self._send(row.encode(payload))
+        return answered
+
+    async def _listen(self) -> None:
+        """Takes replies, which come in the order of the requests."""
+        while True:
+            number, flags, size = wire.HEADER.unpack(await self._receive(wire.HEADER.size))
+            if not self._expected or flags != wire.REPLY or number != self._expected[0][0].number:
+                raise DisplayError(f"message {number}, flags {flags:#x}, where no such reply was due")
+            row, answered = self._expected.popleft()
+            if size != row.reply.SIZE:
+                raise DisplayError(f"a reply to {row} of {size} bytes, not {row.reply.SIZE}")
+            answered.set_result(row.reply.unpack(await self._receive(size)))
+
+    async def _receive(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            received = await self._loop.sock_recv(self._socket, size - len(data))
+            if not received:
+                raise ConnectionResetError("it has closed the gpu socket")
+            data += received
+        return data
+
+    # --- Pictures ---------------------------------------------------------------------------------------
+
+    async def _paint(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            for scanout in self._scanouts:
+                if scanout.has_news:
+                    async with self._turn:
+                        await self._show_cursor(scanout.number, scanout.cursor)
+                        shown = await self._show_picture(scanout)
+                    if shown is not None:
+                        await shown
+
+    async def _show_cursor(self, number: int, cursor: Cursor) -> None:
+        place = (number, cursor.x, cursor.y)
+        moved, reshaped = cursor.take_news()
+        if reshaped:
+            shape = wire.CursorUpdate(*place, cursor.hot_x, cursor.hot_y, cursor.shape)
+            await self._send(wire.CURSOR_UPDATE.encode(shape))
+        elif moved:
+            row = wire.CURSOR_POS if cursor.shape else wire.CURSOR_POS_HIDE
+            await self._send(row.encode(wire.CursorPos(*place)))
+
+    async def _show_picture(self, scanout: Scanout) -> "asyncio.Future[Any] | None":
+        """Sends what is news of a picture; a future if the front-end will say when that is to be seen."""
+        if scanout.replaced:
+            scanout.replaced = False
+            await self._introduce(scanout)
+        # The guest may have replaced it again meanwhile: then that comes first, in the next round.
+        if scanout.framebuffer is None or scanout.replaced or not scanout.damage:
+            return None
+        damage = scanout.take_damage()
+        update = wire.Update(scanout.number, *damage)
+        if scanout.number in self._shared:
+            return await self._request(wire.DMABUF_UPDATE, update)
+        await self._send(wire.UPDATE.encode(update, following=damage.width * damage.height * PIXEL))
+        await self._send_pixels(scanout.framebuffer, damage.moved(scanout.rect.x, scanout.rect.y))
+        return None
+
+    async def _introduce(self, scanout: Scanout) -> None:
+        """Says that a scan-out shows something else: a dmabuf, pictures of another size, or nothing."""
+        dmabuf = None if self._exporter is None else self._exporter.export(scanout)
+        if dmabuf is not None:
+            scanout.resized = False
+            self._shared.add(scanout.number)
+            with dmabuf:
+                await self._send(self._describe(scanout), (dmabuf.fileno(),))
+            return
+        if scanout.number in self._shared:
+            self._shared.remove(scanout.number)
+            await self._send(self._describe(Scanout(scanout.number)))
+            scanout.resize()
+        if scanout.resized:
+            scanout.resized = False
+            size = wire.Scanout(scanout.number, scanout.rect.width, scanout.rect.height)
+            await self._send(wire.SCANOUT.encode(size))
+
+    def _describe(self, scanout: Scanout) -> bytes:
+        return dmabuf_message(scanout, with_modifier=bool(self._features >> wire.Feature.DMABUF2 & 1))
+
+    async def _send_pixels(self, framebuffer: Framebuffer, rect: Rect) -> None:
+        """Sends a rectangle as it is when its turn comes, from where it lies if it lies there as it must."""
+        if framebuffer.is_sendable(rect):
+            send, start = framebuffer.resource.send, framebuffer.start(rect)
+            size = rect.width * rect.height * PIXEL
+            await self._push(size, lambda done: send(self._socket, start + done, size - done))
+            return
+        for band in rect.bands(PIECE // (rect.width * PIXEL)):
+            await self._send(framebuffer.copy(band))
+
+    async def _send(self, data: bytes | bytearray, fds: Sequence[int] = ()) -> None:
+        view = memoryview(data)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        await self._push(len(view), lambda done: self._socket.sendmsg([view[done:]], [] if done else rights))
+
+    async def _push(self, size: int, send: Callable[[int], int]) -> None:
+        """Calls `send` with how many bytes are sent already until all are; waits while the socket is full."""
+        done = 0
+        while done < size:
+            try:
+                done += send(done)
+            except BlockingIOError:
+                await self._writable()
+
+    async def _writable(self) -> None:
+        ready = asyncio.Event()
+        self._loop.add_writer(self._socket, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            self._loop.remove_writer(self._socket)
+
+
+def _release(waiting: "list[asyncio.Future[None]]") -> None:
+    for answered in waiting:
+        if not answered.done():
+            answered.set_result(None)
+    waiting.clear()

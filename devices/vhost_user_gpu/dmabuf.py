@@ -1,0 +1,72 @@
+"""Blobs as dmabufs: the front-end's GPU sees the guest's memory itself, without a copy.
+
+/dev/udmabuf makes a dmabuf of pages of memfds, which is what front-ends make guest memory of.
+"""
+
+import fcntl
+import logging
+import os
+import struct
+
+from vhost_user_gpu import wire
+from vhost_user_gpu.resource import Blob
+from vhost_user_gpu.scanout import Scanout
+from vhostd import Fd, Gather, SetupError
+
+log = logging.getLogger(__name__)
+
+DEVICE = "/dev/udmabuf"
+# Linux, include/uapi/linux/udmabuf.h
+UDMABUF_CREATE_LIST = 0x40087543
+UDMABUF_FLAGS_CLOEXEC = 1
+CREATE_LIST = struct.Struct("=II")  # flags, count; then `count` items
+CREATE_ITEM = struct.Struct("=I4xQQ")  # memfd, offset, size
+LINEAR = 0  # the modifier of rows of pixels one after the other
+
+
+class Exporter:
+    """Makes dmabufs of what scan-outs show, where that can be."""
+
+    def __init__(self, path: str = DEVICE) -> None:
+        """Raises SetupError if there is no such device, or it may not be used."""
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise SetupError(f"--dmabuf: {path}: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Makes no more of them; those that there are go on."""
+        os.close(self._fd)
+
+    def export(self, scanout: Scanout) -> Fd | None:
+        """What the scan-out shows, for the caller to close; None if that can be no dmabuf.
+
+        Only a blob can, of whole pages, and of no more pieces than the host's limit, 1,024 by default.
+        """
+        framebuffer = scanout.framebuffer
+        # The protocol cannot say where in the dmabuf a picture begins.
+        if framebuffer is None or framebuffer.offset or not isinstance(framebuffer.resource, Blob):
+            return None
+        backing = framebuffer.resource.backing
+        try:
+            return None if backing is None else Fd(self._create(backing))
+        except OSError as error:
+            log.warning("scan-out %d is copied: no dmabuf: %s", scanout.number, error)
+            return None
+
+    def _create(self, backing: Gather) -> int:
+        files = backing.files()
+        items = b"".join(CREATE_ITEM.pack(fd, offset, length) for fd, offset, length in files)
+        create = bytearray(CREATE_LIST.pack(UDMABUF_FLAGS_CLOEXEC, len(files)) + items)
+        number: int = fcntl.ioctl(self._fd, UDMABUF_CREATE_LIST, create)
+        return number
+
+
+def dmabuf_message(scanout: Scanout, *, with_modifier: bool) -> bytes:
+    """What goes along with a scan-out's dmabuf; of one that shows nothing, that it has none."""
+    place = [scanout.number, *scanout.rect, 0, 0, 0, 0, 0]
+    if (framebuffer := scanout.framebuffer) is not None:
+        place[5:] = [framebuffer.width, framebuffer.height, framebuffer.stride, 0, framebuffer.format.fourcc]
+    if with_modifier:
+        return wire.DMABUF_SCANOUT2.encode(wire.DmabufScanout2(*place, modifier=LINEAR))
+    return wire.DMABUF_SCANOUT.encode(wire.DmabufScanout(*place))

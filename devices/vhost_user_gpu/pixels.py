@@ -1,0 +1,58 @@
+"""Pixel formats, all of four bytes, and the way from each to the one that front-ends take.
+
+A format's name says what the bytes of a pixel are, in their order in memory: B8G8R8X8 is blue, green, red,
+nothing. It is also what goes over the wire, where it is called x8r8g8b8 after a little-endian number.
+"""
+
+from enum import IntEnum
+
+PIXEL = 4  # bytes
+
+
+class Format(IntEnum):
+    """enum virtio_gpu_formats (virtio 1.3, 5.7.6.8)."""
+
+    B8G8R8A8 = 1
+    B8G8R8X8 = 2
+    A8R8G8B8 = 3
+    X8R8G8B8 = 4
+    R8G8B8A8 = 67
+    X8B8G8R8 = 68
+    A8B8G8R8 = 121
+    R8G8B8X8 = 134
+
+    @property
+    def channels(self) -> str:
+        """The channels in the order of their bytes, such as BGRX."""
+        return self.name[::2]
+
+    @property
+    def is_wire_format(self) -> bool:
+        """Whether pixels can be shown as they are."""
+        return self.channels.startswith("BGR")
+
+    @property
+    def fourcc(self) -> int:
+        """The name that Linux has for it (DRM_FORMAT_...): the channels of a little-endian number, and 24."""
+        return int.from_bytes(f"{self.channels[:1:-1]}24".encode(), "little")
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the fourth channel says how opaque a pixel is; else its byte may hold anything."""
+        return "A" in self.channels
+
+
+def to_wire(data: bytearray, kind: Format) -> bytearray:
+    """The pixels as B, G, R and the fourth channel; `data` itself if they are that already."""
+    if kind.is_wire_format:
+        return data
+    converted = bytearray(len(data))
+    for place, channel in enumerate(("B", "G", "R", "A" if kind.has_alpha else "X")):
+        converted[place::PIXEL] = data[kind.channels.index(channel) :: PIXEL]
+    return converted
+
+
+def opaque(data: bytearray) -> bytearray:
+    """The pixels with the fourth channel at its most, in place."""
+    data[PIXEL - 1 :: PIXEL] = b"\xff" * (len(data) // PIXEL)
+    return data

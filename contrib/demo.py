@@ -1,4 +1,4 @@
-"""Boots a Linux guest with vhost-user-input and vhost-user-rng, types into it and reads its random numbers.
+"""Boots a Linux guest with vhost-user-input, -rng and -gpu, types into it, and takes a picture of its screen.
 
 Run it with contrib/demo.sh, which installs what this needs.
 """
@@ -21,6 +21,10 @@ from tests.guest.machine import vhost_user_options
 TEXT = "Hello from vhostd\n"
 SAMPLE_SIZE = 32
 SHOWN_EVENTS = 10
+SCREENSHOT = Path(__file__).parents[1] / "build" / "demo-screen.png"
+# On the console that the display shows, the end of the kernel's messages, and below it what is typed.
+FILL_CONSOLE = "{ uname -srvm; dmesg | tail -n 15; echo; } >/dev/tty1"
+READ_CONSOLE = "exec </dev/tty1; echo ready; exec cat"
 
 RELEASED, PRESSED = 0, 1
 SYN = (ecodes.EV_SYN, ecodes.SYN_REPORT, 0)
@@ -104,18 +108,31 @@ def show_random_numbers(guest: Guest) -> None:
     say(f"    {SAMPLE_SIZE} bytes of /dev/hwrng in {sample['seconds'] * 1000:.1f} ms: {sample['data']}")
 
 
+def show_screen(guest: Guest) -> None:
+    """Saves what the guest's screen shows."""
+    SCREENSHOT.parent.mkdir(exist_ok=True)
+    guest.qmp.execute("screendump", {"filename": str(SCREENSHOT), "format": "png"})
+    say(f"the guest's screen: {SCREENSHOT}")
+
+
 def show(directory: Path, backends: dict[str, Backend], stack: ExitStack) -> None:
     """Runs the whole demo; adds the programs to `backends` as they start."""
     event_socket = directory / "events.sock"
     start(backends, stack, "vhost-user-input", directory, f"--event-socket={event_socket}")
     start(backends, stack, "vhost-user-rng", directory)
-    say("booting a Linux guest under QEMU with both devices")
+    start(backends, stack, "vhost-user-gpu", directory)
+    say("booting a Linux guest under QEMU with these devices")
     options = (vhost_user_options(f"{name}-pci", backend.path, name) for name, backend in backends.items())
     guest = stack.enter_context(Guest(options=[*chain.from_iterable(options)]))
     version = guest.call("read_file", path="/proc/sys/kernel/osrelease").strip()
     say(f"the guest is up after {guest.boot_seconds:.1f} s: Linux {version}")
+    guest.call("run", argv=["sh", "-c", FILL_CONSOLE])
+    console = guest.call("start", argv=["sh", "-c", READ_CONSOLE])
+    guest.call("wait_output", pid=console, text="ready")
     show_keyboard(guest, event_socket)
+    guest.call("wait_output", pid=console, text=TEXT)
     show_random_numbers(guest)
+    show_screen(guest)
 
 
 def start(backends: dict[str, Backend], stack: ExitStack, name: str, *arguments: Any) -> None:
@@ -136,7 +153,7 @@ def main() -> int:
             for name, backend in backends.items():
                 print(f"--- {name} said:\n{backend.log()}", file=sys.stderr)
             return 1
-    say("done: what was typed on the host arrived in the guest, and its random numbers come from the host")
+    say("done: what was typed on the host arrived in the guest, and what the guest shows arrived here")
     return 0
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shows vhostd at work: a Linux guest under QEMU with a virtual keyboard and a source of randomness,
+# Shows vhostd at work: a Linux guest under QEMU with a virtual keyboard, a source of randomness and a display,
 # each of them a vhostd program. Installs what is missing first. Takes about a minute.
 set -euo pipefail
 

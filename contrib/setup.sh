@@ -12,11 +12,13 @@ readonly venv="$root/.venv"
 readonly log="$cache/setup.log"
 readonly backports=bookworm-backports
 readonly qemu_needed=10
+readonly kernel=linux-image-amd64
+readonly kernel_needs=CONFIG_UDMABUF=y # as kernels have it since Debian 13's
 
 readonly packages=(
     python3-venv python3-dev gcc libc6-dev libsystemd-dev pkg-config # .venv
     busybox-static                                                    # the guest's initramfs
-    systemd evemu-tools                                               # used by some tests
+    systemd evemu-tools edid-decode                                   # used by some tests
 )
 readonly qemu_packages=(qemu-system-x86 qemu-system-common qemu-system-data seabios)
 
@@ -113,21 +115,23 @@ update_package_lists() {
 
 # The kernel's package is unpacked, not installed: it must not become this machine's own kernel.
 fetch_kernel() {
-    [ ! -e "$cache/linux" ] || return 0
+    ! grep -qsx "$kernel_needs" "$cache"/linux/boot/config-* || return 0
+    on_bookworm && add_backports
     kernel_package >/dev/null || update_package_lists
     local package work
-    package="$(kernel_package)" || fail "The package linux-image-amd64 is not in Debian's package lists."
+    package="$(kernel_package)" || fail "The package $kernel is not in Debian's package lists."
     work="$(mktemp -d "$cache/new.XXXXXX")"
     trap 'rm -rf "$work"' EXIT
     step "fetching the guest's kernel ($package)" in_directory "$work" apt-get download -qq "$package"
     step "unpacking it into $cache/linux" dpkg-deb -x "$work"/*.deb "$work/linux"
+    rm -rf "$cache/linux"
     mv -T "$work/linux" "$cache/linux"
     rm -rf "$work"
     trap - EXIT
 }
 
 kernel_package() {
-    apt-cache depends linux-image-amd64 2>/dev/null |
+    apt-cache depends "$(from_backports <<<"$kernel")" 2>/dev/null |
         sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1 | grep .
 }
 

@@ -7,7 +7,7 @@ import vhostd
 from vhostd.device import Device
 from vhostd.errors import UsageError
 from vhostd.log import LEVELS
-from vhostd.options import make_parser, parse, positive, program_name
+from vhostd.options import make_parser, parse, positive, program_name, size
 from vhostd.virtio import DeviceType
 
 
@@ -137,6 +137,30 @@ def test_help_names_every_option() -> None:
 def test_what_is_no_positive_number_is_named(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=repr(text)):
         positive(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("1", 1),
+        ("65536", 65536),
+        ("64K", 65536),
+        ("64k", 65536),
+        ("3M", 3 << 20),
+        ("2G", 2 << 30),
+        ("1T", 1 << 40),
+    ],
+)
+def test_sizes_may_have_a_unit(text: str, found: int) -> None:
+    assert size(text) == found
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "0M", "-1", "M", "1.5G", "1X", "1KK", " 1", "9" * 19, "9" * 15 + "T"]
+)
+def test_what_is_no_size_is_named(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=f"{text!r} is not a size"):
+        size(text)
 
 
 def test_positive_numbers_may_be_large() -> None:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 EDID, RESOURCE_UUID, RESOURCE_BLOB = 1, 2, 3  # feature bits (5.7.3)
 MAX_SCANOUTS = 16
-MAX_SIDE = 16383  # pixels
 ANSWER_PATIENCE = 1.0  # seconds that a guest waits until the front-end has said what monitors there are
 NEWS_PATIENCE = 0.5  # seconds that a front-end has to tell the guest of other monitors itself, as QEMU does
 
@@ -105,15 +104,18 @@ class Gpu(Device):
 
         from vhost_user_gpu.card import Request
 
-        async with TaskGroup() as later:
-            async for chain in queue:
-                request = Request(chain)
-                if request.is_about_monitors and self._display is not None:
-                    later.create_task(self._execute_after(self._display.refresh(), queue, request))
-                else:
-                    self._execute(queue, request)
-            if self._display is not None:
-                self._display.give_up()
+        try:
+            async with TaskGroup() as later:
+                async for chain in queue:
+                    request = Request(chain)
+                    if request.is_about_monitors and self._display is not None:
+                        later.create_task(self._execute_after(self._display.refresh(), queue, request))
+                    else:
+                        self._execute(queue, request)
+                if self._display is not None:
+                    self._display.give_up()
+        except ExceptionGroup as failed:  # the group is our own affair
+            raise failed.exceptions[0] from None
 
     async def cursorq(self, queue: "Virtqueue") -> None:
         """Executes commands that give the cursor its shape and its place."""
@@ -213,6 +215,8 @@ def _scanouts(text: str) -> int:
 
 def _resolution(text: str) -> tuple[int, int]:
     from argparse import ArgumentTypeError
+
+    from vhost_user_gpu.edid import MAX_SIDE
 
     sides = text.split("x")
     if len(sides) == 2 and all(side.isdecimal() and len(side) <= 5 for side in sides):

@@ -64,9 +64,10 @@ class Exporter:
 
 def dmabuf_message(scanout: Scanout, *, with_modifier: bool) -> bytes:
     """What goes along with a scan-out's dmabuf; of one that shows nothing, that it has none."""
-    place = [scanout.number, *scanout.rect, 0, 0, 0, 0, 0]
-    if (framebuffer := scanout.framebuffer) is not None:
-        place[5:] = [framebuffer.width, framebuffer.height, framebuffer.stride, 0, framebuffer.format.fourcc]
+    place = wire.DmabufScanout(scanout.number, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    if (shown := scanout.framebuffer) is not None:
+        layout = (shown.width, shown.height, shown.stride, 0, shown.format.fourcc)
+        place = wire.DmabufScanout(scanout.number, *scanout.rect, *layout)
     if with_modifier:
-        return wire.DMABUF_SCANOUT2.encode(wire.DmabufScanout2(*place, modifier=LINEAR))
-    return wire.DMABUF_SCANOUT.encode(wire.DmabufScanout(*place))
+        return wire.DMABUF_SCANOUT2.encode(wire.DmabufScanout2(place.pack(), LINEAR))
+    return wire.DMABUF_SCANOUT.encode(place)

@@ -248,7 +248,7 @@ def _established(largest: Timing) -> bytes:
 
 def _standard(largest: Timing) -> bytes:
     codes = [
-        bytes((size[0] // 8 - 31, RATIOS[ratio] | REFRESH - 60))
+        bytes((size[0] // 8 - 31, RATIOS[ratio]))  # and 60 Hz, which is 0
         for size, ratio in STANDARD.items()
         if _fits(size, largest)
     ]

@@ -1,11 +1,10 @@
 """The monitors: what each scan-out should show, and what it says of itself (EDID)."""
 
 from vhost_user_gpu.commands import MAX_SCANOUTS, Mode
+from vhost_user_gpu.edid import MAX_SIDE
 from vhost_user_gpu.edid import edid as make_edid
 
 OFF = Mode(0, 0, 0, 0, enabled=0)
-# What a front-end says of itself is used for EDIDs of our own and must not make them absurd.
-LARGEST_SIDE = 16383
 
 
 class Outputs:
@@ -44,7 +43,7 @@ class Outputs:
 
     def edid(self, number: int) -> bytes:
         """A scan-out's EDID."""
-        return self._edids.get(number) or self._own_edid(self._modes[number])
+        return self._edids.get(number) or self._own_edid(number)
 
     def set_modes(self, modes: bytes) -> None:
         """Takes the front-end's modes, of `MAX_SCANOUTS` times 24 bytes; its EDIDs are to follow."""
@@ -55,6 +54,7 @@ class Outputs:
         """Takes the front-end's EDID of a scan-out; an empty one means ours."""
         self._edids[number] = edid
 
-    def _own_edid(self, mode: Mode) -> bytes:
+    def _own_edid(self, number: int) -> bytes:
+        mode = self._modes[number]
         width, height = (mode.width, mode.height) if mode.width and mode.height else self._default
-        return make_edid(min(width, LARGEST_SIDE), min(height, LARGEST_SIDE))
+        return make_edid(min(width, MAX_SIDE), min(height, MAX_SIDE), serial=number + 1)

@@ -116,18 +116,9 @@ class DmabufScanout(Layout, byteorder="="):
 
 
 class DmabufScanout2(Layout, byteorder="="):
-    """VhostUserGpuDMABUFScanout2: the same, with the layout's modifier."""
+    """VhostUserGpuDMABUFScanout2: a DmabufScanout, and the layout's modifier."""
 
-    scanout_id: u32
-    x: u32
-    y: u32
-    width: u32
-    height: u32
-    fd_width: u32
-    fd_height: u32
-    fd_stride: u32
-    fd_flags: u32
-    fd_drm_fourcc: s32
+    dmabuf_scanout: Annotated[bytes, array(DmabufScanout.SIZE)]
     modifier: u64
 
 

@@ -105,6 +105,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         programs = {
             "vhost-user-rng": [],
+            "vhost-user-gpu": [],
             "vhost-user-input": [f"--event-socket={os.path.join(folder, 'events')}"],
         }
         found = []

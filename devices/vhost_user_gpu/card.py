@@ -59,6 +59,7 @@ log = logging.getLogger(__name__)
 
 MEMORY_ENTRY = struct.Struct("<QI4x")  # struct virtio_gpu_mem_entry: guest address, length
 MAX_ENTRIES = 1 << 16  # of a backing: 256 MiB, page by page
+MAX_SIDE = 32767  # pixels of a picture; pixman, by which QEMU shows it, has no larger ones
 
 C = TypeVar("C", bound="Card")
 Answer = tuple[Response, bytes]  # a response's type, and what follows its header
@@ -97,9 +98,10 @@ class Request:
     def respond(self, answer: Answer) -> None:
         """Writes the response, as far as the driver has room; to a fenced command it names the fence."""
         kind, content = answer
-        fence = self.header.flags & (Header.FENCE | Header.RING_IDX)
-        if fence:
-            header = Header(kind, fence, self.header.fence_id, self.header.ctx_id, self.header.ring_idx)
+        asked = self.header
+        if asked.flags & Header.FENCE:
+            flags = asked.flags & (Header.FENCE | Header.RING_IDX)
+            header = Header(kind, flags, asked.fence_id, asked.ctx_id, asked.ring_idx)
         else:
             header = Header(kind, 0, 0, 0, 0)
         data = header.pack() + content
@@ -169,8 +171,7 @@ class Card:
     @executes(RESOURCE_CREATE_2D)
     def create_2d(self, new: ResourceCreate2d, _chain: Chain) -> None:
         kind = _format(new.format)
-        if not new.width or not new.height:
-            raise CommandError(Response.ERR_INVALID_PARAMETER, f"a picture of {new.width} x {new.height}")
+        _check_size(new.width, new.height)
         self.resources.reserve(new.resource_id, RESOURCE_COST + new.width * new.height * PIXEL)
         try:
             self.resources.add(Picture(new.resource_id, kind, new.width, new.height))
@@ -255,8 +256,11 @@ class Card:
             raise CommandError(Response.ERR_INVALID_PARAMETER, f"resource {resource.number} is no blob")
         kind = _format(wanted.format)
         size = (wanted.fb_width, wanted.fb_height)
+        _check_size(*size)
+        if wanted.fb_width * wanted.fb_height * PIXEL > self.resources.limit:  # a copy of it is too much
+            raise CommandError(Response.ERR_OUT_OF_MEMORY, f"{size} pixels")
         framebuffer = Framebuffer(resource, kind, *size, wanted.stride, wanted.offset)
-        if not all(size) or wanted.stride < wanted.fb_width * PIXEL or framebuffer.size > resource.size:
+        if wanted.stride < wanted.fb_width * PIXEL or framebuffer.size > resource.size:
             raise CommandError(
                 Response.ERR_INVALID_PARAMETER,
                 f"{size} pixels at {wanted.offset}, {wanted.stride} bytes a row, in {resource.size} bytes",
@@ -314,6 +318,11 @@ class Card:
 
 def _rect(where: Any) -> Rect:
     return Rect(where.x, where.y, where.width, where.height)
+
+
+def _check_size(width: int, height: int) -> None:
+    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
+        raise CommandError(Response.ERR_INVALID_PARAMETER, f"a picture of {width} x {height}")
 
 
 def _format(number: int) -> Format:

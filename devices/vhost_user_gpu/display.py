@@ -18,7 +18,7 @@ from vhost_user_gpu.outputs import Outputs
 from vhost_user_gpu.pixels import PIXEL
 from vhost_user_gpu.rect import Rect
 from vhost_user_gpu.scanout import Cursor, Framebuffer, Scanout
-from vhostd import Layout
+from vhostd import Layout, MemoryLost
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Display:
                 tasks.create_task(self._paint())
         except* ConnectionError as gone:
             log.info("the front-end shows nothing any more: %s", gone.exceptions[0])
-        except* DisplayError as error:
+        except* (DisplayError, MemoryLost) as error:
             log.error("closing the gpu socket: %s", error.exceptions[0])
         except* Exception:
             log.exception("closing the gpu socket after a fault of this program")

@@ -33,8 +33,11 @@ class Format(IntEnum):
 
     @property
     def fourcc(self) -> int:
-        """The name that Linux has for it (DRM_FORMAT_...): the channels of a little-endian number, and 24."""
-        return int.from_bytes(f"{self.channels[:1:-1]}24".encode(), "little")
+        """Linux's name for it (DRM_FORMAT_...): of the channels of a little-endian number A or X, and R or B
+        if it comes first, and 24."""
+        number = self.channels[::-1]
+        first = number.strip("AX")[0]
+        return int.from_bytes(f"{''.join(c for c in number if c in 'AX' + first)}24".encode(), "little")
 
     @property
     def has_alpha(self) -> bool:

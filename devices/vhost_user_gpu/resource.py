@@ -2,7 +2,8 @@
 
 A `Picture` is host memory that the guest fills by transfers from its own, the resource's backing. A `Blob` is
 guest memory and nothing else. Both give their bytes to whoever shows them, piece by piece; a resource that
-was released meanwhile, or has no backing any more, gives zeros, so that nobody needs to keep it alive.
+was released meanwhile, or has no backing any more, gives zeros, so that nobody needs to keep it alive. Guest
+memory that has vanished raises MemoryLost.
 """
 
 import mmap
@@ -12,7 +13,7 @@ from uuid import UUID, uuid4
 
 from vhost_user_gpu.commands import CommandError, Response
 from vhost_user_gpu.pixels import PIXEL, Format
-from vhostd import BadRequest, Gather, MemoryLost
+from vhostd import BadRequest, Gather
 
 # What a resource costs on top of its pixels: our objects, and each range of its backing.
 RESOURCE_COST = 2048
@@ -110,7 +111,7 @@ class Blob(Resource):
         try:
             if self.backing is not None:
                 return self.backing.sendmsg(sock.fileno(), offset, size)
-        except (BadRequest, MemoryLost):  # another backing, a smaller one; or the rings will notice as well
+        except BadRequest:  # there is another backing now, a smaller one
             pass
         return sock.send(ZEROS[:size])
 
@@ -121,7 +122,7 @@ class Blob(Resource):
                 self.backing.copy_rows(
                     copy, 0, offset=offset, row=row, rows=rows, stride=stride, into_stride=row
                 )
-        except (BadRequest, MemoryLost):
+        except BadRequest:
             pass
         return copy
 

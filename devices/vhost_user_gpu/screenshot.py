@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vhost_user_gpu.png import png
+from vhost_user_gpu.rect import Rect
 from vhost_user_gpu.scanout import Scanout
+from vhostd import MemoryLost
 
 log = logging.getLogger(__name__)
 
@@ -33,22 +35,23 @@ async def take_on_signal(path: str, scanouts: Sequence[Scanout]) -> None:
 async def _take(path: Path, showing: Sequence[Scanout]) -> None:
     if not showing:
         log.warning("no screenshot: the guest shows nothing")
-    pictures = [(scanout.number, scanout.rect, scanout.copy()) for scanout in showing]
-    for index, (number, rect, pixels) in enumerate(pictures):
-        target = path.with_stem(f"{path.stem}-{number}") if index else path
+    targets = [path, *(path.with_stem(f"{path.stem}-{scanout.number}") for scanout in showing[1:])]
+    for target, scanout in zip(targets, showing, strict=False):
+        if scanout.framebuffer is None:
+            continue  # the guest has turned it off meanwhile
         try:
             # Compressing takes a while, in which the guest is served.
-            await asyncio.to_thread(_write, target, rect.width, rect.height, pixels)
-        except OSError as error:
-            log.error("no screenshot: %s: %s", target, error.strerror)
+            await asyncio.to_thread(_write, target, scanout.rect, scanout.copy())
+        except (OSError, MemoryLost) as error:
+            log.error("no screenshot at %s: %s", target, error)
         else:
-            log.info("screenshot of scan-out %d: %s", number, target)
+            log.info("screenshot of scan-out %d: %s", scanout.number, target)
 
 
-def _write(path: Path, width: int, height: int, pixels: bytearray) -> None:
+def _write(path: Path, size: Rect, pixels: bytearray) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_bytes(png(width, height, pixels))
+        partial.write_bytes(png(size.width, size.height, pixels))
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ class SharedMemory:
     def __init__(
         self, size: int, *, guest_addr: int = 0x1000_0000, user_addr: int = 0x7F00_0000_0000
     ) -> None:
-        self.fd = Fd(os.memfd_create("guest-memory", os.MFD_CLOEXEC))
+        self.fd = Fd(os.memfd_create("guest-memory", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
         os.ftruncate(self.fd.fileno(), size)
         self.size = size
         self.guest_addr = guest_addr

@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value, with what it is compared to in the same run, and the most that it should be."""
+    """A measured value, with what it is compared to in the same run, and what it should not exceed."""
 
     subject: str
     what: str
@@ -19,6 +19,7 @@ class Figure:
     value: float
     baseline: float | None = None
     limit: float | None = None  # of the ratio if there is a baseline, else of the value
+    least: float | None = None  # likewise, what it should reach
 
     @property
     def ratio(self) -> float | None:
@@ -27,6 +28,20 @@ class Figure:
     @property
     def compared(self) -> float:
         return self.value if self.ratio is None else self.ratio
+
+    @property
+    def bounds(self) -> str:
+        unit = "" if self.baseline else f" {self.unit}"
+        most = "" if self.limit is None else f"{self.limit:g}{unit}"
+        return most if self.least is None else f"at least {self.least:g}{unit}"
+
+    @property
+    def verdict(self) -> str:
+        if self.limit is not None and self.compared > self.limit:
+            return "**too much**"
+        if self.least is not None and self.compared < self.least:
+            return "**too little**"
+        return "ok" if self.bounds else ""
 
 
 def alternate(subjects: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
@@ -49,8 +64,8 @@ def table(figures: Sequence[Figure]) -> str:
             f"{figure.value:.1f} {unit}",
             "" if figure.baseline is None else f"{figure.baseline:.1f} {unit}",
             "" if figure.ratio is None else f"{figure.ratio:.2f}",
-            "" if figure.limit is None else f"{figure.limit:g}{'' if figure.baseline else ' ' + unit}",
-            "" if figure.limit is None else "ok" if figure.compared <= figure.limit else "**too much**",
+            figure.bounds,
+            figure.verdict,
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -1,0 +1,320 @@
+"""A guest's virtio-gpu driver to script, and pictures in its memory.
+
+Commands are packed here by hand from virtio 1.3, 5.7.6, and not with the device's own layouts, so that each
+checks the other.
+"""
+
+import asyncio
+import os
+import random
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+from uuid import UUID
+
+from vhostd.frontend import Frontend, Queue, SharedMemory
+
+PAGE = 4096
+PIXEL = 4  # bytes
+
+# Feature bits of the device.
+EDID, RESOURCE_UUID, RESOURCE_BLOB = 1, 2, 3
+
+B8G8R8A8, B8G8R8X8, R8G8B8A8 = 1, 2, 67  # formats, by the bytes of a pixel in memory
+
+OK, OK_DISPLAY_INFO, OK_CAPSET_INFO, OK_EDID, OK_RESOURCE_UUID = 0x1100, 0x1101, 0x1102, 0x1104, 0x1105
+ERR_UNSPEC, ERR_OUT_OF_MEMORY, ERR_SCANOUT, ERR_RESOURCE = range(0x1200, 0x1204)
+ERR_PARAMETER = 0x1205
+
+BLOB_MEM_GUEST = 1
+FENCE = 1  # a flag
+
+HEADER = struct.Struct("<IIQIBxxx")  # type, flags, fence_id, ctx_id, ring_idx
+MODES = struct.Struct("<" + "IIIIII" * 16)
+
+Rect = tuple[int, int, int, int]  # x, y, width, height
+Range = tuple[int, int]  # guest address, bytes
+
+
+class RefusedCommand(Exception):
+    """The device answered with an error, `code`."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"answered with {code:#x}")
+        self.code = code
+
+
+class Mode(NamedTuple):
+    """A scan-out's part of the answer to GET_DISPLAY_INFO."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    enabled: int
+    flags: int
+
+
+class Driver:
+    """Drives a GPU over its two queues, which it owns; as many commands at a time as they have room for.
+
+    Every command raises RefusedCommand if the device says no. With `fences` every one asks for its fence, and
+    AssertionError is raised unless the device names it.
+    """
+
+    def __init__(self, control: Queue, cursor: Queue, *, fences: bool = False) -> None:
+        self.fences = fences
+        self._control = Port(control)
+        self._cursor = Port(cursor)
+        self._fence_id = 0x1_0000_0000  # does not fit into 32 bits
+
+    @classmethod
+    async def start(
+        cls, frontend: Frontend, memory: SharedMemory, *, size: int = 256, fences: bool = False
+    ) -> Self:
+        """Starts both queues, of `size` descriptors, of which a command takes two."""
+        control = await frontend.start(memory, 0, size)
+        return cls(control, await frontend.start(memory, 1, size), fences=fences)
+
+    async def stop(self, frontend: Frontend) -> None:
+        """Stops both rings, as at a guest's reset, and closes."""
+        for port in (self._control, self._cursor):
+            await frontend.stop(port.queue)
+        self.close()
+
+    def close(self) -> None:
+        """Closes the queues; what still waits for an answer is cancelled. Idempotent."""
+        self._control.close()
+        self._cursor.close()
+
+    async def command(self, data: bytes, room: int) -> bytes:
+        """What the device writes, into `room` bytes, when it gets these on the control queue."""
+        answer = self.post(data, room)
+        self.kick()
+        return await answer
+
+    def post(self, data: bytes, room: int) -> "asyncio.Future[bytes]":
+        """Queues bytes without a word to the device; the future is of its answer."""
+        return self._control.post(data, room)
+
+    def kick(self) -> None:
+        """Tells the device of what was posted, if it wants to be told."""
+        self._control.kick()
+
+    # --- Pictures ---------------------------------------------------------------------------------------
+
+    async def create_2d(self, resource: int, width: int, height: int, kind: int = B8G8R8X8) -> None:
+        await self._do(0x101, struct.pack("<IIII", resource, kind, width, height))
+
+    async def create_blob(
+        self,
+        resource: int,
+        ranges: Sequence[Range],
+        size: int,
+        *,
+        blob_mem: int = BLOB_MEM_GUEST,
+        flags: int = 0,
+        blob_id: int = 0,
+    ) -> None:
+        head = struct.pack("<IIIIQQ", resource, blob_mem, flags, len(ranges), blob_id, size)
+        await self._do(0x10C, head + entries(ranges))
+
+    async def unref(self, resource: int) -> None:
+        await self._do(0x102, struct.pack("<II", resource, 0))
+
+    async def attach_backing(self, resource: int, ranges: Sequence[Range]) -> None:
+        await self._do(0x106, struct.pack("<II", resource, len(ranges)) + entries(ranges))
+
+    async def detach_backing(self, resource: int) -> None:
+        await self._do(0x107, struct.pack("<II", resource, 0))
+
+    async def transfer(self, resource: int, rect: Rect, offset: int = 0) -> None:
+        await self._do(0x105, transfer(resource, rect, offset))
+
+    async def flush(self, resource: int, rect: Rect) -> None:
+        await self._do(0x104, flush(resource, rect))
+
+    async def set_scanout(self, scanout: int, resource: int, rect: Rect = (0, 0, 0, 0)) -> None:
+        """Shows a part of a resource; resource 0 to show nothing."""
+        await self._do(0x103, struct.pack("<IIIIII", *rect, scanout, resource))
+
+    async def set_scanout_blob(
+        self,
+        scanout: int,
+        resource: int,
+        rect: Rect,
+        *,
+        width: int,
+        height: int,
+        stride: int,
+        kind: int = B8G8R8X8,
+        offset: int = 0,
+    ) -> None:
+        """Shows a part of a blob, which holds a picture of this size from `offset` on."""
+        what = (scanout, resource, width, height, kind, 0)
+        planes = struct.pack("<IIIIIIII", stride, 0, 0, 0, offset, 0, 0, 0)
+        await self._do(0x10D, struct.pack("<IIIIIIIIII", *rect, *what) + planes)
+
+    async def present(self, resource: int, rect: Rect, offset: int = 0) -> None:
+        """A transfer and a flush of a rectangle with one kick, as Linux does; until both are answered."""
+        answers = (
+            self._post(0x105, transfer(resource, rect, offset)),
+            self._post(0x104, flush(resource, rect)),
+        )
+        self.kick()
+        for answer in answers:
+            await self._answer(*answer)
+
+    async def flushes(self, count: int, resource: int, rect: Rect) -> None:
+        """As many flushes at once, until all are answered."""
+        answers = [self._post(0x104, flush(resource, rect)) for _ in range(count)]
+        self.kick()
+        for answer in answers:
+            await self._answer(*answer)
+
+    # --- Questions --------------------------------------------------------------------------------------
+
+    async def display_info(self) -> list[Mode]:
+        body = await self._do(0x100, room=MODES.size, expected=OK_DISPLAY_INFO)
+        values = MODES.unpack(body)
+        return [Mode(*values[at : at + 6]) for at in range(0, len(values), 6)]
+
+    async def edid(self, scanout: int) -> bytes:
+        body = await self._do(0x10A, struct.pack("<II", scanout, 0), room=8 + 1024, expected=OK_EDID)
+        size, _padding = struct.unpack_from("<II", body)
+        return body[8 : 8 + size]
+
+    async def assign_uuid(self, resource: int) -> UUID:
+        body = await self._do(0x10B, struct.pack("<II", resource, 0), room=16, expected=OK_RESOURCE_UUID)
+        return UUID(bytes=body)
+
+    async def capset_info(self, index: int) -> tuple[int, ...]:
+        """The capability set's number, its latest version and its size."""
+        body = await self._do(0x108, struct.pack("<II", index, 0), room=16, expected=OK_CAPSET_INFO)
+        return struct.unpack("<III4x", body)
+
+    # --- The cursor -------------------------------------------------------------------------------------
+
+    async def update_cursor(
+        self, scanout: int, x: int, y: int, resource: int, hot_x: int = 0, hot_y: int = 0
+    ) -> None:
+        """Gives the cursor a resource's pixels and a place; resource 0 hides it."""
+        await self._cursor_command(0x300, scanout, x, y, 0, resource, hot_x, hot_y, 0)
+
+    async def move_cursor(self, scanout: int, x: int, y: int, resource: int) -> None:
+        """Moves the cursor, and shows it; resource 0 hides it."""
+        await self._cursor_command(0x301, scanout, x, y, 0, resource, 0, 0, 0)
+
+    async def _cursor_command(self, number: int, *fields: int) -> None:
+        answer = self._cursor.post(HEADER.pack(number, 0, 0, 0, 0) + struct.pack("<IIIIIIII", *fields), 0)
+        self._cursor.kick()
+        assert await answer == b""
+
+    # --- One command ------------------------------------------------------------------------------------
+
+    async def _do(self, number: int, body: bytes = b"", *, room: int = 0, expected: int = OK) -> bytes:
+        answer, fence_id = self._post(number, body, room)
+        self.kick()
+        return await self._answer(answer, fence_id, expected, room)
+
+    def _post(self, number: int, body: bytes, room: int = 0) -> "tuple[asyncio.Future[bytes], int]":
+        self._fence_id += 1
+        fence = (FENCE, self._fence_id, self._fence_id % 7, 0) if self.fences else (0, 0, 0, 0)
+        return self.post(HEADER.pack(number, *fence) + body, HEADER.size + room), self._fence_id
+
+    async def _answer(
+        self, answer: "asyncio.Future[bytes]", fence_id: int, expected: int = OK, room: int = 0
+    ) -> bytes:
+        data = await answer
+        code, flags, *fence = HEADER.unpack_from(data)
+        wanted = [FENCE, fence_id, fence_id % 7] if self.fences else [0, 0, 0]
+        assert [flags, *fence[:2]] == wanted, f"fence {[flags, *fence]} where {wanted} was due"
+        if code != expected:
+            raise RefusedCommand(code)
+        assert len(data) == HEADER.size + room, f"{len(data)} bytes for {expected:#x}"
+        return data[HEADER.size :]
+
+
+class Port:
+    """A queue, which it owns, with a future for everything that the device has yet to use."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+        self._waiting: dict[int, asyncio.Future[bytes]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(queue.call_fd.fileno(), self._called)
+
+    def post(self, data: bytes, room: int) -> "asyncio.Future[bytes]":
+        """Makes a chain available; IndexError if the queue is full."""
+        head = self.queue.add(data, room)
+        self._waiting[head] = answer = self._loop.create_future()
+        return answer
+
+    def kick(self) -> None:
+        self.queue.kick()
+
+    def close(self) -> None:
+        """Closes the queue; idempotent."""
+        if self.queue.call_fd:
+            self._loop.remove_reader(self.queue.call_fd.fileno())
+        self.queue.close()
+        for answer in self._waiting.values():
+            answer.cancel()
+
+    def _called(self) -> None:
+        os.eventfd_read(self.queue.call_fd.fileno())
+        more = True
+        while more:
+            while used := self.queue.poll():
+                head, data = used
+                answer = self._waiting.pop(head)
+                if not answer.done():
+                    answer.set_result(data)
+            more = self.queue.driver.arm()
+
+
+def transfer(resource: int, rect: Rect, offset: int = 0) -> bytes:
+    """The body of TRANSFER_TO_HOST_2D."""
+    return struct.pack("<IIIIQII", *rect, offset, resource, 0)
+
+
+def flush(resource: int, rect: Rect) -> bytes:
+    """The body of RESOURCE_FLUSH."""
+    return struct.pack("<IIIIII", *rect, resource, 0)
+
+
+def entries(ranges: Sequence[Range]) -> bytes:
+    """The array of struct virtio_gpu_mem_entry."""
+    return b"".join(struct.pack("<QII", addr, size, 0) for addr, size in ranges)
+
+
+class Framebuffer:
+    """Guest memory for a picture: in one piece, or in pages in a random order if it is `scattered`."""
+
+    def __init__(self, memory: SharedMemory, width: int, height: int, *, scattered: bool = False) -> None:
+        self.memory = memory
+        self.width = width
+        self.height = height
+        self.size = PIXEL * width * height
+        start = memory.allocate(-(-self.size // PAGE) * PAGE, PAGE)
+        self.ranges = [(start, self.size)]
+        if scattered:
+            pages = list(range(start, start + self.size, PAGE))
+            random.Random(1).shuffle(pages)
+            self.ranges = [(addr, PAGE) for addr in pages[:-1]]
+            self.ranges.append((pages[-1], self.size - PAGE * (len(pages) - 1)))
+
+    @property
+    def whole(self) -> Rect:
+        return 0, 0, self.width, self.height
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Puts bytes into the picture, wherever its pages are."""
+        at, left = 0, memoryview(data)
+        for addr, size in self.ranges:
+            if left and at <= offset < at + size:
+                part = left[: at + size - offset]
+                self.memory.map.write(addr + offset - at, part)
+                offset, left = offset + len(part), left[len(part) :]
+            at += size
+        assert not left, "beyond the picture"

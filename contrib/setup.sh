@@ -20,7 +20,10 @@ readonly packages=(
     busybox-static                                                    # the guest's initramfs
     systemd evemu-tools edid-decode                                   # used by some tests
 )
-readonly qemu_packages=(qemu-system-x86 qemu-system-common qemu-system-data seabios)
+readonly qemu_packages=(
+    qemu-system-x86 qemu-system-common qemu-system-data seabios
+    qemu-system-modules-opengl # -display dbus, for some tests
+)
 
 main() {
     check_machine
@@ -46,7 +49,7 @@ one_at_a_time() {
 install_packages() {
     local missing
     mapfile -t missing < <(missing_packages)
-    if ! qemu_is_new_enough; then
+    if ! qemu_is_new_enough || ! qemu_has_dbus_display; then
         on_bookworm && add_backports
         mapfile -t -O "${#missing[@]}" missing < <(printf '%s\n' "${qemu_packages[@]}" | from_backports)
     fi
@@ -75,6 +78,10 @@ qemu_is_new_enough() {
     local version
     version="$(qemu_version)"
     [ -n "$version" ] && [ "${version%%.*}" -ge "$qemu_needed" ]
+}
+
+qemu_has_dbus_display() {
+    grep -qx dbus <<<"$(qemu-system-x86_64 -display help)"
 }
 
 on_bookworm() {

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from io import FileIO
 
     from tests.test_layout import Little
+    from vhost_user_gpu import commands, edid, pixels, wire
+    from vhost_user_gpu.config import ConfigSpace
     from vhost_user_input import config
     from vhostd import messages
     from vhostd.messages import ProtocolFeature
@@ -53,6 +55,43 @@ if TYPE_CHECKING:
         messages.SharedMapping.shm_offset,
         messages.SharedMemoryConfig.num_regions,
         messages.SharedMemoryConfig.sizes,
+        commands.Feature.VIRGL,
+        commands.Feature.CONTEXT_INIT,
+        commands.Response.OK_CAPSET,
+        commands.Response.OK_MAP_INFO,
+        commands.Response.ERR_INVALID_CONTEXT_ID,
+        commands.GetCapset.capset_version,
+        commands.ResourceCreateBlob.blob_flags,
+        commands.SetScanoutBlob.more_strides,
+        commands.SetScanoutBlob.more_offsets,
+        commands.UpdateCursor.position_padding,
+        ConfigSpace.events_read,
+        ConfigSpace.events_clear,
+        ConfigSpace.num_scanouts,
+        ConfigSpace.num_capsets,
+        edid.BaseBlock.week,
+        edid.BaseBlock.year,
+        edid.BaseBlock.input,
+        edid.BaseBlock.width_cm,
+        edid.BaseBlock.height_cm,
+        edid.BaseBlock.gamma,
+        edid.BaseBlock.chromaticities,
+        edid.BaseBlock.established,
+        edid.BaseBlock.standard,
+        edid.BaseBlock.extensions,
+        edid.Parameters.width_pixels,
+        edid.Parameters.height_pixels,
+        edid.Parameters.depth,
+        pixels.Format.A8R8G8B8,
+        pixels.Format.X8B8G8R8,
+        pixels.Format.A8B8G8R8,
+        wire.DmabufScanout.fd_width,
+        wire.DmabufScanout.fd_height,
+        wire.DmabufScanout.fd_stride,
+        wire.DmabufScanout.fd_flags,
+        wire.DmabufScanout.fd_drm_fourcc,
+        wire.DmabufScanout2.dmabuf_scanout,
+        wire.DmabufScanout2.modifier,
         config.ConfigSpace.reserved,
         config.ConfigSpace.u,
         config.DevIds.bustype,

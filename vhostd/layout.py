@@ -43,6 +43,9 @@ class Layout:
 
     def __init__(self, *values: Any, **named: Any) -> None:
         # Plain attribute stores: a frozen dataclass costs more than twice as much to make.
+        if len(values) == len(self.FIELDS) and not named:
+            self.__dict__.update(zip(self.FIELDS, values, strict=True))
+            return
         if len(values) > len(self.FIELDS):
             raise TypeError(f"{type(self).__name__} has {len(self.FIELDS)} fields, not {len(values)}")
         fields = dict(zip(self.FIELDS, values, strict=False)) | named

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vhost_user_gpu.card import Request
     from vhost_user_gpu.display import Display
     from vhost_user_gpu.dmabuf import Exporter
+    from vhost_user_gpu.scanout import Scanout
     from vhostd import Handler, Virtqueue
 
 EDID, RESOURCE_UUID, RESOURCE_BLOB = 1, 2, 3  # feature bits (5.7.3)
@@ -60,7 +61,7 @@ class Gpu(Device):
         self._exporter = exporter
         self._config = Config(scanouts)
         self._outputs = Outputs(scanouts, *resolution)
-        self._card = Card(self._outputs, memory, self._wake_display)
+        self._card = Card(self._outputs, memory, self._show_news)
         self._display: Display | None = None
         self._news: asyncio.TimerHandle | None = None
         self._use_scanouts()
@@ -74,7 +75,12 @@ class Gpu(Device):
         add("--scanouts", metavar="N", type=_scanouts, default=1, help="monitors, 1 to 16; default: 1")
         add("--resolution", metavar="WxH", type=_resolution, default=(1280, 800), help="default: 1280x800")
         add("--max-memory", metavar="SIZE", type=size, default=256 << 20, help="the guest's; default: 256M")
-        add("--screenshot", metavar="PATH", help="on SIGUSR1, write there what the guest shows, as PNG")
+        add(
+            "--screenshot",
+            metavar="PATH",
+            type=_file,
+            help="on SIGUSR1, write there what the guest shows, as PNG",
+        )
         add("--dmabuf", action="store_true", help="share blobs with a front-end that shows by GL, uncopied")
         add("--virgl", action="store_true", help="refused: this program renders in 2D only")
         add("--render-node", metavar="PATH", help="refused: this program uses no GPU")
@@ -161,6 +167,7 @@ class Gpu(Device):
         if self._display is not None:
             self._display.close()
             self._display = None
+        self._outputs.forget_front_end()
         self._use_scanouts()
 
     def close(self) -> None:
@@ -181,9 +188,9 @@ class Gpu(Device):
         await wait([answer], timeout=ANSWER_PATIENCE)
         self._execute(queue, request)
 
-    def _wake_display(self) -> None:
+    def _show_news(self, scanout: "Scanout") -> None:
         if self._display is not None:
-            self._display.wake()
+            self._display.update(scanout)
 
     def _expect_news(self) -> None:
         """The front-end has said what monitors there are; tells the driver soon, unless it asks before."""
@@ -211,6 +218,15 @@ def _scanouts(text: str) -> int:
     if not text.isdecimal() or len(text) > 2 or not 1 <= int(text) <= MAX_SCANOUTS:
         raise ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_SCANOUTS}")
     return int(text)
+
+
+def _file(text: str) -> str:
+    from argparse import ArgumentTypeError
+    from pathlib import Path
+
+    if not Path(text).name:
+        raise ArgumentTypeError(f"{text!r} is not a file's name")
+    return text
 
 
 def _resolution(text: str) -> tuple[int, int]:

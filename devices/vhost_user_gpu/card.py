@@ -7,6 +7,7 @@ responses (virtio 1.3, 5.7.6.7); an error changes nothing.
 import logging
 import struct
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 from vhost_user_gpu.commands import (
@@ -51,7 +52,7 @@ from vhost_user_gpu.commands import (
 from vhost_user_gpu.outputs import Outputs
 from vhost_user_gpu.pixels import PIXEL, Format
 from vhost_user_gpu.rect import NOTHING, Rect
-from vhost_user_gpu.resource import RESOURCE_COST, Blob, Picture, Resources
+from vhost_user_gpu.resource import RANGE_COST, RESOURCE_COST, Blob, Picture, Resource, Resources
 from vhost_user_gpu.scanout import Framebuffer, Scanout, cursor_shape
 from vhostd import Chain, Gather, GuestError
 
@@ -79,6 +80,11 @@ def executes(command: Command[P]) -> Callable[[Method[C, P]], Method[C, P]]:
     return register
 
 
+@cache
+def _unfenced(kind: Response) -> bytes:
+    return Header(kind, 0, 0, 0, 0).pack()
+
+
 class Request:
     """A command as it came: its header, its row if there is one, and the chain behind the header."""
 
@@ -101,25 +107,26 @@ class Request:
         asked = self.header
         if asked.flags & Header.FENCE:
             flags = asked.flags & (Header.FENCE | Header.RING_IDX)
-            header = Header(kind, flags, asked.fence_id, asked.ctx_id, asked.ring_idx)
+            header = Header(kind, flags, asked.fence_id, asked.ctx_id, asked.ring_idx).pack()
         else:
-            header = Header(kind, 0, 0, 0, 0)
-        data = header.pack() + content
+            header = _unfenced(kind)
+        data = header + content
         self.chain.write(data[: self.chain.writable])
 
 
 class Card:
     """All that a guest has made: resources within `memory` bytes, and what the scan-outs show.
 
-    `changed` is called when there may be news for the front-end in a scan-out.
+    `changed` is called with a scan-out in which there is news for the front-end.
     """
 
-    def __init__(self, outputs: Outputs, memory: int, changed: Callable[[], None]) -> None:
+    def __init__(self, outputs: Outputs, memory: int, changed: Callable[[Scanout], None]) -> None:
         self.outputs = outputs
         self.resources = Resources(memory)
         self.scanouts = [Scanout(number) for number in range(MAX_SCANOUTS)]
         self.usable = MAX_SCANOUTS  # how many of them the guest may use
         self._changed = changed
+        self._lit: list[Scanout] = []  # those that show something
 
     def execute(self, request: Request, features: int) -> Answer:
         """Does what the request says, if these features allow it; the answer is to be its response."""
@@ -128,6 +135,9 @@ class Card:
         except CommandError as error:
             log.warning("%s: %s", request.command or "command", error)
             return error.response, b""
+        except MemoryError as error:
+            log.warning("%s: out of memory: %s", request.command, error)
+            return Response.ERR_OUT_OF_MEMORY, b""
         except GuestError as error:  # a chain too short for its command, or a backing outside of memory
             log.warning("%s: %s", request.command or "command", error)
             return Response.ERR_INVALID_PARAMETER, b""
@@ -136,9 +146,10 @@ class Card:
         """Forgets all resources, and shows nothing any more."""
         for scanout in self.scanouts:
             scanout.reset()
+            self._changed(scanout)
+        self._lit.clear()
         self.resources.clear()
         self.outputs.reset()
-        self._changed()
 
     def _execute(self, request: Request, features: int) -> Answer | None:
         command = request.command
@@ -175,7 +186,7 @@ class Card:
         self.resources.reserve(new.resource_id, RESOURCE_COST + new.width * new.height * PIXEL)
         try:
             self.resources.add(Picture(new.resource_id, kind, new.width, new.height))
-        except (OSError, MemoryError) as error:
+        except OSError as error:
             raise CommandError(Response.ERR_OUT_OF_MEMORY, f"the host has none: {error}") from None
 
     @executes(RESOURCE_CREATE_BLOB)
@@ -184,7 +195,7 @@ class Card:
             raise CommandError(
                 Response.ERR_INVALID_PARAMETER, f"a blob of {new.size} bytes of memory {new.blob_mem}"
             )
-        backing = _gather(chain, new.nr_entries) if new.nr_entries else None
+        backing = self._gather(chain, new.nr_entries) if new.nr_entries else None
         if backing is not None and len(backing) < new.size:
             raise CommandError(
                 Response.ERR_INVALID_PARAMETER, f"{len(backing)} bytes for a blob of {new.size}"
@@ -195,10 +206,8 @@ class Card:
     @executes(RESOURCE_UNREF)
     def unref(self, named: ResourceId, _chain: Chain) -> None:
         resource = self.resources[named.resource_id]
-        for scanout in self.scanouts:
-            if scanout.shows(resource):
-                scanout.show(None)
-                self._changed()
+        for scanout in self._showing(resource):
+            self._show(scanout, None, NOTHING)
         self.resources.remove(resource)
 
     @executes(RESOURCE_ATTACH_BACKING)
@@ -206,7 +215,8 @@ class Card:
         resource = self.resources[named.resource_id]
         if resource.backing is not None:
             raise CommandError(Response.ERR_UNSPEC, f"resource {resource.number} has a backing already")
-        self.resources.attach(resource, _gather(chain, named.nr_entries))
+        self.resources.attach(resource, self._gather(chain, named.nr_entries))
+        self._note_other_memory(resource)
 
     @executes(RESOURCE_DETACH_BACKING)
     def detach_backing(self, named: ResourceId, _chain: Chain) -> None:
@@ -214,6 +224,7 @@ class Card:
         if resource.backing is None:
             raise CommandError(Response.ERR_UNSPEC, f"resource {resource.number} has no backing")
         self.resources.detach(resource)
+        self._note_other_memory(resource)
 
     @executes(RESOURCE_ASSIGN_UUID)
     def assign_uuid(self, named: ResourceId, _chain: Chain) -> Answer:
@@ -231,6 +242,14 @@ class Card:
             raise CommandError(Response.ERR_UNSPEC, f"resource {resource.number} has no backing")
         if rect:
             resource.transfer(*rect, part.offset)
+
+    def _gather(self, chain: Chain, count: int) -> Gather:
+        """The guest memory that the next `count` entries name."""
+        if not 0 < count <= MAX_ENTRIES:
+            raise CommandError(Response.ERR_INVALID_PARAMETER, f"a backing of {count} entries")
+        entries = MEMORY_ENTRY.iter_unpack(chain.read(count * MEMORY_ENTRY.size))
+        # An entry may cross any number of memory regions, each of which makes it two; hardly ever one does.
+        return chain.gather(entries, most=min(2 * MAX_ENTRIES, self.resources.room // RANGE_COST))
 
     # --- Scan-outs --------------------------------------------------------------------------------------
 
@@ -273,10 +292,9 @@ class Card:
         rect = _rect(part)
         if isinstance(resource, Picture) and not rect.fits(resource.width, resource.height):
             raise CommandError(Response.ERR_INVALID_PARAMETER, f"{rect} of resource {resource.number}")
-        for scanout in self.scanouts:
-            if scanout.shows(resource):
-                scanout.flush(rect)
-                self._changed()
+        for scanout in self._showing(resource):
+            scanout.flush(rect)
+            self._changed(scanout)
 
     def _scanout(self, number: int) -> Scanout:
         if number >= self.usable:
@@ -292,13 +310,25 @@ class Card:
                 f"{rect} of a picture of {framebuffer.width} x {framebuffer.height}",
             )
         scanout.show(framebuffer, rect)
-        self._changed()
+        self._lit = [scanout for scanout in self.scanouts if scanout.framebuffer is not None]
+        self._changed(scanout)
+
+    def _showing(self, resource: Resource) -> list[Scanout]:
+        return [scanout for scanout in self._lit if scanout.shows(resource)]
+
+    def _note_other_memory(self, resource: Resource) -> None:
+        """What is shown of a blob may be shared with the front-end as it was."""
+        if isinstance(resource, Blob):
+            for scanout in self._showing(resource):
+                scanout.replaced = True
+                self._changed(scanout)
 
     # --- Cursors ----------------------------------------------------------------------------------------
 
     @executes(UPDATE_CURSOR)
     def update_cursor(self, wanted: UpdateCursor, _chain: Chain) -> None:
-        cursor = self._scanout(wanted.scanout_id).cursor
+        scanout = self._scanout(wanted.scanout_id)
+        cursor = scanout.cursor
         if not wanted.resource_id:
             cursor.hide()
         elif (shape := cursor_shape(self.resources[wanted.resource_id])) is not None:
@@ -308,12 +338,13 @@ class Card:
                 Response.ERR_INVALID_PARAMETER, f"resource {wanted.resource_id} has another size than cursors"
             )
         cursor.move(wanted.x, wanted.y)
-        self._changed()
+        self._changed(scanout)
 
     @executes(MOVE_CURSOR)
     def move_cursor(self, wanted: UpdateCursor, _chain: Chain) -> None:
-        self._scanout(wanted.scanout_id).cursor.move(wanted.x, wanted.y)
-        self._changed()
+        scanout = self._scanout(wanted.scanout_id)
+        scanout.cursor.move(wanted.x, wanted.y)
+        self._changed(scanout)
 
 
 def _rect(where: Any) -> Rect:
@@ -330,10 +361,3 @@ def _format(number: int) -> Format:
         return Format(number)
     except ValueError:
         raise CommandError(Response.ERR_INVALID_PARAMETER, f"there is no pixel format {number}") from None
-
-
-def _gather(chain: Chain, count: int) -> Gather:
-    """The guest memory that the next `count` entries name."""
-    if not 0 < count <= MAX_ENTRIES:
-        raise CommandError(Response.ERR_INVALID_PARAMETER, f"a backing of {count} entries")
-    return chain.gather(MEMORY_ENTRY.iter_unpack(chain.read(count * MEMORY_ENTRY.size)))

@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 FEATURES = 1 << wire.Feature.EDID | 1 << wire.Feature.DMABUF2
 PIECE = 1 << 18  # bytes that are converted at a time: they stay in the processor's cache until they are sent
-SEND_BUFFER = 1 << 20  # bytes that the kernel is asked to take at once
 
 
 class DisplayError(Exception):
@@ -47,7 +46,6 @@ class Display:
         exporter: Exporter | None = None,
     ) -> None:
         sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self._socket = sock
         self._loop = asyncio.get_running_loop()
         self._scanouts = scanouts
@@ -58,14 +56,15 @@ class Display:
         self._features = 0
         self._turn = asyncio.Lock()
         self._expected: deque[tuple[wire.Row, asyncio.Future[Any]]] = deque()
-        self._news = asyncio.Event()
+        self._news: dict[Scanout, None] = {}  # the scan-outs that have any, in the order of their turns
+        self._has_news = asyncio.Event()
         self._questions = asyncio.Event()
         self._asking: list[asyncio.Future[None]] = []  # who waits for the answer to the next question
         self._asked: list[asyncio.Future[None]] = []  # and to the one that was asked
         self._task = self._loop.create_task(self._run(), name="display")
         for scanout in scanouts:
             scanout.repaint()
-        self.wake()
+            self.update(scanout)
         self._questions.set()
 
     @property
@@ -73,9 +72,10 @@ class Display:
         """Whether the front-end is still there."""
         return not self._task.done() and not self._task.cancelling()
 
-    def wake(self) -> None:
-        """There may be news in a scan-out."""
-        self._news.set()
+    def update(self, scanout: Scanout) -> None:
+        """Shows what is news in a scan-out, as soon as the front-end can take it."""
+        self._news[scanout] = None
+        self._has_news.set()
 
     def refresh(self) -> "asyncio.Future[None]":
         """Asks for the monitors once more; done when `outputs` has the answer, or none will come."""
@@ -173,15 +173,15 @@ class Display:
 
     async def _paint(self) -> None:
         while True:
-            await self._news.wait()
-            self._news.clear()
-            for scanout in self._scanouts:
-                if scanout.has_news:
-                    async with self._turn:
-                        await self._show_cursor(scanout.number, scanout.cursor)
-                        shown = await self._show_picture(scanout)
-                    if shown is not None:
-                        await shown
+            await self._has_news.wait()
+            self._has_news.clear()
+            waiting, self._news = self._news, {}
+            for scanout in waiting:
+                async with self._turn:
+                    await self._show_cursor(scanout.number, scanout.cursor)
+                    shown = await self._show_picture(scanout)
+                if shown is not None:
+                    await shown
 
     async def _show_cursor(self, number: int, cursor: Cursor) -> None:
         place = (number, cursor.x, cursor.y)
@@ -205,8 +205,8 @@ class Display:
         update = wire.Update(scanout.number, *damage)
         if scanout.number in self._shared:
             return await self._request(wire.DMABUF_UPDATE, update)
-        await self._send(wire.UPDATE.encode(update, following=damage.width * damage.height * PIXEL))
-        await self._send_pixels(scanout.framebuffer, damage.moved(scanout.rect.x, scanout.rect.y))
+        head = wire.UPDATE.encode(update, following=damage.width * damage.height * PIXEL)
+        await self._send_pixels(head, scanout.framebuffer, damage.moved(scanout.rect.x, scanout.rect.y))
         return None
 
     async def _introduce(self, scanout: Scanout) -> None:
@@ -230,15 +230,23 @@ class Display:
     def _describe(self, scanout: Scanout) -> bytes:
         return dmabuf_message(scanout, with_modifier=bool(self._features >> wire.Feature.DMABUF2 & 1))
 
-    async def _send_pixels(self, framebuffer: Framebuffer, rect: Rect) -> None:
+    async def _send_pixels(self, head: bytes, framebuffer: Framebuffer, rect: Rect) -> None:
         """Sends a rectangle as it is when its turn comes, from where it lies if it lies there as it must."""
-        if framebuffer.is_sendable(rect):
-            send, start = framebuffer.resource.send, framebuffer.start(rect)
-            size = rect.width * rect.height * PIXEL
-            await self._push(size, lambda done: send(self._socket, start + done, size - done))
+        if not framebuffer.is_sendable(rect):
+            await self._send(head)
+            for band in rect.bands(PIECE // (rect.width * PIXEL)):
+                await self._send(framebuffer.copy(band))
             return
-        for band in rect.bands(PIECE // (rect.width * PIXEL)):
-            await self._send(framebuffer.copy(band))
+        resource, start = framebuffer.resource, framebuffer.start(rect)
+        size = rect.width * rect.height * PIXEL
+
+        def send(done: int) -> int:
+            if done < len(head):  # in one piece with the pixels it wakes the front-end once
+                return resource.send(self._socket, start, size, head[done:])
+            done -= len(head)
+            return resource.send(self._socket, start + done, size - done)
+
+        await self._push(len(head) + size, send)
 
     async def _send(self, data: bytes | bytearray, fds: Sequence[int] = ()) -> None:
         view = memoryview(data)
@@ -246,19 +254,32 @@ class Display:
         await self._push(len(view), lambda done: self._socket.sendmsg([view[done:]], [] if done else rights))
 
     async def _push(self, size: int, send: Callable[[int], int]) -> None:
-        """Calls `send` with how many bytes are sent already until all are; waits while the socket is full."""
+        """Calls `send` with how many bytes are sent already until all are, whenever the socket takes more.
+
+        The event loop itself calls it, which for a large picture is a good deal faster than waking a task.
+        """
         done = 0
-        while done < size:
+        complete: asyncio.Future[None] = self._loop.create_future()
+
+        def go_on() -> None:
+            nonlocal done
             try:
                 done += send(done)
             except BlockingIOError:
-                await self._writable()
+                return
+            except Exception as error:
+                complete.set_exception(error)
+            else:
+                if done == size:
+                    complete.set_result(None)
+            if complete.done():
+                self._loop.remove_writer(self._socket)
 
-    async def _writable(self) -> None:
-        ready = asyncio.Event()
-        self._loop.add_writer(self._socket, ready.set)
+        go_on()
+        if not complete.done():
+            self._loop.add_writer(self._socket, go_on)
         try:
-            await ready.wait()
+            await complete
         finally:
             self._loop.remove_writer(self._socket)
 

@@ -15,10 +15,11 @@ class Outputs:
 
     def __init__(self, count: int, width: int, height: int) -> None:
         self._default = (width, height)
-        self._modes = [
+        self._own_modes = [
             Mode(number * width, 0, width, height, enabled=1) if number < count else OFF
             for number in range(MAX_SCANOUTS)
         ]
+        self._modes = self._own_modes
         self._edids: dict[int, bytes] = {}
         self._known: list[Mode] | None = None  # to the driver
 
@@ -48,6 +49,11 @@ class Outputs:
     def set_modes(self, modes: bytes) -> None:
         """Takes the front-end's modes, of `MAX_SCANOUTS` times 24 bytes; its EDIDs are to follow."""
         self._modes = [Mode.unpack(modes[at : at + Mode.SIZE]) for at in range(0, len(modes), Mode.SIZE)]
+        self._edids.clear()
+
+    def forget_front_end(self) -> None:
+        """There are our own monitors again."""
+        self._modes = self._own_modes
         self._edids.clear()
 
     def set_edid(self, number: int, edid: bytes) -> None:

@@ -39,23 +39,12 @@ class Format(IntEnum):
         first = number.strip("AX")[0]
         return int.from_bytes(f"{''.join(c for c in number if c in 'AX' + first)}24".encode(), "little")
 
-    @property
-    def has_alpha(self) -> bool:
-        """Whether the fourth channel says how opaque a pixel is; else its byte may hold anything."""
-        return "A" in self.channels
-
 
 def to_wire(data: bytearray, kind: Format) -> bytearray:
     """The pixels as B, G, R and the fourth channel; `data` itself if they are that already."""
     if kind.is_wire_format:
         return data
     converted = bytearray(len(data))
-    for place, channel in enumerate(("B", "G", "R", "A" if kind.has_alpha else "X")):
+    for place, channel in enumerate(sorted(kind.channels, key="BGRAX".index)):
         converted[place::PIXEL] = data[kind.channels.index(channel) :: PIXEL]
     return converted
-
-
-def opaque(data: bytearray) -> bytearray:
-    """The pixels with the fourth channel at its most, in place."""
-    data[PIXEL - 1 :: PIXEL] = b"\xff" * (len(data) // PIXEL)
-    return data

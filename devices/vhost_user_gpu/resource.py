@@ -43,8 +43,8 @@ class Resource:
         """Gives the memory back."""
         self.backing = None
 
-    def send(self, sock: socket.socket, offset: int, size: int) -> int:
-        """Sends up to `size` bytes from `offset` on; how many it were. Raises OSError."""
+    def send(self, sock: socket.socket, offset: int, size: int, head: bytes = b"") -> int:
+        """Sends `head`, then up to `size` bytes from `offset`; returns how many of both. Raises OSError."""
         raise NotImplementedError
 
     def copy_rows(self, offset: int, row: int, rows: int, stride: int) -> bytearray:
@@ -85,11 +85,11 @@ class Picture(Resource):
             into_stride=self.stride,
         )
 
-    def send(self, sock: socket.socket, offset: int, size: int) -> int:
+    def send(self, sock: socket.socket, offset: int, size: int, head: bytes = b"") -> int:
         if self._pixels.closed:
-            return sock.send(ZEROS[:size])
+            return sock.sendmsg([head, ZEROS[:size]])
         with memoryview(self._pixels) as whole, whole[offset : offset + size] as part:
-            return sock.send(part)
+            return sock.sendmsg([head, part])
 
     def copy_rows(self, offset: int, row: int, rows: int, stride: int) -> bytearray:
         if self._pixels.closed:
@@ -107,7 +107,9 @@ class Blob(Resource):
         super().__init__(number)
         self.size = size
 
-    def send(self, sock: socket.socket, offset: int, size: int) -> int:
+    def send(self, sock: socket.socket, offset: int, size: int, head: bytes = b"") -> int:
+        if head:
+            return sock.send(head)
         try:
             if self.backing is not None:
                 return self.backing.sendmsg(sock.fileno(), offset, size)
@@ -134,6 +136,11 @@ class Resources:
         self.limit = limit
         self.used = 0
         self._resources: dict[int, Resource] = {}
+
+    @property
+    def room(self) -> int:
+        """How many bytes more there may be."""
+        return self.limit - self.used
 
     def __iter__(self) -> Iterator[Resource]:
         return iter(self._resources.values())
@@ -183,7 +190,7 @@ class Resources:
             self.remove(resource)
 
     def _require(self, cost: int) -> None:
-        if cost > self.limit - self.used:
+        if cost > self.room:
             raise CommandError(
                 Response.ERR_OUT_OF_MEMORY,
                 f"{cost} bytes more than {self.used} are more than the {self.limit} of --max-memory",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from vhost_user_gpu.pixels import PIXEL, Format, opaque, to_wire
+from vhost_user_gpu.pixels import PIXEL, Format, to_wire
 from vhost_user_gpu.rect import NOTHING, Rect
 from vhost_user_gpu.resource import Blob, Picture, Resource
 from vhost_user_gpu.wire import CURSOR_BYTES, CURSOR_SIDE
@@ -158,8 +158,8 @@ class Cursor:
 def cursor_shape(resource: Resource) -> bytes | None:
     """The pixels of a cursor's resource, whose size must be right: 64 x 64; None if it is not."""
     if isinstance(resource, Picture) and resource.width == resource.height == CURSOR_SIDE:
-        pixels = Framebuffer.of(resource).copy(Rect(0, 0, CURSOR_SIDE, CURSOR_SIDE))
-        return bytes(pixels if resource.format.has_alpha else opaque(pixels))
+        # Linux makes its cursors in a format without alpha, and puts one there all the same.
+        return bytes(Framebuffer.of(resource).copy(Rect(0, 0, CURSOR_SIDE, CURSOR_SIDE)))
     if isinstance(resource, Blob) and resource.size >= CURSOR_BYTES:
         return bytes(resource.copy_rows(0, CURSOR_BYTES, 1, CURSOR_BYTES))
     return None

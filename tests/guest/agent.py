@@ -13,9 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.guest import agent_console
+from tests.guest.agent_display import DisplayCommands
 from tests.guest.agent_input import InputCommands
 from tests.guest.agent_loop import Loop
 from tests.guest.agent_programs import ProgramCommands
+from tests.guest.agent_raw_gpu import RawGpuCommands
 from tests.guest.jsonlines import AGENT_PORT, decode, encode
 
 RECEIVE_SIZE = 65536
@@ -39,6 +42,9 @@ class Agent:
             "kernel_log": kernel_log,
             "uptime": uptime,
             **InputCommands(loop).table(),
+            **DisplayCommands(loop).table(),
+            **agent_console.commands(),
+            **RawGpuCommands().table(),
             **ProgramCommands(loop).table(),
         }
 

@@ -5,8 +5,8 @@
         guest.qmp.execute("send-key", {"keys": [{"type": "qcode", "data": "a"}]})
         guest.call("wait_events", device="QEMU Virtio Keyboard", count=4)
 
-The commands for `call` are the methods named in the tables of agent.py, agent_input.py and
-agent_programs.py. A guest needs what contrib/setup.sh installs.
+The commands for `call` are the methods named in the tables of agent.py and of the files agent_*.py. A
+guest needs what contrib/setup.sh installs.
 """
 
 import socket
@@ -45,6 +45,7 @@ class Guest:
 
     `devices` are arguments for -device; `options` are further QEMU options (see
     machine.vhost_user_options); the processes' inherited descriptors are named in `pass_fds`.
+    `display` is the argument for -display.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class Guest:
         options: Sequence[str] = (),
         pass_fds: Sequence[int] = (),
         memory: str = "512M",
+        display: str = "none",
     ) -> None:
         self.boot_seconds = 0.0
         self._options = [*options, *(option for device in devices for option in ("-device", device))]
         self._pass_fds = list(pass_fds)
         self._memory = memory
+        self._display = display
         self._plugged: dict[str, str] = {}  # device id -> root port
         self._cleanup = ExitStack()
 
@@ -165,6 +168,7 @@ class Guest:
                 qmp=inherited[1],
                 log=self._directory / "console",
                 memory=self._memory,
+                display=self._display,
                 options=self._options,
             )
             self._process = subprocess.Popen(

@@ -21,6 +21,7 @@ MODULES = (
     "uinput",
     "virtio_input",
     "virtio_rng",
+    "virtio_gpu",
 )
 
 

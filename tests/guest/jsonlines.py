@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any
 
 # The name of the virtio-serial port between the host and the agent.
@@ -40,11 +41,16 @@ class JsonLines:
         self._socket = connection
         self._buffer = b""
 
-    def send(self, message: dict[Any, Any], deadline: float) -> None:
-        """Sends one message. Raises TimeoutError past `deadline` (time.monotonic), Disconnected."""
+    def send(self, message: dict[Any, Any], deadline: float, fds: Sequence[int] = ()) -> None:
+        """Sends one message, with copies of `fds`.
+
+        Raises TimeoutError past `deadline` (time.monotonic), Disconnected.
+        """
         self._socket.settimeout(_seconds_until(deadline))
+        line = encode(message)
         try:
-            self._socket.sendall(encode(message))
+            sent = socket.send_fds(self._socket, [line], fds) if fds else 0
+            self._socket.sendall(line[sent:])
         except ConnectionError as error:
             raise Disconnected from error
 

@@ -23,7 +23,9 @@ KERNEL_OPTIONS = (
 )
 
 
-def qemu_command(*, agent: int, qmp: int, log: Path, memory: str, options: Sequence[str]) -> list[str]:
+def qemu_command(
+    *, agent: int, qmp: int, log: Path, memory: str, display: str, options: Sequence[str]
+) -> list[str]:
     """The command that runs the guest; `agent` and `qmp` are connected sockets it inherits.
 
     Raises KernelMissing, FileNotFoundError (no busybox).
@@ -31,7 +33,7 @@ def qemu_command(*, agent: int, qmp: int, log: Path, memory: str, options: Seque
     return [
         *(QEMU, "-machine", MACHINE, *accelerator_options(), "-smp", "1", "-m", memory),
         *("-object", f"memory-backend-memfd,id=memory,size={memory},share=on"),
-        *("-nodefaults", "-display", "none", "-serial", f"file:{log}"),
+        *("-nodefaults", "-display", display, "-serial", f"file:{log}"),
         *("-chardev", f"socket,id=qmp,fd={qmp}", "-mon", "chardev=qmp,mode=control"),
         # A reboot that no test asked for (a panic) ends QEMU: see Guest.reboot.
         *("-action", "reboot=shutdown"),

@@ -1,7 +1,7 @@
 """A blocking QMP client: commands, and waiting for events."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.guest.jsonlines import JsonLines
@@ -26,11 +26,18 @@ class Qmp:
         self.execute("qmp_capabilities", timeout=timeout)
 
     def execute(
-        self, command: str, arguments: Mapping[str, Any] | None = None, timeout: float = QMP_TIMEOUT
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        timeout: float = QMP_TIMEOUT,
+        fds: Sequence[int] = (),
     ) -> Any:
-        """Runs `command` and returns its result. Raises QmpError, TimeoutError, Disconnected."""
+        """Runs `command`, which gets copies of `fds`, and returns its result.
+
+        Raises QmpError, TimeoutError, Disconnected.
+        """
         deadline = time.monotonic() + timeout
-        self._channel.send({"execute": command, "arguments": dict(arguments or {})}, deadline)
+        self._channel.send({"execute": command, "arguments": dict(arguments or {})}, deadline, fds)
         while True:
             message = self._channel.receive(deadline)
             if "event" in message:

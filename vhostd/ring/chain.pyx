@@ -10,7 +10,7 @@ same `add`; what they need beyond `head` (the buffer id) belongs here.
 
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport INT64_MAX, UINT32_MAX, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, SIZE_MAX, UINT32_MAX, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 cimport cython
@@ -130,7 +130,7 @@ cdef class Chain:
         """
         return self._submit(RECVMSG, fd, 0, n, flags)
 
-    def gather(self, ranges):
+    def gather(self, ranges, size_t most=SIZE_MAX):
         """The `(guest_addr, length)` ranges of guest memory, one after the other, as one span of bytes.
 
         They are looked up in the memory that the chain was resolved against, and outlive the chain; nothing
@@ -138,8 +138,9 @@ cdef class Chain:
 
         Raises:
             BadDescriptor: part of a range is not guest memory, or the span has 2^63 bytes or more.
+            MemoryError: more than `most` ranges would have to be kept, counted as in `Gather.ranges`.
         """
-        return gather(self.memory, ranges)
+        return gather(self.memory, ranges, most)
 
     # --- For the rings ----------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ cdef class Gather:
     cdef Piece *pieces  # `count` of `room`: sorted by `start`, without a gap, none empty
     cdef size_t count
     cdef size_t room
+    cdef size_t most
 
     cdef int _add(self, guest_addr, length) except -1
     cdef int _append(self, Span *span, unsigned char *host, size_t length) except -1
@@ -36,4 +37,4 @@ cdef class Gather:
     cdef size_t _lend(self, iovec *iov, size_t offset, size_t n) noexcept
 
 
-cdef Gather gather(GuestMemory memory, ranges)
+cdef Gather gather(GuestMemory memory, ranges, size_t most)

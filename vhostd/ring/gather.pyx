@@ -133,6 +133,8 @@ cdef class Gather:
         if last is not NULL and last.span is span and last.host + last.length == host:
             last.length += length
         else:
+            if self.count == self.most:
+                raise MemoryError(f"more than {self.most} ranges")
             if self.count == self.room:
                 self._resize(2 * self.room + 1)
             self.pieces[self.count] = Piece(self.size, length, host, span)
@@ -206,9 +208,13 @@ cdef bint inside(size_t size, start, row, rows, stride) except -1:
     return start + ((rows - 1) * stride + row if rows else 0) <= size
 
 
-cdef Gather gather(GuestMemory memory, ranges):
-    """The `(guest_addr, length)` ranges of the memory, or BadDescriptor if they are not all in it."""
+cdef Gather gather(GuestMemory memory, ranges, size_t most):
+    """The `(guest_addr, length)` ranges of the memory, or BadDescriptor if they are not all in it.
+
+    MemoryError if more than `most` would have to be kept.
+    """
     cdef Gather gathered = Gather.__new__(Gather, memory)
+    gathered.most = most
     for guest_addr, length in ranges:
         gathered._add(guest_addr, length)
     if gathered.count:

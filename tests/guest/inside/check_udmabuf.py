@@ -1,4 +1,4 @@
-"""vhost-user-gpu with dmabufs: run by tests/guest/test_gpu.py inside the guest, whose kernel has /dev/udmabuf.
+"""vhost-user-gpu with dmabufs: run by tests/guest/test_gpu.py inside the guest, which has /dev/udmabuf.
 
 A scripted front-end is the virtual machine; it gets dmabufs, and looks into them.
 """

@@ -1,0 +1,169 @@
+"""Screenshots on SIGUSR1; what is in a PNG file is tested with `png` itself."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Run
+from tests.devices.vhost_user_gpu.guest import (
+    END,
+    GUEST,
+    RAM,
+    RGBX,
+    SEAM,
+    Guest,
+    create_blob,
+    crop,
+    make_memory,
+    noise,
+    set_scanout,
+    set_scanout_blob,
+    unref,
+)
+from tests.ring.machine import memfd
+from vhost_user_gpu import screenshot
+from vhost_user_gpu.pixels import Format, to_wire
+from vhost_user_gpu.png import png
+from vhostd.fds import Fd
+
+PIXELS = noise(8 * 6 * 4)
+
+
+class Lines(logging.Handler):
+    """The lines of the log, to wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: asyncio.Queue[str] = asyncio.Queue()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.put_nowait(record.getMessage())
+
+
+@pytest.fixture
+def log() -> Iterator[Lines]:
+    handler = Lines()
+    screenshot.log.addHandler(handler)
+    yield handler
+    screenshot.log.removeHandler(handler)
+
+
+@pytest.fixture
+def guest() -> Guest:
+    guest = Guest()
+    guest.picture(1, 8, 6, pixels=PIXELS)
+    guest.picture(2, 8, 6, RGBX, PIXELS, RAM + 4096)
+    return guest
+
+
+class Taker:
+    """Takes screenshots of a guest, to `path`."""
+
+    def __init__(self, guest: Guest, path: Path, log: Lines) -> None:
+        self.log = log
+        self.task = asyncio.create_task(screenshot.take_on_signal(str(path), guest.card.scanouts))
+
+    async def take(self, lines: int = 1) -> list[str]:
+        """Sends the signal; what is logged then."""
+        await asyncio.sleep(0)  # the task begins
+        assert signal.getsignal(signal.SIGUSR1) != signal.SIG_DFL, "nobody expects it"
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return [await self.log.lines.get() for _ in range(lines)]
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+
+def test_one_monitor(run_async: Run, guest: Guest, log: Lines, tmp_path: Path) -> None:
+    path = tmp_path / "a.b.png"
+
+    async def main() -> None:
+        guest.run(set_scanout(3, 1, (2, 1, 3, 4)))
+        taker = Taker(guest, path, log)
+        assert await taker.take() == [f"screenshot of scan-out 3: {path}"]
+        assert path.read_bytes() == png(3, 4, crop(PIXELS, 8, (2, 1, 3, 4)))
+        guest.run(set_scanout(3, 2, (0, 0, 8, 6)))
+        await taker.take()
+        assert path.read_bytes() == png(8, 6, to_wire(bytearray(PIXELS), Format.R8G8B8X8))
+        await taker.stop()
+        assert list(tmp_path.iterdir()) == [path], "nothing else is left behind"
+
+    run_async(main)
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+def test_several_monitors(run_async: Run, guest: Guest, log: Lines, tmp_path: Path) -> None:
+    path = tmp_path / "shot.png"
+
+    async def main() -> None:
+        guest.run(
+            set_scanout(1, 1, (0, 0, 8, 6)), set_scanout(2, 1, (0, 0, 1, 1)), set_scanout(15, 1, (7, 5, 1, 1))
+        )
+        taker = Taker(guest, path, log)
+        await taker.take(lines=3)
+        await taker.stop()
+        assert path.read_bytes() == png(8, 6, PIXELS)
+        assert (tmp_path / "shot-2.png").read_bytes() == png(1, 1, PIXELS[:4])
+        assert (tmp_path / "shot-15.png").read_bytes() == png(1, 1, PIXELS[-4:])
+        assert len(list(tmp_path.iterdir())) == 3
+
+    run_async(main)
+
+
+def test_nothing_to_be_seen(run_async: Run, guest: Guest, log: Lines, tmp_path: Path) -> None:
+    path = tmp_path / "shot.png"
+    path.write_bytes(b"old")
+
+    async def main() -> None:
+        taker = Taker(guest, path, log)
+        assert await taker.take() == ["no screenshot: the guest shows nothing"]
+        guest.run(set_scanout(0, 1, (0, 0, 8, 6)), unref(1))
+        assert await taker.take() == ["no screenshot: the guest shows nothing"]
+        await taker.stop()
+        assert path.read_bytes() == b"old"
+
+    run_async(main)
+
+
+def test_memory_that_vanished(run_async: Run, log: Lines, tmp_path: Path) -> None:
+    async def main() -> None:
+        with Fd(memfd(SEAM - GUEST)) as low, Fd(memfd(END - SEAM)) as high:
+            guest = Guest(memory=make_memory(low.fileno(), high.fileno()))
+            guest.run(create_blob(1, 256, (SEAM, 256)), set_scanout_blob(0, 1, (0, 0, 8, 8), (8, 8), 32))
+            os.ftruncate(high.fileno(), 0)
+            taker = Taker(guest, tmp_path / "shot.png", log)
+            (line,) = await taker.take()
+            assert line.startswith("no screenshot")
+            await taker.stop()
+            assert list(tmp_path.iterdir()) == []
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("target", ["", "none/shot.png", "/proc/shot.png"])
+def test_a_file_that_cannot_be_written(
+    run_async: Run, guest: Guest, log: Lines, tmp_path: Path, target: str
+) -> None:
+    """It is one line in the log, and the next one may be better."""
+    path = tmp_path / target
+
+    async def main() -> None:
+        guest.run(set_scanout(0, 1, (0, 0, 8, 6)))
+        taker = Taker(guest, path, log)
+        for _ in range(2):
+            said = asyncio.ensure_future(taker.take())
+            await asyncio.wait([said, taker.task], return_when=asyncio.FIRST_COMPLETED)
+            assert not taker.task.done(), taker.task.exception()
+            (line,) = await said
+            assert line.startswith("no screenshot")
+            assert str(path) in line
+        await taker.stop()
+        assert list(tmp_path.iterdir()) == []
+
+    run_async(main)

@@ -69,6 +69,7 @@ if TYPE_CHECKING:
         ConfigSpace.events_clear,
         ConfigSpace.num_scanouts,
         ConfigSpace.num_capsets,
+        ConfigSpace.blob_alignment,
         edid.BaseBlock.week,
         edid.BaseBlock.year,
         edid.BaseBlock.input,

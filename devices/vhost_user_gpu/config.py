@@ -8,12 +8,16 @@ EVENTS_CLEAR_END = 8
 
 
 class ConfigSpace(Layout):
-    """struct virtio_gpu_config."""
+    """struct virtio_gpu_config; the last field is of virtio 1.4, for a feature that is not offered here.
+
+    Front-ends ask for as many bytes as they know, and for no more than there are.
+    """
 
     events_read: u32
     events_clear: u32
     num_scanouts: u32
     num_capsets: u32
+    blob_alignment: u32
 
 
 class Config:
@@ -25,7 +29,7 @@ class Config:
 
     def read(self) -> bytes:
         """The whole space."""
-        return ConfigSpace(self.events, 0, self._scanouts, 0).pack()
+        return ConfigSpace(self.events, 0, self._scanouts, 0, 0).pack()
 
     def write(self, offset: int, data: bytes) -> None:
         """Clears the events that are set in `events_clear`; the rest is ignored: QEMU writes all of it back.

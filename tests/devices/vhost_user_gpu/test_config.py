@@ -6,9 +6,9 @@ from vhostd import RefusedRequest
 
 def test_the_space() -> None:
     config = Config(16)
-    assert config.read() == bytes.fromhex("00000000 00000000 10000000 00000000")
+    assert config.read() == bytes.fromhex("00000000 00000000 10000000 00000000 00000000")
     config.events |= EVENT_DISPLAY
-    assert config.read() == bytes.fromhex("01000000 00000000 10000000 00000000")
+    assert config.read() == bytes.fromhex("01000000 00000000 10000000 00000000 00000000")
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ def test_the_space() -> None:
         (4, "ffffffff"),
         (4, "01000000 ff000000"),
         (0, "ffffffff 01000000"),
-        (0, "00000000 01000000 10000000 00000000"),  # QEMU passes each write on as the whole space
+        (0, "00000000 01000000 10000000 00000000 00000000"),  # QEMU passes each write on as the whole space
         (3, "00 01000000 00"),
     ],
 )
@@ -26,7 +26,7 @@ def test_events_are_cleared(offset: int, data: str) -> None:
     config = Config(2)
     config.events = EVENT_DISPLAY
     config.write(offset, bytes.fromhex(data))
-    assert config.read() == bytes.fromhex("00000000 00000000 02000000 00000000")
+    assert config.read() == bytes.fromhex("00000000 00000000 02000000 00000000 00000000")
 
 
 @pytest.mark.parametrize("data", ["00000000", "feffffff"])

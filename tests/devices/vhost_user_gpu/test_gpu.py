@@ -181,7 +181,7 @@ def test_options_take_effect(run_async: Run) -> None:
         assert await ask(device, set_scanout(1, 0)) == (OK, b"")
         assert await ask(device, set_scanout(2, 0)) == (ERR_SCANOUT, b"")
 
-    assert device.read_config() == bytes.fromhex("00000000 00000000 02000000 00000000")
+    assert device.read_config() == bytes.fromhex("00000000 00000000 02000000 00000000 00000000")
     run_async(main)
     device.close()
 
@@ -205,9 +205,9 @@ def test_features_that_were_not_negotiated(run_async: Run, device: Gpu) -> None:
 
 
 def test_the_config_space(device: Gpu) -> None:
-    space = bytes.fromhex("00000000 00000000 01000000 00000000")
+    space = bytes.fromhex("00000000 00000000 01000000 00000000 00000000")
     assert device.read_config() == space
-    device.write_config(0, b"\xff" * 16)
+    device.write_config(0, b"\xff" * 20)
     device.write_config(4, b"\1\0\0\0")
     assert device.read_config() == space
     with pytest.raises(RefusedRequest):

@@ -28,9 +28,13 @@ if TYPE_CHECKING:
     from vhost_user_gpu.scanout import Scanout
     from vhostd import Handler, Virtqueue
 
+# As in commands.py, which --print-capabilities has no time to load.
 EDID, RESOURCE_UUID, RESOURCE_BLOB = 1, 2, 3  # feature bits (5.7.3)
 MAX_SCANOUTS = 16
-ANSWER_PATIENCE = 1.0  # seconds that a guest waits until the front-end has said what monitors there are
+TURN = 16 << 20  # bytes that a guest may have copied before signals, messages and pictures have a turn
+# Seconds that a guest waits until the front-end has said what monitors there are. Windows' driver gives up
+# after 1 second, and must not be answered after that.
+ANSWER_PATIENCE = 0.5
 NEWS_PATIENCE = 0.5  # seconds that a front-end has to tell the guest of other monitors itself, as QEMU does
 
 
@@ -63,7 +67,7 @@ class Gpu(Device):
         self._outputs = Outputs(scanouts, *resolution)
         self._card = Card(self._outputs, memory, self._show_news)
         self._display: Display | None = None
-        self._news: asyncio.TimerHandle | None = None
+        self._announcement: asyncio.TimerHandle | None = None
         self._use_scanouts()
 
     @classmethod
@@ -106,7 +110,7 @@ class Gpu(Device):
 
     async def controlq(self, queue: "Virtqueue") -> None:
         """Executes commands; those that only the front-end can answer wait for it, the others do not."""
-        from asyncio import TaskGroup
+        from asyncio import TaskGroup, sleep
 
         from vhost_user_gpu.card import Request
 
@@ -118,6 +122,9 @@ class Gpu(Device):
                         later.create_task(self._execute_after(self._display.refresh(), queue, request))
                     else:
                         self._execute(queue, request)
+                    if self._card.copied > TURN:
+                        self._card.copied = 0
+                        await sleep(0)
                 if self._display is not None:
                     self._display.give_up()
         except ExceptionGroup as failed:  # the group is our own affair
@@ -139,17 +146,23 @@ class Gpu(Device):
         self._config.write(offset, data)
 
     def show_on(self, sock: "socket.socket") -> None:
-        """Shows everything there from now on."""
+        """Takes the socket, and shows everything there from now on, instead of on the one before."""
         from vhost_user_gpu.display import Display
 
         if self._display is not None:
             self._display.close()
-        self._display = Display(sock, self._card.scanouts, self._outputs, self._expect_news, self._exporter)
+        self._display = Display(
+            sock, self._card.scanouts, self._outputs, self._announce_later, self._exporter
+        )
         self._use_scanouts()
 
     async def run(self) -> None:
         """Takes screenshots, if they are wanted."""
-        if self._screenshot is not None:
+        if self._screenshot is None:
+            from signal import SIG_IGN, SIGUSR1, signal
+
+            signal(SIGUSR1, SIG_IGN)  # which would end the program
+        else:
             from vhost_user_gpu.screenshot import take_on_signal
 
             await take_on_signal(self._screenshot, self._card.scanouts)
@@ -162,8 +175,8 @@ class Gpu(Device):
     def detach(self) -> None:
         """Closes the front-end's socket as well."""
         super().detach()
-        if self._news is not None:
-            self._news.cancel()
+        if self._announcement is not None:
+            self._announcement.cancel()
         if self._display is not None:
             self._display.close()
             self._display = None
@@ -186,21 +199,22 @@ class Gpu(Device):
         from asyncio import wait
 
         await wait([answer], timeout=ANSWER_PATIENCE)
+        answer.cancel()
         self._execute(queue, request)
 
     def _show_news(self, scanout: "Scanout") -> None:
         if self._display is not None:
             self._display.update(scanout)
 
-    def _expect_news(self) -> None:
+    def _announce_later(self) -> None:
         """The front-end has said what monitors there are; tells the driver soon, unless it asks before."""
         from asyncio import get_running_loop
 
-        if self._news is not None:
-            self._news.cancel()
-        self._news = get_running_loop().call_later(NEWS_PATIENCE, self._tell_news)
+        if self._announcement is not None:
+            self._announcement.cancel()
+        self._announcement = get_running_loop().call_later(NEWS_PATIENCE, self._announce)
 
-    def _tell_news(self) -> None:
+    def _announce(self) -> None:
         from vhost_user_gpu.config import EVENT_DISPLAY
 
         if self._outputs.news:

@@ -125,6 +125,7 @@ class Card:
         self.resources = Resources(memory)
         self.scanouts = [Scanout(number) for number in range(MAX_SCANOUTS)]
         self.usable = MAX_SCANOUTS  # how many of them the guest may use
+        self.copied = 0  # bytes, for whoever shares the time with us
         self._changed = changed
         self._lit: list[Scanout] = []  # those that show something
 
@@ -162,7 +163,7 @@ class Card:
 
     @executes(GET_DISPLAY_INFO)
     def get_display_info(self, _: Nothing, _chain: Chain) -> Answer:
-        return Response.OK_DISPLAY_INFO, self.outputs.tell()
+        return Response.OK_DISPLAY_INFO, self.outputs.for_driver()
 
     @executes(GET_EDID)
     def get_edid(self, asked: GetEdid, _chain: Chain) -> Answer:
@@ -241,7 +242,8 @@ class Card:
         if resource.backing is None:
             raise CommandError(Response.ERR_UNSPEC, f"resource {resource.number} has no backing")
         if rect:
-            resource.transfer(*rect, part.offset)
+            resource.transfer(resource.backing, rect, part.offset)
+            self.copied += rect.width * rect.height * PIXEL
 
     def _gather(self, chain: Chain, count: int) -> Gather:
         """The guest memory that the next `count` entries name."""

@@ -33,8 +33,8 @@ class DisplayError(Exception):
 class Display:
     """Shows scan-outs on a connected socket, which it owns, until the front-end closes it, or `close`.
 
-    `told` is called whenever the front-end has said what monitors there are. With an `exporter` scan-outs are
-    shown as dmabufs where that can be.
+    `answered` is called whenever the front-end has said what monitors there are. With an `exporter` scan-outs
+    are shown as dmabufs where that can be.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Display:
         sock: socket.socket,
         scanouts: Sequence[Scanout],
         outputs: Outputs,
-        told: Callable[[], None],
+        answered: Callable[[], None],
         exporter: Exporter | None = None,
     ) -> None:
         sock.setblocking(False)
@@ -50,21 +50,23 @@ class Display:
         self._loop = asyncio.get_running_loop()
         self._scanouts = scanouts
         self._outputs = outputs
-        self._told = told
+        self._answered = answered
         self._exporter = exporter
         self._shared: set[int] = set()  # the scan-outs that are shown as dmabufs
         self._features = 0
         self._turn = asyncio.Lock()
         self._expected: deque[tuple[wire.Row, asyncio.Future[Any]]] = deque()
-        self._news: dict[Scanout, None] = {}  # the scan-outs that have any, in the order of their turns
-        self._has_news = asyncio.Event()
+        self._dirty: dict[Scanout, None] = {}  # the scan-outs that have any, in the order of their turns
+        self._is_dirty = asyncio.Event()
         self._questions = asyncio.Event()
         self._asking: list[asyncio.Future[None]] = []  # who waits for the answer to the next question
         self._asked: list[asyncio.Future[None]] = []  # and to the one that was asked
+        self._children: list[asyncio.Task[None]] = []
         self._task = self._loop.create_task(self._run(), name="display")
         for scanout in scanouts:
             scanout.repaint()
-            self.update(scanout)
+            if scanout.has_news:
+                self.update(scanout)
         self._questions.set()
 
     @property
@@ -74,8 +76,8 @@ class Display:
 
     def update(self, scanout: Scanout) -> None:
         """Shows what is news in a scan-out, as soon as the front-end can take it."""
-        self._news[scanout] = None
-        self._has_news.set()
+        self._dirty[scanout] = None
+        self._is_dirty.set()
 
     def refresh(self) -> "asyncio.Future[None]":
         """Asks for the monitors once more; done when `outputs` has the answer, or none will come."""
@@ -92,16 +94,16 @@ class Display:
         _release(self._asked)
 
     def close(self) -> None:
-        """Ends it; idempotent."""
-        self._task.cancel()
+        """Ends it; idempotent. It takes no news of a scan-out any more: they are its successor's."""
+        for task in (*self._children, self._task):
+            task.cancel()
         self.give_up()
 
     async def _run(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._listen())
-                tasks.create_task(self._ask_about_monitors())
-                tasks.create_task(self._paint())
+                work = (self._listen(), self._ask_about_monitors(), self._paint())
+                self._children = [tasks.create_task(part) for part in work]
         except* ConnectionError as gone:
             log.info("the front-end shows nothing any more: %s", gone.exceptions[0])
         except* (DisplayError, MemoryLost) as error:
@@ -126,7 +128,7 @@ class Display:
             self._asked, self._asking = self._asking, []
             await self._ask_once()
             _release(self._asked)
-            self._told()
+            self._answered()
 
     async def _ask_once(self) -> None:
         info: wire.DisplayInfo = await self._ask(wire.GET_DISPLAY_INFO, wire.Empty())
@@ -173,9 +175,9 @@ class Display:
 
     async def _paint(self) -> None:
         while True:
-            await self._has_news.wait()
-            self._has_news.clear()
-            waiting, self._news = self._news, {}
+            await self._is_dirty.wait()
+            self._is_dirty.clear()
+            waiting, self._dirty = self._dirty, {}
             for scanout in waiting:
                 async with self._turn:
                     await self._show_cursor(scanout.number, scanout.cursor)
@@ -263,6 +265,8 @@ class Display:
 
         def go_on() -> None:
             nonlocal done
+            if complete.done():  # it was cancelled, and is about to be taken off the event loop
+                return
             try:
                 done += send(done)
             except BlockingIOError:

@@ -28,7 +28,7 @@ class Outputs:
         """Whether the driver has asked for the modes, and they are others now."""
         return self._known not in (None, self._modes)
 
-    def tell(self) -> bytes:
+    def for_driver(self) -> bytes:
         """All modes, as in the response to GET_DISPLAY_INFO; now the driver knows them."""
         self._known = self._modes
         return b"".join(mode.pack() for mode in self._modes)
@@ -48,7 +48,9 @@ class Outputs:
 
     def set_modes(self, modes: bytes) -> None:
         """Takes the front-end's modes, of `MAX_SCANOUTS` times 24 bytes; its EDIDs are to follow."""
-        self._modes = [Mode.unpack(modes[at : at + Mode.SIZE]) for at in range(0, len(modes), Mode.SIZE)]
+        self._modes = [
+            _sane(Mode.unpack(modes[at : at + Mode.SIZE])) for at in range(0, len(modes), Mode.SIZE)
+        ]
         self._edids.clear()
 
     def forget_front_end(self) -> None:
@@ -63,4 +65,10 @@ class Outputs:
     def _own_edid(self, number: int) -> bytes:
         mode = self._modes[number]
         width, height = (mode.width, mode.height) if mode.width and mode.height else self._default
-        return make_edid(min(width, MAX_SIDE), min(height, MAX_SIDE), serial=number + 1)
+        return make_edid(width, height, serial=number + 1)
+
+
+def _sane(mode: Mode) -> Mode:
+    """The mode as a driver can be expected to take it."""
+    width, height = min(mode.width, MAX_SIDE), min(mode.height, MAX_SIDE)
+    return Mode(mode.x, mode.y, width, height, int(bool(mode.enabled and width and height)), mode.flags)

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Iterable, Iterator
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER = struct.Struct(">IIBBBBB")  # IHDR (11.2.2)
@@ -10,17 +11,26 @@ UNFILTERED = b"\0"  # in front of a row (9.2); for text and plain areas the othe
 LEVEL = 4  # of zlib: higher ones take up to three times as long and save a tenth
 
 
-def png(width: int, height: int, rows: bytes | bytearray | memoryview) -> bytes:
-    """The file, of 8-bit RGB, for pixels of four bytes each: blue, green, red, and one that is ignored.
+def png(width: int, height: int, bands: Iterable[bytes | bytearray]) -> Iterator[bytes]:
+    """The file, of 8-bit RGB, piece by piece, for bands of rows: `height` in all.
 
-    Raises ValueError if there are no pixels, or not as many as `width` x `height`.
+    A pixel is four bytes: blue, green, red, and one that is ignored. Raises ValueError if there is no pixel,
+    or a band is not of whole rows, or they are not as many as they must be.
     """
-    pixels = bytes(rows)
-    if width < 1 or height < 1 or len(pixels) != 4 * width * height:
-        raise ValueError(f"{len(pixels)} bytes are no picture of {width}x{height} pixels")
+    if width < 1 or height < 1:
+        raise ValueError(f"a picture of {width}x{height} pixels")
     header = HEADER.pack(width, height, BITS, RGB, DEFLATE, ADAPTIVE, NOT_INTERLACED)
-    data = zlib.compress(_filtered(_rgb(pixels), 3 * width), LEVEL)
-    return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+    yield SIGNATURE + _chunk(b"IHDR", header)
+    compressor = zlib.compressobj(LEVEL)
+    rows = 0
+    for band in bands:
+        if len(band) % (4 * width):
+            raise ValueError(f"{len(band)} bytes are no rows of {width} pixels")
+        rows += len(band) // (4 * width)
+        yield _chunk(b"IDAT", compressor.compress(_filtered(_rgb(bytes(band)), 3 * width)))
+    if rows != height:
+        raise ValueError(f"{rows} rows are no picture of {width}x{height} pixels")
+    yield _chunk(b"IDAT", compressor.flush()) + _chunk(b"IEND", b"")
 
 
 def _rgb(pixels: bytes) -> bytearray:

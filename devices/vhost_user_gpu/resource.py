@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 from vhost_user_gpu.commands import CommandError, Response
 from vhost_user_gpu.pixels import PIXEL, Format
+from vhost_user_gpu.rect import Rect
 from vhostd import BadRequest, Gather
 
 # What a resource costs on top of its pixels: our objects, and each range of its backing.
@@ -68,19 +69,17 @@ class Picture(Resource):
         super().release()
         self._pixels.close()
 
-    def transfer(self, x: int, y: int, width: int, height: int, offset: int) -> None:
+    def transfer(self, backing: Gather, rect: Rect, offset: int) -> None:
         """Fills a rectangle, which must fit, from `offset` of the backing on, where rows are `stride` apart.
 
-        Raises BadRequest if that is not wholly in the backing, or there is none.
+        Raises BadRequest if that is not wholly in the backing.
         """
-        if self.backing is None:
-            raise BadRequest("a transfer without a backing")
-        self.backing.copy_rows(
+        backing.copy_rows(
             self._pixels,
-            y * self.stride + x * PIXEL,
+            rect.y * self.stride + rect.x * PIXEL,
             offset=offset,
-            row=width * PIXEL,
-            rows=height,
+            row=rect.width * PIXEL,
+            rows=rect.height,
             stride=self.stride,
             into_stride=self.stride,
         )

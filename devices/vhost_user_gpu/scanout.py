@@ -64,7 +64,8 @@ class Scanout:
     def show(self, framebuffer: Framebuffer | None, rect: Rect = NOTHING) -> None:
         """Shows a rectangle, which must fit, of a framebuffer; None shows nothing.
 
-        Another size is painted as a whole. Otherwise what has changed is the driver's to say, by a flush.
+        Another size is painted as a whole. Otherwise a flush is to say what has changed: a page flip is a
+        SET_SCANOUT and a RESOURCE_FLUSH (virtio 1.3, 5.7.6.5).
         """
         if (rect.width, rect.height) != (self.rect.width, self.rect.height):
             self.resized = True
@@ -102,11 +103,6 @@ class Scanout:
         """Makes the size news, and all that there is to be seen."""
         self.resized = self.framebuffer is not None
         self.damage = Rect(0, 0, self.rect.width, self.rect.height)
-
-    def copy(self) -> bytearray:
-        """All pixels, for one that is not disabled."""
-        assert self.framebuffer is not None
-        return self.framebuffer.copy(self.rect)
 
     def reset(self) -> None:
         """Shows nothing any more, and no cursor."""

@@ -7,10 +7,12 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from vhost_user_gpu.pixels import PIXEL
 from vhost_user_gpu.png import png
-from vhost_user_gpu.rect import Rect
 from vhost_user_gpu.scanout import Scanout
 from vhostd import MemoryLost
+
+BAND = 1 << 18  # bytes that are copied and compressed at a time: some milliseconds
 
 log = logging.getLogger(__name__)
 
@@ -37,21 +39,26 @@ async def _take(path: Path, showing: Sequence[Scanout]) -> None:
         log.warning("no screenshot: the guest shows nothing")
     targets = [path, *(path.with_stem(f"{path.stem}-{scanout.number}") for scanout in showing[1:])]
     for target, scanout in zip(targets, showing, strict=False):
-        if scanout.framebuffer is None:
-            continue  # the guest has turned it off meanwhile
         try:
-            # Compressing takes a while, in which the guest is served.
-            await asyncio.to_thread(_write, target, scanout.rect, scanout.copy())
+            await _write(target, scanout)
         except (OSError, MemoryLost) as error:
             log.error("no screenshot at %s: %s", target, error)
         else:
             log.info("screenshot of scan-out %d: %s", scanout.number, target)
 
 
-def _write(path: Path, size: Rect, pixels: bytearray) -> None:
+async def _write(path: Path, scanout: Scanout) -> None:
+    """Writes a picture band by band, and lets the guest be served meanwhile."""
+    framebuffer, rect = scanout.framebuffer, scanout.rect
+    if framebuffer is None:
+        raise FileNotFoundError(f"scan-out {scanout.number} shows nothing any more")
+    bands = (framebuffer.copy(band) for band in rect.bands(BAND // (rect.width * PIXEL)))
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_bytes(png(size.width, size.height, pixels))
+        with partial.open("wb") as file:
+            for piece in png(rect.width, rect.height, bands):
+                file.write(piece)
+                await asyncio.sleep(0)
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -160,7 +160,7 @@ class Guest:
 
     def shown(self, number: int = 0) -> bytes:
         """The pixels of a scan-out."""
-        return bytes(self.card.scanouts[number].copy())
+        return shown(self.card.scanouts[number])
 
     # --- Memory -----------------------------------------------------------------------------------------
 
@@ -299,3 +299,9 @@ def update_cursor(
 
 def move_cursor(scanout: int, x: int, y: int, resource: int = 0) -> Command:
     return Command(0x301, struct.pack("<IIIIIIII", scanout, x, y, 0, resource, 0, 0, 0))
+
+
+def shown(scanout: Scanout) -> bytes:
+    """All pixels of a scan-out that shows something, as a front-end gets them."""
+    assert scanout.framebuffer is not None
+    return bytes(scanout.framebuffer.copy(scanout.rect))

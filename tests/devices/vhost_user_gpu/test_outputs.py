@@ -14,14 +14,14 @@ THEIRS = MODE.pack(5, 6, 1920, 1080, 1, 0) + NONE * 2 + MODE.pack(0, 0, 640, 480
 def test_monitors_of_our_own_stand_side_by_side(count: int) -> None:
     outputs = Outputs(count, 1280, 800)
     ours = [MODE.pack(1280 * i, 0, 1280, 800, 1, 0) for i in range(count)]
-    assert outputs.tell() == b"".join(ours) + NONE * (16 - count)
+    assert outputs.for_driver() == b"".join(ours) + NONE * (16 - count)
     assert outputs.enabled == list(range(count))
 
 
 def test_what_the_front_end_says_counts() -> None:
     outputs = Outputs(2, 1280, 800)
     outputs.set_modes(THEIRS)
-    assert outputs.tell() == THEIRS
+    assert outputs.for_driver() == THEIRS
     assert outputs.enabled == [0, 3]
 
 
@@ -48,11 +48,25 @@ def test_an_edid_that_a_front_end_cannot_make_absurd(size: tuple[int, int]) -> N
     assert len(made) % 128 == sum(made[:128]) % 256 == 0
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ((0, 0, 1 << 31, 16385, 1, 0), (0, 0, 16384, 16384, 1, 0)),
+        ((1, 2, 800, 600, 0xFFFF_FFFF, 3), (1, 2, 800, 600, 1, 3)),
+        ((0, 0, 0, 600, 1, 0), (0, 0, 0, 600, 0, 0)),
+    ],
+)
+def test_modes_are_made_sane(said: tuple[int, ...], told: tuple[int, ...]) -> None:
+    outputs = Outputs(1, 1280, 800)
+    outputs.set_modes(struct.pack("<6I", *said) + bytes(15 * 24))
+    assert outputs.for_driver()[:24] == struct.pack("<6I", *told)
+
+
 def test_news() -> None:
     outputs = Outputs(1, 1280, 800)
     outputs.set_modes(THEIRS)
     assert not outputs.news, "the driver has not asked yet"
-    outputs.tell()
+    outputs.for_driver()
     outputs.set_modes(THEIRS)
     assert not outputs.news, "they are the same"
     outputs.set_modes(THEIRS[: 15 * MODE.size] + MODE.pack(0, 0, 1, 1, 1, 0))
@@ -63,4 +77,4 @@ def test_news() -> None:
     assert outputs.news
     outputs.reset()
     assert not outputs.news, "there is another driver"
-    assert outputs.tell() == NONE * 16
+    assert outputs.for_driver() == NONE * 16

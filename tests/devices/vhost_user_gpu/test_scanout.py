@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.devices.vhost_user_gpu.guest import RAM, Guest, crop, noise
+from tests.devices.vhost_user_gpu.guest import RAM, Guest, crop, noise, shown
 from vhost_user_gpu.pixels import Format
 from vhost_user_gpu.rect import NOTHING, Rect
 from vhost_user_gpu.resource import Blob, Picture
@@ -23,7 +23,8 @@ def painted(picture: Picture) -> Picture:
     size = picture.stride * picture.height
     guest.memory.write(RAM, noise(size))
     picture.backing = guest.gather((RAM, size))
-    picture.transfer(0, 0, picture.width, picture.height, 0)
+    assert picture.backing is not None
+    picture.transfer(picture.backing, Rect(0, 0, picture.width, picture.height), 0)
     return picture
 
 
@@ -111,14 +112,14 @@ def test_a_page_flip_is_the_drivers_to_flush(picture: Picture) -> None:
     assert not scanout.damage
     assert not scanout.shows(picture)
     assert scanout.shows(other)
-    assert scanout.copy() == bytes(8 * 6 * 4)
+    assert shown(scanout) == bytes(8 * 6 * 4)
 
 
 def test_panning(picture: Picture) -> None:
     scanout = settled(picture, Rect(1, 1, 4, 4))
     scanout.show(Framebuffer.of(picture), Rect(2, 0, 4, 4))
     assert not scanout.resized
-    assert scanout.copy() == crop(noise(picture.stride * HEIGHT), WIDTH, (2, 0, 4, 4))
+    assert shown(scanout) == crop(noise(picture.stride * HEIGHT), WIDTH, (2, 0, 4, 4))
     scanout.flush(Rect(2, 0, 4, 4))
     assert scanout.damage == Rect(0, 0, 4, 4)
 

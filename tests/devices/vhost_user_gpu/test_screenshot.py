@@ -87,10 +87,10 @@ def test_one_monitor(run_async: Run, guest: Guest, log: Lines, tmp_path: Path) -
         guest.run(set_scanout(3, 1, (2, 1, 3, 4)))
         taker = Taker(guest, path, log)
         assert await taker.take() == [f"screenshot of scan-out 3: {path}"]
-        assert path.read_bytes() == png(3, 4, crop(PIXELS, 8, (2, 1, 3, 4)))
+        assert path.read_bytes() == b"".join(png(3, 4, [crop(PIXELS, 8, (2, 1, 3, 4))]))
         guest.run(set_scanout(3, 2, (0, 0, 8, 6)))
         await taker.take()
-        assert path.read_bytes() == png(8, 6, to_wire(bytearray(PIXELS), Format.R8G8B8X8))
+        assert path.read_bytes() == b"".join(png(8, 6, [to_wire(bytearray(PIXELS), Format.R8G8B8X8)]))
         await taker.stop()
         assert list(tmp_path.iterdir()) == [path], "nothing else is left behind"
 
@@ -108,9 +108,9 @@ def test_several_monitors(run_async: Run, guest: Guest, log: Lines, tmp_path: Pa
         taker = Taker(guest, path, log)
         await taker.take(lines=3)
         await taker.stop()
-        assert path.read_bytes() == png(8, 6, PIXELS)
-        assert (tmp_path / "shot-2.png").read_bytes() == png(1, 1, PIXELS[:4])
-        assert (tmp_path / "shot-15.png").read_bytes() == png(1, 1, PIXELS[-4:])
+        assert path.read_bytes() == b"".join(png(8, 6, [PIXELS]))
+        assert (tmp_path / "shot-2.png").read_bytes() == b"".join(png(1, 1, [PIXELS[:4]]))
+        assert (tmp_path / "shot-15.png").read_bytes() == b"".join(png(1, 1, [PIXELS[-4:]]))
         assert len(list(tmp_path.iterdir())) == 3
 
     run_async(main)

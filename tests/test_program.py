@@ -45,7 +45,8 @@ CHECKOUT = Path(__file__).parents[1]
 RNG = executable("vhost-user-rng")
 INPUT = executable("vhost-user-input")
 GPU = executable("vhost-user-gpu")
-TYPES = {RNG: "rng", INPUT: "input", GPU: "gpu"}
+BLK = executable("vhost-user-blk")
+TYPES = {RNG: "rng", INPUT: "input", GPU: "gpu", BLK: "block"}
 EXIT_LIMIT = 0.1  # seconds from SIGTERM to the end
 NONSENSE = b"GET / HTTP/1"  # as long as a header, but none
 CLOSE_ON_EXEC = 0o2000000  # in the flags of /proc/PID/fdinfo
@@ -57,10 +58,10 @@ def rng() -> Command:
     return [RNG]
 
 
-@pytest.fixture(params=[RNG, INPUT, GPU], ids=["rng", "input", "gpu"])
+@pytest.fixture(params=[RNG, INPUT, GPU, BLK], ids=["rng", "input", "gpu", "blk"])
 def command(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
     """The command line of each program, without a socket."""
-    options = {RNG: [], GPU: [], INPUT: [f"--event-socket={tmp_path / 'events'}"]}
+    options = {RNG: [], GPU: [], BLK: ["--ram=1M"], INPUT: [f"--event-socket={tmp_path / 'events'}"]}
     return [request.param, *options[request.param]]
 
 
@@ -117,7 +118,7 @@ def test_capabilities_are_one_json_object_whatever_the_options(command: Command,
     assert capabilities["type"] == TYPES[command[0]]
 
 
-@pytest.mark.parametrize("module", ["vhost_user_rng", "vhost_user_gpu", "vhost_user_input"])
+@pytest.mark.parametrize("module", ["vhost_user_rng", "vhost_user_blk", "vhost_user_gpu", "vhost_user_input"])
 def test_capabilities_load_nothing_that_costs_time(module: str) -> None:
     code = f"import sys; sys.argv[1:] = ['--print-capabilities']; import {module}; {module}.main()"
     loaded = output([sys.executable, "-c", f"{code}; print(*sys.modules)"]).splitlines()[1].split()

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from io import FileIO
 
     from tests.test_layout import Little
+    from vhost_user_blk import protocol
     from vhost_user_gpu import commands, edid, pixels, wire
     from vhost_user_gpu.config import ConfigSpace
     from vhost_user_input import config
@@ -55,6 +56,18 @@ if TYPE_CHECKING:
         messages.SharedMapping.shm_offset,
         messages.SharedMemoryConfig.num_regions,
         messages.SharedMemoryConfig.sizes,
+        protocol.ConfigSpace.size_max,
+        protocol.ConfigSpace.alignment_offset,
+        protocol.ConfigSpace.opt_io_size,
+        protocol.ConfigSpace.unused0,
+        protocol.ConfigSpace.max_discard_sectors,
+        protocol.ConfigSpace.max_discard_seg,
+        protocol.ConfigSpace.max_write_zeroes_sectors,
+        protocol.ConfigSpace.max_write_zeroes_seg,
+        protocol.ConfigSpace.unused1,
+        protocol.ConfigSpace.max_secure_erase_sectors,
+        protocol.ConfigSpace.max_secure_erase_seg,
+        protocol.ConfigSpace.zoned,
         commands.Feature.VIRGL,
         commands.Feature.CONTEXT_INIT,
         commands.Response.OK_CAPSET,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vhostd.layout import Layout, array, s32, u8, u16, u32, u64
     from vhostd.options import positive, size
     from vhostd.program import run
-    from vhostd.ring import Chain, Gather
+    from vhostd.ring import Chain, Gather, Uring
     from vhostd.virtio import DeviceType
     from vhostd.virtqueue import Virtqueue
 
@@ -36,7 +36,7 @@ _HOMES = {
     "layout": ("Layout", "array", "s32", "u8", "u16", "u32", "u64"),
     "options": ("positive", "size"),
     "program": ("run",),
-    "ring": ("Chain", "Gather"),
+    "ring": ("Chain", "Gather", "Uring"),
     "virtio": ("DeviceType",),
     "virtqueue": ("Virtqueue",),
 }
@@ -54,6 +54,7 @@ __all__ = [  # noqa: RUF022 (by topic)
     "Chain",
     "Fd",
     "Gather",
+    "Uring",
     "Budget",
     "listen",
     "Layout",

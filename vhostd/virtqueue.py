@@ -27,10 +27,17 @@ class Virtqueue:
     that: the ring's stop waits for it.
     """
 
-    def __init__(self, index: int, ring: SplitRing, interrupt: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        index: int,
+        ring: SplitRing,
+        interrupt: Callable[[], None],
+        failed: Callable[[Exception], None] | None = None,
+    ) -> None:
         self.index = index
         self.ring = ring
         self._interrupt = interrupt
+        self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._drained = asyncio.Event()
@@ -44,6 +51,11 @@ class Virtqueue:
     def size(self) -> int:
         """The queue size: the number of descriptors in the ring."""
         return self.ring.size
+
+    @property
+    def in_flight(self) -> int:
+        """How many chains the device has taken and not given back yet."""
+        return self.ring.in_flight
 
     # --- The device's side ------------------------------------------------------------------------------
 
@@ -93,6 +105,12 @@ class Virtqueue:
             self._pushed = 0
             if self.ring.must_call():
                 self._interrupt()
+
+    def fail(self, error: Exception) -> None:
+        """As if the handler had raised `error`: for what goes wrong with a chain while it goes on."""
+        self.abandon()
+        if self._failed is not None:
+            self._failed(error)
 
     async def _next(self, pause: Awaitable[object]) -> Chain:
         await pause

@@ -169,7 +169,7 @@ class Vring:
         )
 
     def _run(self, ring: SplitRing) -> None:
-        self._queue = queue = Virtqueue(self.index, ring, self._interrupt)
+        self._queue = queue = Virtqueue(self.index, ring, self._interrupt, self._failed)
         queue.enable(on=self.enabled)
         self._task = self._loop.create_task(self._serve(queue), name=f"vring {self.index}")
         log.info("vring %d started, %d entries, at %d", self.index, ring.size, self.base)

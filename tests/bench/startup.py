@@ -106,6 +106,7 @@ def main() -> None:
         programs = {
             "vhost-user-rng": [],
             "vhost-user-gpu": [],
+            "vhost-user-blk": ["--ram=16M"],
             "vhost-user-input": [f"--event-socket={os.path.join(folder, 'events')}"],
         }
         found = []

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -163,6 +164,30 @@ def test_pwritev(machine: Machine, file: int) -> None:
     assert chain.pwritev(file, 100, 5) == 5
     assert os.pread(file, 7, 99) == b"\x63abcde\x69"
     assert chain.readable == 1
+
+
+def test_preadv_from_the_page_cache_only(machine: Machine, tmp_path: Path) -> None:
+    with open(tmp_path / "image", "w+b", buffering=0) as image:
+        fd = image.fileno()
+        image.write(b"abcd")
+        chain = machine.chain([(DATA, 8, True)])
+        assert chain.preadv(fd, 0, 4, os.RWF_NOWAIT) == 4
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            moved = chain.preadv(fd, 0, 4, os.RWF_NOWAIT)
+        except BlockingIOError:  # unless the file system lives in memory, or was quick
+            moved = 0
+        assert (chain.writable, chain.written) == (4 - moved, 4 + moved)
+
+
+def test_pwritev_flags(machine: Machine, file: int) -> None:
+    machine.memory.write(DATA, b"abcd")
+    chain = machine.chain([(DATA, 4, False)])
+    assert chain.pwritev(file, 0, 2, flags=os.RWF_DSYNC) == 2
+    with pytest.raises(OSError, match="not supported"):
+        chain.pwritev(file, 2, 2, 1 << 30)
+    assert (chain.readable, os.pread(file, 4, 0)) == (2, b"ab\x02\x03")
 
 
 @pytest.mark.parametrize("offset", [-1, 2**63 - 1, 2**63, 2**64])

@@ -2,9 +2,10 @@
 
 Layer 3: no event loop, clock, socket or device is known here. `memory` maps and finds guest memory, `chain`
 is one request in it, `gather` many ranges of it that a request named, and `transfer` the system calls of
-both. `split` is the device half of a split virtqueue and `driver` the driver half, for the scriptable
-front-end and tests. Nothing that a guest writes can crash this code or lead it out of guest memory: what
-cannot be right is a GuestError, or MemoryLost when the memory itself is gone.
+both; `uring` is file I/O on chains while the program does something else. `split` is the device half of a
+split virtqueue and `driver` the driver half, for the scriptable front-end and tests. Nothing that a guest
+writes can crash this code or lead it out of guest memory: what cannot be right is a GuestError, or MemoryLost
+when the memory itself is gone.
 """
 
 from vhostd.ring.chain import Chain, Ready
@@ -12,6 +13,7 @@ from vhostd.ring.driver import SplitDriver
 from vhostd.ring.gather import Gather
 from vhostd.ring.memory import MAX_REGIONS, GuestMemory, Region, Window
 from vhostd.ring.split import SplitRing
+from vhostd.ring.uring import Uring
 
 __all__ = [
     "MAX_REGIONS",
@@ -22,5 +24,6 @@ __all__ = [
     "Region",
     "SplitDriver",
     "SplitRing",
+    "Uring",
     "Window",
 ]

@@ -2,7 +2,8 @@
  *
  * The other side of every pointer here is memory that a hostile guest changes while we look. So each function
  * makes exactly one access of the field's width, and none of them may be repeated, split or merged by the
- * compiler. Where the order matters, and why, is argued at the top of split.pyx.
+ * compiler. Where the order matters, and why, is argued at the top of split.pyx. The queues of uring.pyx, which
+ * are shared with the kernel, go by the same functions.
  */
 #ifndef VHOSTD_RING_BARRIERS_H
 #define VHOSTD_RING_BARRIERS_H
@@ -28,6 +29,11 @@ static inline uint32_t load_u32(const void *at)
     return __atomic_load_n((const uint32_t *)at, __ATOMIC_RELAXED);
 }
 
+static inline uint32_t load_acquire_u32(const void *at)
+{
+    return __atomic_load_n((const uint32_t *)at, __ATOMIC_ACQUIRE);
+}
+
 static inline void store_u16(void *at, uint16_t value)
 {
     __atomic_store_n((uint16_t *)at, value, __ATOMIC_RELAXED);
@@ -41,6 +47,11 @@ static inline void store_u32(void *at, uint32_t value)
 static inline void store_release_u16(void *at, uint16_t value)
 {
     __atomic_store_n((uint16_t *)at, value, __ATOMIC_RELEASE);
+}
+
+static inline void store_release_u32(void *at, uint32_t value)
+{
+    __atomic_store_n((uint32_t *)at, value, __ATOMIC_RELEASE);
 }
 
 /* Orders all earlier stores before all later loads, which neither acquire nor release does. */

@@ -29,6 +29,7 @@ cdef class Chain:
     cdef Stream source
     cdef Stream sink
     cdef bint writing  # a writable buffer was added, so a readable one may not follow
+    cdef bint lent  # to a request in a Uring, whose completion advances a stream
     cdef readonly size_t written
     cdef iovec *iov  # `count` of `room`: the readable ones, then the writable ones
     cdef size_t count
@@ -42,6 +43,7 @@ cdef class Chain:
     cdef void _copy(self, Stream *stream, unsigned char *ours, size_t n) noexcept
     cdef void _advance(self, Stream *stream, size_t n) noexcept
     cdef size_t _lend(self, Stream *stream, iovec *iov, size_t n) noexcept
+    cdef long long _position(self, offset, Py_ssize_t n) except -1
     cdef object _submit(self, int call, int fd, offset, amount, int flags)
 
 

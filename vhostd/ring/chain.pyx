@@ -10,14 +10,16 @@ same `add`; what they need beyond `head` (the buffer id) belongs here.
 
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport INT64_MAX, SIZE_MAX, UINT32_MAX, uint32_t, uint64_t
+from libc.stdint cimport SIZE_MAX, UINT32_MAX, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 cimport cython
 
 from vhostd.ring.gather cimport gather
 from vhostd.ring.memory cimport GuestMemory
-from vhostd.ring.transfer cimport MOST_IOVECS, PREADV, PWRITEV, RECVMSG, SENDMSG, iovec, transfer
+from vhostd.ring.transfer cimport (
+    MOST_IOVECS, PREADV, PWRITEV, RECVMSG, SENDMSG, PyNumber_AsSsize_t, fits_file, iovec, transfer,
+)
 
 from types import GenericAlias
 
@@ -102,22 +104,26 @@ cdef class Chain:
         """Passes over `n` bytes of the writable stream: they stay as they are and count as written."""
         self._advance(&self.sink, self._expect(n, &self.sink, "skipped"))
 
-    def preadv(self, int fd, offset, n):
+    def preadv(self, int fd, offset, n, int flags=0):
         """Reads up to `n` bytes at `offset` of a file into the writable stream; returns how many.
 
         One system call, without the GIL and without a copy on our side. It takes at most 1024 pieces of guest
         memory, may move less than `n`, and moves nothing at the end of a file. The stream advances by the
-        result.
+        result. `flags` are those of preadv2(2): with os.RWF_NOWAIT it moves what is in the page cache.
 
         Raises:
             BadRequest: fewer than `n` bytes are left, or no file has such an offset.
-            OSError: the system call failed; the stream is where it was.
+            OSError: the system call failed; the stream is where it was. BlockingIOError says that, with
+                RWF_NOWAIT, there was nothing to move without waiting.
         """
-        return self._submit(PREADV, fd, offset, n, 0)
+        return self._submit(PREADV, fd, offset, n, flags)
 
-    def pwritev(self, int fd, offset, n):
-        """Writes up to `n` bytes of the readable stream at `offset` of a file; otherwise like `preadv`."""
-        return self._submit(PWRITEV, fd, offset, n, 0)
+    def pwritev(self, int fd, offset, n, int flags=0):
+        """Writes up to `n` bytes of the readable stream at `offset` of a file; otherwise like `preadv`.
+
+        With os.RWF_DSYNC they are on stable storage when it returns.
+        """
+        return self._submit(PWRITEV, fd, offset, n, flags)
 
     def sendmsg(self, int fd, n, int flags=0):
         """Sends up to `n` bytes of the readable stream on a socket; otherwise like `preadv`."""
@@ -247,12 +253,17 @@ cdef class Chain:
             count += 1
         return count
 
+    cdef long long _position(self, offset, Py_ssize_t n) except -1:
+        """The offset as a C number, if a file may have `n` bytes there."""
+        cdef long long position = 0
+        if not fits_file(offset, n, &position):
+            raise BadRequest(f"chain {self.head}: no file has {n} bytes at offset {offset}")
+        return position
+
     cdef object _submit(self, int call, int fd, offset, amount, int flags):
         cdef Stream *stream = &self.sink if call == PREADV or call == RECVMSG else &self.source
         cdef Py_ssize_t n = self._expect(amount, stream, "transferred")
-        cdef long long position = PyNumber_AsSsize_t(offset, NULL)
-        if position < 0 or position > INT64_MAX - n:
-            raise BadRequest(f"chain {self.head}: no file has {n} bytes at offset {offset}")
+        cdef long long position = self._position(offset, n)
         # The chain's own iovecs stay as they are: another thread may look at them meanwhile.
         cdef iovec iov[MOST_IOVECS]
         cdef size_t count = self._lend(stream, iov, n)

@@ -3,6 +3,10 @@
 
 from vhostd.ring.memory cimport GuestMemory
 
+cdef extern from "Python.h":
+    # With NULL for the exception it clips to the type's range instead of raising OverflowError.
+    Py_ssize_t PyNumber_AsSsize_t(object number, void *error) except? -1
+
 cdef extern from "<sys/uio.h>":
     struct iovec:
         void *iov_base
@@ -19,6 +23,8 @@ cdef enum:
     RECVMSG
 
 
+cdef bint fits_file(offset, Py_ssize_t n, long long *into) except -1
 cdef ssize_t transfer(
     GuestMemory memory, int call, int fd, iovec *iov, size_t count, long long offset, int flags
 ) except -1
+cdef void touch(iovec *iov, size_t count) noexcept nogil

@@ -6,6 +6,7 @@ Layer 3. For the native modules; nothing here is for Python.
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EFAULT, EINTR, errno
+from libc.stdint cimport INT64_MAX
 from libc.string cimport memset
 
 from vhostd.ring.memory cimport GuestMemory
@@ -13,8 +14,8 @@ from vhostd.ring.memory cimport GuestMemory
 import os
 
 cdef extern from "<sys/uio.h>" nogil:
-    ssize_t sys_preadv "preadv"(int fd, iovec *iov, int count, long long offset)
-    ssize_t sys_pwritev "pwritev"(int fd, iovec *iov, int count, long long offset)
+    ssize_t sys_preadv2 "preadv2"(int fd, iovec *iov, int count, long long offset, int flags)
+    ssize_t sys_pwritev2 "pwritev2"(int fd, iovec *iov, int count, long long offset, int flags)
 
 cdef extern from "<sys/socket.h>" nogil:
     struct msghdr:
@@ -27,12 +28,19 @@ cdef enum:
     SMALLEST_PAGE = 4096
 
 
+cdef bint fits_file(offset, Py_ssize_t n, long long *into) except -1:
+    """Stores the offset and returns True, or False if no file has `n` bytes there; any integer will do."""
+    into[0] = PyNumber_AsSsize_t(offset, NULL)
+    return n >= 0 and 0 <= into[0] < INT64_MAX - n  # INT64_MAX may be anything from there on, clipped
+
+
 cdef ssize_t transfer(
     GuestMemory memory, int call, int fd, iovec *iov, size_t count, long long offset, int flags
 ) except -1:
     """Makes the call without the GIL, again as long as signals interrupt it; returns how many bytes it moved.
 
-    `iov` is `count` pieces of `memory`, none of them empty. Sockets take no `offset`, files no `flags`.
+    `iov` is `count` pieces of `memory`, none of them empty. Sockets take no `offset`; `flags` are RWF_* for a
+    file and MSG_* for a socket.
 
     Raises:
         MemoryLost: a page vanished.
@@ -58,9 +66,9 @@ cdef ssize_t call_once(
 ) noexcept nogil:
     cdef msghdr message
     if call == PREADV:
-        return sys_preadv(fd, iov, <int> count, offset)
+        return sys_preadv2(fd, iov, <int> count, offset, flags)
     if call == PWRITEV:
-        return sys_pwritev(fd, iov, <int> count, offset)
+        return sys_pwritev2(fd, iov, <int> count, offset, flags)
     memset(&message, 0, sizeof(message))
     message.msg_iov = iov
     message.msg_iovlen = count

@@ -1,0 +1,241 @@
+"""vhost-user-blk: a file, a block device or memory as a guest's disk (virtio 1.3, 5.2).
+
+    vhost-user-blk --socket-path=/tmp/blk.sock --blk-file=disk.img
+
+    qemu-system-x86_64 ... \\
+        -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem \\
+        -chardev socket,id=blk,path=/tmp/blk.sock -device vhost-user-blk-pci,chardev=blk,num-queues=4
+
+    requestqs --chains--> Requests --what need not wait--> Image
+                                   --what must--> Engine --> Image
+"""
+
+from vhostd import Device, DeviceType, SetupError, UsageError, run
+
+TYPE_CHECKING = False  # typing's own costs time, of which --print-capabilities has little
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from typing import Self
+
+    from vhost_user_blk.config import Config
+    from vhost_user_blk.image import Image
+    from vhost_user_blk.requests import Requests
+    from vhost_user_blk.throttle import Throttle
+    from vhostd import Handler, Virtqueue
+
+CACHES = ("writeback", "writethrough", "direct")
+ENGINES = ("io_uring", "threads", "sync")
+MAX_QUEUES = 256
+MIN_QUEUE_SIZE, MAX_QUEUE_SIZE = 4, 32768
+SMALLEST_BLOCK, LARGEST_BLOCK = 512, 1 << 20
+MAX_DIGITS = 9
+LOOK_INTERVAL = 1.0  # seconds between two looks at the size of the image
+POLL_BURST = 64  # requests after which others have a turn, even if more keep coming
+
+
+class Blk(Device):
+    """a disk for the guest: a file, a block device or memory (virtio-blk)"""
+
+    kind = DeviceType.BLOCK
+    capabilities = ("read-only", "blk-file")
+
+    def __init__(
+        self,
+        requests: "Requests",
+        config: "Config",
+        features: int,
+        *,
+        queues: int = 1,
+        throttle: "Throttle | None" = None,
+        poll: float = 0.0,
+    ) -> None:
+        """Serves what the requests are for, whose image and engine it owns; polls for `poll` seconds."""
+        self.features = features
+        self._requests = requests
+        self._config = config
+        self._queues = queues
+        self._throttle = throttle
+        self._poll = poll
+        self._initial_writeback = requests.writeback
+
+    @classmethod
+    def add_options(cls, parser: "argparse.ArgumentParser") -> None:
+        """Adds the image, one of two, and how it is to be served."""
+        from vhostd import positive, size
+
+        image = parser.add_argument_group("disk")
+        add = image.add_mutually_exclusive_group(required=True).add_argument
+        add("--blk-file", metavar="PATH", help="the file or block device that is the disk")
+        add("--ram", metavar="SIZE", type=size, help="a disk of zeros in memory, gone with the program")
+        add = image.add_argument
+        add("--read-only", action="store_true", help="let nobody write")
+        add("--serial", default="", help="the disk's serial number, of up to 20 bytes")
+        add("--logical-block-size", metavar="N", type=_block_size, help="default: the host's least, or 512")
+        add("--physical-block-size", metavar="N", type=_block_size, help="default: the host's")
+        add("--cache", choices=CACHES, default="writeback", help="default: %(default)s")
+        add("--aio", choices=ENGINES, help="default: the first of these that the host has")
+        add("--num-queues", metavar="N", type=_num_queues, default=1, help="queues at most; default: 1")
+        add("--queue-size", metavar="N", type=_queue_size, default=128, help="to suggest; default: 128")
+        add("--poll-us", metavar="N", type=_count, default=0, help="look for requests so long; default: 0")
+        add("--rate-iops", metavar="N", type=positive, default=0, help="requests per second; default: any")
+        add("--rate-bytes", metavar="SIZE", type=size, default=0, help="bytes per second; default: any")
+
+    @classmethod
+    def from_options(cls, options: "argparse.Namespace") -> "Self":
+        """Opens the image; raises SetupError if that cannot be, UsageError for options that contradict."""
+        from vhost_user_blk.config import Config, features_of
+        from vhost_user_blk.engine import make_engine
+        from vhost_user_blk.requests import Requests
+        from vhost_user_blk.throttle import Throttle
+
+        image = _open_image(options)
+        try:
+            block_sizes = _choose_block_sizes(options, image)
+            engine = make_engine(options.aio)
+        except BaseException:
+            image.close()
+            raise
+        requests = Requests(image, engine, options.serial, writeback=options.cache != "writethrough")
+        config = Config(
+            requests, queues=options.num_queues, queue_size=options.queue_size, block_sizes=block_sizes
+        )
+        limited = options.rate_iops or options.rate_bytes
+        return cls(
+            requests,
+            config,
+            features_of(image),
+            queues=options.num_queues,
+            throttle=Throttle(options.rate_iops, options.rate_bytes) if limited else None,
+            poll=options.poll_us / 1_000_000,
+        )
+
+    @property
+    def queues(self) -> "Sequence[Handler]":
+        """All requestqs (5.2.2)."""
+        return [self.requestq] * self._queues
+
+    async def requestq(self, queue: "Virtqueue") -> None:
+        """Begins requests as they come; they end on their own."""
+        start = self._requests.start
+        async for chain in queue:
+            size = chain.readable + chain.writable
+            start(queue, chain)
+            if self._throttle is not None:
+                await self._rest(self._throttle.spend(size))
+            elif self._poll:
+                self._spin(queue)
+
+    def read_config(self) -> bytes:
+        """The disk as it is now."""
+        return self._config.read()
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Switches the write cache; raises RefusedRequest for anything else."""
+        self._config.write(offset, data)
+
+    async def run(self) -> None:
+        """Looks whether the image has another size now and then, and at SIGHUP."""
+        import asyncio
+        from signal import SIGHUP
+
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(SIGHUP, self._look)
+        try:
+            while True:
+                await asyncio.sleep(LOOK_INTERVAL)
+                self._look()
+        finally:
+            loop.remove_signal_handler(SIGHUP)
+
+    def reset(self) -> None:
+        """Has the write cache as it was at the start."""
+        self._requests.writeback = self._initial_writeback
+
+    def close(self) -> None:
+        """Ends what is under way, and closes the image."""
+        self._requests.engine.close()
+        self._requests.image.close()
+
+    def _look(self) -> None:
+        if self._requests.image.refresh():
+            self.config_changed()
+
+    def _spin(self, queue: "Virtqueue") -> None:
+        """Serves what comes within the time to poll; not while others wait for the event loop to go on."""
+        from time import perf_counter
+
+        queue.flush()
+        deadline = perf_counter() + self._poll
+        for _ in range(POLL_BURST):
+            while (chain := queue.pop()) is None:
+                if queue.in_flight or perf_counter() > deadline:
+                    return
+            self._requests.start(queue, chain)
+            queue.flush()
+            deadline = perf_counter() + self._poll
+
+    async def _rest(self, seconds: float) -> None:
+        from asyncio import sleep
+
+        if seconds:
+            await sleep(seconds)
+
+
+def _open_image(options: "argparse.Namespace") -> "Image":
+    from vhost_user_blk.image import Image
+
+    if options.ram is None:
+        return Image.open(options.blk_file, read_only=options.read_only, direct=options.cache == "direct")
+    if options.read_only or options.cache == "direct":
+        raise UsageError("--ram goes with neither --read-only nor --cache=direct")
+    return Image.in_memory(options.ram)
+
+
+def _choose_block_sizes(options: "argparse.Namespace", image: "Image") -> tuple[int, int]:
+    """The logical and the physical block size; raises SetupError for those that the image cannot have."""
+    logical = options.logical_block_size or image.block_size
+    physical = options.physical_block_size or max(image.physical_block_size, logical)
+    if logical < image.block_size:
+        raise SetupError(f"--logical-block-size={logical}: the host's least is {image.block_size}")
+    if image.size % logical:
+        raise SetupError(f"--logical-block-size={logical}: {image.path} has {image.size} bytes")
+    if physical < logical:
+        raise UsageError(f"--physical-block-size={physical} is less than the logical one, {logical}")
+    return logical, physical
+
+
+def _block_size(text: str) -> int:
+    number = _count(text)
+    if not SMALLEST_BLOCK <= number <= LARGEST_BLOCK or number & (number - 1):
+        raise _refusal(f"{text!r} is not a power of two from {SMALLEST_BLOCK} to {LARGEST_BLOCK}")
+    return number
+
+
+def _num_queues(text: str) -> int:
+    if not 1 <= _count(text) <= MAX_QUEUES:
+        raise _refusal(f"{text!r} is not a number from 1 to {MAX_QUEUES}")
+    return int(text)
+
+
+def _queue_size(text: str) -> int:
+    if not MIN_QUEUE_SIZE <= _count(text) <= MAX_QUEUE_SIZE:
+        raise _refusal(f"{text!r} is not a number from {MIN_QUEUE_SIZE} to {MAX_QUEUE_SIZE}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or len(text) > MAX_DIGITS:
+        raise _refusal(f"{text!r} is not a number")
+    return int(text)
+
+
+def _refusal(text: str) -> Exception:
+    from argparse import ArgumentTypeError
+
+    return ArgumentTypeError(text)
+
+
+def main() -> int:
+    """The program `vhost-user-blk`."""
+    return run(Blk)

@@ -1,0 +1,177 @@
+"""Engines: ways to do what would keep the event loop waiting. Each calls back with bytes, or -errno.
+
+An engine is asked on the event loop, and calls back there. It may do so before it returns.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+from vhostd import Chain, SetupError, Uring
+
+log = logging.getLogger(__name__)
+
+Then = Callable[[int], None]
+Work = Callable[[], int]
+
+THREADS = 16  # as many requests as a file system takes at a time without io_uring
+URING_ENTRIES = 1024  # requests at a time; more wait
+
+
+class Engine(Protocol):
+    """What all engines do."""
+
+    def preadv(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
+        """Reads into the chain's writable stream, at least 1 byte unless the file ends there."""
+
+    def pwritev(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
+        """Writes from the chain's readable stream, at least 1 byte; `flags` are those of pwritev2(2)."""
+
+    def fdatasync(self, fd: int, then: Then) -> None:
+        """Puts all that was written before on stable storage."""
+
+    def do(self, work: Work, then: Then) -> None:
+        """Does anything else: `then` gets what it returns, or -errno of the OSError that it raises."""
+
+    def close(self) -> None:
+        """Ends the engine; what is under way is completed, but not told any more."""
+
+
+class SyncEngine:
+    """Does everything at once, and keeps all others waiting meanwhile."""
+
+    def preadv(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
+        then(_result(lambda: chain.preadv(fd, offset, size, flags)))
+
+    def pwritev(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
+        then(_result(lambda: chain.pwritev(fd, offset, size, flags)))
+
+    def fdatasync(self, fd: int, then: Then) -> None:
+        then(_result(lambda: _fdatasync(fd)))
+
+    def do(self, work: Work, then: Then) -> None:
+        then(_result(work))
+
+    def close(self) -> None:
+        pass
+
+
+class ThreadEngine:
+    """Does everything in threads, of which each waits for itself."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(THREADS, "io")
+
+    def preadv(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
+        self.do(lambda: chain.preadv(fd, offset, size, flags), then)
+
+    def pwritev(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
+        self.do(lambda: chain.pwritev(fd, offset, size, flags), then)
+
+    def fdatasync(self, fd: int, then: Then) -> None:
+        self.do(lambda: _fdatasync(fd), then)
+
+    def do(self, work: Work, then: Then) -> None:
+        loop = asyncio.get_running_loop()
+
+        def tell(done: "Future[int]") -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_deliver, done, then)
+
+        self._threads.submit(_result, work).add_done_callback(tell)
+
+    def close(self) -> None:
+        self._threads.shutdown()
+
+
+class UringEngine:
+    """Leaves everything to the kernel, a batch at a time (io_uring), and what that cannot do to threads."""
+
+    def __init__(self) -> None:
+        """Raises OSError if the host forbids or lacks io_uring."""
+        self._uring = Uring(URING_ENTRIES)
+        self._threads: ThreadEngine | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._submitting = False
+        self._waiting: list[Callable[[], None]] = []  # for which there was no room
+
+    def preadv(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
+        self._queue(lambda: self._uring.preadv(chain, fd, offset, size, then, flags))
+
+    def pwritev(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
+        self._queue(lambda: self._uring.pwritev(chain, fd, offset, size, then, flags))
+
+    def fdatasync(self, fd: int, then: Then) -> None:
+        self._queue(lambda: self._uring.fsync(fd, then))
+
+    def do(self, work: Work, then: Then) -> None:
+        self._threads = self._threads or ThreadEngine()
+        self._threads.do(work, then)
+
+    def close(self) -> None:
+        if self._threads is not None:
+            self._threads.close()
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._uring.fileno())
+        self._uring.close()
+
+    def _queue(self, request: Callable[[], None]) -> None:
+        """Queues a request; all of one turn of the event loop are submitted together."""
+        if self._waiting or self._uring.in_flight == URING_ENTRIES:
+            self._waiting.append(request)
+            return
+        request()
+        if not self._submitting:
+            self._submitting = True
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+                self._loop.add_reader(self._uring.fileno(), self._complete)
+            self._loop.call_soon(self._submit)
+
+    def _submit(self) -> None:
+        self._submitting = False
+        self._uring.submit()
+        self._complete()  # what was in the page cache is done already
+
+    def _complete(self) -> None:
+        done: list[tuple[Any, int]] = self._uring.completions()
+        for then, result in done:
+            then(result)
+        waiting, self._waiting = self._waiting, []
+        for request in waiting:
+            self._queue(request)
+
+
+def make_engine(name: str | None) -> Engine:
+    """The engine of this name; without one the best that the host has. Raises SetupError if it has it not."""
+    if name == "sync":
+        return SyncEngine()
+    if name == "threads":
+        return ThreadEngine()
+    try:
+        return UringEngine()
+    except OSError as error:
+        if name is not None:
+            raise SetupError(f"--aio=io_uring: {error.strerror}") from None
+        log.info("no io_uring here (%s): I/O is done by threads", error.strerror)
+        return ThreadEngine()
+
+
+def _result(work: Work) -> int:
+    try:
+        return work()
+    except OSError as error:
+        return -(error.errno or errno.EIO)
+
+
+def _deliver(done: "Future[int]", then: Then) -> None:
+    then(done.result())
+
+
+def _fdatasync(fd: int) -> int:
+    os.fdatasync(fd)
+    return 0

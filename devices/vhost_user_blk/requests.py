@@ -1,0 +1,300 @@
+"""Requests: what the driver asks of the disk (virtio 1.3, 5.2.6), and how each comes to its end.
+
+A read or a write is done at once if it need not wait; else, like all that takes time, by the engine, and the
+next request is begun meanwhile. So requests end in any order, which the specification allows. What is wrong
+with one is its status; the others do not notice.
+"""
+
+import errno
+import logging
+import mmap
+import os
+import time
+from collections.abc import Callable
+
+from vhost_user_blk.engine import Engine
+from vhost_user_blk.image import PUNCH_HOLE, ZERO_RANGE, Image
+from vhost_user_blk.protocol import (
+    HEADER,
+    ID_SIZE,
+    IOERR,
+    OK,
+    SECTOR,
+    SEGMENT,
+    UNMAP,
+    UNSUPP,
+    Kind,
+)
+from vhostd import Chain, GuestError, Virtqueue
+
+log = logging.getLogger(__name__)
+
+MAX_SEGMENTS = 256  # of a discard, or the like
+MAX_SECTORS = 0x7FFF_FFFF // SECTOR  # of a segment: what one fallocate(2) takes at the very least
+# What the host says of a transfer that would have to wait, or of being asked to refuse it in that case.
+NOT_AT_ONCE = (errno.EAGAIN, errno.EOPNOTSUPP)
+SLOW = 0.001  # seconds: a write that takes longer had to wait
+PAUSE = 1.0  # seconds in which writes go to the engine after one that had to wait
+PIECE = 1 << 20  # bytes that are copied at a time where guest memory is not aligned as the host wants it
+
+
+Segment = tuple[int, int, int]  # offset and size in bytes, and flags
+
+
+class RequestError(Exception):
+    """A request that ends with another status than OK, and why."""
+
+    def __init__(self, status: bytes, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class Requests:
+    """Serves the requests of all queues on one image; `writeback`: what is written may wait for a flush."""
+
+    def __init__(self, image: Image, engine: Engine, serial: str, *, writeback: bool) -> None:
+        self.image = image
+        self.writeback = writeback
+        self.engine = engine
+        self._serial = serial.encode("utf-8", "surrogateescape")[:ID_SIZE].ljust(ID_SIZE, b"\0")
+        # With which flags the host is to transfer what need not wait; None if all else is better off.
+        at_once = 0 if image.is_memory else None if image.direct else os.RWF_NOWAIT
+        self._read_flags = self._write_flags = at_once
+        self._wary_until = 0.0
+        self._handlers: dict[int, Callable[[Virtqueue, Chain, int], None]] = {
+            Kind.IN: self._read,
+            Kind.OUT: self._write,
+            Kind.FLUSH: self._flush,
+            Kind.GET_ID: self._get_id,
+            Kind.DISCARD: self._discard,
+            Kind.WRITE_ZEROES: self._write_zeroes,
+            Kind.SECURE_ERASE: self._secure_erase,
+        }
+
+    def start(self, queue: Virtqueue, chain: Chain) -> None:
+        """Begins a request; it is pushed back to the queue at its end, now or later."""
+        try:
+            kind, _, sector = HEADER.unpack(chain.read(HEADER.size))
+            if not chain.writable:
+                raise RequestError(b"", "a request without room for its status")
+            handler = self._handlers.get(kind)
+            if handler is None:
+                raise RequestError(UNSUPP, f"a request of type {kind}")
+            handler(queue, chain, sector * SECTOR)
+        except (RequestError, GuestError) as error:
+            log.warning("vring %d: %s", queue.index, error)
+            finish(queue, chain, error.status if isinstance(error, RequestError) else IOERR)
+
+    # --- Data -------------------------------------------------------------------------------------------
+
+    def _read(self, queue: Virtqueue, chain: Chain, offset: int) -> None:
+        size = chain.writable - 1
+        self._check(offset, size)
+        done = 0
+        if self._read_flags is not None:
+            try:
+                done = chain.preadv(self.image.fd, offset, size, self._read_flags)
+            except OSError as error:
+                if error.errno not in NOT_AT_ONCE:
+                    self.end(queue, chain, "read", offset, -(error.errno or errno.EIO))
+                    return
+                if error.errno == errno.EOPNOTSUPP:
+                    self._read_flags = None
+        if done == size:
+            chain.write(OK)
+            queue.push(chain)
+        else:
+            Transfer(self, queue, chain, offset + done, size - done, writing=False).go_on()
+
+    def _write(self, queue: Virtqueue, chain: Chain, offset: int) -> None:
+        size = chain.readable
+        self._check(offset, size, writing=True)
+        done = 0
+        if self.writeback and self._write_flags is not None:
+            begin = time.perf_counter()
+            if begin >= self._wary_until:
+                try:
+                    done = chain.pwritev(self.image.fd, offset, size, self._write_flags)
+                except OSError as error:
+                    if error.errno not in NOT_AT_ONCE:
+                        self.end(queue, chain, "write", offset, -(error.errno or errno.EIO))
+                        return
+                    if error.errno == errno.EOPNOTSUPP:
+                        self._write_flags = 0
+                if time.perf_counter() - begin > SLOW:
+                    self._wary_until = begin + PAUSE
+        if done == size:
+            finish(queue, chain, OK)
+        else:
+            Transfer(self, queue, chain, offset + done, size - done, writing=True).go_on()
+
+    def _check(self, offset: int, size: int, *, writing: bool = False) -> None:
+        if writing and self.image.read_only:
+            raise RequestError(IOERR, "a write to a read-only disk")
+        if size % SECTOR or offset + size > self.image.size:
+            raise RequestError(IOERR, f"{size} bytes at {offset} of {self.image.size}")
+
+    # --- Everything else --------------------------------------------------------------------------------
+
+    def _flush(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
+        if self.image.read_only or self.image.is_memory:
+            finish(queue, chain, OK)
+            return
+        self.engine.fdatasync(self.image.fd, lambda result: self.end(queue, chain, "flush", 0, result))
+
+    def _get_id(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
+        chain.write(self._serial[: chain.writable - 1])
+        finish(queue, chain, OK)
+
+    def _discard(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
+        segments = self._segments(chain, "discard", allowed=0)
+        self._do(queue, chain, "discard", lambda: self._punch(segments))
+
+    def _write_zeroes(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
+        segments = self._segments(chain, "write zeroes", allowed=UNMAP)
+        self._do(queue, chain, "write zeroes", lambda: self._zero(segments))
+
+    def _secure_erase(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
+        segments = self._segments(chain, "secure erase", allowed=0)
+        self._do(queue, chain, "secure erase", lambda: self._erase(segments))
+
+    def _segments(self, chain: Chain, what: str, allowed: int) -> list[Segment]:
+        """The ranges that the request names; raises RequestError if one of them cannot be."""
+        if chain.readable % SEGMENT.size or not 0 < chain.readable <= SEGMENT.size * MAX_SEGMENTS:
+            raise RequestError(IOERR, f"{what} with segments of {chain.readable} bytes")
+        segments = []
+        for sector, count, flags in SEGMENT.iter_unpack(chain.read(chain.readable)):
+            if flags & ~allowed:
+                raise RequestError(UNSUPP, f"{what} with flags {flags:#x}")
+            if count > MAX_SECTORS:
+                raise RequestError(IOERR, f"{what} of {count} sectors")
+            self._check(sector * SECTOR, count * SECTOR, writing=True)
+            segments.append((sector * SECTOR, count * SECTOR, flags))
+        return segments
+
+    def _do(self, queue: Virtqueue, chain: Chain, what: str, work: Callable[[], int]) -> None:
+        self.engine.do(work, lambda result: self.end(queue, chain, what, 0, result))
+
+    def _punch(self, segments: list[Segment]) -> int:
+        for offset, size, _ in segments:
+            if size:
+                self.image.fallocate(PUNCH_HOLE, offset, size)
+        return 0
+
+    def _zero(self, segments: list[Segment]) -> int:
+        for offset, size, flags in segments:
+            if size:
+                try:
+                    self.image.fallocate(PUNCH_HOLE if flags & UNMAP else ZERO_RANGE, offset, size)
+                except OSError as error:
+                    if error.errno != errno.EOPNOTSUPP:
+                        raise
+                    self.image.write_zeroes(offset, size)
+        if not self.writeback:
+            os.fdatasync(self.image.fd)
+        return 0
+
+    def _erase(self, segments: list[Segment]) -> int:
+        for offset, size, _ in segments:
+            self.image.erase_securely(offset, size)
+        return 0
+
+    def end(self, queue: Virtqueue, chain: Chain, what: str, offset: int, result: int) -> None:
+        """Ends a request whose work is done: `result` is negative if it failed."""
+        if result >= 0:
+            finish(queue, chain, OK)
+            return
+        log.error("%s at %d of %s: %s", what, offset, self.image.path, os.strerror(-result))
+        finish(queue, chain, UNSUPP if result == -errno.EOPNOTSUPP else IOERR)
+
+
+class Transfer:
+    """What is left of a read or a write: the engine does it, in as many steps as it takes."""
+
+    def __init__(
+        self,
+        requests: Requests,
+        queue: Virtqueue,
+        chain: Chain,
+        offset: int,
+        left: int,
+        *,
+        writing: bool,
+    ) -> None:
+        self._requests = requests
+        self._queue = queue
+        self._chain = chain
+        self._fd = requests.image.fd
+        self._flags = os.RWF_DSYNC if writing and not requests.writeback else 0
+        self._offset = offset
+        self._left = left
+        self._writing = writing
+
+    def go_on(self) -> None:
+        """Does the next step."""
+        engine = self._requests.engine
+        move = engine.pwritev if self._writing else engine.preadv
+        move(self._chain, self._fd, self._offset, self._left, self._flags, self._went)
+
+    def _went(self, result: int) -> None:
+        try:
+            if result == -errno.EINVAL and self._requests.image.direct:
+                self._bounce()
+            else:
+                self._advance(result)
+        except Exception as error:
+            self._queue.fail(error)
+
+    def _advance(self, result: int) -> None:
+        if result <= 0:  # 0 if the image has become shorter than it was
+            what = "write" if self._writing else "read"
+            self._requests.end(self._queue, self._chain, what, self._offset, result or -errno.EIO)
+            return
+        self._offset += result
+        self._left -= result
+        if self._left:
+            self.go_on()
+        else:
+            finish(self._queue, self._chain, OK)
+
+    def _bounce(self) -> None:
+        """Does the next step by way of memory that is aligned as the host wants it: the guest's is not."""
+        size = min(self._left, PIECE)
+        memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if self._writing:
+            memory.write(self._chain.read(size))
+
+        def move() -> int:
+            return _move_all(self._fd, memory, self._offset, size, self._flags, writing=self._writing)
+
+        def moved(result: int) -> None:
+            try:
+                if not self._writing and result > 0:
+                    self._chain.write(memory[:result])
+                memory.close()
+                self._advance(result)
+            except Exception as error:
+                self._queue.fail(error)
+
+        self._requests.engine.do(move, moved)
+
+
+def finish(queue: Virtqueue, chain: Chain, status: bytes) -> None:
+    """Ends a request: the status is the last byte that the driver gave room for, if it gave any."""
+    if chain.writable > 1:
+        chain.skip_writable(chain.writable - 1)
+    if chain.writable:
+        chain.write(status)
+    queue.push(chain)
+
+
+def _move_all(fd: int, memory: mmap.mmap, offset: int, size: int, flags: int, *, writing: bool) -> int:
+    """Transfers `size` bytes, or up to where the file ends; returns how many."""
+    done = 0
+    while done < size:
+        with memoryview(memory) as whole, whole[done:size] as rest:
+            step = (os.pwritev if writing else os.preadv)(fd, [rest], offset + done, flags)
+        if not step:
+            break
+        done += step
+    return done

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Prepares a Debian machine to run the demo and the tests: packages, a Python environment in .venv,
-# and a kernel for the guest in the user's cache. What is there already is left as it is.
+# and, in the user's cache, a kernel for the guest and QEMU's disk tools. What is there already is left as it is.
 #
 # PYTHON names the interpreter for .venv (default: /usr/bin/python3).
 set -euo pipefail
@@ -19,6 +19,7 @@ readonly packages=(
     python3-venv python3-dev gcc libc6-dev libsystemd-dev pkg-config # .venv
     busybox-static                                                    # the guest's initramfs
     systemd evemu-tools edid-decode                                   # used by some tests
+    e2fsprogs fio mount util-linux                                    # used in the guest, on a disk
 )
 readonly qemu_packages=(
     qemu-system-x86 qemu-system-common qemu-system-data seabios
@@ -30,6 +31,7 @@ main() {
     one_at_a_time
     install_packages
     fetch_kernel
+    "$root/contrib/qemu-tools.sh"
     make_environment
 }
 

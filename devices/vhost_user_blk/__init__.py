@@ -117,7 +117,11 @@ class Blk(Device):
 
     async def requestq(self, queue: "Virtqueue") -> None:
         """Begins requests as they come; they end on their own."""
+        from vhost_user_blk.config import FLUSHING
+
         start = self._requests.start
+        # A driver that knows no flush counts on what it has written (5.2.6.2).
+        self._requests.flushable = bool(self.negotiated & FLUSHING)
         async for chain in queue:
             size = chain.readable + chain.writable
             start(queue, chain)

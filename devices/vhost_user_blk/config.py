@@ -15,6 +15,7 @@ ALWAYS = (
     Feature.CONFIG_WCE,
     Feature.MQ,
 )
+FLUSHING = 1 << Feature.FLUSH | 1 << Feature.CONFIG_WCE  # either of them, and the driver knows of flushes
 MAX_SEGMENT = 0x7FFF_F000  # bytes: the most that Linux transfers at once
 HEADS, SECTORS, MAX_CYLINDERS = 16, 63, 16383  # what partition tools of old believe in
 

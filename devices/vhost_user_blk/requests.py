@@ -50,11 +50,15 @@ class RequestError(Exception):
 
 
 class Requests:
-    """Serves the requests of all queues on one image; `writeback`: what is written may wait for a flush."""
+    """Serves the requests of all queues on one image.
+
+    What is written may wait for a flush if `writeback` says so, and if there can be one at all: `flushable`.
+    """
 
     def __init__(self, image: Image, engine: Engine, serial: str, *, writeback: bool) -> None:
         self.image = image
         self.writeback = writeback
+        self.flushable = True
         self.engine = engine
         self._serial = serial.encode("utf-8", "surrogateescape")[:ID_SIZE].ljust(ID_SIZE, b"\0")
         # With which flags the host is to transfer what need not wait; None if all else is better off.
@@ -70,6 +74,11 @@ class Requests:
             Kind.WRITE_ZEROES: self._write_zeroes,
             Kind.SECURE_ERASE: self._secure_erase,
         }
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether what is written must be on stable storage before the request ends."""
+        return not (self.writeback and self.flushable)
 
     def start(self, queue: Virtqueue, chain: Chain) -> None:
         """Begins a request; it is pushed back to the queue at its end, now or later."""
@@ -110,7 +119,7 @@ class Requests:
         size = chain.readable
         self._check(offset, size, writing=True)
         done = 0
-        if self.writeback and self._write_flags is not None:
+        if self._write_flags is not None and not self.is_durable:
             begin = time.perf_counter()
             if begin >= self._wary_until:
                 try:
@@ -190,7 +199,7 @@ class Requests:
                     if error.errno != errno.EOPNOTSUPP:
                         raise
                     self.image.write_zeroes(offset, size)
-        if not self.writeback:
+        if self.is_durable:
             os.fdatasync(self.image.fd)
         return 0
 
@@ -225,7 +234,7 @@ class Transfer:
         self._queue = queue
         self._chain = chain
         self._fd = requests.image.fd
-        self._flags = os.RWF_DSYNC if writing and not requests.writeback else 0
+        self._flags = os.RWF_DSYNC if writing and requests.is_durable else 0
         self._offset = offset
         self._left = left
         self._writing = writing

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tests.guest import agent_console
+from tests.guest.agent_disk import DiskCommands
 from tests.guest.agent_display import DisplayCommands
 from tests.guest.agent_input import InputCommands
 from tests.guest.agent_loop import Loop
@@ -45,6 +46,7 @@ class Agent:
             **DisplayCommands(loop).table(),
             **agent_console.commands(),
             **RawGpuCommands().table(),
+            **DiskCommands(loop).table(),
             **ProgramCommands(loop).table(),
         }
 

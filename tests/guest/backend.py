@@ -22,11 +22,9 @@ class Backend:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(self.path))
         self._listener.listen()
-        command = [str(Path(sys.executable).with_name(program)), f"--fd={self._listener.fileno()}", *options]
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, pass_fds=[self._listener.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        program_path = Path(sys.executable).with_name(program)
+        self._command = [str(program_path), f"--fd={self._listener.fileno()}", *options]
+        self.process = self._start()
 
     def __enter__(self) -> Self:
         return self
@@ -43,6 +41,22 @@ class Backend:
             status = self.process.wait()
         if kind is None:
             assert status == 0, self.log()
+
+    def restart(self, *options: str, end: signal.Signals = signal.SIGTERM) -> None:
+        """Ends the program with a signal and starts another, with more options, at the same socket."""
+        self.process.send_signal(end)
+        self.process.wait(STOP_TIMEOUT)
+        self.process = self._start(*options)
+
+    def _start(self, *options: str) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                [*self._command, *options],
+                pass_fds=[self._listener.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
 
     def log(self) -> str:
         """What the program has printed so far."""

@@ -22,6 +22,7 @@ MODULES = (
     "virtio_input",
     "virtio_rng",
     "virtio_gpu",
+    "virtio_blk",
 )
 
 

@@ -37,6 +37,7 @@ class Echo(Device):
         self.ended = asyncio.Event()
         self.held_queue: Virtqueue | None = None
         self.resets = 0
+        self.resumes = 0
         self.served = 0
 
     @property
@@ -78,6 +79,9 @@ class Echo(Device):
 
     def reset(self) -> None:
         self.resets += 1
+
+    def resume(self) -> None:
+        self.resumes += 1
 
 
 @asynccontextmanager

@@ -358,6 +358,44 @@ def test_a_config_change_is_announced_while_rings_run(run_async: Run) -> None:
     run_async(main)
 
 
+def test_a_driver_that_was_set_up_before_is_told_of_the_config(run_async: Run) -> None:
+    """Its front-end has not read it on this connection, and what it knows may be another program's."""
+
+    async def main() -> None:
+        device = Echo()
+        memory = SharedMemory(1 << 16)
+        async with connected(device) as frontend:
+            await frontend.negotiate(resume=True)
+            await frontend.share(memory)
+            async with backend_requests(frontend) as requests:
+                queues = [await frontend.start(memory, index) for index in range(2)]
+                message = await requests.receive()
+                assert message is not None
+                assert message.request == BackendRequest.CONFIG_CHANGE_MSG
+                await requests.send(encode(message.request, ACK, reply=True))
+                for queue in queues:
+                    await frontend.stop(queue)
+                    queue.close()
+                again = await frontend.start(memory)
+                assert device.resumes == 1
+                again.close()
+        memory.close()
+
+    run_async(main)
+
+
+def test_a_driver_that_is_set_up_here_is_not(run_async: Run) -> None:
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory):
+            queue = await frontend.start(memory)
+            await queue.request(b"x", 1)
+            assert device.resumes == 0
+            queue.close()
+
+    run_async(main)
+
+
 def test_nothing_is_announced_while_all_rings_are_stopped(run_async: Run) -> None:
     async def main() -> None:
         device = Echo()

@@ -79,6 +79,12 @@ class Device:
         if self._config_changed is not None:
             self._config_changed()
 
+    def resume(self) -> None:
+        """Goes on for a driver that was set up before this front-end connected, perhaps by another program.
+
+        It is told of the config space anew, as after `config_changed`. No ring runs yet.
+        """
+
     def reset(self) -> None:
         """Returns to the initial state: the driver, or the front-end, starts afresh. No ring runs."""
 

@@ -90,6 +90,7 @@ class Session(Dispatcher):
         self._backend: BackendChannel | None = None
         self._announcer: asyncio.Task[None] | None = None
         self._config_is_new = asyncio.Event()
+        self._config_was_read = False
         self._running = asyncio.Event()  # unset while all rings are stopped: the device is suspended
 
     async def run(self) -> None:
@@ -253,6 +254,11 @@ class Session(Dispatcher):
 
     @handles_fds(SET_VRING_KICK)
     def set_vring_kick(self, vring_fd: VringFd, fds: Fds) -> None:
+        if self.negotiated(ProtocolFeature.CONFIG) and not (self._config_was_read or self._running.is_set()):
+            # The driver was set up on another connection; what its front-end knows may be old.
+            self._config_was_read = True
+            self._config_is_new.set()
+            self.device.resume()
         self._vring(vring_fd.index).start(_one_fd(vring_fd, fds), self.memory, self.features)
         self._note_running()
 
@@ -300,6 +306,7 @@ class Session(Dispatcher):
     @handles(GET_CONFIG)
     def get_config(self, wanted: ConfigSpace) -> ConfigSpace:
         space = self.device.read_config()
+        self._config_was_read = True
         end = wanted.offset + len(wanted.data)
         if end > len(space):
             raise RefusedRequest(f"GET_CONFIG of bytes {wanted.offset} to {end} of {len(space)}")

@@ -57,7 +57,6 @@ class Blk(Device):
         self._queues = queues
         self._throttle = throttle
         self._poll = poll
-        self._initial_writeback = requests.writeback
 
     @classmethod
     def add_options(cls, parser: "argparse.ArgumentParser") -> None:
@@ -75,7 +74,7 @@ class Blk(Device):
         add("--physical-block-size", metavar="N", type=_block_size, help="default: the host's")
         add("--cache", choices=CACHES, default="writeback", help="default: %(default)s")
         add("--aio", choices=ENGINES, help="default: the first of these that the host has")
-        add("--num-queues", metavar="N", type=_num_queues, default=1, help="queues at most; default: 1")
+        add("--num-queues", metavar="N", type=_num_queues, default=64, help="queues at most; default: 64")
         add("--queue-size", metavar="N", type=_queue_size, default=128, help="to suggest; default: 128")
         add("--poll-us", metavar="N", type=_count, default=0, help="look for requests so long; default: 0")
         add("--rate-iops", metavar="N", type=positive, default=0, help="requests per second; default: any")
@@ -152,9 +151,9 @@ class Blk(Device):
         finally:
             loop.remove_signal_handler(SIGHUP)
 
-    def reset(self) -> None:
-        """Has the write cache as it was at the start."""
-        self._requests.writeback = self._initial_writeback
+    def resume(self) -> None:
+        """Makes every write durable: the driver may have switched the write cache off before."""
+        self._requests.writeback = False
 
     def close(self) -> None:
         """Ends what is under way, and closes the image."""

@@ -13,6 +13,7 @@ from vhostd.frontend.memory import SharedMemory
 from vhostd.frontend.queue import Queue
 from vhostd.messages import (
     ADD_MEM_REG,
+    GET_CONFIG,
     GET_FEATURES,
     GET_PROTOCOL_FEATURES,
     GET_VRING_BASE,
@@ -29,6 +30,7 @@ from vhostd.messages import (
     SET_VRING_KICK,
     SET_VRING_NUM,
     U64,
+    ConfigSpace,
     Empty,
     MemoryTable,
     P,
@@ -78,8 +80,13 @@ class Frontend:
             raise RefusedRequest(f"{row} was acked with {ack.value}")
         return None  # type: ignore[return-value]  # R is None here, which mypy cannot see
 
-    async def negotiate(self, features: int | None = None, protocol_features: int | None = None) -> None:
-        """Accepts these features of those offered; all by default."""
+    async def negotiate(
+        self, features: int | None = None, protocol_features: int | None = None, *, resume: bool = False
+    ) -> None:
+        """Accepts these features of those offered; all by default. Reads the config space, if there is one.
+
+        To `resume` is not to read it, because the guest's driver has been set up before.
+        """
         offered = (await self.call(GET_FEATURES, Empty())).value
         offered_protocol = (await self.call(GET_PROTOCOL_FEATURES, Empty())).value
         chosen = offered_protocol if protocol_features is None else offered_protocol & protocol_features
@@ -88,6 +95,8 @@ class Frontend:
         await self.call(SET_OWNER, Empty())
         self.features = offered if features is None else offered & features
         await self.call(SET_FEATURES, U64(self.features))
+        if chosen >> ProtocolFeature.CONFIG & 1 and not resume:
+            await self.call(GET_CONFIG, ConfigSpace(0, bytes(1)))
 
     async def share(self, *memories: SharedMemory) -> None:
         """Makes these memories the guest's, in place of any before."""

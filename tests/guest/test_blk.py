@@ -1,0 +1,414 @@
+"""vhost-user-blk in a real guest: what Linux writes is what it reads, whatever happens in between."""
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.guest.backend import Backend
+from tests.guest.guest import Guest
+from tests.guest.machine import CHECKOUT
+from tests.guest.modules import load_modules
+
+pytestmark = pytest.mark.guest
+
+MIB = 1 << 20
+SECTOR = 512
+SIZE = 256 * MIB
+QUEUES = 4
+SERIAL = "twenty-characters-01"  # as many as there can be
+PROGRAM = "vhost-user-blk"
+FIO_TIMEOUT = 40.0
+
+# Long requests among short ones, in every queue: they end in another order than they began in.
+MIXED = ("--rw=randwrite", "--bssplit=4k/97:512k/3", "--offset_increment=32M")
+
+# The kernel's words for requests that failed, and for answers to requests that it did not make.
+COMPLAINT = re.compile(r"I/O error|is not a head|EXT4-fs error|blocked for more than")
+
+
+class Machine:
+    """A guest with the disk vda, its vhost-user-blk program, and the image on this side."""
+
+    def __init__(self, directory: Path, stack: ExitStack) -> None:
+        self.directory = directory
+        self.image = directory / "image"
+        with self.image.open("wb") as image:
+            image.truncate(SIZE)
+        self.backend = stack.enter_context(
+            Backend(
+                PROGRAM,
+                directory,
+                f"--blk-file={self.image}",
+                f"--serial={SERIAL}",
+                f"--num-queues={QUEUES}",
+                "--physical-block-size=4096",
+                "--log-level=debug",
+            )
+        )
+        options = [
+            *("-smp", str(QUEUES)),  # Linux takes no more queues than it has processors
+            *("-chardev", f"socket,id=disk-chardev,path={self.backend.path},reconnect-ms=50"),
+            *("-device", f"vhost-user-blk-pci,chardev=disk-chardev,id=disk,num-queues={QUEUES}"),
+        ]
+        self.guest = stack.enter_context(Guest(options=options))
+
+    def shell(self, command: str, timeout: float = 20.0) -> str:
+        """Runs a command in the guest, which must succeed, and returns what it printed."""
+        done = self.guest.call("run", argv=["sh", "-e", "-c", command], timeout=timeout)
+        assert done["status"] == 0, f"{command}: {done['output']}"
+        return str(done["output"]).strip()
+
+    def attribute(self, path: str) -> str:
+        """What a file below /sys/block/vda says."""
+        return str(self.guest.call("read_file", path=f"/sys/block/vda/{path}")).strip()
+
+    def digest(self, offset: int, size: int) -> str:
+        """The SHA-256 of a part of the disk, in whole MiB, as the guest reads it from the device."""
+        assert offset % MIB == size % MIB == 0
+        return self.shell(
+            f"dd if=/dev/vda bs=1M skip={offset // MIB} count={size // MIB} iflag=direct status=none | "
+            "sha256sum"
+        ).split()[0]
+
+    def fill(self, offset: int, size: int) -> str:
+        """Writes random bytes, in whole MiB; returns their SHA-256 when they are on the disk."""
+        assert offset % MIB == size % MIB == 0
+        self.shell(
+            f"dd if=/dev/urandom of=/dev/vda bs=1M seek={offset // MIB} count={size // MIB} "
+            "oflag=direct conv=fsync status=none"
+        )
+        return self.digest(offset, size)
+
+    def file_digest(self, offset: int, size: int) -> str:
+        """The SHA-256 of a part of the image."""
+        with self.image.open("rb") as image:
+            image.seek(offset)
+            return hashlib.sha256(image.read(size)).hexdigest()
+
+    def allocated(self) -> int:
+        """The bytes that the image takes on this side's disk."""
+        with self.image.open("rb") as image:
+            os.fsync(image)  # what is not yet allocated becomes so
+        return self.image.stat().st_blocks * SECTOR
+
+    def resize(self, size: int) -> None:
+        """Resizes the image, tells the program, and waits until the guest knows."""
+        os.truncate(self.image, size)
+        self.backend.process.send_signal(signal.SIGHUP)
+        self.guest.call("wait_disk", name="vda", attributes={"size": str(size // SECTOR)})
+
+    @contextmanager
+    def mounted(self) -> Iterator[str]:
+        """An ext4 file system on the disk, checked afterwards; gives its mount point."""
+        load_modules(self.guest, self.directory / "modules", "crc32c_generic", "ext4")
+        self.shell("mkdir -p /mnt && mount -t ext4 /dev/vda /mnt")
+        yield "/mnt"
+        self.shell("umount /mnt")
+        self.check_file_system()
+
+    def check_file_system(self) -> None:
+        """Expects the file system to be clean, as the guest and as this side see it."""
+        self.shell("fsck.ext4 -fn /dev/vda")
+        subprocess.run(["/sbin/fsck.ext4", "-fn", self.image], check=True, capture_output=True)
+
+    def start_fio(self, *options: str) -> int:
+        """Starts verified I/O of 4 processes, each on a processor and thus a queue of its own."""
+        argv = [
+            *("fio", "--name=verified", "--filename=/dev/vda", "--direct=1", "--eta=never"),
+            *("--ioengine=libaio", "--iodepth=16", f"--numjobs={QUEUES}", "--group_reporting"),
+            *(f"--cpus_allowed=0-{QUEUES - 1}", "--cpus_allowed_policy=split"),
+            *("--verify=crc32c", "--verify_fatal=1", *options),
+        ]
+        return int(self.guest.call("start", argv=argv))
+
+    def finish_fio(self, pid: int) -> None:
+        """Expects fio to have read what it wrote."""
+        done = self.guest.call("finish", pid=pid, timeout=FIO_TIMEOUT)
+        assert done["status"] == 0, done["output"]
+        assert "err= 0" in done["output"]
+
+    def requests(self) -> tuple[int, int]:
+        """How many reads and writes the guest has done (Linux: Documentation/block/stat.rst)."""
+        numbers = self.attribute("stat").split()
+        return int(numbers[0]), int(numbers[4])
+
+    def wait_requests(self, reads: int, writes: int) -> None:
+        """Waits until the guest has done so many of both in total."""
+        while True:
+            reads_done, writes_done = self.requests()
+            if reads_done >= reads and writes_done >= writes:
+                return
+
+    def complaints(self) -> list[str]:
+        """What the guest's kernel found wrong since boot."""
+        return [line for line in self.guest.call("kernel_log") if COMPLAINT.search(line)]
+
+
+@pytest.fixture(scope="module")
+def the_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    with ExitStack() as stack:
+        yield Machine(tmp_path_factory.mktemp("blk"), stack)
+
+
+@pytest.fixture
+def machine(the_machine: Machine) -> Iterator[Machine]:
+    """The machine of all tests, whose kernel has nothing new to complain of afterwards."""
+    before = the_machine.complaints()
+    yield the_machine
+    assert [line for line in the_machine.complaints() if line not in before] == []
+
+
+def test_what_the_guest_sees(machine: Machine) -> None:
+    expected = {
+        "size": str(SIZE // SECTOR),
+        "serial": SERIAL,
+        "ro": "0",
+        "removable": "0",
+        "queue/logical_block_size": "512",
+        "queue/physical_block_size": "4096",
+        "queue/write_cache": "write back",
+        "cache_type": "write back",
+    }
+    assert {path: machine.attribute(path) for path in expected} == expected
+    assert machine.shell("ls /sys/block/vda/mq").split() == [str(queue) for queue in range(QUEUES)]
+    assert int(machine.attribute("queue/discard_max_bytes")) >= MIB
+    assert int(machine.attribute("queue/write_zeroes_max_bytes")) >= MIB
+
+
+def test_the_guest_may_switch_the_write_cache(machine: Machine) -> None:
+    for mode in ("write through", "write back"):
+        machine.shell(f"echo '{mode}' > /sys/block/vda/cache_type")
+        assert machine.attribute("queue/write_cache") == mode
+        assert machine.attribute("cache_type") == mode  # asks the device
+        assert machine.fill(0, MIB) == machine.file_digest(0, MIB)
+
+
+def test_a_file_system(machine: Machine) -> None:
+    """A tree is the same when it is read again from the disk, and the file system is whole."""
+    machine.shell("mkfs.ext4 -q -F /dev/vda")
+    manifest = "find . -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum"
+    with machine.mounted() as directory:
+        machine.shell(f"cp -r {CHECKOUT}/vhostd {CHECKOUT}/tests {directory}")
+        before = machine.shell(f"cd {directory} && {manifest}")
+        assert int(machine.shell(f"find {directory} -type f | wc -l")) > 100
+    machine.shell("echo 3 > /proc/sys/vm/drop_caches")
+    with machine.mounted() as directory:
+        assert machine.shell(f"cd {directory} && {manifest}") == before
+
+
+def test_deleted_files_give_their_space_back(machine: Machine) -> None:
+    machine.shell("mkfs.ext4 -q -F /dev/vda")
+    with machine.mounted() as directory:
+        machine.shell(f"dd if=/dev/urandom of={directory}/file bs=1M count=16 conv=fsync status=none")
+        before = machine.allocated()
+        machine.shell(f"rm {directory}/file && sync && fstrim {directory}")
+        assert before - machine.allocated() > 15 * MIB
+
+
+def test_all_queues_under_load(machine: Machine) -> None:
+    before = interrupts(machine)
+    machine.finish_fio(machine.start_fio("--rw=randrw", "--bs=4k", "--size=4M", "--offset_increment=4M"))
+    after = interrupts(machine)
+    assert len(after) == QUEUES
+    assert all(after[queue] - before[queue] > 10 for queue in after), (before, after)
+
+
+def interrupts(machine: Machine) -> dict[str, int]:
+    """How many interrupts each of the disk's queues has had in the guest."""
+    device = machine.shell("basename $(readlink -f /sys/block/vda/device)")
+    lines = machine.guest.call("read_file", path="/proc/interrupts").splitlines()
+    return {
+        line.split()[-1]: sum(int(count) for count in line.split()[1 : 1 + QUEUES])
+        for line in lines
+        if f" {device}-req." in line
+    }
+
+
+def test_big_and_odd_requests(machine: Machine) -> None:
+    options = ("--rw=randrw", "--bsrange=512-512k", "--size=8M", "--offset_increment=8M")
+    machine.finish_fio(machine.start_fio(*options))
+
+
+def test_discard(machine: Machine) -> None:
+    digest = machine.fill(0, 16 * MIB)
+    edges = [machine.digest(start * MIB, MIB) for start in (3, 12)]
+    before = machine.allocated()
+    machine.shell(f"blkdiscard --offset {4 * MIB} --length {8 * MIB} /dev/vda")
+    assert before - machine.allocated() == 8 * MIB
+    assert machine.digest(4 * MIB, 8 * MIB) == zeros(8 * MIB)
+    assert [machine.digest(start * MIB, MIB) for start in (3, 12)] == edges
+    assert machine.file_digest(0, 16 * MIB) == machine.digest(0, 16 * MIB) != digest
+
+
+def zeros(size: int) -> str:
+    """The SHA-256 of so many zeros."""
+    return hashlib.sha256(bytes(size)).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("command", "frees"),
+    [
+        ("blkdiscard --zeroout --offset {offset} --length {length} /dev/vda", False),
+        ("fallocate --zero-range --keep-size --offset {offset} --length {length} /dev/vda", False),
+        ("fallocate --punch-hole --offset {offset} --length {length} /dev/vda", True),
+    ],
+    ids=["zeroout", "zero-range", "punch-hole"],
+)
+def test_write_zeroes(machine: Machine, command: str, frees: bool) -> None:  # noqa: FBT001
+    """They need not be sent; and only what is punched out may lose its place on this side's disk."""
+    machine.fill(0, 8 * MIB)
+    edges = [machine.digest(start * MIB, MIB) for start in (1, 6)]
+    before = machine.allocated()
+    machine.shell(command.format(offset=2 * MIB, length=4 * MIB))
+    assert machine.digest(2 * MIB, 4 * MIB) == machine.file_digest(2 * MIB, 4 * MIB) == zeros(4 * MIB)
+    assert [machine.digest(start * MIB, MIB) for start in (1, 6)] == edges
+    assert before - machine.allocated() == (4 * MIB if frees else 0)
+
+
+def test_growth(machine: Machine) -> None:
+    before = machine.fill(SIZE - MIB, MIB)
+    machine.resize(SIZE + 16 * MIB)
+    assert any(
+        f"new size: {(SIZE + 16 * MIB) // SECTOR} " in line for line in machine.guest.call("kernel_log")
+    )
+    digest = machine.fill(SIZE, 16 * MIB)
+    assert machine.file_digest(SIZE, 16 * MIB) == digest
+    assert machine.digest(SIZE - MIB, MIB) == before
+
+
+def test_beyond_the_end(the_machine: Machine) -> None:
+    """Requests for what is no longer there fail, and the next ones do not.
+
+    Linux asks for them in a partition only, because it compares requests with the size of what they are for.
+    It is told of a partition that ends where the disk ended before it shrank.
+    """
+    machine = the_machine
+    size = machine.image.stat().st_size
+    machine.fill(size - 2 * MIB, MIB)
+    machine.shell(f"addpart /dev/vda 1 0 {size // SECTOR}")
+    machine.resize(size - MIB)
+    before = machine.digest(size - 2 * MIB, MIB)
+    for offset, length in ((size - MIB, 4096), (size - SECTOR, SECTOR), (size - MIB - 4096, 8192)):
+        for command in (
+            f"dd if=/dev/vda1 of=/dev/null iflag=direct,skip_bytes skip={offset} bs={length} count=1",
+            f"dd if=/dev/zero of=/dev/vda1 oflag=direct,seek_bytes seek={offset} bs={length} count=1",
+            f"blkdiscard --offset {offset} --length {length} /dev/vda1",
+            f"blkdiscard --zeroout --offset {offset} --length {length} /dev/vda1",
+        ):
+            done = machine.guest.call("run", argv=command.split())
+            assert done["status"] == 1, command
+            assert "Input/output error" in done["output"], command
+    assert machine.image.stat().st_size == size - MIB
+    assert machine.digest(size - 2 * MIB, MIB) == machine.file_digest(size - 2 * MIB, MIB) == before
+    machine.shell("delpart /dev/vda 1")
+    machine.resize(size)
+
+
+def test_growth_while_the_program_is_away(machine: Machine) -> None:
+    size = machine.image.stat().st_size + MIB
+    machine.backend.process.send_signal(signal.SIGSTOP)  # it is still that size for this one
+    os.truncate(machine.image, size)
+    machine.backend.restart(end=signal.SIGKILL)
+    machine.guest.call("wait_disk", name="vda", attributes={"size": str(size // SECTOR)})
+
+
+def test_stop_and_continue(machine: Machine) -> None:
+    reads, writes = machine.requests()
+    fio = machine.start_fio("--rw=randwrite", "--bs=4k", "--size=8M", "--offset_increment=8M")
+    for done in range(1000, 5000, 1000):
+        machine.wait_requests(reads, writes + done)
+        machine.guest.qmp.execute("stop")
+        machine.guest.qmp.execute("cont")
+    machine.finish_fio(fio)
+
+
+@pytest.mark.parametrize("options", [("--cache=direct",), ("--cache=writethrough",), ("--aio=threads",)])
+def test_other_ways_to_the_image(machine: Machine, options: tuple[str, ...]) -> None:
+    """They are taken at a restart of the program, which the guest does not notice."""
+    machine.backend.restart(*options)
+    machine.finish_fio(machine.start_fio(*MIXED, "--size=4M"))
+    machine.backend.restart()
+
+
+def test_the_program_may_be_replaced(machine: Machine) -> None:
+    """It finishes what it has begun, and the next one goes on with what came after that."""
+    interrupt_the_program(machine, signal.SIGTERM)
+
+
+def test_the_program_may_die_if_it_works_in_order(machine: Machine) -> None:
+    """QEMU lets the next one begin where the used ring ends: with one request at a time nothing is lost."""
+    machine.backend.restart("--aio=sync")
+    interrupt_the_program(machine, signal.SIGKILL, "--aio=sync")
+    machine.backend.restart()
+
+
+def interrupt_the_program(machine: Machine, end: signal.Signals, *options: str) -> None:
+    """Restarts the program in the midst of verified writes and reads."""
+    reads, writes = machine.requests()
+    fio = machine.start_fio(*MIXED, "--size=24M")
+    for done in (300, 900, 1500, 2100):
+        machine.wait_requests(reads, writes + done)
+        machine.backend.restart(*options, end=end)
+    for done in (300, 1200):
+        machine.wait_requests(reads + done, writes)
+        machine.backend.restart(*options, end=end)
+    machine.finish_fio(fio)
+
+
+@pytest.mark.parametrize("restart", [Guest.reboot, Guest.reset])
+def test_restart(machine: Machine, restart: Callable[[Guest], None]) -> None:
+    digest = machine.fill(0, 4 * MIB)
+    restart(machine.guest)
+    assert machine.digest(0, 4 * MIB) == digest
+
+
+def test_a_read_only_disk(machine: Machine, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(os.urandom(MIB))
+    options = (f"--blk-file={image}", "--read-only", "--logical-block-size=4096", "--serial=read-only")
+    with Backend(PROGRAM, tmp_path, *options) as backend:
+        machine.guest.plug_vhost_user("vhost-user-blk-pci", "second", backend.path, **{"num-queues": 1})
+        attributes = {
+            "size": str(MIB // SECTOR),
+            "serial": "read-only",
+            "ro": "1",
+            "queue/logical_block_size": "4096",
+            "queue/physical_block_size": "4096",
+        }
+        machine.guest.call("wait_disk", name="vdb", attributes=attributes)
+        assert machine.shell("ls /sys/block/vdb/mq") == "0"
+        digest = hashlib.sha256(image.read_bytes()).hexdigest()
+        assert machine.shell("sha256sum < /dev/vdb").split()[0] == digest
+        done = machine.guest.call("run", argv=["dd", "if=/dev/zero", "of=/dev/vdb", "bs=4k", "count=1"])
+        assert done["status"] == 1
+        assert "Operation not permitted" in done["output"] or "Read-only" in done["output"]
+        machine.guest.unplug("second")
+    assert hashlib.sha256(image.read_bytes()).hexdigest() == digest
+
+
+def test_a_disk_in_memory(machine: Machine, tmp_path: Path) -> None:
+    with Backend(PROGRAM, tmp_path, "--ram=64M", "--num-queues=2") as backend:
+        machine.guest.plug_vhost_user("vhost-user-blk-pci", "third", backend.path, **{"num-queues": 2})
+        machine.guest.call("wait_disk", name="vdb", attributes={"size": str(64 * MIB // SECTOR)})
+        assert machine.shell("sha256sum < /dev/vdb").split()[0] == zeros(64 * MIB)
+        copy = "dd if=/dev/vda of=/dev/vdb bs=1M count=64 iflag=direct oflag=direct status=none"
+        machine.shell(f"{copy}; cmp -n {64 * MIB} /dev/vda /dev/vdb; blkdiscard /dev/vdb")
+        assert machine.shell("sha256sum < /dev/vdb").split()[0] == zeros(64 * MIB)
+        machine.guest.unplug("third")
+
+
+def test_a_second_writer_is_refused(machine: Machine, tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name(PROGRAM)
+    command = [str(program), f"--socket-path={tmp_path}/socket", f"--blk-file={machine.image}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert str(machine.image) in line

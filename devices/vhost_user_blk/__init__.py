@@ -10,12 +10,14 @@
                                    --what must--> Engine --> Image
 """
 
+import os
+
 from vhostd import Device, DeviceType, SetupError, UsageError, run
 
 TYPE_CHECKING = False  # typing's own costs time, of which --print-capabilities has little
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Self
 
     from vhost_user_blk.config import Config
@@ -29,6 +31,7 @@ ENGINES = ("io_uring", "threads", "sync")
 MAX_QUEUES = 256
 MIN_QUEUE_SIZE, MAX_QUEUE_SIZE = 4, 32768
 SMALLEST_BLOCK, LARGEST_BLOCK = 512, 1 << 20
+MAX_POLL = 10_000  # microseconds
 MAX_DIGITS = 9
 LOOK_INTERVAL = 1.0  # seconds between two looks at the size of the image
 POLL_BURST = 64  # requests after which others have a turn, even if more keep coming
@@ -57,6 +60,7 @@ class Blk(Device):
         self._queues = queues
         self._throttle = throttle
         self._poll = poll
+        self._initial_writeback = requests.writeback
 
     @classmethod
     def add_options(cls, parser: "argparse.ArgumentParser") -> None:
@@ -76,7 +80,7 @@ class Blk(Device):
         add("--aio", choices=ENGINES, help="default: the first of these that the host has")
         add("--num-queues", metavar="N", type=_num_queues, default=64, help="queues at most; default: 64")
         add("--queue-size", metavar="N", type=_queue_size, default=128, help="to suggest; default: 128")
-        add("--poll-us", metavar="N", type=_count, default=0, help="look for requests so long; default: 0")
+        add("--poll-us", metavar="N", type=_poll, default=0, help="look for requests so long; default: 0")
         add("--rate-iops", metavar="N", type=positive, default=0, help="requests per second; default: any")
         add("--rate-bytes", metavar="SIZE", type=size, default=0, help="bytes per second; default: any")
 
@@ -85,9 +89,12 @@ class Blk(Device):
         """Opens the image; raises SetupError if that cannot be, UsageError for options that contradict."""
         from vhost_user_blk.config import Config, features_of
         from vhost_user_blk.engine import make_engine
+        from vhost_user_blk.protocol import ID_SIZE
         from vhost_user_blk.requests import Requests
         from vhost_user_blk.throttle import Throttle
 
+        if len(os.fsencode(options.serial)) > ID_SIZE:
+            raise UsageError(f"--serial={options.serial}: more than {ID_SIZE} bytes")
         image = _open_image(options)
         try:
             block_sizes = _choose_block_sizes(options, image)
@@ -96,14 +103,19 @@ class Blk(Device):
             image.close()
             raise
         requests = Requests(image, engine, options.serial, writeback=options.cache != "writethrough")
+        features = features_of(image)
         config = Config(
-            requests, queues=options.num_queues, queue_size=options.queue_size, block_sizes=block_sizes
+            requests,
+            features,
+            queues=options.num_queues,
+            queue_size=options.queue_size,
+            block_sizes=block_sizes,
         )
         limited = options.rate_iops or options.rate_bytes
         return cls(
             requests,
             config,
-            features_of(image),
+            features,
             queues=options.num_queues,
             throttle=Throttle(options.rate_iops, options.rate_bytes) if limited else None,
             poll=options.poll_us / 1_000_000,
@@ -116,11 +128,11 @@ class Blk(Device):
 
     async def requestq(self, queue: "Virtqueue") -> None:
         """Begins requests as they come; they end on their own."""
-        from vhost_user_blk.config import FLUSHING
+        from vhost_user_blk.config import FLUSH
 
         start = self._requests.start
         # A driver that knows no flush counts on what it has written (5.2.6.2).
-        self._requests.flushable = bool(self.negotiated & FLUSHING)
+        self._requests.flushable = bool(self.negotiated & FLUSH)
         async for chain in queue:
             size = chain.readable + chain.writable
             start(queue, chain)
@@ -150,6 +162,15 @@ class Blk(Device):
                 self._look()
         finally:
             loop.remove_signal_handler(SIGHUP)
+
+    def attach(self, config_changed: "Callable[[], None]") -> None:
+        """Has the write cache as it is to be at first. A reset leaves it as it is.
+
+        QEMU resets the device also where the driver does not know of it, and never says it again.
+        """
+        super().attach(config_changed)
+        self._requests.writeback = self._initial_writeback
+        self._requests.flushable = True
 
     def resume(self) -> None:
         """Makes every write durable: the driver may have switched the write cache off before."""
@@ -218,6 +239,12 @@ def _block_size(text: str) -> int:
 def _num_queues(text: str) -> int:
     if not 1 <= _count(text) <= MAX_QUEUES:
         raise _refusal(f"{text!r} is not a number from 1 to {MAX_QUEUES}")
+    return int(text)
+
+
+def _poll(text: str) -> int:
+    if _count(text) > MAX_POLL:
+        raise _refusal(f"{text!r} is more than {MAX_POLL}, in which nobody else would be served")
     return int(text)
 
 

@@ -15,7 +15,7 @@ ALWAYS = (
     Feature.CONFIG_WCE,
     Feature.MQ,
 )
-FLUSHING = 1 << Feature.FLUSH | 1 << Feature.CONFIG_WCE  # either of them, and the driver knows of flushes
+FLUSH = 1 << Feature.FLUSH
 MAX_SEGMENT = 0x7FFF_F000  # bytes: the most that Linux transfers at once
 HEADS, SECTORS, MAX_CYLINDERS = 16, 63, 16383  # what partition tools of old believe in
 
@@ -24,10 +24,17 @@ class Config:
     """What the driver is told of the disk, as it is now; `writeback` is for the driver to choose."""
 
     def __init__(
-        self, requests: Requests, *, queues: int, queue_size: int, block_sizes: tuple[int, int]
+        self,
+        requests: Requests,
+        features: int,
+        *,
+        queues: int,
+        queue_size: int,
+        block_sizes: tuple[int, int],
     ) -> None:
-        """`block_sizes` are the logical and the physical one."""
+        """`features` are what is offered, `block_sizes` the logical and the physical one."""
         self._requests = requests
+        self._may_unmap = features >> Feature.DISCARD & 1
         self._queues = queues
         self._queue_size = queue_size
         self._block_size, self._physical_block_size = block_sizes
@@ -49,7 +56,7 @@ class Config:
             alignment_offset=0,
             min_io_size=blocks,
             opt_io_size=0,
-            writeback=int(self._requests.writeback),
+            writeback=int(not self._requests.is_durable),
             unused0=0,
             num_queues=self._queues,
             max_discard_sectors=MAX_SECTORS,
@@ -57,7 +64,7 @@ class Config:
             discard_sector_alignment=self._physical_block_size // SECTOR,
             max_write_zeroes_sectors=MAX_SECTORS,
             max_write_zeroes_seg=MAX_SEGMENTS,
-            write_zeroes_may_unmap=1,
+            write_zeroes_may_unmap=self._may_unmap,
             unused1=b"",
             max_secure_erase_sectors=MAX_SECTORS,
             max_secure_erase_seg=MAX_SEGMENTS,

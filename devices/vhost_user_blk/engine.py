@@ -1,6 +1,7 @@
 """Engines: ways to do what would keep the event loop waiting. Each calls back with bytes, or -errno.
 
-An engine is asked on the event loop, and calls back there. It may do so before it returns.
+An engine is asked on the event loop, and calls back there. It may do so before it returns. What it calls must
+not raise; an exception that is no OSError is handed to it.
 """
 
 import asyncio
@@ -9,13 +10,15 @@ import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Protocol
 
 from vhostd import Chain, SetupError, Uring
 
 log = logging.getLogger(__name__)
 
-Then = Callable[[int], None]
+Result = int | Exception
+Then = Callable[[Result], None]
 Work = Callable[[], int]
 
 THREADS = 16  # as many requests as a file system takes at a time without io_uring
@@ -38,7 +41,7 @@ class Engine(Protocol):
         """Does anything else: `then` gets what it returns, or -errno of the OSError that it raises."""
 
     def close(self) -> None:
-        """Ends the engine; what is under way is completed, but not told any more."""
+        """Ends the engine: completes what is under way, and tells nobody; begins nothing else."""
 
 
 class SyncEngine:
@@ -78,14 +81,15 @@ class ThreadEngine:
     def do(self, work: Work, then: Then) -> None:
         loop = asyncio.get_running_loop()
 
-        def tell(done: "Future[int]") -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_deliver, done, then)
+        def tell(done: "Future[Result]") -> None:
+            if not done.cancelled():
+                with suppress(RuntimeError):  # the event loop is closed
+                    loop.call_soon_threadsafe(then, done.result())
 
         self._threads.submit(_result, work).add_done_callback(tell)
 
     def close(self) -> None:
-        self._threads.shutdown()
+        self._threads.shutdown(cancel_futures=True)
 
 
 class UringEngine:
@@ -161,15 +165,13 @@ def make_engine(name: str | None) -> Engine:
         return ThreadEngine()
 
 
-def _result(work: Work) -> int:
+def _result(work: Work) -> Result:
     try:
         return work()
     except OSError as error:
         return -(error.errno or errno.EIO)
-
-
-def _deliver(done: "Future[int]", then: Then) -> None:
-    then(done.result())
+    except Exception as error:
+        return error
 
 
 def _fdatasync(fd: int) -> int:

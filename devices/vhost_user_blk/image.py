@@ -86,9 +86,9 @@ class Image:
 
     def fallocate(self, mode: int, offset: int, size: int) -> None:
         """fallocate(2), which keeps the image's size; raises OSError."""
-        if _libc.fallocate(self.fd, mode | KEEP_SIZE, offset, size):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+        while _libc.fallocate(self.fd, mode | KEEP_SIZE, offset, size):
+            if (number := ctypes.get_errno()) != errno.EINTR:
+                raise OSError(number, os.strerror(number))
 
     def can_erase_securely(self) -> bool:
         """Whether the host can erase data beyond recovery; tried on nothing."""

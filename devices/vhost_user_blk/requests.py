@@ -5,6 +5,7 @@ next request is begun meanwhile. So requests end in any order, which the specifi
 with one is its status; the others do not notice.
 """
 
+import asyncio
 import errno
 import logging
 import mmap
@@ -12,7 +13,7 @@ import os
 import time
 from collections.abc import Callable
 
-from vhost_user_blk.engine import Engine
+from vhost_user_blk.engine import Engine, Result, Then
 from vhost_user_blk.image import PUNCH_HOLE, ZERO_RANGE, Image
 from vhost_user_blk.protocol import (
     HEADER,
@@ -33,6 +34,8 @@ MAX_SEGMENTS = 256  # of a discard, or the like
 MAX_SECTORS = 0x7FFF_FFFF // SECTOR  # of a segment: what one fallocate(2) takes at the very least
 # What the host says of a transfer that would have to wait, or of being asked to refuse it in that case.
 NOT_AT_ONCE = (errno.EAGAIN, errno.EOPNOTSUPP)
+# And of guest memory that it cannot reach past its page cache; the second, of very many small pieces of it.
+MISALIGNED = (-errno.EINVAL, -errno.EFAULT)
 SLOW = 0.001  # seconds: a write that takes longer had to wait
 PAUSE = 1.0  # seconds in which writes go to the engine after one that had to wait
 PIECE = 1 << 20  # bytes that are copied at a time where guest memory is not aligned as the host wants it
@@ -72,8 +75,9 @@ class Requests:
             Kind.GET_ID: self._get_id,
             Kind.DISCARD: self._discard,
             Kind.WRITE_ZEROES: self._write_zeroes,
-            Kind.SECURE_ERASE: self._secure_erase,
         }
+        if image.can_erase_securely():
+            self._handlers[Kind.SECURE_ERASE] = self._secure_erase
 
     @property
     def is_durable(self) -> bool:
@@ -149,7 +153,7 @@ class Requests:
         if self.image.read_only or self.image.is_memory:
             finish(queue, chain, OK)
             return
-        self.engine.fdatasync(self.image.fd, lambda result: self.end(queue, chain, "flush", 0, result))
+        self.engine.fdatasync(self.image.fd, self._ending(queue, chain, "flush"))
 
     def _get_id(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
         chain.write(self._serial[: chain.writable - 1])
@@ -171,10 +175,11 @@ class Requests:
         """The ranges that the request names; raises RequestError if one of them cannot be."""
         if chain.readable % SEGMENT.size or not 0 < chain.readable <= SEGMENT.size * MAX_SEGMENTS:
             raise RequestError(IOERR, f"{what} with segments of {chain.readable} bytes")
+        found = list(SEGMENT.iter_unpack(chain.read(chain.readable)))
+        if any(flags & ~allowed for _, _, flags in found):
+            raise RequestError(UNSUPP, f"{what} with flags that are not known")
         segments = []
-        for sector, count, flags in SEGMENT.iter_unpack(chain.read(chain.readable)):
-            if flags & ~allowed:
-                raise RequestError(UNSUPP, f"{what} with flags {flags:#x}")
+        for sector, count, flags in found:
             if count > MAX_SECTORS:
                 raise RequestError(IOERR, f"{what} of {count} sectors")
             self._check(sector * SECTOR, count * SECTOR, writing=True)
@@ -182,7 +187,7 @@ class Requests:
         return segments
 
     def _do(self, queue: Virtqueue, chain: Chain, what: str, work: Callable[[], int]) -> None:
-        self.engine.do(work, lambda result: self.end(queue, chain, what, 0, result))
+        self.engine.do(work, self._ending(queue, chain, what))
 
     def _punch(self, segments: list[Segment]) -> int:
         for offset, size, _ in segments:
@@ -207,6 +212,9 @@ class Requests:
         for offset, size, _ in segments:
             self.image.erase_securely(offset, size)
         return 0
+
+    def _ending(self, queue: Virtqueue, chain: Chain, what: str) -> Then:
+        return guarded(queue, lambda result: self.end(queue, chain, what, 0, result))
 
     def end(self, queue: Virtqueue, chain: Chain, what: str, offset: int, result: int) -> None:
         """Ends a request whose work is done: `result` is negative if it failed."""
@@ -243,16 +251,14 @@ class Transfer:
         """Does the next step."""
         engine = self._requests.engine
         move = engine.pwritev if self._writing else engine.preadv
-        move(self._chain, self._fd, self._offset, self._left, self._flags, self._went)
+        went = guarded(self._queue, self._went)
+        move(self._chain, self._fd, self._offset, self._left, self._flags, went)
 
     def _went(self, result: int) -> None:
-        try:
-            if result == -errno.EINVAL and self._requests.image.direct:
-                self._bounce()
-            else:
-                self._advance(result)
-        except Exception as error:
-            self._queue.fail(error)
+        if result in MISALIGNED and self._requests.image.direct:
+            self._bounce()
+        else:
+            self._advance(result)
 
     def _advance(self, result: int) -> None:
         if result <= 0:  # 0 if the image has become shorter than it was
@@ -261,8 +267,8 @@ class Transfer:
             return
         self._offset += result
         self._left -= result
-        if self._left:
-            self.go_on()
+        if self._left:  # an engine may call back at once, and there may be many steps
+            asyncio.get_running_loop().call_soon(self.go_on)
         else:
             finish(self._queue, self._chain, OK)
 
@@ -277,15 +283,26 @@ class Transfer:
             return _move_all(self._fd, memory, self._offset, size, self._flags, writing=self._writing)
 
         def moved(result: int) -> None:
-            try:
-                if not self._writing and result > 0:
-                    self._chain.write(memory[:result])
-                memory.close()
-                self._advance(result)
-            except Exception as error:
-                self._queue.fail(error)
+            if not self._writing and result > 0:
+                self._chain.write(memory[:result])
+            memory.close()
+            self._advance(result)
 
-        self._requests.engine.do(move, moved)
+        self._requests.engine.do(move, guarded(self._queue, moved))
+
+
+def guarded(queue: Virtqueue, then: Callable[[int], None]) -> Then:
+    """`then`, whose exceptions, and those that an engine hands on, are the queue's."""
+
+    def call(result: Result) -> None:
+        try:
+            if isinstance(result, Exception):
+                raise result
+            then(result)
+        except Exception as error:
+            queue.fail(error)
+
+    return call
 
 
 def finish(queue: Virtqueue, chain: Chain, status: bytes) -> None:

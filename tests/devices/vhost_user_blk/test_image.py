@@ -1,0 +1,349 @@
+"""The image: what can be one, who may have it, how large it is, and what its host can do."""
+
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.devices.vhost_user_blk.guest import noise, skipped_without
+from vhost_user_blk import image as module
+from vhost_user_blk.image import PUNCH_HOLE, ZERO_RANGE, Image
+from vhostd import SetupError
+
+SIZE = 64 << 10
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    file = tmp_path / "disk.img"
+    file.write_bytes(noise(SIZE))
+    return str(file)
+
+
+@pytest.fixture(params=["writable", "read-only", "direct", "ram"])
+def image(request: pytest.FixtureRequest, path: str) -> Iterator[Image]:
+    if request.param == "ram":
+        image = Image.in_memory(SIZE)
+    else:
+        with skipped_without("--cache=direct"):
+            image = Image.open(path, read_only=request.param == "read-only", direct=request.param == "direct")
+    yield image
+    image.close()
+
+
+def open_file(path: str, *, read_only: bool = False, direct: bool = False) -> Image:
+    return Image.open(path, read_only=read_only, direct=direct)
+
+
+def refuses(path: str, reason: str, *, read_only: bool = False) -> None:
+    """Cannot be opened, for a reason that fits on a line, and nothing stays open."""
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(SetupError) as raised:
+        open_file(path, read_only=read_only)
+    assert str(raised.value) == f"--blk-file={path}: {reason}"
+    assert os.listdir("/proc/self/fd") == before
+
+
+# --- What can be an image -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: None, "No such file or directory"),
+        (os.mkdir, "neither a file nor a block device"),
+        (os.mkfifo, "neither a file nor a block device"),
+        (lambda path: os.symlink(path, path), "Too many levels of symbolic links"),
+        (lambda path: os.symlink("/dev/null", path), "neither a file nor a block device"),
+    ],
+    ids=["missing", "folder", "fifo", "loop", "null"],
+)
+@pytest.mark.parametrize("read_only", [False, True])
+def test_what_cannot_be(
+    tmp_path: Path,
+    make: Callable[[str], None],
+    reason: str,
+    read_only: bool,  # noqa: FBT001
+) -> None:
+    path = str(tmp_path / "it")
+    make(path)
+    refuses(path, reason, read_only=read_only)
+
+
+def test_a_socket_cannot_be(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "it"))
+        refuses(str(tmp_path / "it"), "neither a file nor a block device")
+
+
+@pytest.mark.parametrize("path", ["", "a\nb", "x" * 300])
+def test_paths_that_cannot_be(path: str) -> None:
+    refuses(path, "File name too long" if len(path) > 255 else "No such file or directory")
+
+
+def test_a_path_with_a_null() -> None:
+    """No command line has one, but whoever calls is told all the same."""
+    with pytest.raises((SetupError, ValueError)):
+        open_file("a\0b")
+
+
+def test_a_file_that_may_only_be_read(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may write to any, so the kernel's answer is made up."""
+    opening = os.open
+
+    def refusing(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opening(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", refusing)
+    refuses(path, "Permission denied")
+    open_file(path, read_only=True).close()
+
+
+def test_a_host_without_direct_io(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(*_: object) -> int:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "open", refusing)
+    with pytest.raises(SetupError, match=r"^--blk-file=.*: Invalid argument: no --cache=direct there$"):
+        open_file(path, direct=True)
+    with pytest.raises(SetupError, match=r"^--blk-file=.*: Invalid argument$"):
+        open_file(path)
+
+
+# --- Who may have it ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_shared"),
+    [(False, False, False), (False, True, False), (True, False, False), (True, True, True)],
+)
+def test_readers_share_and_a_writer_is_alone(
+    path: str,
+    first: bool,  # noqa: FBT001
+    second: bool,  # noqa: FBT001
+    is_shared: bool,  # noqa: FBT001
+) -> None:
+    holder = open_file(path, read_only=first)
+    try:
+        if is_shared:
+            open_file(path, read_only=second).close()
+        else:
+            refuses(path, "another program has it in use", read_only=second)
+    finally:
+        holder.close()
+    open_file(path, read_only=second).close()
+
+
+def test_the_lock_outlives_other_openings_of_the_file(path: str) -> None:
+    """Unlike the traditional ones, which any close of the file by this process would undo."""
+    holder = open_file(path)
+    os.close(os.open(path, os.O_RDWR))
+    refuses(path, "another program has it in use")
+    holder.close()
+
+
+def test_a_file_system_without_locks(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(*_: object) -> int:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "fcntl", refusing)
+    refuses(path, "cannot be locked: No locks available")
+
+
+def test_what_it_holds(image: Image) -> None:
+    assert not os.get_inheritable(image.fd)
+    flags = fcntl.fcntl(image.fd, fcntl.F_GETFL)
+    assert bool(flags & os.O_DIRECT) == image.direct
+    assert flags & os.O_ACCMODE == (os.O_RDONLY if image.read_only else os.O_RDWR)
+    assert not image.is_device
+
+
+# --- How large it is ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "wanted"), [(0, 0), (511, 0), (512, 512), (1023, 512), (SIZE + 1, SIZE)])
+def test_whole_sectors(path: str, size: int, wanted: int) -> None:
+    os.truncate(path, size)
+    image = open_file(path)
+    assert image.size == wanted
+    image.close()
+
+
+def test_it_grows_and_shrinks(path: str) -> None:
+    image = open_file(path)
+    assert not image.refresh()
+    for size in (2 * SIZE, SIZE // 2, 0, SIZE):
+        os.truncate(path, size)
+        assert image.refresh()
+        assert image.size == size
+        assert not image.refresh()
+    os.truncate(path, SIZE + 511)
+    assert not image.refresh()
+    image.close()
+
+
+def test_a_very_large_one(path: str) -> None:
+    os.truncate(path, 8 << 40)
+    image = open_file(path)
+    assert image.size == 8 << 40
+    image.close()
+
+
+def test_memory() -> None:
+    image = Image.in_memory(1 << 40)
+    assert (image.size, image.is_memory, image.read_only, image.path) == (
+        1 << 40,
+        True,
+        False,
+        "the RAM disk",
+    )
+    assert os.pread(image.fd, 512, 1 << 30) == bytes(512)
+    assert os.fstat(image.fd).st_blocks * 512 <= 4096
+    image.close()
+
+
+def test_block_sizes(image: Image) -> None:
+    assert image.block_size == 512 or (image.direct and image.block_size in (1024, 2048, 4096))
+    assert image.physical_block_size == max(os.fstat(image.fd).st_blksize, 512)
+
+
+@pytest.mark.parametrize("least", [512, 1024, 4096])
+def test_the_least_transfer(path: str, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reading(_fd: int, buffers: list[memoryview], offset: int) -> int:
+        if offset % least or len(buffers[0]) % least:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return len(buffers[0])
+
+    monkeypatch.setattr(os, "preadv", reading)
+    with skipped_without("--cache=direct"):
+        image = open_file(path, direct=True)
+    assert image.block_size == least
+    image.close()
+
+
+# --- What its host can do -------------------------------------------------------------------------------
+
+
+def test_trying_changes_nothing(image: Image) -> None:
+    before = os.stat(image.fd)
+    image.can_fallocate(PUNCH_HOLE)
+    assert not image.can_erase_securely()
+    after = os.stat(image.fd)
+    assert (after.st_size, after.st_blocks) == (before.st_size, before.st_blocks)
+
+
+def test_holes(path: str) -> None:
+    image = open_file(path)
+    assert image.can_fallocate(PUNCH_HOLE)
+    before = os.fstat(image.fd).st_blocks
+    image.fallocate(PUNCH_HOLE, 8192, 16384)
+    assert os.fstat(image.fd).st_blocks < before
+    image.fallocate(ZERO_RANGE, 0, 4096)
+    image.fallocate(ZERO_RANGE, SIZE - 512, 4096)
+    with open(path, "rb") as file:
+        assert file.read() == bytes(4096) + noise(SIZE)[4096:8192] + bytes(16384) + noise(SIZE)[
+            24576:-512
+        ] + bytes(512)
+    image.close()
+
+
+def test_no_holes_in_what_may_only_be_read(path: str) -> None:
+    image = open_file(path, read_only=True)
+    assert not image.can_fallocate(PUNCH_HOLE)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        image.fallocate(PUNCH_HOLE, 0, 4096)
+    image.close()
+
+
+@pytest.mark.parametrize(("offset", "size"), [(-1, 1), (0, 0), (0, -1), ((1 << 63) - 1, 1)])
+def test_ranges_that_no_file_has(path: str, offset: int, size: int) -> None:
+    image = open_file(path)
+    with pytest.raises(OSError, match=r"Invalid argument|File too large"):
+        image.fallocate(PUNCH_HOLE, offset, size)
+    image.close()
+
+
+def test_a_signal_in_the_middle_is_no_error(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fallocate(2): EINTR; SIGHUP and SIGTERM come at any time, and the guest's request is not to blame."""
+    calls: list[tuple[int, ...]] = []
+
+    class Interrupted:
+        """A C library in which the first call is interrupted."""
+
+        def fallocate(self, *arguments: int) -> int:
+            calls.append(arguments)
+            ctypes.set_errno(errno.EINTR)
+            return -1 if len(calls) == 1 else 0
+
+    image = open_file(path)
+    monkeypatch.setattr(module, "_libc", Interrupted())
+    try:
+        image.fallocate(PUNCH_HOLE, 4096, 512)
+    finally:
+        image.close()
+    assert calls == [(image.fd, PUNCH_HOLE | 1, 4096, 512)] * 2
+
+
+@pytest.mark.parametrize("size", [1, 512, (1 << 20) - 1, 1 << 20, (1 << 20) + 512, 3 << 20])
+def test_zeros_written_one_by_one(path: str, size: int) -> None:
+    os.truncate(path, 4 << 20)
+    os.pwrite((image := open_file(path)).fd, noise(4 << 20), 0)
+    image.write_zeroes(1024, size)
+    with open(path, "rb") as file:
+        assert file.read() == noise(4 << 20)[:1024] + bytes(size) + noise(4 << 20)[1024 + size :]
+    image.close()
+
+
+def test_zeros_for_which_there_is_no_space(path: str) -> None:
+    image = open_file(path)
+    full = os.open("/dev/full", os.O_RDWR)
+    os.dup2(full, image.fd)
+    os.close(full)
+    with pytest.raises(OSError, match="No space left"):
+        image.write_zeroes(0, 4096)
+    image.close()
+
+
+# --- Block devices --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def loop_device(tmp_path: Path) -> Iterator[str]:
+    """A block device of 4096-byte blocks; only root can have one."""
+    file = tmp_path / "backing"
+    file.write_bytes(noise(1 << 20))
+    command = ["losetup", "--find", "--show", "--sector-size=4096", str(file)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no loop devices here: {error}")
+    yield done.stdout.strip()
+    subprocess.run(["losetup", "--detach", done.stdout.strip()], check=True)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_block_device(loop_device: str, direct: bool) -> None:  # noqa: FBT001
+    image = open_file(loop_device, direct=direct)
+    assert image.is_device
+    assert (image.size, image.block_size, image.physical_block_size) == (1 << 20, 4096, 4096)
+    assert image.can_fallocate(PUNCH_HOLE)
+    assert not image.can_erase_securely()
+    assert not image.refresh()
+    refuses(loop_device, "another program has it in use")
+    image.fallocate(PUNCH_HOLE, 4096, 8192)
+    image.fallocate(ZERO_RANGE, 16384, 4096)
+    image.write_zeroes(32768, 4096)
+    image.close()
+    wanted = bytearray(noise(1 << 20))
+    for start, size in ((4096, 8192), (16384, 4096), (32768, 4096)):
+        wanted[start : start + size] = bytes(size)
+    with open(loop_device, "rb") as file:
+        assert file.read() == wanted

@@ -38,7 +38,10 @@ NOT_AT_ONCE = (errno.EAGAIN, errno.EOPNOTSUPP)
 MISALIGNED = (-errno.EINVAL, -errno.EFAULT)
 SLOW = 0.001  # seconds: a write that takes longer had to wait
 PAUSE = 1.0  # seconds in which writes go to the engine after one that had to wait
-PIECE = 1 << 20  # bytes that are copied at a time where guest memory is not aligned as the host wants it
+# Bytes that are transferred while all others wait, and that an engine is given at a time: a guest may ask for
+# 4 GiB in one request, all of it in the page cache.
+AT_ONCE = 1 << 18
+STEP = 1 << 20
 
 
 Segment = tuple[int, int, int]  # offset and size in bytes, and flags
@@ -104,7 +107,7 @@ class Requests:
         size = chain.writable - 1
         self._check(offset, size)
         done = 0
-        if self._read_flags is not None:
+        if self._read_flags is not None and size <= AT_ONCE:
             try:
                 done = chain.preadv(self.image.fd, offset, size, self._read_flags)
             except OSError as error:
@@ -123,7 +126,7 @@ class Requests:
         size = chain.readable
         self._check(offset, size, writing=True)
         done = 0
-        if self._write_flags is not None and not self.is_durable:
+        if self._write_flags is not None and size <= AT_ONCE and not self.is_durable:
             begin = time.perf_counter()
             if begin >= self._wary_until:
                 try:
@@ -252,7 +255,7 @@ class Transfer:
         engine = self._requests.engine
         move = engine.pwritev if self._writing else engine.preadv
         went = guarded(self._queue, self._went)
-        move(self._chain, self._fd, self._offset, self._left, self._flags, went)
+        move(self._chain, self._fd, self._offset, min(self._left, STEP), self._flags, went)
 
     def _went(self, result: int) -> None:
         if result in MISALIGNED and self._requests.image.direct:
@@ -274,7 +277,7 @@ class Transfer:
 
     def _bounce(self) -> None:
         """Does the next step by way of memory that is aligned as the host wants it: the guest's is not."""
-        size = min(self._left, PIECE)
+        size = min(self._left, STEP)
         memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if self._writing:
             memory.write(self._chain.read(size))

@@ -14,7 +14,7 @@ import pytest
 
 from tests.guest.backend import Backend
 from tests.guest.guest import Guest
-from tests.guest.machine import CHECKOUT
+from tests.guest.machine import CHECKOUT, vhost_user_options
 from tests.guest.modules import load_modules
 
 pytestmark = pytest.mark.guest
@@ -29,6 +29,16 @@ FIO_TIMEOUT = 40.0
 
 # Long requests among short ones, in every queue: they end in another order than they began in.
 MIXED = ("--rw=randwrite", "--bssplit=4k/97:512k/3", "--offset_increment=32M")
+
+BLOCK = 4096
+WRITTEN = 300  # blocks, at least, before the front-end is killed
+WRITER = f"""
+import os
+disk = os.open("/dev/vda", os.O_WRONLY | os.O_DSYNC)
+for number in range(16000):
+    os.pwrite(disk, number.to_bytes(8, "little") * {BLOCK // 8}, number * {BLOCK})
+    print(number, flush=True)
+"""
 
 # The kernel's words for requests that failed, and for answers to requests that it did not make.
 COMPLAINT = re.compile(r"I/O error|is not a head|EXT4-fs error|blocked for more than")
@@ -412,3 +422,20 @@ def test_a_second_writer_is_refused(machine: Machine, tmp_path: Path) -> None:
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert str(machine.image) in line
+
+
+def test_the_front_end_may_be_killed_under_load(tmp_path: Path) -> None:
+    """What the guest was told is on the disk is there, for the next guest of the same program as well."""
+    image = tmp_path / "image"
+    image.write_bytes(bytes(64 * MIB))
+    with Backend(PROGRAM, tmp_path, f"--blk-file={image}") as backend:
+        options = vhost_user_options("vhost-user-blk-pci", backend.path, "disk")
+        with Guest(options=options) as guest:
+            writer = guest.call("start", argv=[sys.executable, "-c", WRITER])
+            guest.call("wait_output", pid=writer, text=f"\n{WRITTEN}\n")
+            os.kill(guest.pid, signal.SIGKILL)
+        expected = b"".join(number.to_bytes(8, "little") * (BLOCK // 8) for number in range(WRITTEN + 1))
+        assert image.read_bytes()[: len(expected)] == expected
+        with Guest(options=options) as guest:
+            done = guest.call("run", argv=["sh", "-c", f"head -c {len(expected)} /dev/vda | sha256sum"])
+            assert done["output"].split()[0] == hashlib.sha256(expected).hexdigest()

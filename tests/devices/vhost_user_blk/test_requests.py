@@ -174,7 +174,7 @@ def test_a_request_of_more_steps_than_the_stack_is_deep(
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one of 200 MiB that is not aligned, for which a guest needs just the memory of a piece of it."""
-    monkeypatch.setattr(requests, "PIECE", SECTOR)
+    monkeypatch.setattr(requests, "STEP", SECTOR)
     with disk(tmp_path, engine, "direct") as guest:
         assert guest.do(IN, 0, room=SIZE, shift=1) == noise(SIZE)
         guest.do(OUT, 0, noise(SIZE, 1), shift=1)

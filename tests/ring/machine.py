@@ -21,9 +21,9 @@ T = TypeVar("T")
 Buffers = Sequence[tuple[int, int, bool]]
 
 
-def memfd(size: int) -> int:
+def memfd(size: int, name: str = "guest") -> int:
     """A new file of `size` bytes in memory; the caller closes the fd."""
-    fd = os.memfd_create("guest", os.MFD_CLOEXEC)
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
     os.ftruncate(fd, size)
     return fd
 

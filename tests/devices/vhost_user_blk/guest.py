@@ -65,7 +65,7 @@ class Buffer(NamedTuple):
 
 def make_memory(size: int = END - GUEST) -> GuestMemory:
     """Guest memory of two files: up to the SEAM, and from there on."""
-    with Fd(memfd(SEAM - GUEST)) as low, Fd(memfd(size - (SEAM - GUEST))) as high:
+    with Fd(memfd(SEAM - GUEST, "blk")) as low, Fd(memfd(size - (SEAM - GUEST), "blk")) as high:
         return GuestMemory(
             [
                 Region(
@@ -76,7 +76,7 @@ def make_memory(size: int = END - GUEST) -> GuestMemory:
         )
 
 
-MEMORY = make_memory()  # one for all guests that need no other: it is mapped before tests count mappings
+MEMORY = make_memory()  # one for all guests that need no other
 
 
 class Guest:

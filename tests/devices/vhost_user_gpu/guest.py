@@ -69,11 +69,11 @@ def make_memory(low: int, high: int) -> GuestMemory:
 
 
 def _make_memory() -> GuestMemory:
-    with Fd(memfd(SEAM - GUEST)) as low, Fd(memfd(END - SEAM)) as high:
+    with Fd(memfd(SEAM - GUEST, "gpu")) as low, Fd(memfd(END - SEAM, "gpu")) as high:
         return make_memory(low.fileno(), high.fileno())
 
 
-MEMORY = _make_memory()  # one for all guests that need no other: it is mapped before tests count mappings
+MEMORY = _make_memory()  # one for all guests that need no other
 
 
 class Guest:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from vhostd.ring import Chain, Ready, SplitRing
 
-# Interrupts are batched: one at the end of the event loop's turn, at the latest after so many chains.
+# Interrupts are batched: one for the first chain, one at the end of the event loop's turn, or after so many.
 PUSH_BATCH = 32
 # After so many chains without a pause the event loop gets a turn, for signals, messages and other rings.
 POP_BURST = 64
@@ -46,6 +46,7 @@ class Virtqueue:
         self._abandoned = False
         self._pushed = 0
         self._popped = 0
+        self._flushes = False  # at the end of this turn
 
     @property
     def size(self) -> int:
@@ -92,8 +93,10 @@ class Virtqueue:
             return
         self.ring.push(chain)
         self._pushed += 1
-        if self._pushed == 1:
-            self._loop.call_soon(self.flush)
+        if not self._flushes:
+            self._flushes = True
+            self.flush()  # a driver that waits need not wait for the rest of the batch
+            self._loop.call_soon(self._flush_rest)
         elif self._pushed >= PUSH_BATCH:
             self.flush()
         if self._stopped and not self.ring.in_flight:
@@ -105,6 +108,10 @@ class Virtqueue:
             self._pushed = 0
             if self.ring.must_call():
                 self._interrupt()
+
+    def _flush_rest(self) -> None:
+        self._flushes = False
+        self.flush()
 
     def fail(self, error: Exception) -> None:
         """As if the handler had raised `error`: for what goes wrong with a chain while it goes on."""

@@ -129,11 +129,13 @@ class UringEngine:
             self._waiting.append(request)
             return
         request()
-        if not self._submitting:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._uring.fileno(), self._complete)
+        if self._uring.in_flight == 1:
+            self._uring.submit()  # a disk that has nothing to do need not wait for the rest of the batch
+        elif not self._submitting:
             self._submitting = True
-            if self._loop is None:
-                self._loop = asyncio.get_running_loop()
-                self._loop.add_reader(self._uring.fileno(), self._complete)
             self._loop.call_soon(self._submit)
 
     def _submit(self) -> None:

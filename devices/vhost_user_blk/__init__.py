@@ -134,11 +134,13 @@ class Blk(Device):
         # A driver that knows no flush counts on what it has written (5.2.6.2).
         self._requests.flushable = bool(self.negotiated & FLUSH)
         async for chain in queue:
-            size = chain.readable + chain.writable
-            start(queue, chain)
             if self._throttle is not None:
-                await self._rest(self._throttle.spend(size))
-            elif self._poll:
+                pause = self._throttle.spend(chain.readable + chain.writable)
+                start(queue, chain)
+                await self._rest(pause)
+                continue
+            start(queue, chain)
+            if self._poll:
                 self._spin(queue)
 
     def read_config(self) -> bytes:

@@ -32,9 +32,8 @@ log = logging.getLogger(__name__)
 
 MAX_SEGMENTS = 256  # of a discard, or the like
 MAX_SECTORS = 0x7FFF_FFFF // SECTOR  # of a segment: what one fallocate(2) takes at the very least
-# What the host says of a transfer that would have to wait, or of being asked to refuse it in that case.
-NOT_AT_ONCE = (errno.EAGAIN, errno.EOPNOTSUPP)
-# And of guest memory that it cannot reach past its page cache; the second, of very many small pieces of it.
+# What the host says of guest memory that it cannot reach past its page cache; the second, of very many small
+# pieces of it.
 MISALIGNED = (-errno.EINVAL, -errno.EFAULT)
 SLOW = 0.001  # seconds: a write that takes longer had to wait
 PAUSE = 1.0  # seconds in which writes go to the engine after one that had to wait
@@ -110,10 +109,7 @@ class Requests:
         if self._read_flags is not None and size <= AT_ONCE:
             try:
                 done = chain.preadv(self.image.fd, offset, size, self._read_flags)
-            except OSError as error:
-                if error.errno not in NOT_AT_ONCE:
-                    self.end(queue, chain, "read", offset, -(error.errno or errno.EIO))
-                    return
+            except OSError as error:  # the engine waits for what must be waited for, and meets what is wrong
                 if error.errno == errno.EOPNOTSUPP:
                     self._read_flags = None
         if done == size:
@@ -132,9 +128,6 @@ class Requests:
                 try:
                     done = chain.pwritev(self.image.fd, offset, size, self._write_flags)
                 except OSError as error:
-                    if error.errno not in NOT_AT_ONCE:
-                        self.end(queue, chain, "write", offset, -(error.errno or errno.EIO))
-                        return
                     if error.errno == errno.EOPNOTSUPP:
                         self._write_flags = 0
                 if time.perf_counter() - begin > SLOW:

@@ -48,7 +48,6 @@ class Display:
         sock.setblocking(False)
         self._socket = sock
         self._loop = asyncio.get_running_loop()
-        self._scanouts = scanouts
         self._outputs = outputs
         self._answered = answered
         self._exporter = exporter

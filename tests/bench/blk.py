@@ -31,8 +31,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from tests.bench.gpu import cpu_time
-from tests.bench.measure import Figure, alternate, save, table
+from tests.bench.measure import Figure, alternate, cpu_time, save, table
 from tests.blk.newer_qemu import qemu_img, storage_daemon, vhost_user
 from tests.programs import Program, executable, listens_at
 

@@ -35,7 +35,7 @@ from pathlib import Path
 
 import uvloop
 
-from tests.bench.measure import Figure, alternate, save, table
+from tests.bench.measure import Figure, alternate, cpu_time, save, table
 from tests.devices.vhost_user_gpu.display import Display
 from tests.devices.vhost_user_gpu.driver import EDID, PIXEL, RESOURCE_BLOB, Driver, Framebuffer
 from tests.programs import Program, connected, executable
@@ -112,11 +112,6 @@ class Painter:
         monitor = self.display.monitors[0]
         pixels = monitor.width * monitor.height * PIXEL
         return (self.bytes / self.frames + self.copies * pixels) / MIB
-
-
-def cpu_time(pid: int) -> float:
-    """Seconds that a process has used, of user and system time."""
-    return time.clock_gettime(~pid << 3 | 2)  # what clock_getcpuclockid(3) makes of a pid: CPUCLOCK_SCHED
 
 
 class Screen:

@@ -39,7 +39,7 @@ class Virtqueue:
         self._interrupt = interrupt
         self._failed = failed
         self._loop = asyncio.get_running_loop()
-        self._wake = asyncio.Event()
+        self._wake: asyncio.Future[None] | None = None  # what waits for chains waits for this
         self._drained = asyncio.Event()
         self._enabled = False
         self._stopped = False
@@ -79,12 +79,13 @@ class Virtqueue:
     async def ready(self) -> bool:
         """Waits until `pop` has a chain to give; False once the ring has stopped."""
         while not self._stopped:
-            self._wake.clear()
             self.flush()
             if self._enabled and self.ring.arm():
                 self.ring.disarm()
                 return True
-            await self._wake.wait()
+            if self._wake is None or self._wake.done():
+                self._wake = self._loop.create_future()
+            await self._wake
         return False
 
     def push(self, chain: Chain) -> None:
@@ -130,17 +131,18 @@ class Virtqueue:
 
     def kicked(self) -> None:
         """There may be new buffers."""
-        self._wake.set()
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
 
     def enable(self, *, on: bool) -> None:
         """A disabled queue gives no chains; what was taken before may still be pushed."""
         self._enabled = on
-        self._wake.set()
+        self.kicked()
 
     def stop(self) -> None:
         """Ends the device's loop: from now on no chain is given."""
         self._stopped = True
-        self._wake.set()
+        self.kicked()
 
     async def quiesce(self) -> None:
         """Waits, after `stop`, until every chain taken has been pushed back, and interrupts the driver."""

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 from vhostd import Chain, SetupError, Uring
@@ -104,13 +105,13 @@ class UringEngine:
         self._waiting: list[Callable[[], None]] = []  # for which there was no room
 
     def preadv(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
-        self._queue(lambda: self._uring.preadv(chain, fd, offset, size, then, flags))
+        self._queue(self._uring.preadv, chain, fd, offset, size, then, flags)
 
     def pwritev(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
-        self._queue(lambda: self._uring.pwritev(chain, fd, offset, size, then, flags))
+        self._queue(self._uring.pwritev, chain, fd, offset, size, then, flags)
 
     def fdatasync(self, fd: int, then: Then) -> None:
-        self._queue(lambda: self._uring.fsync(fd, then))
+        self._queue(self._uring.fsync, fd, then)
 
     def do(self, work: Work, then: Then) -> None:
         self._threads = self._threads or ThreadEngine()
@@ -123,12 +124,12 @@ class UringEngine:
             self._loop.remove_reader(self._uring.fileno())
         self._uring.close()
 
-    def _queue(self, request: Callable[[], None]) -> None:
+    def _queue(self, request: Callable[..., None], *arguments: Any) -> None:
         """Queues a request; all of one turn of the event loop are submitted together."""
         if self._waiting or self._uring.in_flight == URING_ENTRIES:
-            self._waiting.append(request)
+            self._waiting.append(partial(request, *arguments))
             return
-        request()
+        request(*arguments)
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._loop.add_reader(self._uring.fileno(), self._complete)

@@ -222,7 +222,12 @@ class Requests:
 
 
 class Transfer:
-    """What is left of a read or a write: the engine does it, in as many steps as it takes."""
+    """What is left of a read or a write: the engine does it, in as many steps as it takes.
+
+    It is itself what the engine calls back after each.
+    """
+
+    __slots__ = ("_chain", "_fd", "_flags", "_left", "_offset", "_queue", "_requests", "_writing")
 
     def __init__(
         self,
@@ -247,14 +252,19 @@ class Transfer:
         """Does the next step."""
         engine = self._requests.engine
         move = engine.pwritev if self._writing else engine.preadv
-        went = guarded(self._queue, self._went)
-        move(self._chain, self._fd, self._offset, min(self._left, STEP), self._flags, went)
+        move(self._chain, self._fd, self._offset, min(self._left, STEP), self._flags, self)
 
-    def _went(self, result: int) -> None:
-        if result in MISALIGNED and self._requests.image.direct:
-            self._bounce()
-        else:
-            self._advance(result)
+    def __call__(self, result: Result) -> None:
+        """After a step."""
+        try:
+            if isinstance(result, Exception):
+                raise result
+            if result in MISALIGNED and self._requests.image.direct:
+                self._bounce()
+            else:
+                self._advance(result)
+        except Exception as error:
+            self._queue.fail(error)
 
     def _advance(self, result: int) -> None:
         if result <= 0:  # 0 if the image has become shorter than it was

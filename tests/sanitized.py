@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-MODULES = ("memory", "transfer", "gather", "chain", "uring", "split", "driver")
+MODULES = ("memory", "transfer", "gather", "chain", "uring", "inflight", "split", "driver")
 
 
 def pytest_sessionfinish() -> None:

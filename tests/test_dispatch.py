@@ -11,14 +11,15 @@ import pytest
 
 from tests.conftest import Run
 from vhostd.channel import Channel
-from vhostd.dispatch import Dispatcher, Fds, handles, handles_fds
-from vhostd.errors import MalformedMessage, RefusedRequest, UnknownRequest
+from vhostd.dispatch import Dispatcher, Fds, Reply, handles, handles_fds
+from vhostd.errors import MalformedMessage, NoGuestMemory, RefusedRequest, UnknownRequest
 from vhostd.fds import Fd
 from vhostd.framing import HEADER, NEED_REPLY, REPLY, VERSION, encode
 from vhostd.messages import (
     CHECK_DEVICE_STATE,
     GET_CONFIG,
     GET_FEATURES,
+    GET_INFLIGHT_FD,
     GET_QUEUE_NUM,
     GET_VRING_BASE,
     SET_FEATURES,
@@ -32,6 +33,7 @@ from vhostd.messages import (
     U64,
     ConfigSpace,
     Empty,
+    Inflight,
     ProtocolFeature,
     Row,
     VringFd,
@@ -108,6 +110,12 @@ class Service(Base):
     @handles(SET_STATUS)
     def set_status(self, status: U64) -> None:
         self._see(status)
+
+    @handles(GET_INFLIGHT_FD)
+    async def get_inflight_fd(self, wanted: Inflight) -> Reply[Inflight]:
+        self._see(wanted)
+        self.kept = [Fd(os.dup(0)), Fd(os.dup(0))]
+        return Reply(wanted, self.kept)
 
     @handles(SET_LOG_FD)
     def set_log_fd(self, _: Empty) -> None:
@@ -296,6 +304,17 @@ def test_a_refused_request_whose_reply_cannot_say_no_ends_the_connection(run_asy
     run_async(main)
 
 
+def test_a_ring_that_lacks_guest_memory_ends_no_connection(run_async: Run) -> None:
+    async def main() -> None:
+        async with served(REPLY_ACK) as (service, peer):
+            service.fault = NoGuestMemory("no memory")
+            await peer.answers(SET_VRING_BASE, VringState(0, 0), NACK, ask=True)
+            await peer.send(SET_VRING_BASE, VringState(0, 0))
+            await peer.is_silent()
+
+    run_async(main)
+
+
 # --- Unknown --------------------------------------------------------------------------------------------
 
 UNKNOWN = pytest.mark.parametrize(
@@ -447,5 +466,45 @@ def test_fds_of_requests_without_use_for_them_are_closed(row: Row[Any, Any], run
                 await peer.breaks_with(MalformedMessage, "SET_FEATURES with 1 fds, not 0")
             else:
                 await peer.is_silent()
+
+    run_async(main)
+
+
+INFLIGHT = mask(ProtocolFeature.INFLIGHT_SHMFD)
+
+
+def test_fds_of_a_reply_are_sent_with_it_and_closed(run_async: Run) -> None:
+    async def main() -> None:
+        async with served(INFLIGHT) as (service, peer):
+            await peer.send(GET_INFLIGHT_FD, wanted := Inflight(1, 2, 3, 4))
+            message = await peer.channel.receive()
+            assert message is not None
+            assert (message.request, message.payload) == (GET_INFLIGHT_FD.request, wanted.pack())
+            assert [os.fstat(fd.fileno()).st_ino for fd in message.fds] == [os.fstat(0).st_ino] * 2
+            message.close()
+            await peer.is_silent()
+            assert len(service.kept) == 2
+            assert not any(service.kept)
+
+    run_async(main)
+
+
+def test_a_refusal_has_no_fds(run_async: Run) -> None:
+    async def main() -> None:
+        async with served(INFLIGHT) as (service, peer):
+            service.refuses = True
+            await peer.answers(GET_INFLIGHT_FD, Inflight(1, 2, 3, 4), Inflight(0, 0, 0, 0))
+
+    run_async(main)
+
+
+def test_fds_of_a_reply_are_closed_if_the_peer_has_gone(run_async: Run) -> None:
+    async def main() -> None:
+        async with served(INFLIGHT) as (service, peer):
+            await peer.send(GET_INFLIGHT_FD, Inflight(1, 2, 3, 4))
+            peer.channel.close()
+            await peer.serving
+            assert len(service.kept) == 2
+            assert not any(service.kept)
 
     run_async(main)

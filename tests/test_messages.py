@@ -10,6 +10,7 @@ from vhostd.messages import (
     BACKEND_REQUESTS,
     CHECK_DEVICE_STATE,
     GET_CONFIG,
+    GET_INFLIGHT_FD,
     REQUESTS,
     SET_DEVICE_STATE_FD,
     BackendRequest,
@@ -130,7 +131,7 @@ BACK_END = [
 ]
 
 # Replies that bring an fd: always, or if the request succeeded.
-REPLY_FDS = {"POSTCOPY_ADVISE": ONE, "GET_INFLIGHT_FD": ONE, "GET_SHARED_OBJECT": MAYBE}
+REPLY_FDS = {"POSTCOPY_ADVISE": ONE, "GET_INFLIGHT_FD": MAYBE, "GET_SHARED_OBJECT": MAYBE}
 REPLY_FDS |= {"SET_DEVICE_STATE_FD": MAYBE, "SHARED_OBJECT_LOOKUP": MAYBE}
 
 ALL: list[tuple[type[IntEnum], dict[int, Row[Any, Any]], Entry]]
@@ -180,6 +181,7 @@ def test_replies_can_say_no_where_the_specification_has_a_way() -> None:
         GET_CONFIG: b"",
         SET_DEVICE_STATE_FD: struct.pack("=Q", 0x101),
         CHECK_DEVICE_STATE: struct.pack("=Q", 1),
+        GET_INFLIGHT_FD: bytes(24),
     }
 
 

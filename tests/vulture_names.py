@@ -46,8 +46,6 @@ if TYPE_CHECKING:
         messages.Iotlb.iova,
         messages.Iotlb.permission,
         messages.Iotlb.padding,
-        messages.Inflight.num_queues,
-        messages.Inflight.queue_size,
         messages.SharedObject.uuid,
         messages.StateTransfer.direction,
         messages.StateTransfer.phase,

@@ -6,6 +6,8 @@
     that is refused             the row's refusal; else a non-zero ack, if asked for; else closing
     that is unknown             a non-zero ack, if asked for; else closing if the peer now waits for a
                                 reply of its own; else nothing
+    to start a ring without     a non-zero ack, if asked for; else nothing: libvirt starts domains like
+    any guest memory            that, and QEMU bears a ring that stands still better than one that is gone
 
 An ack is asked for by need_reply once REPLY_ACK is negotiated; a message with a reply of its own gets none.
 """
@@ -14,11 +16,11 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
 from vhostd.channel import Channel
-from vhostd.errors import RefusedRequest, UnknownRequest
-from vhostd.fds import Fd
+from vhostd.errors import NoGuestMemory, RefusedRequest, UnknownRequest
+from vhostd.fds import Fd, close_all
 from vhostd.framing import Message, describe, encode
 from vhostd.messages import REQUESTS, U64, P, Payload, ProtocolFeature, R, Request, Row
 
@@ -26,8 +28,18 @@ log = logging.getLogger(__name__)
 
 S = TypeVar("S")
 Fds = list[Fd]
-Plain = Callable[[S, P], R | Awaitable[R]]
-WithFds = Callable[[S, P, Fds], R | Awaitable[R]]
+
+
+class Reply(NamedTuple, Generic[R]):
+    """What a handler returns for a reply that takes fds along, which are closed once it is sent."""
+
+    payload: R
+    fds: Fds
+
+
+Answer: TypeAlias = R | Reply[R]
+Plain = Callable[[S, P], Answer[R] | Awaitable[Answer[R]]]
+WithFds = Callable[[S, P, Fds], Answer[R] | Awaitable[Answer[R]]]
 
 ACK = U64(0)
 NACK = U64(1)
@@ -85,32 +97,35 @@ class Dispatcher:
         """Whether SET_PROTOCOL_FEATURES set the bit."""
         return bool(self.protocol_features >> feature & 1)
 
-    async def _answer(self, message: Message) -> Payload | None:
+    async def _answer(self, message: Message) -> Reply[Any] | None:
         row = REQUESTS.get(message.request)
         acked = message.needs_reply and self.negotiated(ProtocolFeature.REPLY_ACK)
         try:
-            return await self._handle(row, message) or (ACK if acked else None)
+            reply = await self._handle(row, message) or (ACK if acked else None)
         except RefusedRequest as error:
             reply = _refusal(error, row, acked=acked)
             log.warning("refused: %s", error)
-            return reply
+        return reply if reply is None or isinstance(reply, Reply) else Reply(reply, [])
 
-    async def _send(self, request: int, reply: Payload) -> bool:
-        """Sends a reply; False if the peer has gone."""
-        log.debug("> %s %s", describe(Request, request), reply)
+    async def _send(self, request: int, reply: Reply[Any]) -> bool:
+        """Sends a reply and closes its fds; False if the peer has gone."""
+        payload, fds = reply
+        log.debug("> %s %s%s", describe(Request, request), payload, _count(fds))
         try:
-            await self.channel.send(encode(request, reply, reply=True))
+            await self.channel.send(encode(request, payload, reply=True), tuple(fd.fileno() for fd in fds))
         except ConnectionError:
             return False
+        finally:
+            close_all(fds)
         return True
 
-    async def _handle(self, row: Row[Any, Any] | None, message: Message) -> Payload | None:
+    async def _handle(self, row: Row[Any, Any] | None, message: Message) -> Payload | Reply[Any] | None:
         if row is None or row.request not in self.handlers:
             raise UnknownRequest(f"{describe(Request, message.request)} is not served here")
         payload = row.admit(message.payload, len(message.fds), self.protocol_features)
-        log.debug("< %s %s%s", row, payload, f" ({len(message.fds)} fds)" if message.fds else "")
+        log.debug("< %s %s%s", row, payload, _count(message.fds))
         reply = self.handlers[row.request](self, payload, message.fds)
-        result: Payload | None = await reply if inspect.isawaitable(reply) else reply
+        result: Payload | Reply[Any] | None = await reply if inspect.isawaitable(reply) else reply
         return result
 
 
@@ -122,6 +137,10 @@ def _refusal(error: RefusedRequest, row: Row[Any, Any] | None, *, acked: bool) -
         return row.refusal
     if acked:
         return NACK
-    if isinstance(error, UnknownRequest):
+    if isinstance(error, UnknownRequest | NoGuestMemory):
         return None
     raise error
+
+
+def _count(fds: Fds) -> str:
+    return f" ({len(fds)} fds)" if fds else ""

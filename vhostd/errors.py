@@ -41,6 +41,10 @@ class UnknownRequest(RefusedRequest):
     """The request's number, or the feature that it needs, was never agreed on."""
 
 
+class NoGuestMemory(RefusedRequest):
+    """A ring cannot start, for the front-end shares no guest memory at all."""
+
+
 class FrontendGone(FrontendError):
     """The peer went before its request was served."""
 

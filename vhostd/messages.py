@@ -441,7 +441,12 @@ POSTCOPY_ADVISE = Row(Request.POSTCOPY_ADVISE, Empty, reply=Empty, needs=F.PAGEF
 POSTCOPY_LISTEN = Row(Request.POSTCOPY_LISTEN, Empty, needs=F.PAGEFAULT)
 POSTCOPY_END = Row(Request.POSTCOPY_END, Empty, reply=U64, needs=F.PAGEFAULT)
 GET_INFLIGHT_FD = Row(
-    Request.GET_INFLIGHT_FD, Inflight, reply=Inflight, needs=F.INFLIGHT_SHMFD, reply_fds=ONE_FD
+    Request.GET_INFLIGHT_FD,
+    Inflight,
+    reply=Inflight,
+    needs=F.INFLIGHT_SHMFD,
+    reply_fds=range(2),
+    refusal=Inflight(0, 0, 0, 0),  # an area of no bytes, and no fd
 )
 SET_INFLIGHT_FD = Row(Request.SET_INFLIGHT_FD, Inflight, fds=ONE_FD, needs=F.INFLIGHT_SHMFD)
 GPU_SET_SOCKET = Row(Request.GPU_SET_SOCKET, Empty, fds=ONE_FD)

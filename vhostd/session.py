@@ -7,18 +7,21 @@ raising; dispatch.py decides what that costs.
 import asyncio
 import logging
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from vhostd.backend_channel import BackendChannel
 from vhostd.channel import Channel
 from vhostd.device import Device
-from vhostd.dispatch import Dispatcher, Fds, handles, handles_fds
+from vhostd.dispatch import Dispatcher, Fds, Reply, handles, handles_fds
 from vhostd.errors import FrontendError, FrontendGone, RefusedRequest, SetupError
 from vhostd.fds import Fd
+from vhostd.inflight import make_area, map_area
 from vhostd.messages import (
     ADD_MEM_REG,
     CONFIG_CHANGE_MSG,
     GET_CONFIG,
     GET_FEATURES,
+    GET_INFLIGHT_FD,
     GET_MAX_MEM_SLOTS,
     GET_PROTOCOL_FEATURES,
     GET_QUEUE_NUM,
@@ -31,6 +34,7 @@ from vhostd.messages import (
     SET_BACKEND_REQ_FD,
     SET_CONFIG,
     SET_FEATURES,
+    SET_INFLIGHT_FD,
     SET_MEM_TABLE,
     SET_OWNER,
     SET_PROTOCOL_FEATURES,
@@ -45,6 +49,7 @@ from vhostd.messages import (
     U64,
     ConfigSpace,
     Empty,
+    Inflight,
     MemoryRegion,
     MemoryTable,
     ProtocolFeature,
@@ -53,9 +58,10 @@ from vhostd.messages import (
     VringFd,
     VringState,
 )
-from vhostd.ring import MAX_REGIONS, GuestMemory, Region
+from vhostd.ring import MAX_REGIONS, GuestMemory, InflightQueue, Region
 from vhostd.sockets import connected_stream
 from vhostd.virtio import Feature, mask
+from vhostd.virtqueue import MakeQueue, Virtqueue
 from vhostd.vring import Vring
 
 log = logging.getLogger(__name__)
@@ -67,6 +73,7 @@ PROTOCOL_FEATURES = mask(
     ProtocolFeature.MQ,
     ProtocolFeature.REPLY_ACK,
     ProtocolFeature.BACKEND_REQ,
+    ProtocolFeature.INFLIGHT_SHMFD,
     ProtocolFeature.RESET_DEVICE,
     ProtocolFeature.CONFIGURE_MEM_SLOTS,
     ProtocolFeature.STATUS,
@@ -79,13 +86,15 @@ EXIT_PATIENCE = 0.05
 class Session(Dispatcher):
     """Connects one front-end to the device, from its first message to the end of its connection."""
 
-    def __init__(self, device: Device, channel: Channel) -> None:
+    def __init__(self, device: Device, channel: Channel, make_queue: MakeQueue = Virtqueue) -> None:
         super().__init__(channel)
         self.device = device
         self.features = 0
         self.status = 0
         self.memory = GuestMemory()
-        self.vrings = [Vring(index, queue, self.fail) for index, queue in enumerate(device.queues)]
+        self.vrings = [
+            Vring(index, queue, self.fail, make_queue) for index, queue in enumerate(device.queues)
+        ]
         self._owned = False
         self._backend: BackendChannel | None = None
         self._announcer: asyncio.Task[None] | None = None
@@ -119,6 +128,16 @@ class Session(Dispatcher):
         """Ends the connection because of an error outside its requests."""
         self.channel.abort(error)
 
+    def describe(self) -> list[str]:
+        """What was negotiated, and every ring, as it is now: a line of each for the log."""
+        size = sum(region.size for region in self.memory.regions)
+        negotiated = (
+            f"a front-end is connected, features={self.features:#x} "
+            f"protocol_features={self.protocol_features:#x} status={self.status:#x} "
+            f"regions={len(self.memory.regions)} memory={size}"
+        )
+        return [negotiated, *(vring.describe(self.memory, self.features) for vring in self.vrings)]
+
     async def _close(self, patience: float) -> None:
         self.device.detach()
         try:
@@ -129,6 +148,7 @@ class Session(Dispatcher):
             await asyncio.gather(*(vring.stop(EXIT_PATIENCE) for vring in self.vrings))
             for vring in self.vrings:
                 vring.close()
+            self._set_inflight([])
             self.memory = GuestMemory()  # unmaps it now, not when a reference cycle is collected
             self.channel.close()
             self.device.negotiated = 0
@@ -301,6 +321,28 @@ class Session(Dispatcher):
         else:
             self._running.clear()
 
+    # --- Inflight area ----------------------------------------------------------------------------------
+
+    @handles(GET_INFLIGHT_FD)
+    def get_inflight_fd(self, wanted: Inflight) -> Reply[Inflight]:
+        self._check_queues(wanted)
+        area, fd = make_area(wanted.num_queues, wanted.queue_size)
+        return Reply(area, [fd])
+
+    @handles_fds(SET_INFLIGHT_FD)
+    def set_inflight_fd(self, area: Inflight, fds: Fds) -> None:
+        self._check_queues(area)
+        self._set_inflight(map_area(area, fds[0]))
+
+    def _check_queues(self, area: Inflight) -> None:
+        if not 0 < area.num_queues <= len(self.vrings):
+            raise RefusedRequest(f"an inflight area for {area.num_queues} queues of {len(self.vrings)}")
+
+    def _set_inflight(self, queues: Sequence[InflightQueue]) -> None:
+        """What rings that start from now on use; those beyond the queues, nothing."""
+        for vring, inflight in zip_longest(self.vrings, queues):
+            vring.inflight = inflight
+
     # --- Device -----------------------------------------------------------------------------------------
 
     @handles(GET_CONFIG)
@@ -329,7 +371,7 @@ class Session(Dispatcher):
         self._disable_all()
         await self._stop(self.vrings)
         self.status = 0
-        self.device.reset()
+        self._reset()
 
     @handles(SET_STATUS)
     def set_status(self, status: U64) -> None:
@@ -337,7 +379,11 @@ class Session(Dispatcher):
             raise RefusedRequest(f"SET_STATUS {status.value:#x} is more than a byte")
         self.status = status.value
         if not self.status and not self._running.is_set():
-            self.device.reset()
+            self._reset()
+
+    def _reset(self) -> None:
+        self._set_inflight([])  # the driver will begin anew
+        self.device.reset()
 
     @handles(GET_STATUS)
     def get_status(self, _: Empty) -> U64:

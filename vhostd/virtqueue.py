@@ -16,6 +16,9 @@ PUSH_BATCH = 32
 POP_BURST = 64
 
 
+MakeQueue = Callable[[int, SplitRing, Callable[[], None], Callable[[Exception], None] | None], "Virtqueue"]
+
+
 class Virtqueue:
     """The device's end of one virtqueue, from the ring's start to its stop.
 
@@ -119,6 +122,9 @@ class Virtqueue:
         self.abandon()
         if self._failed is not None:
             self._failed(error)
+
+    def count_error(self) -> None:
+        """Notes that a request was ended with an error, or that the ring broke; of use to whoever counts."""
 
     async def _next(self, pause: Awaitable[object]) -> Chain:
         await pause

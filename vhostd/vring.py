@@ -14,11 +14,12 @@ import os
 import stat
 from collections.abc import Awaitable, Callable
 
-from vhostd.errors import GuestError, RefusedRequest
+from vhostd.errors import GuestError, NoGuestMemory, RefusedRequest
 from vhostd.fds import Fd
 from vhostd.messages import VringAddr
-from vhostd.ring import GuestMemory, SplitRing, Window
-from vhostd.virtqueue import Virtqueue
+from vhostd.ring import GuestMemory, InflightQueue, SplitRing, Window
+from vhostd.virtio import Feature
+from vhostd.virtqueue import MakeQueue, Virtqueue
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,8 @@ MAX_SIZE = 32768  # of a virtqueue (virtio 1.3, 2.7)
 class Vring:
     """One ring of the session; owns its kick, call and err fds, its virtqueue and its handler's task.
 
-    `failed` is called with an exception of the handler that is not the guest's fault.
+    `failed` is called with an exception of the handler that is not the guest's fault. `inflight` is its part
+    of the inflight area, if there is one; it counts when the ring starts.
     """
 
     def __init__(
@@ -37,14 +39,18 @@ class Vring:
         index: int,
         handler: Callable[[Virtqueue], Awaitable[None]],
         failed: Callable[[Exception], None],
+        make_queue: MakeQueue = Virtqueue,
     ) -> None:
         self.index = index
         self.size = 0
         self.base = 0
         self.addr: VringAddr | None = None
         self.enabled = False
+        self.inflight: InflightQueue | None = None
         self._handler = handler
         self._failed = failed
+        self._make_queue = make_queue
+        self._broken = False
         self._loop = asyncio.get_running_loop()
         self._kick: Fd | None = None
         self._call: Fd | None = None
@@ -58,6 +64,25 @@ class Vring:
     def started(self) -> bool:
         """Whether the ring is between SET_VRING_KICK and GET_VRING_BASE, broken or not."""
         return self._queue is not None
+
+    @property
+    def in_flight(self) -> int:
+        """How many chains the device has taken and not given back yet."""
+        return 0 if self._queue is None else self._queue.in_flight
+
+    def describe(self, memory: GuestMemory, features: int) -> str:
+        """The ring as it is now, in a line for the log; avail and used are what the rings themselves say."""
+        state = "stopped" if self._queue is None else "broken" if self._broken else "started"
+        base = self.base if self._queue is None else self._queue.ring.base
+        avail = None if self.addr is None else _index(memory, self.addr.avail)
+        used = None if self.addr is None else _index(memory, self.addr.used)
+        fds = {"kick": self._kick, "poll": self._poll, "call": self._call, "err": self._err}
+        return (
+            f"vring {self.index}: {state}, {'enabled' if self.enabled else 'disabled'}, "
+            f"size={self.size} base={base} avail={avail} used={used} in_flight={self.in_flight} "
+            f"fds={'+'.join(name for name, there in fds.items() if there is not None) or 'none'} "
+            f"event_idx={features >> Feature.EVENT_IDX & 1} indirect={features >> Feature.INDIRECT_DESC & 1}"
+        )
 
     # --- Settings, all of which may change while the ring runs -------------------------------------------
 
@@ -150,17 +175,20 @@ class Vring:
     def _make_ring(self, memory: GuestMemory, features: int) -> SplitRing:
         if not self.size:
             raise RefusedRequest(f"vring {self.index}: kick before SET_VRING_NUM")
-        windows = self._windows(self.size, memory)
-        return SplitRing(self.size, *windows, memory, features=features, base=self.base)
-
-    def _windows(self, size: int, memory: GuestMemory) -> tuple[Window, Window, Window]:
         if self.addr is None:
             raise RefusedRequest(f"vring {self.index}: kick before SET_VRING_ADDR")
         if not memory.regions:
-            raise RefusedRequest(
+            raise NoGuestMemory(
                 f"vring {self.index}: the front-end shares no guest memory; is share=on missing from its "
                 "memory backend?"
             )
+        windows = self._windows(self.size, memory)
+        return SplitRing(
+            self.size, *windows, memory, features=features, base=self.base, inflight=self.inflight
+        )
+
+    def _windows(self, size: int, memory: GuestMemory) -> tuple[Window, Window, Window]:
+        assert self.addr is not None  # a ring that has none does not start
         desc, avail, used = SplitRing.footprint(size)
         return (
             memory.user(self.addr.desc, desc),
@@ -169,11 +197,18 @@ class Vring:
         )
 
     def _run(self, ring: SplitRing) -> None:
-        self._queue = queue = Virtqueue(self.index, ring, self._interrupt, self._failed)
+        self._queue = queue = self._make_queue(self.index, ring, self._interrupt, self._failed)
+        self._broken = False
         queue.enable(on=self.enabled)
         self._task = self._loop.create_task(self._serve(queue), name=f"vring {self.index}")
-        log.info("vring %d started, %d entries, at %d", self.index, ring.size, self.base)
-        if self.base:
+        log.info("vring %d started, %d entries, at %d", self.index, ring.size, ring.base)
+        if ring.unfinished:
+            log.info(
+                "vring %d: %d requests were not finished before and are done again",
+                self.index,
+                ring.unfinished,
+            )
+        if ring.base:
             # Whoever served the ring before may have died between a used element and its interrupt.
             self._interrupt()
 
@@ -182,6 +217,8 @@ class Vring:
             await self._handler(queue)
         except GuestError as error:
             log.error("vring %d is broken: %s", self.index, error)
+            self._broken = True
+            queue.count_error()
             queue.stop()
             queue.abandon()
             _signal(self._err)
@@ -265,6 +302,14 @@ class Vring:
             raise RefusedRequest(
                 f"vring {self.index}: an fd without use for notifications: {error}"
             ) from None
+
+
+def _index(memory: GuestMemory, user_addr: int) -> int | None:
+    """The idx field of an avail or a used ring (virtio 1.3, 2.7.6 and 2.7.8); None if it is not in memory."""
+    try:
+        return int.from_bytes(bytes(memory.user(user_addr, 4))[2:], "little")
+    except RefusedRequest:
+        return None
 
 
 def _signal(fd: Fd | None) -> None:

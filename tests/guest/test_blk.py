@@ -40,6 +40,9 @@ for number in range(16000):
     print(number, flush=True)
 """
 
+# The program's words for requests that the one before had not finished.
+DONE_AGAIN = "are done again"
+
 # The kernel's words for requests that failed, and for answers to requests that it did not make.
 COMPLAINT = re.compile(r"I/O error|is not a head|EXT4-fs error|blocked for more than")
 
@@ -129,10 +132,10 @@ class Machine:
         self.shell("fsck.ext4 -fn /dev/vda")
         subprocess.run(["/sbin/fsck.ext4", "-fn", self.image], check=True, capture_output=True)
 
-    def start_fio(self, *options: str) -> int:
+    def start_fio(self, *options: str, filename: str = "/dev/vda") -> int:
         """Starts verified I/O of 4 processes, each on a processor and thus a queue of its own."""
         argv = [
-            *("fio", "--name=verified", "--filename=/dev/vda", "--direct=1", "--eta=never"),
+            *("fio", "--name=verified", f"--filename={filename}", "--direct=1", "--eta=never"),
             *("--ioengine=libaio", "--iodepth=16", f"--numjobs={QUEUES}", "--group_reporting"),
             *(f"--cpus_allowed=0-{QUEUES - 1}", "--cpus_allowed_policy=split"),
             *("--verify=crc32c", "--verify_fatal=1", *options),
@@ -353,11 +356,30 @@ def test_the_program_may_be_replaced(machine: Machine) -> None:
     interrupt_the_program(machine, signal.SIGTERM)
 
 
-def test_the_program_may_die_if_it_works_in_order(machine: Machine) -> None:
-    """QEMU lets the next one begin where the used ring ends: with one request at a time nothing is lost."""
-    machine.backend.restart("--aio=sync")
-    interrupt_the_program(machine, signal.SIGKILL, "--aio=sync")
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--cache=direct",), ("--aio=threads",), ("--aio=sync",)],
+    ids=lambda options: "".join(options),
+)
+def test_the_program_may_be_killed(machine: Machine, options: tuple[str, ...]) -> None:
+    """What it had begun and not finished the next one does again; the guest does not notice."""
+    machine.backend.restart(*options)
+    before = machine.backend.log().count(DONE_AGAIN)
+    interrupt_the_program(machine, signal.SIGKILL, *options)
+    assert machine.backend.log().count(DONE_AGAIN) > before
     machine.backend.restart()
+
+
+def test_the_program_may_be_killed_under_a_file_system(machine: Machine) -> None:
+    machine.shell("mkfs.ext4 -q -F /dev/vda")
+    with machine.mounted() as directory:
+        reads, writes = machine.requests()
+        pattern = ("--rw=randwrite", "--bs=4k", "--size=8M", "--offset_increment=8M", "--fsync=32")
+        fio = machine.start_fio(*pattern, filename=f"{directory}/file")
+        for done in range(500, 4000, 500):
+            machine.wait_requests(reads, writes + done)
+            machine.backend.restart(end=signal.SIGKILL)
+        machine.finish_fio(fio)
 
 
 def interrupt_the_program(machine: Machine, end: signal.Signals, *options: str) -> None:

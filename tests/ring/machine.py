@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import TypeVar
 
-from vhostd.ring import Chain, GuestMemory, Region, SplitDriver, SplitRing
+from vhostd.ring import Chain, GuestMemory, InflightQueue, Region, SplitDriver, SplitRing
 
 GUEST = 0x1000_0000
 USER = 0x7F00_0000_0000
@@ -49,7 +49,12 @@ def two_regions() -> GuestMemory:
 
 
 def device_half(
-    driver: SplitDriver, memory: GuestMemory, *, features: int = BOTH, base: int = 0
+    driver: SplitDriver,
+    memory: GuestMemory,
+    *,
+    features: int = BOTH,
+    base: int = 0,
+    inflight: InflightQueue | None = None,
 ) -> SplitRing:
     """The device's end of the driver's ring."""
     desc, avail, used = SplitRing.footprint(driver.size)
@@ -61,6 +66,7 @@ def device_half(
         memory,
         features=features,
         base=base,
+        inflight=inflight,
     )
 
 

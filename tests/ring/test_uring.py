@@ -626,6 +626,36 @@ def test_no_io_uring(error: int) -> None:
     assert refusal.errno == error
 
 
+NOP, FSYNC, SOCKET = 0, 3, 45  # operations
+IORING_OFF_SQES = 0x1000_0000
+
+
+def put_by_hand(uring: Uring, operation: int, fd: int) -> int:
+    """What the kernel makes of a request that somebody else puts into the first place of the queues of 8."""
+    request = bytes((operation, 0, 0, 0)) + fd.to_bytes(4, "little")
+    offsets = (ctypes.c_uint32 * 30)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    os.close(libc.syscall(SETUP, 8, ctypes.byref(offsets)))  # they are the same for all of a size
+    tail, results = offsets[11], offsets[25]
+    with (
+        mmap.mmap(uring.fileno(), 4096) as queues,
+        mmap.mmap(uring.fileno(), 8 * 64, offset=IORING_OFF_SQES) as requests,
+    ):
+        requests[:64] = request.ljust(64, b"\0")
+        queues[tail : tail + 4] = (1).to_bytes(4, "little")
+        assert libc.syscall(ENTER, uring.fileno(), 1, 1, 1, None, 0) == 1
+        return int.from_bytes(queues[results + 8 : results + 12], "little", signed=True)
+
+
+def test_one_of_our_operations(uring: Uring, file: int) -> None:
+    assert put_by_hand(uring, FSYNC, file) == 0
+
+
+@pytest.mark.parametrize("operation", [NOP, SOCKET])
+def test_other_operations_are_refused(uring: Uring, file: int, operation: int) -> None:
+    assert put_by_hand(uring, operation, file) == -errno.EACCES
+
+
 @pytest.mark.parametrize("entries", [0, 32769, 2**32 - 1])
 def test_entries_that_the_kernel_refuses(entries: int) -> None:
     with pytest.raises(OSError, match="Invalid argument"):

@@ -7,18 +7,20 @@ from typing import Any
 
 from vhostd.channel import Channel
 from vhostd.errors import MalformedMessage, RefusedRequest
-from vhostd.fds import Fd
-from vhostd.framing import encode
+from vhostd.fds import Fd, close_all
+from vhostd.framing import Message, encode
 from vhostd.frontend.memory import SharedMemory
 from vhostd.frontend.queue import Queue
 from vhostd.messages import (
     ADD_MEM_REG,
     GET_CONFIG,
     GET_FEATURES,
+    GET_INFLIGHT_FD,
     GET_PROTOCOL_FEATURES,
     GET_VRING_BASE,
     REM_MEM_REG,
     SET_FEATURES,
+    SET_INFLIGHT_FD,
     SET_MEM_TABLE,
     SET_OWNER,
     SET_PROTOCOL_FEATURES,
@@ -32,6 +34,7 @@ from vhostd.messages import (
     U64,
     ConfigSpace,
     Empty,
+    Inflight,
     MemoryTable,
     P,
     ProtocolFeature,
@@ -70,15 +73,20 @@ class Frontend:
 
     async def call(self, row: Row[P, R], payload: P, *fds: Fd) -> R:
         """Sends a request and returns the reply that the row has; the fds stay the caller's."""
+        reply, received = await self.call_for_fds(row, payload, *fds)
+        close_all(received)
+        return reply
+
+    async def call_for_fds(self, row: Row[P, R], payload: P, *fds: Fd) -> tuple[R, list[Fd]]:
+        """As `call`, but gives the fds of the reply too, which are the caller's."""
         acked = row.reply is None and bool(self.protocol_features >> ProtocolFeature.REPLY_ACK & 1)
         data = encode(row.request, payload, need_reply=acked)
         await self.channel.send(data, tuple(fd.fileno() for fd in fds))
         if row.reply is not None:
-            reply: R = await self._reply(row, row.reply)
-            return reply
-        if acked and (ack := await self._reply(row, U64)).value:
+            return await self._reply(row, row.reply)
+        if acked and (ack := (await self._reply(row, U64))[0]).value:
             raise RefusedRequest(f"{row} was acked with {ack.value}")
-        return None  # type: ignore[return-value]  # R is None here, which mypy cannot see
+        return None, []  # type: ignore[return-value]  # R is None here, which mypy cannot see
 
     async def negotiate(
         self, features: int | None = None, protocol_features: int | None = None, *, resume: bool = False
@@ -136,6 +144,15 @@ class Frontend:
         )
         await self.call(SET_VRING_ADDR, addr)
 
+    async def get_inflight(self, num_queues: int, queue_size: int) -> tuple[Inflight, Fd]:
+        """Has the back-end make an inflight area; it, and its file, which is the caller's."""
+        area, (fd,) = await self.call_for_fds(GET_INFLIGHT_FD, Inflight(0, 0, num_queues, queue_size))
+        return area, fd
+
+    async def set_inflight(self, area: Inflight, fd: Fd) -> None:
+        """Gives an inflight area to the back-end, for the rings that start from now on."""
+        await self.call(SET_INFLIGHT_FD, area, fd)
+
     async def stop(self, queue: Queue) -> int:
         """Stops a queue's ring and returns the index at which it may go on."""
         return (await self.call(GET_VRING_BASE, VringState(queue.index, 0))).num
@@ -144,15 +161,22 @@ class Frontend:
         """Closes the connection; idempotent."""
         self.channel.close()
 
-    async def _reply(self, row: Row[P, R], layout: Any) -> Any:
+    async def _reply(self, row: Row[P, R], layout: Any) -> tuple[Any, list[Fd]]:
         message = await self.channel.receive()
         if message is None:
             raise ConnectionResetError(f"the back-end closed the connection at {row}")
-        message.close()
+        try:
+            return self._understand(message, row, layout), [Fd(fd.take()) for fd in message.fds]
+        finally:
+            message.close()
+
+    def _understand(self, message: Message, row: Row[P, R], layout: Any) -> Any:
         if message.request != row.request:
             raise MalformedMessage(f"a reply to request {message.request} where {row}'s was due")
         if row.refusal is not None and message.payload == row.refusal.pack():
             raise RefusedRequest(f"{row} was refused")
+        if len(message.fds) not in row.reply_fds:
+            raise MalformedMessage(f"the reply to {row} has {len(message.fds)} fds")
         try:
             return layout.unpack(message.payload)
         except struct.error as error:

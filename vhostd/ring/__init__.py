@@ -3,14 +3,15 @@
 Layer 3: no event loop, clock, socket or device is known here. `memory` maps and finds guest memory, `chain`
 is one request in it, `gather` many ranges of it that a request named, and `transfer` the system calls of
 both; `uring` is file I/O on chains while the program does something else. `split` is the device half of a
-split virtqueue and `driver` the driver half, for the scriptable front-end and tests. Nothing that a guest
-writes can crash this code or lead it out of guest memory: what cannot be right is a GuestError, or MemoryLost
-when the memory itself is gone.
+split virtqueue, `inflight` its memory of what is in flight, and `driver` the driver half, for the scriptable
+front-end and tests. Nothing that a guest writes can crash this code or lead it out of guest memory: what
+cannot be right is a GuestError, or MemoryLost when the memory itself is gone.
 """
 
 from vhostd.ring.chain import Chain, Ready
 from vhostd.ring.driver import SplitDriver
 from vhostd.ring.gather import Gather
+from vhostd.ring.inflight import InflightQueue
 from vhostd.ring.memory import MAX_REGIONS, GuestMemory, Region, Window
 from vhostd.ring.split import SplitRing
 from vhostd.ring.uring import Uring
@@ -20,6 +21,7 @@ __all__ = [
     "Chain",
     "Gather",
     "GuestMemory",
+    "InflightQueue",
     "Ready",
     "Region",
     "SplitDriver",

@@ -2,8 +2,8 @@
  *
  * The other side of every pointer here is memory that a hostile guest changes while we look. So each function
  * makes exactly one access of the field's width, and none of them may be repeated, split or merged by the
- * compiler. Where the order matters, and why, is argued at the top of split.pyx. The queues of uring.pyx, which
- * are shared with the kernel, go by the same functions.
+ * compiler. Where the order matters, and why, is argued at the top of split.pyx, and for the inflight area at the
+ * top of inflight.pyx. The queues of uring.pyx, which are shared with the kernel, go by the same functions.
  */
 #ifndef VHOSTD_RING_BARRIERS_H
 #define VHOSTD_RING_BARRIERS_H
@@ -13,6 +13,11 @@
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the fields of a ring are little-endian and are used as they are: this needs a little-endian host"
 #endif
+
+static inline uint8_t load_u8(const void *at)
+{
+    return __atomic_load_n((const uint8_t *)at, __ATOMIC_RELAXED);
+}
 
 static inline uint16_t load_u16(const void *at)
 {
@@ -34,6 +39,11 @@ static inline uint32_t load_acquire_u32(const void *at)
     return __atomic_load_n((const uint32_t *)at, __ATOMIC_ACQUIRE);
 }
 
+static inline uint64_t load_u64(const void *at)
+{
+    return __atomic_load_n((const uint64_t *)at, __ATOMIC_RELAXED);
+}
+
 static inline void store_u16(void *at, uint16_t value)
 {
     __atomic_store_n((uint16_t *)at, value, __ATOMIC_RELAXED);
@@ -42,6 +52,16 @@ static inline void store_u16(void *at, uint16_t value)
 static inline void store_u32(void *at, uint32_t value)
 {
     __atomic_store_n((uint32_t *)at, value, __ATOMIC_RELAXED);
+}
+
+static inline void store_u64(void *at, uint64_t value)
+{
+    __atomic_store_n((uint64_t *)at, value, __ATOMIC_RELAXED);
+}
+
+static inline void store_release_u8(void *at, uint8_t value)
+{
+    __atomic_store_n((uint8_t *)at, value, __ATOMIC_RELEASE);
 }
 
 static inline void store_release_u16(void *at, uint16_t value)

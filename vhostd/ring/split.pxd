@@ -5,6 +5,7 @@ cimport cython
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from vhostd.ring.chain cimport Chain
+from vhostd.ring.inflight cimport InflightQueue
 from vhostd.ring.memory cimport GuestMemory, Window
 
 cdef extern from "barriers.h" nogil:
@@ -49,6 +50,7 @@ cdef class SplitRing:
     cdef readonly uint32_t size
     cdef readonly uint16_t base
     cdef readonly uint32_t in_flight
+    cdef readonly uint32_t unfinished
     cdef bint indirect
     cdef bint event_idx
     cdef uint64_t serial
@@ -60,8 +62,14 @@ cdef class SplitRing:
     cdef uint16_t used_index
     cdef uint32_t uncalled  # chains pushed since the driver's wish for an interrupt was last looked at
     cdef unsigned char *taken  # per head: 1 while its chain is in flight
+    cdef InflightQueue inflight
+    cdef list again  # the heads of the unfinished chains, oldest last
 
     cdef int _attach(self, GuestMemory memory, Window desc, Window avail, Window used) except -1
+    cdef int _resume(self, InflightQueue inflight) except -1
+    cdef Chain _pop_unfinished(self)
+    cdef inline Chain _follow(self, uint16_t head)
+    cdef inline void _take(self, Chain chain) noexcept
     cdef bint _look(self) except -1
     cdef int _walk(
         self, Chain chain, unsigned char *table, uint32_t entries, uint32_t at, bint nested

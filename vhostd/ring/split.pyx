@@ -18,14 +18,17 @@ Ordering. Three pairs of accesses carry all of it; virtio 1.3, 2.7.13 and 2.7.14
     read old values, and sleep. With a full fence between the two, on both sides, at least one sees the
     other's store.
 
-Seams. An inflight area is written where `pop` takes a head and `push` gives it back, before the used index. A
-dirty log marks the used ring where `push` and `arm` write. A packed ring is another class with these methods.
+What is in flight is kept in the inflight area as well, if there is one; inflight.pyx argues the order of that.
+
+Seams. A dirty log marks the used ring where `push` and `arm` write. A packed ring is another class with these
+methods.
 """
 
 from libc.stdint cimport UINT16_MAX, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
 from vhostd.ring.chain cimport Chain
+from vhostd.ring.inflight cimport InflightQueue
 from vhostd.ring.memory cimport GuestMemory, Window
 
 from vhostd.errors import BadDescriptor, BadRing, RefusedRequest
@@ -45,7 +48,8 @@ cdef class SplitRing:
     """The device half of one split virtqueue, from its start to its stop.
 
     `size` is the number of descriptors. `base` is the avail index of the next chain to pop: what
-    GET_VRING_BASE answers. `in_flight` counts the chains that were popped and not pushed.
+    GET_VRING_BASE answers. `in_flight` counts the chains that were popped and not pushed; `unfinished` those
+    that whoever served the ring before popped and did not push, which are popped again before any other.
     """
 
     def __cinit__(
@@ -58,15 +62,19 @@ cdef class SplitRing:
         *,
         uint64_t features,
         base,
+        InflightQueue inflight=None,
     ):
         """Starts at avail index `base` and at the used index found in guest memory.
 
         Of the negotiated `features`, bits 28 (INDIRECT_DESC) and 29 (EVENT_IDX) matter here. The windows are
-        of `memory`, which resolves the addresses in descriptors.
+        of `memory`, which resolves the addresses in descriptors. If `inflight` was in use before, it says what is
+        unfinished and thereby where the ring goes on: `base` does not count then.
 
         Raises:
             RefusedRequest: `size` is not a power of two up to 32768, `base` is above 65535, or a window is
-                shorter than `footprint` says or not aligned to 16, 2 and 4 bytes.
+                shorter than `footprint` says or not aligned to 16, 2 and 4 bytes; or `inflight` is too small,
+                or not of this ring.
+            MemoryLost: a page of the inflight area vanished.
         """
         global rings_made
         if not 0 < size <= MOST_DESCRIPTORS or size & (size - 1):
@@ -84,6 +92,8 @@ cdef class SplitRing:
         self.event_idx = features >> EVENT_IDX & 1
         self.base = self.published = base
         self.used_index = load_u16(used.data + INDEX)
+        if inflight is not None:
+            self._resume(inflight)
 
     def __dealloc__(self):
         free(self.taken)
@@ -129,11 +139,14 @@ cdef class SplitRing:
         Raises:
             BadRing: the avail index or a head cannot be right.
             BadDescriptor: the chain cannot be followed, or is not wholly in guest memory.
-            MemoryLost: a page of guest memory vanished.
+            MemoryLost: a page of guest memory, or of the inflight area, vanished.
             In any case the ring is as it was before.
         """
-        if self.base == self.published and not self._look():
-            return None
+        if self.base == self.published:
+            if self.unfinished:
+                return self._pop_unfinished()
+            if not self._look():
+                return None
         cdef uint16_t head = load_u16(self.avail.data + ELEMENTS + 2 * (self.base & (self.size - 1)))
         if head >= self.size:
             raise self.memory.blame(
@@ -141,16 +154,45 @@ cdef class SplitRing:
             )
         if self.taken[head]:
             raise self.memory.blame(BadRing, f"head {head} is in flight already (avail index {self.base})")
+        cdef Chain chain = self._follow(head)
+        if self.inflight is not None:
+            self.inflight.take(head)
+        self._take(chain)
+        self.base += 1
+        return chain
+
+    cdef int _resume(self, InflightQueue inflight) except -1:
+        """Finds out what was not finished before this ring started, from then on keeps record of it."""
+        cdef list heads = inflight.resume(self.size, self.used_index)
+        self.inflight = inflight
+        if heads is not None:
+            self.again = heads[::-1]
+            self.unfinished = len(heads)
+            # Whatever was popped has been pushed or is unfinished: the front-end need not know of the latter.
+            self.base = self.published = <uint16_t> (self.used_index + self.unfinished)
+        return 0
+
+    cdef Chain _pop_unfinished(self):
+        """Takes the oldest unfinished chain; the inflight area has it already."""
+        cdef Chain chain = self._follow(self.again[-1])
+        self.again.pop()
+        self.unfinished -= 1
+        self._take(chain)
+        return chain
+
+    cdef inline Chain _follow(self, uint16_t head):
+        """The chain of the descriptors from `head` on."""
         cdef Chain chain = Chain.__new__(Chain)
         chain.head = head
         chain.memory = self.memory
         self._walk(chain, self.desc.data, self.size, head, False)
         self.memory.expect_whole()
-        chain.ring = self.serial
-        self.taken[head] = 1
-        self.in_flight += 1
-        self.base += 1
         return chain
+
+    cdef inline void _take(self, Chain chain) noexcept:
+        chain.ring = self.serial
+        self.taken[chain.head] = 1
+        self.in_flight += 1
 
     cdef bint _look(self) except -1:
         """Loads the driver's avail index; True if it announces chains."""
@@ -218,7 +260,8 @@ cdef class SplitRing:
 
         Raises:
             ValueError: the chain is not in flight in this ring.
-            MemoryLost: a page of guest memory vanished; the chain counts as given back.
+            MemoryLost: a page of guest memory, or of the inflight area, vanished; the chain counts as given
+                back.
         """
         if chain.ring != self.serial:
             raise ValueError(f"{chain!r} is not in flight in this ring")
@@ -230,7 +273,12 @@ cdef class SplitRing:
         store_u32(element, chain.head)
         store_u32(element + 4, <uint32_t> chain.written)
         self.used_index += 1
-        store_release_u16(self.used.data + INDEX, self.used_index)
+        if self.inflight is None:
+            store_release_u16(self.used.data + INDEX, self.used_index)
+        else:
+            self.inflight.announce(chain.head)
+            store_release_u16(self.used.data + INDEX, self.used_index)
+            self.inflight.release(chain.head, self.used_index)
         self.uncalled += self.uncalled <= UINT16_MAX  # beyond that, all that counts is that there were many
         self.memory.expect_whole()
 
@@ -238,6 +286,8 @@ cdef class SplitRing:
 
     def arm(self):
         """Asks for a kick at the next chain; True if there is one already, for which no kick may come.
+
+        An unfinished chain is one.
 
         Raises:
             MemoryLost: a page of guest memory vanished.
@@ -249,7 +299,7 @@ cdef class SplitRing:
         full_fence()
         cdef uint16_t index = load_u16(self.avail.data + INDEX)
         self.memory.expect_whole()
-        return index != self.base
+        return index != self.base or self.unfinished > 0
 
     def disarm(self):
         """Asks for no kicks, while the queue is being worked on anyway; some may come all the same."""

@@ -17,14 +17,17 @@ io_uring_enter: no thread of the kernel polls it.
 Bounds. There are at most `entries` requests, queued or in flight, and the kernel's queues have room for that
 many requests and twice as many results. So neither ever overflows.
 
-Flags. There are none in io_uring_setup. With DEFER_TASKRUN epoll does not see results (on Linux 6.18), and a
+Restrictions. What goes through an io_uring passes by seccomp filters. So the kernel is told, before it takes a
+request, which operations there are to be, and refuses all others from then on, whoever asks for them.
+
+Flags. There are no others in io_uring_setup. With DEFER_TASKRUN epoll does not see results (on Linux 6.18), and a
 Uring could only be closed by the thread that made it; COOP_TASKRUN was no faster.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EAGAIN, EBUSY, EFAULT, EINTR, ENOSYS, ETIME, errno
-from libc.stdint cimport UINT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
 from posix.unistd cimport close
@@ -58,10 +61,15 @@ cdef extern from "<unistd.h>" nogil:
 cdef extern from "<sys/syscall.h>":
     enum: SYS_io_uring_setup
     enum: SYS_io_uring_enter
+    enum: SYS_io_uring_register
 
 cdef extern from "<linux/io_uring.h>":
     enum: IORING_OFF_SQ_RING
     enum: IORING_OFF_SQES
+    enum: IORING_SETUP_R_DISABLED
+    enum: IORING_REGISTER_RESTRICTIONS
+    enum: IORING_REGISTER_ENABLE_RINGS
+    enum: IORING_RESTRICTION_SQE_OP
     enum: IORING_FEAT_EXT_ARG
     enum: IORING_ENTER_GETEVENTS
     enum: IORING_ENTER_EXT_ARG
@@ -73,6 +81,9 @@ cdef extern from "<linux/io_uring.h>":
     enum: IORING_FSYNC_DATASYNC
     enum: IORING_ASYNC_CANCEL_ALL
     enum: IORING_ASYNC_CANCEL_ANY
+    struct io_uring_restriction:
+        uint16_t opcode
+        uint8_t sqe_op
     struct io_sqring_offsets:
         uint32_t tail
         uint32_t ring_mask
@@ -104,6 +115,9 @@ cdef extern from "<linux/io_uring.h>":
         uint64_t ts
     struct __kernel_timespec:
         int64_t tv_nsec
+
+cdef enum:
+    OPERATIONS = 5  # that we use
 
 cdef uint64_t CANCEL = UINT64_MAX  # the user_data of what is no request
 cdef long CANCEL_AGAIN = 10_000_000  # nanoseconds
@@ -288,12 +302,28 @@ cdef class Uring:
 
     cdef int _set_up(self, uint32_t entries, io_uring_params *params) except -1:
         memset(params, 0, sizeof(io_uring_params))
+        params.flags = IORING_SETUP_R_DISABLED
         self.fd = <int> syscall(SYS_io_uring_setup, <long> entries, params)
         if self.fd < 0:
             raise OSError(errno, os.strerror(errno))
         self.open = True
         if not params.features & IORING_FEAT_EXT_ARG:
             raise OSError(ENOSYS, "io_uring is there, but not as of Linux 5.11")
+        return self._restrict()
+
+    cdef int _restrict(self) except -1:
+        """Has the kernel refuse all operations but ours, and begin to take requests."""
+        cdef io_uring_restriction[OPERATIONS] allowed
+        cdef int i
+        cdef uint8_t *ours = [
+            IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE, IORING_OP_ASYNC_CANCEL
+        ]
+        memset(allowed, 0, sizeof(allowed))
+        for i in range(OPERATIONS):
+            allowed[i].opcode = IORING_RESTRICTION_SQE_OP
+            allowed[i].sqe_op = ours[i]
+        register(self.fd, IORING_REGISTER_RESTRICTIONS, allowed, OPERATIONS)
+        register(self.fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0)
         return 0
 
     cdef int _map(self, io_uring_params *params) except -1:
@@ -459,6 +489,12 @@ cdef long enter(
     int fd, uint32_t requests, uint32_t results, uint32_t flags, void *arg, size_t size
 ) noexcept nogil:
     return syscall(SYS_io_uring_enter, <long> fd, <long> requests, <long> results, <long> flags, arg, size)
+
+
+cdef int register(int fd, uint32_t what, void *arguments, uint32_t count) except -1:
+    if syscall(SYS_io_uring_register, <long> fd, <long> what, arguments, <long> count) < 0:
+        raise OSError(errno, os.strerror(errno))
+    return 0
 
 
 cdef int wait(int fd, uint32_t results) noexcept nogil:

@@ -18,7 +18,10 @@ from vhostd.messages import U64, Request
 
 PATIENCE = 20.0  # seconds for what takes milliseconds: it only bounds how long a broken program is waited for
 SETTINGS_OF_PYTHON = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS", "PYTHONPATH")
-FOR_LAUNCHED_PROGRAMS = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+FOR_LAUNCHED_PROGRAMS = (
+    *("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"),
+    *("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"),
+)
 
 
 def executable(name: str) -> str:

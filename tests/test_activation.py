@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vhostd.activation import activated_fd, notify
+from vhostd.activation import activated_fd, notify, watchdog_interval
 
 # Puts the sockets of argv[2:] at 3, 4, ..., sets up the environment of argv[1], and tells what was found.
 CHILD = """
@@ -112,3 +112,19 @@ def test_a_service_manager_that_has_gone_costs_a_line_only(
     monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere/notify")
     notify("READY=1")
     assert "the service manager could not be told 'READY=1'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [("30000000", 15.0), ("1", 0.0000005), ("0", None), ("", None), ("-1", None), ("x", None)],
+)
+def test_the_watchdog_is_shown_life_at_half_of_its_time(
+    monkeypatch: pytest.MonkeyPatch, limit: str, seconds: float | None
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", limit)
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    assert watchdog_interval() == seconds
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    assert watchdog_interval() == seconds
+    monkeypatch.setenv("WATCHDOG_PID", "1")
+    assert watchdog_interval() is None

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "vhostd.errors": 1,
     "vhostd.fds": 1,
+    "vhostd.grants": 1,
     "vhostd.layout": 1,
     "vhostd.messages": 2,
     "vhostd.virtio": 2,
@@ -28,6 +29,7 @@ LAYERS = {
     "vhostd.ring": 3,
     "vhostd.backend_channel": 4,
     "vhostd.channel": 4,
+    "vhostd.inflight": 4,
     "vhostd.sockets": 4,
     "vhostd.virtqueue": 4,
     "vhostd.vring": 4,
@@ -38,12 +40,17 @@ LAYERS = {
     "vhostd.session": 5,
     "vhostd.activation": 6,
     "vhostd.capabilities": 6,
-    "vhostd.description": 6,
     "vhostd.endpoint": 6,
     "vhostd.log": 6,
+    "vhostd.metrics": 6,
+    "vhostd.metrics.http": 3,
+    "vhostd.metrics.meter": 4,
     "vhostd.options": 6,
     "vhostd.program": 6,
+    "vhostd.sandbox": 6,
     "vhostd.server": 6,
+    "vhostd.shipped": 6,
+    "vhostd.ctl": 7,
 }
 PURE = 3  # the highest layer that leaves these alone
 IMPURE = {"asyncio", "uvloop", "socket", "select", "selectors", "time"}

@@ -1,11 +1,17 @@
 import logging
 import os
+import signal
+import socket
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
-from vhostd.log import BURST, LEVELS, REFILL, FloodGuard, set_up, write_line
+from tests.programs import PATIENCE, Program, connect, executable, get_features, is_refused, listens_at
+from vhostd.log import BURST, LEVELS, REFILL, REPORTS, FloodGuard, set_up, write_line
 
 
 @pytest.fixture
@@ -57,6 +63,20 @@ def test_places_do_not_silence_each_other() -> None:
     guard = FloodGuard()
     assert heard(guard, 2 * BURST, line=1) == BURST
     assert heard(guard, 2 * BURST, line=2) == BURST
+
+
+@pytest.mark.usefixtures("clock")
+def test_reports_always_pass() -> None:
+    guard = FloodGuard()
+    asked_for = logging.LogRecord(REPORTS, logging.INFO, "place.py", 1, "asked for", None, None)
+    assert all(guard.filter(asked_for) for _ in range(10 * BURST))
+
+
+@pytest.mark.usefixtures("_own_handlers")
+def test_reports_are_heard_at_any_level(capfd: pytest.CaptureFixture[str]) -> None:
+    set_up("vhost-user-x", "error")
+    logging.getLogger(REPORTS).info("what was asked for")
+    assert capfd.readouterr().err == "vhost-user-x: INFO: what was asked for\n"
 
 
 @pytest.mark.usefixtures("clock")
@@ -118,3 +138,129 @@ def test_a_line_without_a_reader_is_lost_in_silence() -> None:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(write)
+
+
+# --- Where stderr is /dev/null --------------------------------------------------------------------------
+
+RNG = executable("vhost-user-rng")
+DAEMON = 3 << 3  # the facility; the severity is added
+# Runs a program with a /dev of its own: in folder $1, with $2 as its log.
+WITH_SYSLOG = """
+mount -t tmpfs none "$1"
+touch "$1/null"
+mount --bind /dev/null "$1/null"
+ln -s "$2" "$1/log"
+mount --rbind "$1" /dev
+shift 2
+exec "$@"
+"""
+
+
+class Syslog:
+    """A system logger: what comes to /dev/log of the programs that are started here."""
+
+    def __init__(self, folder: Path) -> None:
+        self._dev = folder / "dev"
+        self._dev.mkdir()
+        self._path = folder / "log"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(self._path))
+        self._socket.settimeout(PATIENCE)
+
+    def command(self, command: Sequence[str]) -> list[str]:
+        """The same program, which will find this logger."""
+        shell = ["sh", "-euc", WITH_SYSLOG, "sh", str(self._dev), str(self._path)]
+        return ["unshare", "--mount", *shell, *command]
+
+    def next(self) -> tuple[int, str]:
+        """The next message: its priority, and what follows the date."""
+        head, _, text = self._socket.recv(4096).decode().rstrip("\0").partition(">")
+        return int(head[1:]), text[len("Jan  1 00:00:00 ") :]
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def syslog(tmp_path: Path) -> Iterator[Syslog]:
+    logger = Syslog(tmp_path)
+    yield logger
+    logger.close()
+
+
+@pytest.mark.parametrize(("option", "status"), [("--rng-source=/nowhere", 1), ("--period=none", 2)])
+def test_why_it_cannot_start_is_in_syslog(syslog: Syslog, tmp_path: Path, option: str, status: int) -> None:
+    command = syslog.command([RNG, f"--socket-path={tmp_path / 'vhost.sock'}", option])
+    with Program(command, stderr=subprocess.DEVNULL) as program:
+        assert program.wait() == status
+        priority, text = syslog.next()
+    assert priority == DAEMON + 3
+    assert text.startswith(f"vhost-user-rng[{program.pid}]: error: ")
+    assert option.partition("=")[2] in text
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_warnings_are_in_syslog_and_what_is_asked_for(
+    syslog: Syslog, tmp_path: Path, *, closed: bool
+) -> None:
+    path = tmp_path / "vhost.sock"
+    for options, expected in (
+        ([], ["WARNING: refused a second front-end: one is being served"]),
+        (
+            ["--log-level=info"],
+            ["INFO: a front-end has connected", "WARNING: refused a second front-end: one is being served"],
+        ),
+    ):
+        shell = ["sh", "-c", 'exec "$@" 2>&-', "sh"] if closed else []
+        command = [*shell, RNG, f"--socket-path={path}", *options]
+        with Program(syslog.command(command), stderr=subprocess.DEVNULL) as program:
+            program.until(lambda _: listens_at(path))
+            with connect(path) as sock, connect(path) as second:
+                assert get_features(sock)
+                assert is_refused(second)
+                for line in expected:
+                    severity = 4 if line.startswith("WARNING") else 6
+                    assert syslog.next() == (DAEMON + severity, f"vhost-user-rng[{program.pid}]: {line}")
+            program.stop(signal.SIGTERM)
+
+
+WITH_A_DEFECT = """
+import sys
+from vhostd import Device, DeviceType, run
+
+class Broken(Device):
+    \"\"\"a device\"\"\"
+
+    kind = DeviceType.RNG
+    queues = ()
+
+    async def run(self):
+        raise KeyError("not foreseen")
+
+sys.argv[0] = "broken"
+sys.exit(run(Broken))
+"""
+
+
+def test_what_was_not_foreseen_is_in_syslog(syslog: Syslog, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITH_A_DEFECT, f"--socket-path={tmp_path / 'vhost.sock'}"]
+    with Program(syslog.command(command), stderr=subprocess.DEVNULL) as program:
+        heard = [syslog.next()]
+        while "KeyError" not in heard[-1][1]:
+            heard.append(syslog.next())
+        assert program.wait() == 1
+    assert heard[0] == (DAEMON + 3, f"broken[{program.pid}]: ERROR: the program ends:")
+    assert "not foreseen" in heard[-1][1]
+    assert all(priority == DAEMON + 3 for priority, _ in heard)
+
+
+def test_a_stderr_that_somebody_reads_keeps_syslog_out_of_it(syslog: Syslog, tmp_path: Path) -> None:
+    options = [f"--socket-path={tmp_path / 'vhost.sock'}", "--rng-source=/nowhere"]
+    with Program(syslog.command([RNG, *options])) as program:
+        assert program.ends() == (
+            1,
+            ["vhost-user-rng: error: --rng-source=/nowhere: No such file or directory"],
+        )
+    with Program(syslog.command([RNG, "--period=none"]), stderr=subprocess.DEVNULL) as program:
+        program.wait()
+        assert "--period" in syslog.next()[1]  # is the first that comes

@@ -51,7 +51,9 @@ def test_nothing_given_means_the_defaults() -> None:
         "fd": None,
         "socket_mode": None,
         "socket_group": None,
-        "log_level": "info",
+        "metrics": None,
+        "sandbox": "default",
+        "log_level": None,
         "print_capabilities": False,
         "colour": "white",
     }

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -37,7 +38,14 @@ from vhostd.endpoint import listen
 from vhostd.errors import RefusedRequest, SetupError
 from vhostd.framing import HEADER, VERSION
 from vhostd.frontend import Frontend, Queue, SharedMemory
-from vhostd.messages import SET_MEM_TABLE, SET_VRING_KICK, MemoryTable, VringFd
+from vhostd.messages import (
+    GET_QUEUE_NUM,
+    SET_MEM_TABLE,
+    SET_VRING_KICK,
+    Empty,
+    MemoryTable,
+    VringFd,
+)
 
 Command = list[str]
 
@@ -133,6 +141,8 @@ def test_help_names_the_shared_options(command: Command) -> None:
         "fd",
         "socket-mode",
         "socket-group",
+        "sandbox",
+        "metrics",
         "log-level",
         "print-capabilities",
         "version",
@@ -414,6 +424,7 @@ def test_a_relative_path(rng: Command, tmp_path: Path) -> None:
         program.until(lambda _: listens_at(Path("vhost.sock")))
         program.stop()
     assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_stale_socket_is_replaced(command: Command, path: Path) -> None:
@@ -641,6 +652,29 @@ def test_tells_the_service_manager_of_a_connected_socket(command: Command) -> No
         ended_well(program)
 
 
+def test_shows_the_watchdog_that_it_lives(command: Command) -> None:
+    with notified() as manager:
+        env = {"NOTIFY_SOCKET": manager.name, "WATCHDOG_USEC": "200000"}
+        start = time.monotonic()
+        with connected(command, env=env) as (program, sock):
+            assert get_features(sock)
+            for _ in range(4):
+                manager.until("WATCHDOG=1")
+            assert time.monotonic() - start > 0.3  # not more often than it has to
+            program.stop()
+
+
+def test_another_process_s_watchdog_is_left_to_it(rng: Command) -> None:
+    with notified() as manager:
+        env = {"NOTIFY_SOCKET": manager.name, "WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}
+        with connected(rng, env=env) as (program, sock):
+            assert get_features(sock)
+            program.send()
+            ended_well(program)
+        said = [manager.next() for _ in range(3)]
+    assert said == [["READY=1"], ["STATUS=serving a front-end"], ["STOPPING=1"]]
+
+
 @pytest.mark.parametrize("address", ["/nowhere/notify", "nonsense", ""])
 def test_a_service_manager_that_is_not_there(rng: Command, address: str) -> None:
     with connected(rng, env={"NOTIFY_SOCKET": address}) as (program, sock):
@@ -803,6 +837,85 @@ def test_a_device_that_cannot_go_on_ends_with_1(tmp_path: Path, path: Path, run_
         status, lines = program.ends()
     assert status == 1
     assert lines[-1] == f"vhost-user-rng: error: --rng-source={source} has run out"
+    assert not path.exists()
+
+
+# --- Signals that ask for something ---------------------------------------------------------------------
+
+
+def test_a_report_without_a_front_end(command: Command, path: Path) -> None:
+    with listening([*command, "--log-level=error"], path) as program:
+        program.send(signal.SIGUSR2)
+        assert program.hear("INFO").endswith("no front-end is connected; 0 were before")
+        with connect(path) as sock:
+            get_features(sock)
+            program.send(signal.SIGUSR2)
+            program.hear("a front-end is connected")
+        program.stop()
+
+
+def test_a_report_of_every_ring(command: Command, path: Path, run_async: Run) -> None:
+    async def main(program: Program) -> None:
+        frontend = await Frontend.connect(str(path))
+        with closing(SharedMemory(1 << 20)) as memory, closing(frontend):
+            await frontend.negotiate()
+            await frontend.share(memory)
+            count = (await frontend.call(GET_QUEUE_NUM, Empty())).value
+            with closing(await frontend.start(memory, index=count - 1, size=32)):
+                for _ in range(30):  # which is more than a guest could make it say
+                    program.send(signal.SIGUSR2)
+                    said = program.hear("a front-end is connected")
+                    assert f"features={frontend.features:#x} protocol_features=" in said
+                    assert said.endswith("regions=1 memory=1048576")
+                    for index in range(count - 1):
+                        assert "stopped" in program.hear(f"vring {index}: ")
+                    said = program.hear(f"vring {count - 1}: ")
+                    assert "started, enabled, size=32 base=" in said
+                    assert "fds=kick+call+err event_idx=1 indirect=1" in said
+
+    with listening(command, path) as program:
+        run_async(lambda: main(program))
+        program.stop()
+
+
+ASKING = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def test_they_never_end_a_program(command: Command, path: Path) -> None:
+    """Also the terminal's end is none of the guest's business."""
+    with listening(command, path) as program, connect(path) as sock:
+        for number in ASKING * 3:
+            program.send(number)
+            assert get_features(sock)
+        program.stop()
+
+
+def test_they_may_come_before_the_program_is_ready(path: Path) -> None:
+    code = (
+        "import os, sys; from vhost_user_rng import Rng; from vhostd import run\n"
+        "class Early(Rng):\n"
+        "    @classmethod\n"
+        "    def from_options(cls, options):\n"
+        f"        for number in {[int(number) for number in ASKING]}: os.kill(os.getpid(), number)\n"
+        "        return super().from_options(options)\n"
+        "sys.exit(run(Early))"
+    )
+    with listening([sys.executable, "-c", code], path) as program, connect(path) as sock:
+        assert get_features(sock)
+        program.stop()
+
+
+def test_they_may_come_while_the_program_ends(path: Path) -> None:
+    code = (
+        "import os, sys; from vhost_user_blk import Blk; from vhostd import run\n"
+        "class Late(Blk):\n"
+        "    def close(self):\n"
+        f"        for number in {[int(number) for number in ASKING]}: os.kill(os.getpid(), number)\n"
+        "        super().close()\n"
+        "sys.exit(run(Late))"
+    )
+    with listening([sys.executable, "-c", code, "--ram=1M", "--sandbox=none"], path) as program:
+        program.stop()
     assert not path.exists()
 
 

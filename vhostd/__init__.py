@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from vhostd.fds import Fd
+    from vhostd.grants import Grants
     from vhostd.layout import Layout, array, s32, u8, u16, u32, u64
     from vhostd.options import positive, size
     from vhostd.program import run
@@ -33,6 +34,7 @@ _HOMES = {
     "endpoint": ("listen",),
     "errors": ("BadRequest", "GuestError", "MemoryLost", "RefusedRequest", "SetupError", "UsageError"),
     "fds": ("Fd",),
+    "grants": ("Grants",),
     "layout": ("Layout", "array", "s32", "u8", "u16", "u32", "u64"),
     "options": ("positive", "size"),
     "program": ("run",),
@@ -47,6 +49,7 @@ __all__ = [  # noqa: RUF022 (by topic)
     "Device",
     "DeviceType",
     "Handler",
+    "Grants",
     "run",
     "positive",
     "size",

@@ -35,8 +35,19 @@ def activated_fd() -> Fd | None:
     return fds[0]
 
 
+def watchdog_interval() -> float | None:
+    """Seconds from one sign of life to the next that the service manager is owed; None if it does not watch.
+
+    That is half of the time after which it takes the program for dead (sd_watchdog_enabled(3)).
+    """
+    limit = os.environ.get("WATCHDOG_USEC", "")
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(limit) / 2_000_000 if limit.isdecimal() and int(limit) else None
+
+
 def notify(state: str) -> None:
-    """Tells the service manager, if there is one (sd_notify(3)): "READY=1", "STATUS=...", "STOPPING=1"."""
+    """Tells the service manager, if there is one (sd_notify(3)): "READY=1", "STATUS=...", "WATCHDOG=1"."""
     if "NOTIFY_SOCKET" in os.environ:
         from systemd.daemon import notify as sd_notify
 

@@ -1,6 +1,6 @@
 """What the author of a device writes: a subclass of `Device`, in one file.
 
-    program starts     from_options, then run() beside everything else
+    program starts     from_options, grants(), then run() beside everything else
       front-end comes    attach(), then read_config, write_config and show_on at any time
         ring starts        its handler, with a fresh Virtqueue
         ring stops         the handler's loop ends; cancelled only while it holds no chain
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import socket
     from typing import ClassVar, Self
 
+    from vhostd.grants import Grants
     from vhostd.virtqueue import Virtqueue
 
 Handler = Callable[["Virtqueue"], Awaitable[None]]
@@ -51,6 +52,15 @@ class Device:
     def from_options(cls, options: "argparse.Namespace") -> "Self":
         """Makes the device; raises SetupError, or UsageError for options that do not fit together."""
         return cls()
+
+    def grants(self) -> "Grants":
+        """What it still needs of the system once it was made, beyond what it has open; by default nothing.
+
+        Files are opened in `from_options`: after that the sandbox denies it all else, with EACCES or EPERM.
+        """
+        from vhostd.grants import Grants
+
+        return Grants()
 
     async def run(self) -> None:
         """What the device does beside its queues as long as the program lives.

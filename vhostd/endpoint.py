@@ -2,6 +2,7 @@
 
 import errno
 import grp
+import logging
 import os
 import socket
 import stat
@@ -9,7 +10,10 @@ from contextlib import ExitStack, closing
 
 from vhostd.errors import SetupError, UsageError
 from vhostd.fds import Fd
+from vhostd.grants import Grants
 from vhostd.sockets import has_peer, is_unix_stream
+
+log = logging.getLogger(__name__)
 
 MAX_ID = 0xFFFF_FFFE  # of groups; the number above it means none
 BACKLOG = 4  # only one front-end is served; the others are accepted to be refused
@@ -29,11 +33,18 @@ class Endpoint:
         """Whether front-ends are to be accepted; else the only one is connected already."""
         return _listens(self.socket)
 
+    def grants(self) -> Grants:
+        """The removal of the file that it made."""
+        return Grants() if self._path is None else Grants(cleared=(os.path.dirname(self._path) or os.curdir,))
+
     def close(self) -> None:
         """Closes the socket, and removes its file unless another has taken its place; idempotent."""
         self.socket.close()
         if self._path is not None and _identity(self._path) == self._made:
-            os.unlink(self._path)
+            try:
+                os.unlink(self._path)
+            except OSError as error:  # root without its capabilities, in somebody else's folder
+                log.warning("%s is left behind: %s", self._path, error.strerror)
         self._path = None
 
 

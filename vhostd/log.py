@@ -1,10 +1,24 @@
-"""Log lines on stderr, and a guard that keeps a guest from flooding them."""
+"""Log lines on stderr, or in syslog if that is /dev/null, and a guard that keeps a guest from flooding."""
 
 import contextlib
 import logging
 import os
+import stat
+import sys
+import syslog
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+PRIORITIES = {
+    logging.DEBUG: syslog.LOG_DEBUG,
+    logging.INFO: syslog.LOG_INFO,
+    logging.WARNING: syslog.LOG_WARNING,
+    logging.ERROR: syslog.LOG_ERR,
+}
+REPORTS = "vhostd.reports"  # the logger of what somebody has asked for by a signal: it is heard at any level
 LEVELS = ("debug", "info", "warning", "error")
 BURST = 20  # lines that one place in the source may write at once
 REFILL = 5.0  # seconds until it may write one more
@@ -13,7 +27,7 @@ REFILL = 5.0  # seconds until it may write one more
 class FloodGuard(logging.Filter):
     """Limits how often each place in the source is heard, since most can be reached by a hostile guest.
 
-    Errors with a traceback and debug lines, which somebody asked for, always pass.
+    Errors with a traceback pass always, and so do debug lines and reports, which somebody asked for.
     """
 
     def __init__(self) -> None:
@@ -21,7 +35,7 @@ class FloodGuard(logging.Filter):
         self._places: dict[tuple[str, int], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno <= logging.DEBUG or record.exc_info:
+        if record.levelno <= logging.DEBUG or record.exc_info or record.name == REPORTS:
             return True
         place = (record.pathname, record.lineno)
         now = time.monotonic()
@@ -47,6 +61,17 @@ class LineHandler(logging.Handler):
             self.handleError(record)
 
 
+class SyslogHandler(logging.Handler):
+    """Writes each record to syslog, a message per line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            for line in self.format(record).splitlines():
+                syslog.syslog(PRIORITIES[record.levelno], _printable(line))
+        except Exception:
+            self.handleError(record)
+
+
 def write_line(line: str) -> None:
     """Writes a line to stderr, in one piece; if nobody is there to read it, it is lost and nothing happens.
 
@@ -56,9 +81,48 @@ def write_line(line: str) -> None:
         os.write(2, f"{line}\n".encode(errors="backslashreplace"))
 
 
-def set_up(program: str, level: str) -> None:
-    """Sends log lines of `level` and above to stderr, one line each, after the program's name."""
-    handler = LineHandler()
-    handler.setFormatter(logging.Formatter(f"{program}: %(levelname)s: %(message)s"))
+def complain(program: str, error: Exception) -> None:
+    """Says why the program ends, in one line, on stderr or in syslog."""
+    line = f"error: {' '.join(str(error).splitlines())}"
+    if _stderr_is_null():
+        _open_syslog(program)
+        syslog.syslog(syslog.LOG_ERR, _printable(line))
+    else:
+        write_line(f"{program}: {line}")
+
+
+def set_up(program: str, level: str | None) -> None:
+    """Sends log lines of `level` and above to stderr, one line each, after the program's name.
+
+    If stderr is /dev/null they go to syslog, whose socket is connected now, as does what ends the program
+    without being foreseen. The default is INFO; of syslog, WARNING.
+    """
+    handler: logging.Handler
+    if _stderr_is_null():
+        _open_syslog(program)
+        handler, head, default = SyslogHandler(), "", "warning"
+        sys.excepthook = _tell
+    else:
+        handler, head, default = LineHandler(), f"{program}: ", "info"
+    handler.setFormatter(logging.Formatter(f"{head}%(levelname)s: %(message)s"))
     handler.addFilter(FloodGuard())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=(level or default).upper(), handlers=[handler], force=True)
+    logging.getLogger(REPORTS).setLevel(logging.INFO)
+
+
+def _tell(kind: type[BaseException], error: BaseException, trace: "TracebackType | None") -> None:
+    logging.error("the program ends:", exc_info=(kind, error, trace))
+
+
+def _stderr_is_null() -> bool:
+    """Whether nobody can ever see what is written there, as with libvirt."""
+    status = os.fstat(2)
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3)
+
+
+def _open_syslog(program: str) -> None:
+    syslog.openlog(program, syslog.LOG_PID | syslog.LOG_NDELAY, syslog.LOG_DAEMON)
+
+
+def _printable(line: str) -> str:
+    return line.encode(errors="backslashreplace").decode().replace("\0", "\\x00")

@@ -11,7 +11,9 @@ from vhostd.device import Device
 from vhostd.endpoint import group_id
 from vhostd.errors import UsageError
 from vhostd.log import LEVELS
+from vhostd.metrics.address import Address, parse_address
 
+SANDBOXES = ("default", "none")
 MAX_FD = 0x7FFF_FFFF
 MAX_DIGITS = 18  # of a number; all that have them fit 64 bits with a sign
 
@@ -45,7 +47,14 @@ def make_parser(kind: type[Device]) -> argparse.ArgumentParser:
     shared.add_argument(
         "--socket-group", metavar="GROUP", type=_group, help="PATH's group, by name or number"
     )
-    shared.add_argument("--log-level", choices=LEVELS, default="info", help="default: %(default)s")
+    shared.add_argument(
+        "--metrics",
+        metavar="ADDR",
+        type=_metrics,
+        help="show metrics at [HOST]:PORT, /metrics, or at unix:PATH",
+    )
+    shared.add_argument("--sandbox", choices=SANDBOXES, default="default", help="default: %(default)s")
+    shared.add_argument("--log-level", choices=LEVELS, help="default: info; in syslog, warning")
     shared.add_argument("--print-capabilities", action="store_true", help="print them as JSON, and exit")
     shared.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     kind.add_options(parser)
@@ -90,6 +99,13 @@ def _mode(text: str) -> int:
     if not 0 <= mode <= 0o777:
         raise argparse.ArgumentTypeError(f"{text!r} is not an octal mode up to 777")
     return mode
+
+
+def _metrics(text: str) -> Address:
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _group(text: str) -> int:

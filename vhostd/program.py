@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vhostd.endpoint import Endpoint
+    from vhostd.metrics.address import Address
+    from vhostd.metrics.metrics import Metrics
 
 
 def run(kind: type[Device], arguments: "Sequence[str] | None" = None) -> int:
@@ -30,12 +32,13 @@ def run(kind: type[Device], arguments: "Sequence[str] | None" = None) -> int:
     _hold_signals()
     _occupy_standard_fds()
 
-    from vhostd.options import parse
+    from vhostd.log import complain
+    from vhostd.options import parse, program_name
 
     try:
         _run(kind, parse(kind, arguments))
     except SetupError as error:
-        _complain(error)
+        complain(program_name(), error)
         return 2 if isinstance(error, UsageError) else 1
     return 0
 
@@ -54,32 +57,63 @@ def _run(kind: type[Device], options: "argparse.Namespace") -> None:
         if not isinstance(place, str):  # first, so that it is closed whatever fails
             endpoint = stack.enter_context(closing(adopt(place)))
         device = stack.enter_context(closing(kind.from_options(options)))
+        metrics = None
+        if options.metrics is not None:
+            metrics = stack.enter_context(closing(_open_metrics(kind, options.metrics)))
         if isinstance(place, str):  # last: whoever can connect is served
             endpoint = listen(place, mode=options.socket_mode, group=options.socket_group)
             stack.enter_context(closing(endpoint))
-        _loop(device, endpoint)
+        _loop(device, endpoint, metrics, sandbox=options.sandbox != "none")
 
 
-def _loop(device: Device, endpoint: "Endpoint") -> None:
+def _open_metrics(kind: type[Device], address: "Address") -> "Metrics":
+    from vhostd import __version__
+    from vhostd.options import program_name
+
+    try:
+        from vhostd.metrics.metrics import open_metrics
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        raise SetupError(
+            f"--metrics needs {library}, which is not installed: Debian's python3-prometheus-client, "
+            "or PyPI's prometheus-client"
+        ) from None
+    about = {"program": program_name(), "device": kind.kind.name.lower(), "version": __version__}
+    return open_metrics(address, about)
+
+
+def _loop(device: Device, endpoint: "Endpoint", metrics: "Metrics | None", *, sandbox: bool) -> None:
     import asyncio
 
     import uvloop
 
     from vhostd.server import serve
 
+    if sandbox:  # with everything open, and nobody served
+        from vhostd.grants import Grants
+        from vhostd.sandbox import enter
+
+        grants = [device.grants(), endpoint.grants()]
+        if metrics is not None:
+            grants.append(metrics.grants())
+        enter(Grants.together(grants))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(device, endpoint))
+        runner.run(serve(device, endpoint, metrics))
 
 
 def _hold_signals() -> None:
-    """Lets SIGTERM and SIGINT wait until the event loop can take them, and again once it has ended.
+    """Lets signals wait until the event loop can take them, and again once it has ended.
 
     An exception raised by a signal's handler in the middle of a set-up, or of an import, would leave files
-    behind, or be swallowed where Python ignores exceptions.
+    behind, or be swallowed where Python ignores exceptions. Those that only ask for something, of which a
+    device may know nothing, are ignored then: a guest, too, must not notice that a terminal has been closed.
     """
     import signal
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    asking = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    for number in asking:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, *asking))
 
 
 def _occupy_standard_fds() -> None:
@@ -87,10 +121,3 @@ def _occupy_standard_fds() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(fd)
-
-
-def _complain(error: SetupError) -> None:
-    from vhostd.log import write_line
-    from vhostd.options import program_name
-
-    write_line(f"{program_name()}: error: {' '.join(str(error).splitlines())}")

@@ -8,44 +8,66 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vhostd.activation import notify
+from vhostd.activation import notify, watchdog_interval
 from vhostd.channel import Channel
 from vhostd.device import Device
 from vhostd.endpoint import Endpoint
+from vhostd.log import REPORTS
 from vhostd.session import Session
+from vhostd.virtqueue import MakeQueue, Virtqueue
+
+TYPE_CHECKING = False  # few want metrics, and none of the others is to load their library
+if TYPE_CHECKING:
+    from vhostd.metrics.metrics import Metrics
 
 log = logging.getLogger(__name__)
+reports = logging.getLogger(REPORTS)
 
 ACCEPT_PAUSE = 1.0  # seconds until the next try when a connection could not be accepted
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ENDING = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (*ENDING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)  # those that we, or a device, may take
 
 
-async def serve(device: Device, endpoint: Endpoint) -> None:
+async def serve(device: Device, endpoint: Endpoint, metrics: "Metrics | None" = None) -> None:
     """Runs the device until SIGTERM, SIGINT, or the end of the only front-end of a connected socket.
 
     Raises what the device's `run` raises.
     """
     loop = asyncio.get_running_loop()
-    serving = loop.create_task(Server(device, endpoint).run(), name="serving")
+    server = Server(device, endpoint, Virtqueue if metrics is None else metrics.meters.make_queue)
+    serving = loop.create_task(server.run(), name="serving")
     living = loop.create_task(device.run(), name="device")
     living.add_done_callback(lambda task: None if _ended_well(task) else _end(serving))
-    with _ended_by_signals(serving):
+    beside = [living, loop.create_task(_show_life(), name="watchdog")]
+    if metrics is not None:
+        beside.append(loop.create_task(metrics.run(server), name="metrics"))
+    with _signals_taken(server, serving):
         notify("READY=1")
         await asyncio.wait([serving])
-        notify("STOPPING=1")
-        living.cancel()
-        await asyncio.wait([living])
+    notify("STOPPING=1")
+    for task in beside:
+        task.cancel()
+    await asyncio.wait(beside)
     for task in (living, serving):
         if not task.cancelled():
             task.result()
 
 
+async def _show_life() -> None:
+    """Tells a service manager's watchdog, again and again, that the event loop runs."""
+    if interval := watchdog_interval():
+        while True:
+            notify("WATCHDOG=1")
+            await asyncio.sleep(interval)
+
+
 @contextmanager
-def _ended_by_signals(serving: "asyncio.Task[None]") -> Iterator[None]:
-    """Lets SIGTERM and SIGINT, which are blocked outside of this (program.py), end the serving."""
+def _signals_taken(server: "Server", serving: "asyncio.Task[None]") -> Iterator[None]:
+    """Lets signals end the serving, or ask for a report; outside of this they are held (program.py)."""
     loop = asyncio.get_running_loop()
-    for number in SIGNALS:
+    for number in ENDING:
         loop.add_signal_handler(number, _end, serving)
+    loop.add_signal_handler(signal.SIGUSR2, server.report)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
         yield
@@ -66,9 +88,12 @@ def _ended_well(task: asyncio.Task[None]) -> bool:
 class Server:
     """Accepts front-ends, of which one at a time is served and any other refused at once."""
 
-    def __init__(self, device: Device, endpoint: Endpoint) -> None:
+    def __init__(self, device: Device, endpoint: Endpoint, make_queue: MakeQueue = Virtqueue) -> None:
+        self.session: Session | None = None  # with the front-end that is being served
+        self.connections = 0  # of front-ends that were served
         self._device = device
         self._endpoint = endpoint
+        self._make_queue = make_queue
         self._current: socket.socket | None = None
         self._next: socket.socket | None = None
         self._arrived = asyncio.Event()
@@ -94,6 +119,14 @@ class Server:
             if self._next is not None:
                 self._next.close()
 
+    def report(self) -> None:
+        """Tells the log of the session and of all its rings, as they are now."""
+        if self.session is None:
+            reports.info("no front-end is connected; %d were before", self.connections)
+        else:
+            for line in self.session.describe():
+                reports.info("%s", line)
+
     def _watch(self, *, on: bool) -> None:
         """Accepts connections as they come, or not; either ends a pause."""
         if self._pause is not None:
@@ -107,7 +140,12 @@ class Server:
     async def _serve(self, sock: socket.socket) -> None:
         log.info("a front-end has connected")
         notify("STATUS=serving a front-end")
-        await Session(self._device, Channel(sock)).run()
+        self.connections += 1
+        self.session = Session(self._device, Channel(sock), self._make_queue)
+        try:
+            await self.session.run()
+        finally:
+            self.session = None
 
     def _accept(self) -> None:
         try:

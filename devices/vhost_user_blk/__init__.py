@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vhost_user_blk.image import Image
     from vhost_user_blk.requests import Requests
     from vhost_user_blk.throttle import Throttle
-    from vhostd import Handler, Virtqueue
+    from vhostd import Grants, Handler, Virtqueue
 
 CACHES = ("writeback", "writethrough", "direct")
 ENGINES = ("io_uring", "threads", "sync")
@@ -120,6 +120,13 @@ class Blk(Device):
             throttle=Throttle(options.rate_iops, options.rate_bytes) if limited else None,
             poll=options.poll_us / 1_000_000,
         )
+
+    def grants(self) -> "Grants":
+        """A block device's ioctls; everything else is done with the open image."""
+        from vhost_user_blk.image import BLOCK_IOCTLS
+        from vhostd import Grants
+
+        return Grants(ioctls=(BLOCK_IOCTLS,) if self._requests.image.is_device else ())
 
     @property
     def queues(self) -> "Sequence[Handler]":

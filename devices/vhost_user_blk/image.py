@@ -14,6 +14,7 @@ from vhostd import SetupError
 
 # Linux, include/uapi/linux/falloc.h and fs.h
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
+BLOCK_IOCTLS = 0x12  # the type of those that follow
 BLKSSZGET, BLKPBSZGET, BLKSECDISCARD = 0x1268, 0x127B, 0x127D
 RANGE = struct.Struct("=QQ")
 FLOCK = struct.Struct("@hhqqi4x")  # struct flock: type, whence, start, length, pid

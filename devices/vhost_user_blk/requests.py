@@ -98,6 +98,7 @@ class Requests:
             handler(queue, chain, sector * SECTOR)
         except (RequestError, GuestError) as error:
             log.warning("vring %d: %s", queue.index, error)
+            queue.count_error()
             finish(queue, chain, error.status if isinstance(error, RequestError) else IOERR)
 
     # --- Data -------------------------------------------------------------------------------------------
@@ -218,6 +219,7 @@ class Requests:
             finish(queue, chain, OK)
             return
         log.error("%s at %d of %s: %s", what, offset, self.image.path, os.strerror(-result))
+        queue.count_error()
         finish(queue, chain, UNSUPP if result == -errno.EOPNOTSUPP else IOERR)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vhost_user_gpu.display import Display
     from vhost_user_gpu.dmabuf import Exporter
     from vhost_user_gpu.scanout import Scanout
-    from vhostd import Handler, Virtqueue
+    from vhostd import Grants, Handler, Virtqueue
 
 # As in commands.py, which --print-capabilities has no time to load.
 EDID, RESOURCE_UUID, RESOURCE_BLOB = 1, 2, 3  # feature bits (5.7.3)
@@ -103,6 +103,17 @@ class Gpu(Device):
             exporter = Exporter()
         return cls(options.scanouts, options.resolution, options.max_memory, options.screenshot, exporter)
 
+    def grants(self) -> "Grants":
+        """The folder of the screenshots, and what makes dmabufs."""
+        from pathlib import Path
+
+        from vhostd import Grants
+
+        return Grants(
+            written=() if self._screenshot is None else (str(Path(self._screenshot).parent),),
+            ioctls=() if self._exporter is None else (self._exporter.ioctls,),
+        )
+
     @property
     def queues(self) -> "Sequence[Handler]":
         """The controlq and the cursorq (5.7.2)."""
@@ -158,11 +169,7 @@ class Gpu(Device):
 
     async def run(self) -> None:
         """Takes screenshots, if they are wanted."""
-        if self._screenshot is None:
-            from signal import SIG_IGN, SIGUSR1, signal
-
-            signal(SIGUSR1, SIG_IGN)  # which would end the program
-        else:
+        if self._screenshot is not None:
             from vhost_user_gpu.screenshot import take_on_signal
 
             await take_on_signal(self._screenshot, self._card.scanouts)
@@ -190,7 +197,10 @@ class Gpu(Device):
             self._exporter.close()
 
     def _execute(self, queue: "Virtqueue", request: "Request") -> None:
-        request.respond(self._card.execute(request, self.negotiated))
+        answer = self._card.execute(request, self.negotiated)
+        if answer[0].is_error:
+            queue.count_error()
+        request.respond(answer)
         queue.push(request.chain)
 
     async def _execute_after(

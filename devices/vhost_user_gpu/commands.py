@@ -40,6 +40,11 @@ class Response(IntEnum):
     ERR_INVALID_CONTEXT_ID = 0x1204
     ERR_INVALID_PARAMETER = 0x1205
 
+    @property
+    def is_error(self) -> bool:
+        """Whether the command was not executed."""
+        return self >= Response.ERR_UNSPEC
+
 
 class CommandError(Exception):
     """A command that cannot be executed, and the response that says so."""

@@ -27,6 +27,8 @@ LINEAR = 0  # the modifier of rows of pixels one after the other
 class Exporter:
     """Makes dmabufs of what scan-outs show, where that can be."""
 
+    ioctls = ord("u")  # the type of those that it uses
+
     def __init__(self, path: str = DEVICE) -> None:
         """Raises SetupError if there is no such device, or it may not be used."""
         try:

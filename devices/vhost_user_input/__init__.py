@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from vhost_user_input.description import Description
     from vhost_user_input.source import Source
-    from vhostd import Chain, Handler, Virtqueue
+    from vhostd import Chain, Grants, Handler, Virtqueue
 
 EVENT_SIZE = 8  # bytes of a struct virtio_input_event
 STATUS_BURST = 64  # status events that the sources get in one report
@@ -75,6 +75,12 @@ class Input(Device):
         given = {"name": options.name, "serial": options.serial}
         changes = {what: text for what, text in given.items() if text is not None}
         return cls(replace(sources[0].description, **changes), sources)
+
+    def grants(self) -> "Grants":
+        """What its sources need."""
+        from vhostd import Grants
+
+        return Grants.together(source.grants() for source in self._sources)
 
     @property
     def queues(self) -> "Sequence[Handler]":

@@ -28,7 +28,7 @@ from vhost_user_input.events import (
 from vhost_user_input.reports import Reports
 from vhost_user_input.source import Sink
 from vhost_user_input.state import State
-from vhostd import SetupError
+from vhostd import Grants, SetupError
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,10 @@ class EvdevSource:
         self._reports = Reports(self.description)
         self._lossy = False  # events were lost: what comes is no use until the state has been read
         self._gone: asyncio.Future[None] | None = None
+
+    def grants(self) -> Grants:
+        """The node's ioctls: to grab it, and to read its state."""
+        return Grants(ioctls=(ord("E"),))
 
     async def run(self, sink: Sink) -> None:
         """Reads until the node is gone, which raises SetupError."""

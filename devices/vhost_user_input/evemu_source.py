@@ -11,7 +11,7 @@ from vhost_user_input.events import EV_SW, EVENT, BadEvent
 from vhost_user_input.reports import Reports
 from vhost_user_input.source import Sink
 from vhost_user_input.state import State
-from vhostd import SetupError
+from vhostd import Grants, SetupError
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,10 @@ class EvemuSource:
         self.description = recording.description
         self._switches = recording.switches
         self._reports = _timed_reports(recording, path)
+
+    def grants(self) -> Grants:
+        """Nothing: the recording was read."""
+        return Grants()
 
     async def run(self, sink: Sink) -> None:
         """Plays the recording, and returns at its end."""

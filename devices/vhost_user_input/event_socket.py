@@ -10,7 +10,7 @@ from vhost_user_input.evemu import format_event
 from vhost_user_input.event_lines import EventLines, Heard
 from vhost_user_input.events import EVENT
 from vhost_user_input.source import Sink
-from vhostd import listen
+from vhostd import Grants, listen
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,10 @@ class EventSocket:
         self._endpoint = listen(path)
         self._clients: set[socket.socket] = set()
         self._born = time.monotonic()
+
+    def grants(self) -> Grants:
+        """The removal of the socket file."""
+        return self._endpoint.grants()
 
     async def run(self, sink: Sink) -> None:
         """Serves clients until it is cancelled."""

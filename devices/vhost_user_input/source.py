@@ -4,6 +4,7 @@ from typing import Protocol
 
 from vhost_user_input.description import Description
 from vhost_user_input.state import State
+from vhostd import Grants
 
 
 class Sink(Protocol):
@@ -23,6 +24,9 @@ class Source(Protocol):
     """A place where events come from, opened when it is made."""
 
     description: Description
+
+    def grants(self) -> Grants:
+        """What it still needs of the system, beyond what it has open."""
 
     async def run(self, sink: Sink) -> None:
         """Feeds `sink`; returns when there will be no more events.

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+Measure = Callable[[], float]
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -45,7 +47,7 @@ class Figure:
         return "ok" if self.bounds else ""
 
 
-def alternate(subjects: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+def alternate(subjects: Mapping[str, Measure], rounds: int) -> dict[str, float]:
     """The median of each subject, measured in turn, so that what slows the machine slows all of them."""
     samples: dict[str, list[float]] = {name: [] for name in subjects}
     for _ in range(rounds):

@@ -1,9 +1,12 @@
-"""What it costs to start the programs, to keep them, and to end them.
+"""What it costs to start the programs, to keep them, and to end them; and others' programs, to start them.
 
-    .venv/bin/python -m tests.bench.startup [--rounds N] [--json FILE] [--environment FOLDER]
+    .venv/bin/python -m tests.bench.startup [--rounds N] [--json FILE] [--environment FOLDER] [--peer PATH]
 
 It measures what a user has: the project installed from this checkout, not in editable mode, with its modules
 compiled, into an environment of its own under build/. Another one can be named.
+
+The peers are programs of other projects (peers.py), in C and in Rust, as far as they are installed here. All
+takes place in the same rounds, so that everything can be compared with everything.
 """
 
 import argparse
@@ -12,11 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.bench.measure import Figure, alternate, save, table
+from tests.bench.measure import Figure, Measure, alternate, save, table
+from tests.bench.peers import Peer, find, reply_time
 from tests.programs import Program, connected, environment, get_features
 
 CHECKOUT = Path(__file__).parents[2]
@@ -24,6 +28,8 @@ ENVIRONMENT = CHECKOUT / "build" / "startup"
 ROUNDS = 41
 MIB = 1024  # in KiB
 PASS = ("python -c pass", "pass")
+PROBE = "`--print-capabilities`"
+LAUNCH = "exec to GET_FEATURES reply"
 LOOP = ('python -c "import asyncio, uvloop"', "import asyncio, uvloop")
 
 
@@ -42,14 +48,6 @@ def run_time(command: Sequence[str]) -> float:
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment(), cwd="/")
     return (time.perf_counter() - start) * 1000
-
-
-def reply_time(command: Sequence[str]) -> float:
-    """Milliseconds from exec with --fd until the reply to GET_FEATURES is there."""
-    start = time.perf_counter()
-    with connected(command, stderr=subprocess.DEVNULL, cwd="/") as (_, sock):
-        get_features(sock)
-        return (time.perf_counter() - start) * 1000
 
 
 @contextmanager
@@ -72,24 +70,42 @@ def exit_time(command: Sequence[str]) -> float:
         return program.stop() * 1000
 
 
-def figures(name: str, command: Sequence[str], python: str, rounds: int) -> list[Figure]:
-    """The four figures of a program."""
-    subjects: dict[str, Callable[[], float]] = {
-        PASS[0]: lambda: run_time([python, "-c", PASS[1]]),
-        LOOP[0]: lambda: run_time([python, "-c", LOOP[1]]),
-        "capabilities": lambda: run_time([command[0], "--print-capabilities"]),
-        "reply": lambda: reply_time(command),
-        "resident": lambda: resident(command),
-        "exit": lambda: exit_time(command),
+def of_program(name: str, command: Sequence[str]) -> dict[str, Measure]:
+    """What is measured of one of ours."""
+    return {
+        f"{name}: probe": lambda: run_time([command[0], "--print-capabilities"]),
+        f"{name}: launch": lambda: reply_time(command),
+        f"{name}: resident": lambda: resident(command),
+        f"{name}: exit": lambda: exit_time(command),
     }
-    for measure in subjects.values():  # the first time, files are read from the disk
-        measure()
-    medians = alternate(subjects, rounds)
+
+
+def of_peer(peer: Peer) -> dict[str, Measure]:
+    """What is measured of another one."""
+    measures: dict[str, Measure] = {f"{peer}: probe": lambda: run_time(peer.probe)}
+    if (launch := peer.launch) is not None:
+        measures[f"{peer}: launch"] = lambda: launch(peer.command)
+    return measures
+
+
+def figures(name: str, medians: Mapping[str, float]) -> list[Figure]:
+    """The four figures of one of ours."""
+    probe, launch = medians[f"{name}: probe"], medians[f"{name}: launch"]
     return [
-        Figure(name, "`--print-capabilities`", "ms", medians["capabilities"], medians[PASS[0]], limit=2),
-        Figure(name, "exec to GET_FEATURES reply", "ms", medians["reply"], medians[LOOP[0]], limit=1.5),
-        Figure(name, "idle resident memory", "MiB", medians["resident"], limit=30),
-        Figure(name, "SIGTERM to exit", "ms", medians["exit"], limit=100),
+        Figure(name, PROBE, "ms", probe, medians[PASS[0]], limit=2),
+        Figure(name, LAUNCH, "ms", launch, medians[LOOP[0]], limit=1.5),
+        Figure(name, "idle resident memory", "MiB", medians[f"{name}: resident"], limit=30),
+        Figure(name, "SIGTERM to exit", "ms", medians[f"{name}: exit"], limit=100),
+    ]
+
+
+def figures_of_peer(peer: Peer, medians: Mapping[str, float]) -> list[Figure]:
+    """Those that there are of another one, beside the same baselines."""
+    baselines = {f"{peer}: probe": (PROBE, PASS[0]), f"{peer}: launch": (LAUNCH, LOOP[0])}
+    return [
+        Figure(str(peer), what, "ms", medians[name], medians[baseline])
+        for name, (what, baseline) in baselines.items()
+        if name in medians
     ]
 
 
@@ -98,25 +114,41 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of which medians are taken: %(default)s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--environment", type=Path, metavar="FOLDER", help="measure this one, as it is")
+    parser.add_argument(
+        "--peer", type=Path, metavar="PATH", action="append", default=[], help="where a peer is instead"
+    )
     options = parser.parse_args()
     if options.environment is None:
         install(ENVIRONMENT)
     binaries = (options.environment or ENVIRONMENT).resolve() / "bin"
+    python = str(binaries / "python")
+    peers, missing = find(options.peer)
     with tempfile.TemporaryDirectory() as folder:
-        programs = {
+        arguments = {
             "vhost-user-rng": [],
             "vhost-user-gpu": [],
             "vhost-user-blk": ["--ram=16M"],
             "vhost-user-input": [f"--event-socket={os.path.join(folder, 'events')}"],
         }
-        found = []
-        for name, arguments in programs.items():
-            command = [str(binaries / name), *arguments]
-            found += figures(name, command, str(binaries / "python"), options.rounds)
+        subjects: dict[str, Measure] = {
+            PASS[0]: lambda: run_time([python, "-c", PASS[1]]),
+            LOOP[0]: lambda: run_time([python, "-c", LOOP[1]]),
+        }
+        for name, further in arguments.items():
+            subjects |= of_program(name, [str(binaries / name), *further])
+        for peer in peers:
+            subjects |= of_peer(peer)
+        for measure in subjects.values():  # the first time, files are read from the disk
+            measure()
+        medians = alternate(subjects, options.rounds)
+    found = [figure for name in arguments for figure in figures(name, medians)]
+    found += [figure for peer in peers for figure in figures_of_peer(peer, medians)]
     print(table(found))
+    for peer in missing:
+        print(f"\nNot measured: {peer}: there is no {peer.path} (Debian's package {peer.package}).")
     print(f"\nBaselines: {PASS[0]}, {LOOP[0]}. Medians of {options.rounds} alternating rounds.")
     if options.json is not None:
-        save(options.json, found, rounds=options.rounds)
+        save(options.json, found, rounds=options.rounds, missing=[str(peer) for peer in missing])
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """vhost-user-rng in a real guest."""
 
+import os
+import re
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -7,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest.backend import Backend
+from tests.guest.backend import STOP_TIMEOUT, Backend
 from tests.guest.guest import Guest
 from tests.guest.machine import vhost_user_options
+from tests.metrics.scraping import scrape
 
 pytestmark = pytest.mark.guest
 
@@ -18,12 +22,20 @@ LIMIT = 256  # bytes per period
 
 
 @pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    directory = tmp_path_factory.mktemp("rng")
-    with (
-        Backend("vhost-user-rng", directory) as backend,
-        Guest(options=vhost_user_options("vhost-user-rng-pci", backend.path, "rng")) as guest,
-    ):
+def metrics(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the program's metrics are."""
+    return tmp_path_factory.mktemp("metrics") / "metrics.sock"
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory, metrics: Path) -> Iterator[Backend]:
+    with Backend("vhost-user-rng", tmp_path_factory.mktemp("rng"), f"--metrics=unix:{metrics}") as backend:
+        yield backend
+
+
+@pytest.fixture(scope="module")
+def guest(backend: Backend) -> Iterator[Guest]:
+    with Guest(options=vhost_user_options("vhost-user-rng-pci", backend.path, "rng")) as guest:
         yield guest
 
 
@@ -45,6 +57,35 @@ def test_bytes_are_evenly_spread(guest: Guest) -> None:
 def test_samples_differ(guest: Guest) -> None:
     samples = {guest.call("hwrng", count=32)["data"] for _ in range(20)}
     assert len(samples) == 20
+
+
+def test_its_metrics_tell_what_the_guest_has_taken(guest: Guest, metrics: Path) -> None:
+    size = 4096
+    before = scrape(str(metrics))
+    guest.call("hwrng", count=size)
+    after = scrape(str(metrics))
+    assert after.value("vhost_user_front_end_connected") == 1
+    assert after.value("vhost_user_ring_started", ring="0") == 1
+    assert after.value("vhost_user_errors_total", ring="0") == 0
+    grown = {
+        name: (after.value(name, ring="0") or 0) - (before.value(name, ring="0") or 0)
+        for name in ("vhost_user_written_bytes_total", "vhost_user_requests_total")
+    }
+    # The driver reads ahead, so what it gave the guest first had been written before.
+    assert grown["vhost_user_written_bytes_total"] >= size / 2
+    assert 0 < grown["vhost_user_requests_total"] <= grown["vhost_user_written_bytes_total"]
+
+
+def test_it_reports_its_rings(guest: Guest, backend: Backend) -> None:
+    guest.call("hwrng", count=16)
+    backend.process.send_signal(signal.SIGUSR2)
+    end = time.monotonic() + STOP_TIMEOUT
+    while "vring 0: started, enabled, size=" not in backend.log():
+        assert time.monotonic() < end, backend.log()
+        os.sched_yield()
+    report = backend.log().splitlines()[-2:]
+    assert "a front-end is connected, features=" in report[0]
+    assert re.search(r"base=(\d+) avail=\d+ used=\d+ in_flight=\d+ fds=kick\+call", report[1])
 
 
 def test_it_works_after_a_reboot(guest: Guest) -> None:

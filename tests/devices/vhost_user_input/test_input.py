@@ -12,7 +12,7 @@ from vhost_user_input import Input
 from vhost_user_input.description import Description, keyboard
 from vhost_user_input.evemu import parse
 from vhost_user_input.source import Sink
-from vhostd import DeviceType, RefusedRequest, SetupError, UsageError
+from vhostd import DeviceType, Grants, RefusedRequest, SetupError, UsageError
 
 RECORDINGS = Path(__file__).parent / "recordings"
 
@@ -23,6 +23,10 @@ class FakeSource:
         self.written: list[bytes] = []
         self.closed = False
         self.error: Exception | None = None
+        self.needs = Grants()
+
+    def grants(self) -> Grants:
+        return self.needs
 
     async def run(self, sink: Sink) -> None:
         if self.error:
@@ -171,6 +175,12 @@ def test_a_source_that_is_gone_ends_the_program() -> None:
         asyncio.run(device.run())
     device.close()
     assert source.closed
+
+
+def test_it_needs_what_its_sources_need() -> None:
+    sources = [FakeSource(keyboard()), FakeSource(keyboard())]
+    sources[0].needs, sources[1].needs = Grants(cleared=("/run",)), Grants(ioctls=(ord("E"),))
+    assert Input(keyboard(), sources).grants() == Grants(cleared=("/run",), ioctls=(ord("E"),))
 
 
 def test_a_recording_into_a_ring_of_four_entries(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from tests.sessions import negotiated
 from vhost_user_input import Input
 from vhost_user_input.description import Description, keyboard
 from vhost_user_input.source import Sink
+from vhostd import Grants
 from vhostd.frontend import Frontend, Queue, SharedMemory
 from vhostd.messages import GET_CONFIG, SET_CONFIG, ConfigSpace
 
@@ -27,6 +28,9 @@ class Script:
     def __init__(self) -> None:
         self.sink: Sink | None = None
         self.written: list[Event] = []
+
+    def grants(self) -> Grants:
+        return Grants()
 
     async def run(self, sink: Sink) -> None:
         self.sink = sink

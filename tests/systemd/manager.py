@@ -1,0 +1,136 @@
+"""A real service manager of the test's own: systemd as a user's manager, run by root.
+
+It has its own mounts, sockets, units and control group, and need not be PID 1. Being root's it can do what a
+user's cannot: make up users, mounts and devices. So it runs the units as they are, sandbox and all.
+"""
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.programs import PATIENCE, environment, notified
+from tests.systemd.units import install
+
+SYSTEMD = "/lib/systemd/systemd"
+# What systemd as PID 1 would have made: /run as a mount, proof that it runs, and what it mounts over folders
+# that a service must not see.
+START = """
+mount --rbind /run /run
+mkdir -p /run/systemd
+mount -t tmpfs none /run/systemd
+mkdir -p /run/systemd/system /run/systemd/inaccessible/dir
+cd /run/systemd/inaccessible
+touch reg
+mkfifo fifo
+mknod chr c 0 0
+mknod blk b 0 0
+for group in "$@"; do
+    mkdir "$group"
+    echo $$ >"$group/cgroup.procs"
+done
+cd /
+exec "$SYSTEMD" --user
+"""
+
+
+class Manager:
+    """The running manager; leaving the `with` block ends it, and its services."""
+
+    def __init__(self, folder: Path) -> None:
+        # Not below /tmp, which the units hide from their services, and short, as sockets' paths must be.
+        self.runtime = Path(tempfile.mkdtemp(prefix="vhostd-", dir="/run"))
+        self.runtime.chmod(0o755)
+        self.configuration = folder / "etc"
+        self._units = folder / "config/systemd/user"
+        self._units.mkdir(parents=True)
+        install(self._units, self.configuration)
+        roots = [Path("/sys/fs/cgroup", name) for name in ("systemd", "unified", "")]
+        self._groups = [root / self.runtime.name for root in roots if (root / "cgroup.procs").exists()]
+        self._environment = environment(
+            {
+                "HOME": str(folder),
+                "XDG_CONFIG_HOME": str(folder / "config"),
+                "XDG_RUNTIME_DIR": str(self.runtime),
+                "SYSTEMD": SYSTEMD,
+            }
+        )
+        # A user's manager keeps state beside its configuration.
+        self.state = folder / "config"
+
+    def __enter__(self) -> Self:
+        command = ["unshare", "--mount", "sh", "-euc", START, "sh", *map(str, self._groups)]
+        with notified() as ours:
+            env = self._environment | {"NOTIFY_SOCKET": ours.name}
+            self._process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL)
+            try:
+                ours.until("READY=1")
+            except BaseException:
+                self._stop()
+                raise
+        (self.runtime / "systemd/notify").chmod(0o777)  # as PID 1's is, for services of other users
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(PATIENCE)
+        for group in self._groups:
+            for inner in sorted(group.glob("**/"), reverse=True):
+                inner.rmdir()
+        subprocess.run(["rm", "-rf", self.runtime], check=True)
+
+    def socket_path(self, program: str, instance: str = "a") -> Path:
+        """Where the program's socket unit listens."""
+        return self.runtime / program / f"{instance}.sock"
+
+    def configure(self, program: str, options: str, instance: str = "a") -> None:
+        """Writes the options of an instance, as its administrator would."""
+        folder = self.configuration / program
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{instance}.conf").write_text(f'OPTIONS="{options}"\n')
+
+    def drop_in(self, unit: str, *lines: str) -> None:
+        """Changes a service, as `systemctl edit` does."""
+        folder = self._units / f"{unit}.d"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{len(list(folder.iterdir()))}.conf").write_text("\n".join(("[Service]", *lines, "")))
+        self.run("daemon-reload")
+
+    def call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """systemctl, whatever comes of it."""
+        command = ["systemctl", "--user", "--no-pager", *arguments]
+        return subprocess.run(
+            command, env=self._environment, capture_output=True, text=True, timeout=PATIENCE
+        )
+
+    def run(self, *arguments: str) -> str:
+        """What systemctl prints; AssertionError unless it ends with status 0."""
+        done = self.call(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def show(self, unit: str, name: str) -> str:
+        """A property of a unit."""
+        return self.run("show", "--value", f"--property={name}", unit).strip()
+
+    def shows(self, unit: str, name: str, value: str) -> None:
+        """Waits until a property has this value."""
+        self.until(lambda: self.show(unit, name) == value, lambda: self.run("show", unit))
+
+    def until(self, reached: Callable[[], bool], describe: Callable[[], str] = str) -> None:
+        """Looks again and again until `reached`."""
+        end = time.monotonic() + PATIENCE
+        while not reached():
+            assert self._process.poll() is None, "the service manager has ended"
+            assert time.monotonic() < end, f"never reached: {describe()}"
+            os.sched_yield()

@@ -1,0 +1,175 @@
+"""The units as a service manager runs them: sockets, readiness, watchdog, end."""
+
+import grp
+import signal
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.programs import connect, get_features
+from tests.systemd.manager import Manager
+from tests.systemd.units import CHECKOUT, PROGRAMS
+
+DISK = 1 << 20
+
+PROGRAM = pytest.mark.parametrize("program", PROGRAMS)
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    with Manager(tmp_path) as manager:
+        for program in PROGRAMS:
+            # This checkout may lie in a folder that the units hide.
+            manager.drop_in(f"{program}@.service", f"BindReadOnlyPaths={CHECKOUT}")
+        disk = manager.state / "vhost-user-blk/a/disk.img"
+        disk.parent.mkdir(parents=True)
+        with disk.open("xb") as file:
+            file.truncate(DISK)
+        disk.chmod(0o666)  # the system's manager would give it to the service's user
+        manager.drop_in(
+            "vhost-user-input@.service",
+            "SupplementaryGroups=",  # which not every machine has
+            "RuntimeDirectory=vhost-user-input-%i",
+        )
+        manager.configure("vhost-user-input", f"--event-socket={manager.runtime}/vhost-user-input-a/events")
+        yield manager
+
+
+def start_socket(manager: Manager, program: str) -> Path:
+    """Starts the socket unit; where it listens."""
+    manager.run("start", f"{program}@a.socket")
+    return manager.socket_path(program)
+
+
+@PROGRAM
+def test_a_front_end_starts_the_program(manager: Manager, program: str) -> None:
+    service = f"{program}@a.service"
+    path = start_socket(manager, program)
+    status = path.stat()
+    assert stat.S_IMODE(status.st_mode) == 0o660
+    assert status.st_gid == grp.getgrnam("kvm").gr_gid
+    assert manager.show(service, "ActiveState") == "inactive"
+    with connect(path) as sock:
+        assert get_features(sock)
+        manager.shows(service, "ActiveState", "active")
+        manager.shows(service, "StatusText", "serving a front-end")
+        assert manager.show(service, "LimitNOFILE") == "4096"
+    manager.shows(service, "StatusText", "waiting for a front-end")
+
+
+@PROGRAM
+def test_it_runs_as_nobody_who_can_do_anything(manager: Manager, program: str) -> None:
+    with connect(start_socket(manager, program)) as sock:
+        assert get_features(sock)
+        status = Path("/proc", manager.show(f"{program}@a.service", "MainPID"), "status").read_text()
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert 0 not in map(int, fields["Uid"].split())
+    assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
+    assert int(fields["CapBnd"], 16) == 0
+
+
+@PROGRAM
+def test_it_is_stopped_and_leaves_nothing(manager: Manager, program: str) -> None:
+    service = f"{program}@a.service"
+    path = start_socket(manager, program)
+    with connect(path) as sock:
+        assert get_features(sock)
+        manager.shows(service, "ActiveState", "active")
+        manager.run("stop", service)
+        assert manager.show(service, "Result") == "success"
+        assert (manager.show(service, "ExecMainCode"), manager.show(service, "ExecMainStatus")) == ("1", "0")
+    assert path.is_socket()  # it starts again when somebody connects
+    manager.run("stop", f"{program}@a.socket")
+    assert not path.exists()
+
+
+@PROGRAM
+def test_one_that_hangs_is_replaced(manager: Manager, program: str) -> None:
+    service = f"{program}@a.service"
+    manager.drop_in(f"{program}@.service", "WatchdogSec=1", "TimeoutAbortSec=1")
+    path = start_socket(manager, program)
+    with connect(path) as sock:
+        assert get_features(sock)
+        manager.shows(service, "ActiveState", "active")
+        hung = manager.show(service, "MainPID")
+        manager.run("kill", f"--signal={signal.SIGSTOP.value}", service)
+        manager.shows(service, "NRestarts", "1")
+        assert sock.recv(1) == b""  # the front-end notices, and may reconnect
+    with connect(path) as sock:
+        assert get_features(sock)
+        assert manager.show(service, "MainPID") != hung
+    manager.shows(service, "StatusText", "waiting for a front-end")
+    assert manager.show(service, "NRestarts") == "1"
+
+
+def test_one_that_crashes_is_replaced(manager: Manager) -> None:
+    service = "vhost-user-rng@a.service"
+    path = start_socket(manager, "vhost-user-rng")
+    with connect(path) as sock:
+        assert get_features(sock)
+        manager.shows(service, "ActiveState", "active")
+        manager.run("kill", "--signal=SEGV", service)
+        manager.shows(service, "NRestarts", "1")
+    with connect(path) as sock:
+        assert get_features(sock)
+
+
+def test_it_is_active_only_when_it_says_so(manager: Manager) -> None:
+    """A program that cannot tell that it is ready is never taken for it."""
+    service = "vhost-user-rng@a.service"
+    manager.drop_in("vhost-user-rng@.service", "TimeoutStartSec=1", "Restart=no")
+    notified = manager.runtime / "systemd/notify"
+    notified.chmod(0)
+    with connect(start_socket(manager, "vhost-user-rng")) as sock, suppress(ConnectionResetError):
+        get_features(sock)
+        manager.shows(service, "ActiveState", "failed")
+    assert manager.show(service, "Result") == "timeout"
+    notified.chmod(0o777)
+    manager.run("reset-failed", service, "vhost-user-rng@a.socket")
+    manager.run("restart", "vhost-user-rng@a.socket")
+    manager.run("start", service)  # which waits for it
+    assert manager.show(service, "ActiveState") == "active"
+
+
+def test_options_are_those_of_the_instance(manager: Manager) -> None:
+    manager.configure("vhost-user-rng", "--max-bytes=16 --period=1000")
+    with connect(start_socket(manager, "vhost-user-rng")) as sock:
+        assert get_features(sock)
+        process = Path("/proc", manager.show("vhost-user-rng@a.service", "MainPID"))
+        assert (process / "cmdline").read_bytes().split(b"\0")[-3:] == [
+            b"--max-bytes=16",
+            b"--period=1000",
+            b"",
+        ]
+
+
+def test_options_that_make_no_sense_are_not_tried_again(manager: Manager) -> None:
+    service = "vhost-user-rng@a.service"
+    manager.configure("vhost-user-rng", "--period=none")
+    path = start_socket(manager, "vhost-user-rng")
+    with connect(path):
+        manager.shows(service, "ExecMainStatus", "2")
+        manager.shows(service, "ActiveState", "failed")
+    assert manager.show(service, "NRestarts") == "0"
+
+
+def test_a_disk_elsewhere_needs_to_be_let_in(manager: Manager, tmp_path: Path) -> None:
+    """As the unit's comments have it."""
+    folder = tmp_path / "images"
+    folder.mkdir(mode=0o755)
+    image = folder / "disk.img"
+    image.write_bytes(bytes(DISK))
+    image.chmod(0o666)
+    manager.configure("vhost-user-blk", f"--blk-file={image}", "b")
+    service = "vhost-user-blk@b.service"
+    manager.drop_in("vhost-user-blk@b.service", "Restart=no")
+    manager.run("start", "vhost-user-blk@b.socket")
+    assert manager.call("start", service).returncode
+    assert manager.show(service, "ExecMainStatus") == "1"
+    manager.drop_in("vhost-user-blk@b.service", f"BindPaths={folder}")
+    manager.run("start", service)
+    with connect(manager.socket_path("vhost-user-blk", "b")) as sock:
+        assert get_features(sock)

@@ -1,8 +1,11 @@
 """vhostctl: finds, checks and installs back-end programs, ours and others'.
 
 Each command is a module of this package: its docstring's first line is the help, `add_options` declares its
-options, and `run` does it and returns the exit status, as in `program.py`: 0 all is well, 1 it is not, 2 the
-command line makes no sense.
+options, and `run` does it and returns the exit status.
+
+status 0    all is well
+status 1    it is not, or it could not be done; one line on stderr says why
+status 2    the command line makes no sense; one line on stderr says why
 """
 
 import sys
@@ -10,10 +13,12 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from vhostd import __version__
+from vhostd.ctl.text import printable
 from vhostd.errors import SetupError, UsageError
 from vhostd.log import write_line
 from vhostd.options import Parser
 
+INTERRUPTED = 130  # as shells say that a program was
 COMMANDS = {  # and the module of each
     "list": "listing",
     "probe": "probe",
@@ -43,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = make_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
         status: int = options.run(options)
     except SetupError as error:
-        write_line(f"vhostctl: error: {' '.join(str(error).splitlines())}")
+        write_line(f"vhostctl: error: {printable(' '.join(str(error).splitlines()))}")
         return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return status

@@ -1,0 +1,65 @@
+"""What keeps libvirt from starting a program that it has chosen."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.ctl.programs import script
+from vhostd.ctl import reach
+from vhostd.ctl.discovery import Entry, State
+from vhostd.ctl.hazards import hazards
+from vhostd.ctl.reach import Account
+
+SOMEBODY = Account("libvirt-qemu", 64055, frozenset({64055}))
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program that everybody can run, on a machine with libvirt's user and without AppArmor."""
+    monkeypatch.setattr(reach, "launcher", lambda: SOMEBODY)
+    monkeypatch.setattr(reach, "confinement_is_on", lambda: False)
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    (tmp_path / "bin").mkdir(mode=0o755)
+    return script(tmp_path / "bin/vhost-user-gpu", ":")
+
+
+def found(binary: str | Path | None, kind: str = "gpu") -> list[str]:
+    name = None if binary is None else str(binary)
+    return list(hazards(Entry(Path("/etc/50-a.json"), State.CANDIDATE, type=kind, binary=name)))
+
+
+def test_there_is_nothing_to_say_of_most(program: Path) -> None:
+    assert found(program) == []
+    assert found(None) == []
+    assert found("vhost-user-nowhere") == []
+
+
+def test_a_folder_that_qemu_s_user_cannot_enter(program: Path) -> None:
+    program.parent.chmod(0o700)
+    message = f"{program.parent} is closed to libvirt-qemu, as whom libvirt starts it: chmod o+x"
+    assert found(program) == [message]
+    assert found(program, "fs") == [], "a virtiofsd runs as root"
+
+
+def test_a_program_that_only_root_may_run(program: Path) -> None:
+    program.chmod(0o700)
+    assert found(program) == [f"{program} is closed to libvirt-qemu, as whom libvirt starts it: chmod o+x"]
+
+
+def test_an_interpreter_that_only_root_may_run(program: Path) -> None:
+    interpreter = script(program.with_name("interpreter"), ":")
+    program.write_text(f"#!{interpreter}\n")
+    assert found(program) == []
+    interpreter.chmod(0o700)
+    assert found(program) == [
+        f"{interpreter} is closed to libvirt-qemu, as whom libvirt starts it: chmod o+x"
+    ]
+
+
+def test_apparmor_lets_few_be_started(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reach, "confinement_is_on", lambda: True)
+    assert found(program) == [
+        f"AppArmor's profile of libvirtd does not let it start {program}: have it in /usr/bin"
+    ]
+    assert found("/usr/bin/env") == []

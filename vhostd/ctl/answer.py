@@ -1,0 +1,114 @@
+"""What a program says when it is asked for its capabilities in the way of libvirt.
+
+libvirt waits for it as long as it takes, and reads all that it prints; here there are limits.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from selectors import EVENT_READ, DefaultSelector
+
+PATIENCE = 10.0  # seconds
+OUTPUT_LIMIT = 4 << 20  # bytes
+ARGUMENT = "--print-capabilities"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of it; `fault` if the program could not be started, `excess` if it was stopped here.
+
+    `status` is negative for a signal, as in subprocess.
+    """
+
+    fault: str = ""
+    excess: str = ""
+    status: int = 0
+    output: bytes = b""
+    errors: bytes = b""
+    seconds: float = 0.0
+
+    @property
+    def end(self) -> str:
+        """How it ended, as the end of a sentence; empty if that was well."""
+        if self.status < 0:
+            return f"is killed by {_name(-self.status)}"
+        return f"exits with status {self.status}" if self.status else ""
+
+
+def _name(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+
+
+def ask(binary: str | None, patience: float = PATIENCE) -> Answer:
+    """Runs a program as libvirt does: its arguments, folder, standard files, umask, and few variables."""
+    if binary is None:
+        return Answer("it names no program")
+    path = find(binary)
+    if path is None:
+        return Answer(f"there is no program {binary!r}")
+    start = time.monotonic()
+    try:
+        process = subprocess.Popen(
+            [binary, ARGUMENT],
+            executable=path,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(os.environ, privileged=os.geteuid() == 0),
+            umask=0o022,
+            start_new_session=True,  # so that it can be stopped with all that it has started
+        )
+    except OSError as error:
+        return Answer(f"{path} cannot be started: {error.strerror}")
+    with process:
+        excess, output, errors = "it was interrupted", b"", b""
+        try:
+            excess, output, errors = _collect(process, start + patience, patience)
+        finally:
+            if excess:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+    return Answer("", excess, process.returncode, output, errors, time.monotonic() - start)
+
+
+def find(binary: str) -> str | None:
+    """The file that libvirt starts for a description's binary."""
+    if binary.startswith("/"):
+        return binary
+    return f"/{binary}" if "/" in binary else shutil.which(binary)
+
+
+def environment(variables: Mapping[str, str], *, privileged: bool) -> dict[str, str]:
+    """Of libvirtd as a service there is little more than PATH; a user's own one has all of the user's."""
+    return {name: value for name, value in variables.items() if not privileged or name == "PATH"}
+
+
+def _collect(process: subprocess.Popen[bytes], end: float, patience: float) -> tuple[str, bytes, bytes]:
+    """Why the program, which still runs then, was given up, if it was; and what is on stdout and stderr."""
+    output, errors = bytearray(), bytearray()
+    late = f"it has not ended within {patience:g} s"
+    with DefaultSelector() as selector:
+        for pipe, written in ((process.stdout, output), (process.stderr, errors)):
+            if pipe:
+                selector.register(pipe, EVENT_READ, written)
+        while selector.get_map():
+            for key, _ in selector.select(max(0.0, end - time.monotonic())):
+                data = os.read(key.fd, 1 << 16)
+                key.data.extend(data)
+                if not data:
+                    selector.unregister(key.fileobj)
+            if len(output) + len(errors) > OUTPUT_LIMIT:
+                return f"it prints more than {OUTPUT_LIMIT >> 20} MiB", bytes(output), bytes(errors)
+            if selector.get_map() and time.monotonic() >= end:
+                return late, bytes(output), bytes(errors)
+    try:
+        process.wait(max(0.0, end - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return late, bytes(output), bytes(errors)
+    return "", bytes(output), bytes(errors)

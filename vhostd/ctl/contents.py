@@ -1,0 +1,57 @@
+"""What an installation consists of: every file, and what is to be in it."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from vhostd.ctl import completion
+from vhostd.ctl.commandline import read
+from vhostd.ctl.description import load
+from vhostd.ctl.manual import manual
+from vhostd.ctl.places import Places
+from vhostd.ctl.programs import Program
+from vhostd.ctl.units import unit
+from vhostd.errors import SetupError
+from vhostd.shipped import DESCRIPTIONS, UNITS, shipped
+
+
+def contents(places: Places, programs: Iterable[Program]) -> dict[Path, bytes]:
+    """The files of these programs; raises SetupError for a description that libvirt would stumble over."""
+    files: dict[Path, bytes] = {}
+    programs = list(programs)
+    for program in programs:
+        if not str(program.path).isprintable():
+            raise SetupError(f"no file can name {str(program.path)!r}: move the program")
+        own = dict(_descriptions(places, program)) | dict(_units(places, program))
+        others = [each.name for each in programs if each != program]
+        page = manual(program, own or [places.record], others)
+        files |= own
+        files[places.manuals / f"{program.name}.1"] = page.encode()
+        files |= _completions(places, program)
+    return files
+
+
+def _descriptions(places: Places, program: Program) -> Iterator[tuple[Path, bytes]]:
+    for path in sorted(shipped(*DESCRIPTIONS).glob("*-vhostd-*.json")):
+        # Of an unknown type it would keep libvirt from starting any domain that looks for a program.
+        description = load(path)
+        if description.binary.name == program.name:
+            document = description.model_copy(update={"binary": program.path}).model_dump(mode="json")
+            kept = {name: value for name, value in document.items() if value or name != "tags"}
+            yield places.descriptions / path.name, f"{json.dumps(kept, indent=2)}\n".encode()
+
+
+def _units(places: Places, program: Program) -> Iterator[tuple[Path, bytes]]:
+    for path in sorted(shipped(*UNITS).glob(f"{program.name}@.*")):
+        yield places.units / path.name, unit(path.read_text(), program.path, user=places.user).encode()
+
+
+def _completions(places: Places, program: Program) -> dict[Path, bytes]:
+    command = read(program.parser, program.name)
+    return {
+        places.share / "bash-completion/completions" / program.name: completion.bash(command).encode(),
+        places.share / "zsh/site-functions" / f"_{program.name}": completion.zsh(command).encode(),
+        places.share / "fish/vendor_completions.d" / f"{program.name}.fish": completion.fish(
+            command
+        ).encode(),
+    }

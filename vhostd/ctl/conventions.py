@@ -1,0 +1,26 @@
+"""Whether a program's answer is as QEMU's conventions for back-end programs want it."""
+
+import json
+from collections.abc import Iterator
+
+from vhostd.ctl.answer import Answer
+from vhostd.ctl.json_text import NotJson, read
+from vhostd.ctl.schema import Kind, faults
+
+
+def deviations(answer: Answer, kind: str = "") -> Iterator[str]:
+    """What is wrong with the answer of a program, which is described as of type `kind`, a sentence each."""
+    if answer.fault or answer.excess:
+        yield answer.fault or answer.excess
+        return
+    if answer.end:
+        yield f"it {answer.end}"
+    try:
+        document = read(answer.output)
+    except NotJson as error:
+        yield f"what it prints is not JSON: {error}"
+        return
+    for fault in faults(document, Kind.CAPABILITIES):
+        yield f"what it prints, at {fault.place}: {fault.message}"
+    if kind and isinstance(document, dict) and document.get("type", kind) != kind:
+        yield f"it calls itself a program of type {json.dumps(document['type'])}"

@@ -1,0 +1,56 @@
+"""The folders that libvirt reads descriptions in, and what is in them."""
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from vhostd.ctl.discovery import File, Folder
+from vhostd.ctl.image import TOP, real
+from vhostd.ctl.json_text import LIMIT
+
+SYSTEM = (Path("/usr/share/qemu/vhost-user"), Path("/etc/qemu/vhost-user"))
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a fifo",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def libvirt_folders(*, privileged: bool, environment: Mapping[str, str] = os.environ) -> list[Path]:
+    """From general to specific; that of a user is for the user's own libvirt (qemu:///session) alone."""
+    if privileged:
+        return [*SYSTEM]
+    config = environment.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return [*SYSTEM, Path(config, "qemu/vhost-user")]
+
+
+def read_folder(path: Path, root: Path = TOP) -> Folder:
+    """What is in a folder; with another root, all paths are those below it."""
+    try:
+        names = sorted(os.listdir(real(root, path)))
+    except FileNotFoundError:
+        return Folder(path)
+    except OSError as error:
+        return Folder(path, fault=f"the folder cannot be read: {error.strerror}")
+    return Folder(path, tuple(_read_file(path / name, root) for name in names))
+
+
+def _read_file(path: Path, root: Path) -> File:
+    if path.name.startswith("."):
+        return File(path, ignored="it is hidden")
+    try:
+        place = real(root, path)
+        status = place.stat()
+    except OSError as error:
+        return File(path, unreachable=error.strerror or str(error))
+    if not stat.S_ISREG(status.st_mode):
+        return File(path, ignored=f"it is {KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}")
+    try:
+        with place.open("rb") as file:
+            content = file.read(LIMIT)
+    except OSError as error:
+        return File(path, status.st_size, unreadable=error.strerror or str(error))
+    return File(path, status.st_size, content)

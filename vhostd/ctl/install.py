@@ -1,0 +1,142 @@
+"""Installs what tells others of the programs: descriptions, systemd units, manual pages, completions.
+
+libvirt reads descriptions in /usr/share/qemu/vhost-user and /etc/qemu/vhost-user, and a user's own libvirt
+(qemu:///session) also in the user's configuration.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from vhostd.ctl import reach
+from vhostd.ctl.contents import contents
+from vhostd.ctl.places import ADMINISTRATOR, DISTRIBUTION, Places, system_places, user_places
+from vhostd.ctl.placing import missing_folders, place
+from vhostd.ctl.programs import Program, installed_programs
+from vhostd.ctl.record import Record, is_regular
+from vhostd.errors import SetupError, UsageError
+from vhostd.log import write_line
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """The options that say where an installation is."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--prefix",
+        metavar="DIR",
+        type=_absolute,
+        default=ADMINISTRATOR,
+        help=f"default: %(default)s, with descriptions and units in /etc; {DISTRIBUTION} is for packages",
+    )
+    where.add_argument("--user", action="store_true", help="for this user alone, in the home directory")
+    parser.add_argument("--destdir", metavar="DIR", type=_absolute, help="a tree to make a package from")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_places(parser)
+    parser.add_argument("--types", metavar="TYPE", nargs="+", help="for these types of device; default: all")
+    parser.add_argument("--dry-run", action="store_true", help="only print the names of the files")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Writes all of it, or nothing, and prints the names of the files."""
+    places = places_of(options)
+    programs = chosen(options.types, options.destdir)
+    files = contents(places, programs)
+    for warning in warnings(options, places, programs):
+        write_line(f"vhostctl: warning: {warning}")
+    if not options.dry_run:
+        _write(files, places, options.destdir)
+    print(*files, sep="\n")
+    return 0
+
+
+def places_of(options: argparse.Namespace) -> Places:
+    """Where the options say that the installation is; raises UsageError if they make no sense together."""
+    if not options.user:
+        return system_places(options.prefix)
+    if options.destdir:
+        raise UsageError("--user and --destdir do not go together: a package has nothing in a home directory")
+    return user_places()
+
+
+def chosen(types: list[str] | None, tree: Path | None) -> list[Program]:
+    """The installed programs of these types, or all; their paths are those outside of the tree."""
+    programs = installed_programs()
+    known = sorted({program.type for program in programs if program.type})
+    if unknown := set(types or ()) - set(known):
+        raise UsageError(
+            f"--types: no program here is of type {min(unknown)!r}; there are {', '.join(known)}"
+        )
+    kept = [program for program in programs if not types or not program.device or program.type in types]
+    return [replace(program, path=_outside(program.path, tree)) for program in kept]
+
+
+def warnings(options: argparse.Namespace, places: Places, programs: list[Program]) -> Iterator[str]:
+    """What is going to keep others from finding or starting the programs, a line each."""
+    if not places.heard:
+        yield f"libvirt does not look for descriptions in {places.descriptions}"
+        yield f"systemd does not look for units in {places.units}"
+    if options.user and os.geteuid() == 0:
+        yield "libvirt never reads descriptions in root's home directory"
+    if options.destdir or options.user:
+        return
+    account = reach.launcher()
+    blocked: dict[str, list[str]] = {}
+    for program in programs:
+        if program.device and (obstacle := reach.obstacle(program.path, account)):
+            fault = f"{obstacle} is closed to {account.name}, as whom libvirt starts programs"
+            blocked.setdefault(fault, []).append(program.name)
+        elif program.device and (folder := reach.hidden_folder(program.path)):
+            fault = f"the systemd services see nothing in {folder}, where programs are that they start"
+            blocked.setdefault(fault, []).append(program.name)
+    for fault, names in blocked.items():
+        yield f"{fault}: {', '.join(names)}"
+    if options.prefix == DISTRIBUTION or reach.confinement_is_on():
+        for program in programs:
+            if program.type == "gpu" and reach.is_confined_out(program.path):
+                yield f"AppArmor's profile of libvirtd lets it start what is in /usr/bin, not {program.path}"
+
+
+def _write(files: dict[Path, bytes], places: Places, tree: Path | None) -> None:
+    """Writes the files and, but for a tree, the record of them; raises SetupError if that cannot be done."""
+    try:
+        if tree:
+            files = {inside(tree, path): data for path, data in files.items()}
+        record = Record() if tree else Record.load(places.record) or Record()
+        for path, data in files.items():
+            _refuse_foreign(path, data, record)
+        if not tree:
+            record.add(files, missing_folders([*files, places.record]))
+            files = files | {places.record: record.dump()}
+        place(files)
+    except OSError as error:
+        closed = isinstance(error, PermissionError) and not places.user
+        hint = " (be root, or install with --user)" if closed else ""
+        fault = f"{error.filename}: {error.strerror}{hint}; nothing was installed"
+        raise SetupError(fault) from None
+
+
+def _refuse_foreign(path: Path, data: bytes, record: Record) -> None:
+    """Lets be what is as it is to be, and what this program has written before."""
+    if not os.path.lexists(path) or record.is_unchanged(path):
+        return
+    if not is_regular(path) or path.read_bytes() != data:
+        fault = "was changed since it was installed" if path in record.files else "is not of this program"
+        raise SetupError(f"{path} {fault}: move it away first; nothing was installed")
+
+
+def inside(tree: Path, path: Path) -> Path:
+    """Where a file of an installation is in the tree."""
+    return tree / path.relative_to("/")
+
+
+def _outside(path: Path, tree: Path | None) -> Path:
+    return Path("/", path.relative_to(tree)) if tree and path.is_relative_to(tree) else path
+
+
+def _absolute(text: str) -> Path:
+    """Any folder for a shell's user; made absolute, since what is installed is read from everywhere."""
+    return Path(os.path.abspath(text))

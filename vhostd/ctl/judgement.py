@@ -1,0 +1,79 @@
+"""What libvirt decides when a program has told its capabilities.
+
+The two types that it starts differ: a program for a video device that does not answer is passed over, while a
+virtiofsd that does not is taken for one without any features, and tried.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from vhostd.ctl.answer import Answer
+from vhostd.ctl.discovery import Entry, State
+from vhostd.ctl.json_text import NotJson, read_as_libvirt, word
+
+RENDER_NODE = "render-node"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """USED, SKIPPED or FAILS, and why; `features` are those that libvirt has heard of."""
+
+    state: State
+    reason: str = ""
+    features: tuple[str, ...] = ()
+
+
+def judge(kind: str, answer: Answer, *, render_node: bool) -> Judgement:
+    """What libvirt makes of a program of type gpu or fs; `render_node` if the host has one."""
+    if answer.excess:
+        return Judgement(State.FAILS, f"{answer.excess}, and libvirt sets no limits: it may wait for ever")
+    return _judge_fs(answer) if kind == "fs" else _judge_gpu(answer, render_node=render_node)
+
+
+def _judge_gpu(answer: Answer, *, render_node: bool) -> Judgement:
+    if answer.fault:
+        return Judgement(State.SKIPPED, answer.fault)
+    if answer.end:
+        return Judgement(State.SKIPPED, f"it {answer.end}")
+    try:
+        features = _features(read_as_libvirt(answer.output))
+    except NotJson as error:
+        return Judgement(State.SKIPPED, f"what it prints is not JSON: {error}")
+    if features is None:
+        return Judgement(State.SKIPPED, "what it prints has no list of features")
+    if RENDER_NODE in features and not render_node:
+        reason = f"it has the feature {RENDER_NODE}, and the host has no render node: libvirt gives up"
+        return Judgement(State.FAILS, reason, features)
+    return Judgement(State.USED, features=features)
+
+
+def _judge_fs(answer: Answer) -> Judgement:
+    if answer.fault:
+        return Judgement(State.FAILS, f"{answer.fault}; libvirt tries it all the same")
+    if answer.end:
+        return Judgement(State.USED, f"it {answer.end}; libvirt takes it to have no features")
+    try:
+        return Judgement(State.USED, features=_features(read_as_libvirt(answer.output)) or ())
+    except NotJson as error:
+        return Judgement(State.SKIPPED, f"what it prints is not JSON: {error}")
+
+
+def _features(document: Any) -> tuple[str, ...] | None:
+    features = document.get("features") if isinstance(document, dict) else None
+    return tuple(filter(None, map(word, features))) if isinstance(features, list) else None
+
+
+def choose(judgements: dict[Entry, Judgement]) -> dict[Entry, Judgement]:
+    """The same, in libvirt's order, with those as SPARE that come behind one of their type that it takes."""
+    taken: dict[str, Entry] = {}
+    chosen = {}
+    for entry, judgement in judgements.items():
+        if judgement.state == State.SKIPPED:
+            chosen[entry] = judgement
+        elif entry.type in taken:
+            reason = f"{taken[entry.type].path} comes first, unless a domain asks for a feature that it lacks"
+            chosen[entry] = Judgement(State.SPARE, reason, judgement.features)
+        else:
+            taken[entry.type] = entry
+            chosen[entry] = judgement
+    return chosen

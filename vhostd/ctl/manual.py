@@ -1,0 +1,125 @@
+"""Manual pages, in the language of man(7), made from what the programs' parsers and docstrings say."""
+
+import os
+import re
+import sys
+import textwrap
+import time
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
+from pathlib import Path
+
+import vhostd
+from vhostd import ctl
+from vhostd import program as back_end
+from vhostd.ctl.commandline import Command, Option, read
+from vhostd.ctl.programs import Program
+
+OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+CODE = re.compile("`([^`]+)`")
+WIDTH = 72  # of a line of text
+STATUS = re.compile(r"^status (\d) +(.+(?:\n +.+)*)", re.MULTILINE)
+
+
+def manual(program: Program, files: Iterable[Path], others: Iterable[str]) -> str:
+    """The page of a program; `files` are those that belong to it, `others` the pages to read as well."""
+    command = read(program.parser, program.name)
+    source = sys.modules[program.device.__module__] if program.device else ctl
+    statuses = (back_end if program.device else ctl).__doc__ or ""
+    sections = {
+        "NAME": [f"{program.name} \\-", _prose(_summary(command))],
+        "SYNOPSIS": [_bold(program.name), *_synopsis(command)],
+        "DESCRIPTION": [_prose(command.description), *_paragraph(command.epilog)],
+        "OPTIONS": [line for title, options in command.groups.items() for line in _group(title, options)],
+        "COMMANDS": [line for inner in command.commands for line in _command(inner)],
+        "EXIT STATUS": [line for match in STATUS.finditer(statuses) for line in _item(match[1], match[2])],
+        "FILES": [line for path in files for line in (".TP", _literal(str(path)))],
+        "EXAMPLES": list(_examples(source.__doc__ or "")),
+        "SEE ALSO": [f".BR {_literal(name)} (1)" for name in others],
+    }
+    body = [line for title, lines in sections.items() if any(lines) for line in (f".SH {title}", *lines)]
+    return "\n".join([_heading(program.name), *body, ""])
+
+
+def _heading(name: str) -> str:
+    """The title, and the date of the package: of its sources, or of what it is built from."""
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    date = int(given) if given.isdecimal() else Path(vhostd.__file__).stat().st_mtime
+    day = time.strftime("%Y-%m-%d", time.gmtime(date))
+    return f'.TH {_literal(name.upper())} 1 {day} "vhostd {vhostd.__version__}" "User Commands"'
+
+
+def _summary(command: Command) -> str:
+    before, _, after = command.description.rstrip(".").partition(": ")
+    text = after or before
+    return text[:1].lower() + text[1:]
+
+
+def _synopsis(command: Command) -> Iterator[str]:
+    if command.commands:
+        yield "\\fICOMMAND\\fR ..."
+    else:
+        yield "[\\fIOPTION\\fR ...]"
+    yield from (_value(option) for option in command.options if not option.flags)
+
+
+def _group(title: str, options: Iterable[Option]) -> Iterator[str]:
+    yield f".SS {_prose(title.capitalize())}"
+    for option in options:
+        flags = ", ".join(_bold(flag) for flag in option.flags)
+        yield from (".TP", " ".join(part for part in (flags, _value(option)) if part), _prose(option.help))
+
+
+def _command(command: Command) -> Iterator[str]:
+    yield f".SS {_literal(command.name)}"
+    yield _prose(command.description)
+    for options in command.groups.values():
+        yield from list(_group("", options))[1:]
+    yield from _paragraph(command.epilog)
+
+
+def _item(head: str, text: str) -> Iterator[str]:
+    yield from (".TP", _bold(head), _prose(text))
+
+
+def _paragraph(text: str) -> Iterator[str]:
+    if text:
+        yield from (".PP", _prose(text))
+
+
+def _examples(docstring: str) -> Iterator[str]:
+    """The indented blocks of a docstring that are command lines: the first, and those that follow it."""
+    blocks = docstring.split("\n\n")[1:]
+    found = list(takewhile(re.compile(" +(vhost|qemu)").match, blocks))
+    if found:
+        text = textwrap.dedent("\n\n".join(found))
+        yield from (".RS 4", ".nf", *map(_literal, text.splitlines()), ".fi", ".RE")
+
+
+def _value(option: Option) -> str:
+    return f"\\fI{_literal(option.value)}\\fR" if option.value else ""
+
+
+def _bold(text: str) -> str:
+    return f"\\fB{_literal(text)}\\fR"
+
+
+def _prose(text: str) -> str:
+    """Text to be filled; its options stay whole, and are found by who copies them."""
+    text = CODE.sub(r"\\fB\1\\fR", _escape(text))
+    lines = textwrap.wrap(" ".join(text.split()), WIDTH, break_long_words=False, break_on_hyphens=False)
+    return OPTION.sub(lambda match: match[0].replace("-", "\\-"), "\n".join(map(_guard, lines)))
+
+
+def _literal(text: str) -> str:
+    """Text whose hyphens are those that are typed."""
+    return _guard(_escape(text).replace("-", "\\-"))
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\e")
+
+
+def _guard(line: str) -> str:
+    """The line, which must not be taken for a macro."""
+    return f"\\&{line}" if line.startswith((".", "'")) else line

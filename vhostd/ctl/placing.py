@@ -1,0 +1,68 @@
+"""Writes files: all of them, or none."""
+
+import os
+import signal
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from tempfile import mkstemp
+
+FILE_MODE = 0o644  # whatever the umask is: others are to read what is installed
+FOLDER_MODE = 0o755
+
+
+def place(files: Mapping[Path, bytes]) -> None:
+    """Writes the files, each in one step for whoever reads it meanwhile; on failure all is as it was."""
+    with _signals_held(), ExitStack() as undo:
+        for folder in missing_folders(files):
+            undo.callback(_remove_folder, folder)
+            folder.mkdir()
+            folder.chmod(FOLDER_MODE)
+        for path, data in files.items():
+            if path.is_file():
+                undo.callback(_replace, path, path.read_bytes())
+            else:
+                undo.callback(path.unlink, missing_ok=True)
+            _replace(path, data)
+        undo.pop_all()
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Lets the signals wait that would end the program half-way."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def missing_folders(paths: Iterable[Path]) -> list[Path]:
+    """The folders that are still to be made for these files, outer ones first."""
+    return sorted({folder for path in paths for folder in path.parents if not folder.exists()})
+
+
+def remove_folders(folders: Iterable[Path]) -> None:
+    """Removes those of the folders that are empty, inner ones first."""
+    for folder in sorted(folders, reverse=True):
+        _remove_folder(folder)
+
+
+def _remove_folder(folder: Path) -> None:
+    with suppress(OSError):  # it holds files of others, or is gone
+        folder.rmdir()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    # libvirt and systemd look into these folders at any time; they skip hidden files.
+    fd, temporary = mkstemp(prefix=".vhostd-", dir=path.parent)
+    try:
+        with open(fd, "wb") as file:
+            file.write(data)
+            os.fchmod(fd, FILE_MODE)
+            file.flush()
+            os.fsync(fd)
+        os.replace(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):  # it has become the file
+            os.unlink(temporary)

@@ -1,0 +1,116 @@
+"""Asks programs for their capabilities as libvirt does, and says what it makes of the answers.
+
+They are also checked against QEMU's conventions for back-end programs.
+
+libvirt waits for as long as a program takes; this gives up after 10 seconds.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from vhostd.ctl.answer import Answer, ask
+from vhostd.ctl.conventions import deviations
+from vhostd.ctl.discovery import LAUNCHED, TYPES, State
+from vhostd.ctl.host import has_render_node
+from vhostd.ctl.json_text import NotJson, read_as_libvirt, word
+from vhostd.ctl.judgement import Judgement, judge
+from vhostd.ctl.text import printable, show, show_json
+from vhostd.errors import SetupError
+
+ERRORS_SHOWN = 10  # lines of a program's stderr, at most
+
+
+class Probe(BaseModel):
+    """One program: `state` is what libvirt makes of it, or null if it starts none of its type.
+
+    The `faults` are what deviates from the conventions, `errors` what it wrote to stderr.
+    """
+
+    binary: str
+    type: str | None
+    features: tuple[str, ...]
+    seconds: float
+    state: State | None
+    reason: str
+    faults: tuple[str, ...]
+    errors: tuple[str, ...]
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing is wrong with it."""
+        return not self.faults and self.state in (None, State.USED)
+
+
+class Report(BaseModel):
+    """All that were asked."""
+
+    programs: tuple[Probe, ...]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("binaries", metavar="BINARY", nargs="+", help="a program, by its path or its name")
+    parser.add_argument("--type", metavar="TYPE", choices=TYPES, help="what its description says that it is")
+    parser.add_argument("--json", action="store_true", help="print a JSON document")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints what the programs say; raises SetupError if something is wrong with one."""
+    report = Report(programs=tuple(probe(binary, options.type) for binary in options.binaries))
+    if options.json:
+        show_json(report)
+    else:
+        show("\n".join(line for each in report.programs for line in lines(each)))
+    if bad := [each.binary for each in report.programs if not each.is_well]:
+        raise SetupError(f"not as it should be: {', '.join(bad)}")
+    return 0
+
+
+def probe(binary: str, described: str | None = None) -> Probe:
+    """Asks one program; without a description it is what it calls itself."""
+    answer = ask(os.path.abspath(binary) if "/" in binary else binary)
+    kind, features = _told(answer)
+    taken = described or kind
+    judgement = judge(taken, answer, render_node=has_render_node()) if taken in LAUNCHED else None
+    if not taken:
+        judgement = Judgement(State.SKIPPED, "it does not tell its type")
+    return Probe(
+        binary=printable(binary),
+        type=printable(taken) if taken else None,
+        features=tuple(map(printable, features)),
+        seconds=round(answer.seconds, 3),
+        state=judgement.state if judgement else None,
+        reason=printable(judgement.reason) if judgement else "it starts no programs of this type",
+        faults=tuple(map(printable, deviations(answer, described or ""))),
+        errors=tuple(map(printable, answer.errors.decode(errors="replace").splitlines()[:ERRORS_SHOWN])),
+    )
+
+
+def lines(probe: Probe) -> Iterator[str]:
+    """The findings for a person."""
+    features = f"features: {', '.join(probe.features)}" if probe.features else "no features"
+    yield f"{probe.binary}: {probe.type or 'of no type'}, {features}, {probe.seconds * 1000:.0f} ms"
+    if probe.state is None:
+        yield f"  libvirt: {probe.reason}"
+    else:
+        yield f"  libvirt: {probe.state}{f': {probe.reason}' if probe.reason else ''}"
+    for fault in probe.faults:
+        yield f"  fault: {fault}"
+    for line in probe.errors:
+        yield f"  stderr: {line}"
+
+
+def _told(answer: Answer) -> tuple[str | None, list[str]]:
+    """The type and the features that a program names, as far as it does."""
+    try:
+        document: Any = read_as_libvirt(answer.output)
+    except NotJson:
+        return None, []
+    members = document if isinstance(document, dict) else {}
+    features = members.get("features")
+    return word(members.get("type")), [
+        each for each in (features if isinstance(features, list) else []) if isinstance(each, str)
+    ]

@@ -1,0 +1,52 @@
+"""What an installation has written, so that it can be brought up to date, and removed, and nothing else."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ValidationError
+
+from vhostd.errors import SetupError
+
+
+class Record(BaseModel, extra="forbid"):
+    """The files, each with the SHA-256 of what was written, and the folders that were made for them."""
+
+    files: dict[Path, str] = {}
+    folders: list[Path] = []
+
+    @classmethod
+    def load(cls, path: Path) -> Self | None:
+        """The record in a file, None if there is none; raises SetupError if it cannot be understood."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise SetupError(f"{path}: {error.strerror}") from None
+        except ValidationError as error:
+            raise SetupError(f"{path} is no record of an installation: {error.errors()[0]['msg']}") from None
+
+    def dump(self) -> bytes:
+        """The record as the content of a file."""
+        return f"{self.model_dump_json(indent=2)}\n".encode()
+
+    def is_unchanged(self, path: Path) -> bool:
+        """Whether the file is there as it was written."""
+        return is_regular(path) and self.files.get(path) == digest(path.read_bytes())
+
+    def add(self, files: Mapping[Path, bytes], folders: Iterable[Path]) -> None:
+        """Notes what is about to be written, and the folders that are made for it."""
+        self.files |= {path: digest(data) for path, data in files.items()}
+        self.folders = sorted({*self.folders, *folders})
+
+
+def is_regular(path: Path) -> bool:
+    """Whether it is a file itself, not a link to one."""
+    return path.is_file() and not path.is_symlink()
+
+
+def digest(data: bytes) -> str:
+    """The SHA-256 of a content, in hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,56 @@
+"""Removes what `vhostctl install` has written; what was changed since is kept.
+
+Of a tree (--destdir) that is what the same installation would write now.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from vhostd.ctl.contents import contents
+from vhostd.ctl.install import add_places, chosen, inside, places_of
+from vhostd.ctl.places import Places
+from vhostd.ctl.placing import remove_folders
+from vhostd.ctl.record import Record, digest
+from vhostd.errors import SetupError
+from vhostd.log import write_line
+
+add_options = add_places
+
+
+def run(options: argparse.Namespace) -> int:
+    """Removes the files, and the folders that were made for them if they are empty; prints what is gone."""
+    places = places_of(options)
+    record = _of_tree(places, options.destdir) if options.destdir else _of_machine(places)
+    try:
+        for path in record.files:
+            _remove(path, record)
+        if not options.destdir:
+            places.record.unlink()
+    except OSError as error:
+        raise SetupError(f"{error.filename}: {error.strerror}") from None
+    remove_folders(record.folders)
+    return 0
+
+
+def _of_machine(places: Places) -> Record:
+    record = Record.load(places.record)
+    if record is None:
+        raise SetupError(f"nothing to remove: there is no {places.record}")
+    if strange := [path for path in record.files if not places.holds(path)]:
+        raise SetupError(f"{places.record} names {strange[0]}, which is no place of this installation")
+    return record
+
+
+def _of_tree(places: Places, tree: Path) -> Record:
+    files = {inside(tree, path): digest(data) for path, data in contents(places, chosen(None, tree)).items()}
+    made = {folder for path in files for folder in path.parents if tree in folder.parents}
+    return Record(files=files, folders=sorted(made))
+
+
+def _remove(path: Path, record: Record) -> None:
+    if record.is_unchanged(path):
+        path.unlink()
+        print(path)
+    elif os.path.lexists(path):
+        write_line(f"vhostctl: warning: {path} was changed since it was installed, and is kept")

@@ -1,0 +1,30 @@
+"""The systemd units as they are installed: for where the program is, and for whose service manager."""
+
+import re
+from pathlib import Path
+
+SHIPPED_FOLDER = "/usr/bin"  # where the units that are shipped say that the programs are
+
+# What a user's service manager cannot do, or could only do in a user namespace.
+SYSTEM_ONLY = re.compile(
+    r"^(?:DynamicUser|SupplementaryGroups|SocketGroup|RemoveIPC"
+    r"|(?:Capability|Device|IPAddress|Private|Proc|Protect)\w+)=.*\n",
+    re.MULTILINE,
+)
+
+
+def unit(text: str, program: Path, *, user: bool) -> str:
+    """The text of a unit that is shipped, with this program in the place of the one in /usr/bin."""
+    if user:
+        text = SYSTEM_ONLY.sub("", text).replace("=-/etc/", "=-%E/")
+    return re.sub(
+        rf"(?<==){SHIPPED_FOLDER}/{re.escape(program.name)}(?![\w-])", lambda _: _word(program), text
+    )
+
+
+def _word(path: Path) -> str:
+    """The path as systemd.syntax(7) has it: a % is doubled, what separates words is quoted."""
+    word = str(path).replace("%", "%%")
+    if not any(special in word for special in " \"'\\"):
+        return word
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -10,6 +10,7 @@ readonly sanitizers="-fsanitize=address,undefined -fno-sanitize-recover=undefine
 
 main() {
     contrib/setup.sh
+    contrib/debian-chroot.sh >/dev/null
     "$python" -m pytest "$@"
     build_sanitized
     test_sanitized
@@ -23,7 +24,7 @@ build_sanitized() {
     echo "building the ring with sanitizers"
     rm -rf "$sanitized"
     mkdir -p "$sanitized/source"
-    cp -r --parents pyproject.toml README.md LICENSE share vhostd devices "$sanitized/source"
+    cp -r --parents pyproject.toml README.md LICENSE share contrib/systemd vhostd devices "$sanitized/source"
     find "$sanitized/source" \( -name '*.so' -o -name '*.c' -o -name '*.egg-info' \) -prune -exec rm -rf {} +
     CFLAGS="-O1 -g $sanitizers" LDFLAGS="$sanitizers" \
         "$python" -m pip install --quiet --no-deps --target "$sanitized/tree" "$sanitized/source"

@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Makes two chroots of Debian 13 in the user's cache: `build` has what the package is built and checked with
+# (contrib/debian-package.sh), and `bare` what an installed package depends on, for the tests. Prints where they
+# are. Needs root.
+set -euo pipefail
+
+readonly suite=trixie
+readonly here="$(dirname "${BASH_SOURCE[0]}")"
+readonly cache="${XDG_CACHE_HOME:-$HOME/.cache}/vhostd"
+readonly target="$cache/debian-$suite"
+readonly log="$cache/debian-$suite.log"
+readonly runtime=(
+    libseccomp2 python3 python3-evdev python3-jsonschema python3-pydantic python3-systemd python3-uvloop
+    systemd # whose units are verified
+)
+readonly neighbours=(qemu-system-common qemu-system-gui virtiofsd) # none of their files may be ours
+
+main() {
+    [ "$(id -u)" = 0 ] || fail "chroots need root"
+    mkdir -p "$cache"
+    exec {lock}>"$cache/debian-$suite.lock"
+    flock "$lock"
+    local now
+    now="$(cat "${BASH_SOURCE[0]}" "$here/debian/control" | sha256sum)"
+    if [ "$(cat "$target/made-from" 2>/dev/null)" != "$now" ]; then
+        echo "debian: making chroots of Debian $suite in $target" >&2
+        (set -x && make "$now") >"$log" 2>&1 || { tail -n 30 "$log" >&2 && fail "that did not work: see $log"; }
+    fi
+    echo "$target"
+}
+
+# Each step ends the subshell itself: bash ignores set -e inside a condition.
+make() {
+    work="$(mktemp -d "$cache/new.XXXXXX")" || exit
+    trap 'rm -rf "$work"' EXIT
+    install_debootstrap || exit
+    debootstrap --variant=minbase --include=ca-certificates "$suite" "$work/bare" "$(debian_mirror)" || exit
+    prepare "$work/bare" || exit
+    cp -a "$work/bare" "$work/build" || exit
+    mkdir -p "$work/build/control/debian" && cp "$here/debian/control" "$work/build/control/debian" || exit
+    inside build apt-get install "${quick[@]}" build-essential lintian || exit
+    inside build apt-get build-dep "${quick[@]}" ./control || exit
+    inside bare apt-get install "${quick[@]}" "${runtime[@]}" || exit
+    inside bare sh -c "cd /srv && apt-get download -qq ${neighbours[*]}" || exit
+    inside build apt-get clean && inside bare apt-get clean || exit
+    echo "$1" >"$work/made-from" || exit
+    rm -rf "$target" && mv -T "$work" "$target" || exit
+}
+readonly quick=(-qq --yes --no-install-recommends)
+
+install_debootstrap() {
+    command -v debootstrap >/dev/null && return
+    apt-get update -qq -o DPkg::Lock::Timeout=300 &&
+        apt-get install "${quick[@]}" -o DPkg::Lock::Timeout=300 debootstrap
+}
+
+# Reaches the mirror as this machine does, starts no services, and does not wait for the disk.
+prepare() {
+    cp /etc/resolv.conf "$1/etc/resolv.conf" || exit
+    apt-config dump | grep -i '^Acquire::.*proxy' >"$1/etc/apt/apt.conf.d/host" || true
+    echo force-unsafe-io >"$1/etc/dpkg/dpkg.cfg.d/unsafe-io" || exit
+    printf '#!/bin/sh\nexit 101\n' >"$1/usr/sbin/policy-rc.d" || exit
+    chmod +x "$1/usr/sbin/policy-rc.d" || exit
+}
+
+inside() {
+    local root="$work/$1"
+    shift
+    chroot "$root" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 "$@"
+}
+
+# The mirror that this machine uses for its own release.
+debian_mirror() {
+    local uri
+    uri="$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' 2>/dev/null | head -n 1)"
+    echo "${uri:-http://deb.debian.org/debian}"
+}
+
+fail() {
+    echo "debian: $*" >&2
+    exit 1
+}
+
+main

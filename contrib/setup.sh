@@ -12,18 +12,25 @@ readonly venv="$root/.venv"
 readonly log="$cache/setup.log"
 readonly backports=bookworm-backports
 readonly qemu_needed=10
+readonly libvirt_needed=11
 readonly kernel=linux-image-amd64
 readonly kernel_needs=CONFIG_UDMABUF=y # as kernels have it since Debian 13's
 
 readonly packages=(
     python3-venv python3-dev gcc libc6-dev libsystemd-dev pkg-config # .venv
     busybox-static                                                    # the guest's initramfs
+    libseccomp2                                                       # the programs' sandbox
     systemd evemu-tools edid-decode                                   # used by some tests
+    mandoc groff-base zsh fish                                        # to check manual pages and completions
     e2fsprogs fio mount util-linux                                    # used in the guest, on a disk
 )
 readonly qemu_packages=(
     qemu-system-x86 qemu-system-common qemu-system-data seabios
     qemu-system-modules-opengl # -display dbus, for some tests
+)
+readonly libvirt_packages=(
+    libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients # used by some tests
+    libvirt0 libvirt-common libvirt-daemon-common libvirt-daemon-log
 )
 
 main() {
@@ -55,13 +62,30 @@ install_packages() {
         on_bookworm && add_backports
         mapfile -t -O "${#missing[@]}" missing < <(printf '%s\n' "${qemu_packages[@]}" | from_backports)
     fi
+    if ! libvirt_is_new_enough; then
+        on_bookworm && add_backports
+        mapfile -t -O "${#missing[@]}" missing < <(printf '%s\n' "${libvirt_packages[@]}" | from_backports)
+    fi
     [ "${#missing[@]}" -gt 0 ] || return 0
     update_package_lists
     step "installing ${#missing[@]} Debian packages: ${missing[*]}" \
+        without_services \
         as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes \
         -o DPkg::Lock::Timeout=300 --no-install-recommends "${missing[@]}"
     qemu_is_new_enough || fail "QEMU $qemu_needed or later is needed; this is $(qemu_version)."
+    libvirt_is_new_enough || fail "libvirt $libvirt_needed or later is needed; this is $(libvirt_version)."
 }
+
+# What is installed shall not run on this machine: the tests start what they need (see invoke-rc.d(8)).
+without_services() (
+    local policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ]; then
+        trap 'as_root rm -f $policy' EXIT
+        printf '#!/bin/sh\nexit 101\n' | as_root tee $policy
+        as_root chmod 755 $policy
+    fi
+    "$@"
+)
 
 missing_packages() {
     local installed
@@ -86,11 +110,22 @@ qemu_has_dbus_display() {
     grep -qx dbus <<<"$(qemu-system-x86_64 -display help)"
 }
 
+libvirt_version() {
+    /usr/sbin/libvirtd --version 2>/dev/null | sed -n 's/^.*(libvirt) \([0-9.]*\).*/\1/p'
+}
+
+libvirt_is_new_enough() {
+    local version
+    version="$(libvirt_version)"
+    [ -n "$version" ] && [ "${version%%.*}" -ge "$libvirt_needed" ] && command -v virsh >/dev/null &&
+        ls /usr/lib/*/libvirt/connection-driver/libvirt_driver_qemu.so >/dev/null 2>&1
+}
+
 on_bookworm() {
     (. /etc/os-release && [ "${VERSION_CODENAME:-}" = bookworm ])
 }
 
-# QEMU and the packages it needs in the same version; everything else stays with the release.
+# QEMU, libvirt, and the packages they need in the same version; everything else stays with the release.
 from_backports() {
     if on_bookworm; then sed "s|\$|/$backports|"; else cat; fi
 }

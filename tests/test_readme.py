@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from vhostd.ctl import make_parser as make_vhostctl_parser
+from vhostd.ctl.commandline import read
 from vhostd.device import Device
 from vhostd.options import make_parser
 
@@ -16,7 +18,9 @@ CHECKOUT = Path(__file__).parents[1]
 README = CHECKOUT / "README.md"
 TEST_COMMAND = "tests/run.sh"
 DEMO_COMMAND = "contrib/demo.sh"
-PROGRAMS: dict[str, str] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["scripts"]
+SCRIPTS: dict[str, str] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["scripts"]
+PROGRAMS = {name: main for name, main in SCRIPTS.items() if name != "vhostctl"}
+OTHERS = {"--now"}  # options of programs that are not ours
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 # Words in a code span that are a path of this repository: they begin with one of its folders.
 PLACE = re.compile(r"`([\w.-]+/[\w./-]*)`")
@@ -43,6 +47,12 @@ def options_of(program: str) -> set[str]:
     return set(parser_of(program)._option_string_actions)
 
 
+def options_of_vhostctl() -> set[str]:
+    """The options of all its commands."""
+    program = read(make_vhostctl_parser(), "vhostctl")
+    return {flag for each in program.commands for option in each.options for flag in option.flags}
+
+
 def commands(text: str, program: str) -> list[str]:
     """The command lines of a program in a text, with the lines that continue them."""
     whole = re.sub(r"\\+\n\s*", " ", text)
@@ -60,7 +70,9 @@ def test_the_readme_names_the_demo() -> None:
     assert re.search(rf"^\s*(\$ )?{re.escape(DEMO_COMMAND)}\b", README.read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", [TEST_COMMAND, DEMO_COMMAND, ".ci/run", "contrib/setup.sh"])
+@pytest.mark.parametrize(
+    "command", [TEST_COMMAND, DEMO_COMMAND, ".ci/run", "contrib/setup.sh", "contrib/debian-package.sh"]
+)
 def test_commands_are_there_and_executable(command: str) -> None:
     assert os.access(CHECKOUT / command, os.X_OK)
 
@@ -74,7 +86,7 @@ def test_options_in_a_device_s_docstring_exist(program: str) -> None:
 
 def test_options_in_the_readme_exist() -> None:
     text = README.read_text()
-    known = set().union(*(options_of(program) for program in PROGRAMS))
+    known = OTHERS | options_of_vhostctl() | set().union(*(options_of(program) for program in PROGRAMS))
     for program in PROGRAMS:
         named = named_options("\n".join(commands(text, program)))
         assert named <= options_of(program), program
@@ -87,7 +99,12 @@ def test_the_readme_names_every_option(program: str) -> None:
     assert options <= named_options(README.read_text())
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_readme_names_every_option_of_vhostctl() -> None:
+    options = {option for option in options_of_vhostctl() if option.startswith("--")}
+    assert options <= named_options(README.read_text())
+
+
+@pytest.mark.parametrize("program", SCRIPTS)
 def test_the_readme_names_each_program(program: str) -> None:
     assert program in README.read_text()
 

@@ -15,9 +15,11 @@ from types import TracebackType
 from typing import Self
 
 from tests.programs import PATIENCE, environment, notified
-from tests.systemd.units import install
+from tests.systemd.units import CHECKOUT, PROGRAMS, install
 
 SYSTEMD = "/lib/systemd/systemd"
+# This checkout may lie in a folder that the units hide: /tmp, or a home.
+LET_IN = ("ProtectHome=tmpfs", f"BindReadOnlyPaths={CHECKOUT}")
 # What systemd as PID 1 would have made: /run as a mount, proof that it runs, and what it mounts over folders
 # that a service must not see.
 START = """
@@ -50,6 +52,8 @@ class Manager:
         self._units = folder / "config/systemd/user"
         self._units.mkdir(parents=True)
         install(self._units, self.configuration)
+        for program in PROGRAMS:
+            self._write_drop_in(f"{program}@.service", *LET_IN)
         roots = [Path("/sys/fs/cgroup", name) for name in ("systemd", "unified", "")]
         self._groups = [root / self.runtime.name for root in roots if (root / "cgroup.procs").exists()]
         self._environment = environment(
@@ -101,10 +105,15 @@ class Manager:
 
     def drop_in(self, unit: str, *lines: str) -> None:
         """Changes a service, as `systemctl edit` does."""
+        self._write_drop_in(unit, *lines)
+        self.run("daemon-reload")
+
+    def _write_drop_in(self, unit: str, *lines: str) -> None:
         folder = self._units / f"{unit}.d"
         folder.mkdir(exist_ok=True)
-        (folder / f"{len(list(folder.iterdir()))}.conf").write_text("\n".join(("[Service]", *lines, "")))
-        self.run("daemon-reload")
+        # With the unit's name, as an instance's file would replace one of that name for all instances.
+        path = folder / f"{unit}-{len(list(folder.iterdir()))}.conf"
+        path.write_text("\n".join(("[Service]", *lines, "")))
 
     def call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """systemctl, whatever comes of it."""

@@ -11,7 +11,7 @@ import pytest
 
 from tests.programs import connect, get_features
 from tests.systemd.manager import Manager
-from tests.systemd.units import CHECKOUT, PROGRAMS
+from tests.systemd.units import PROGRAMS
 
 DISK = 1 << 20
 
@@ -21,9 +21,6 @@ PROGRAM = pytest.mark.parametrize("program", PROGRAMS)
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[Manager]:
     with Manager(tmp_path) as manager:
-        for program in PROGRAMS:
-            # This checkout may lie in a folder that the units hide.
-            manager.drop_in(f"{program}@.service", f"BindReadOnlyPaths={CHECKOUT}")
         disk = manager.state / "vhost-user-blk/a/disk.img"
         disk.parent.mkdir(parents=True)
         with disk.open("xb") as file:

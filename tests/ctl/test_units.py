@@ -9,7 +9,7 @@ import pytest
 
 from tests.ctl.staging import Site
 from tests.programs import connect, executable, get_features
-from tests.systemd.manager import Manager
+from tests.systemd.manager import LET_IN, Manager
 from vhostd.ctl.units import unit
 from vhostd.shipped import UNITS, shipped
 
@@ -89,7 +89,7 @@ def test_a_user_s_manager_runs_them(
         options.parent.mkdir()
         options.write_text('OPTIONS="--max-bytes=4096"\n')
         # The test's manager is root's, which can do more than a user's.
-        manager.drop_in("vhost-user-rng@.service", "User=nobody")
+        manager.drop_in("vhost-user-rng@.service", "User=nobody", *LET_IN)
         manager.run("start", "vhost-user-rng@a.socket")
         with connect(manager.socket_path("vhost-user-rng")) as sock:
             assert get_features(sock)

@@ -23,7 +23,7 @@ def test_each_deviation_is_told() -> None:
     answer = Answer(status=1, output=b'{"type": "gpu", "features": ["3d"], "version": 1}')
     assert list(deviations(answer, "input")) == [
         "it exits with status 1",
-        'what it prints, at $: nobody knows a member "version": remove it',
+        'what it prints, at $: QEMU\'s schema has no member "version": remove it',
         'what it prints, at $.features[0]: "3d" is none of render-node, virgl',
         'it calls itself a program of type "gpu"',
     ]

@@ -143,10 +143,21 @@ def test_a_path_that_no_file_can_name(site: Site, tmp_path: Path) -> None:
     assert "no file can name" in complaints[0]
 
 
+def test_a_prefix_that_no_file_can_name(site: Site, tmp_path: Path) -> None:
+    prefix = tmp_path / os.fsdecode(b"\xff")
+    status, _, complaints = site.run("install", f"--prefix={prefix}")
+    assert status == 1
+    assert len(complaints) == 1
+    assert complaints[0].startswith("vhostctl: error: no file can name")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ("--user", "--prefix=/usr"),
+        ("--prefix=/usr",),
+        ("--prefix=",),
+        ("--destdir=",),
         ("--user", "--destdir=/nonexistent"),
         ("--types",),
         ("--types", "sound"),
@@ -218,6 +229,25 @@ def test_our_own_older_files_are_replaced(site: Site) -> None:
     record_path.write_bytes(record.dump())
     site.install()
     assert tree(site.prefix) == now
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_program_that_is_gone(site: Site, *, changed: bool) -> None:
+    """Its files go with the next installation, but not what somebody has made of them."""
+    site.install()
+    path = site.prefix / "share/man/man1/vhost-user-blk.1"
+    if changed:
+        path.write_text("changed")
+    (site.programs / "vhost-user-blk").unlink()
+    site.install("--types", "gpu")
+    left = {name for name in files(site.prefix) if "blk" in name or "block" in name}
+    assert left == ({str(path.relative_to(site.prefix))} if changed else set())
+    kept = {kind: short for kind, short in TYPES.items() if kind != "block"}
+    expected = everything(kept, "share/qemu/vhost-user", "lib/systemd/system", "share")
+    assert files(site.prefix) - left == expected | {"share/vhostd/installed.json"}
+    record = Record.load(site.prefix / "share/vhostd/installed.json")
+    assert record
+    assert (path in record.files) == changed
 
 
 def test_what_was_changed_since_stays(site: Site) -> None:

@@ -62,7 +62,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
 def test_nothing_is_there(machine: Machine) -> None:
     status, printed, _ = machine.list()
     assert status == 0
-    assert printed[0].startswith(f"libvirt reads {machine.share}, {machine.etc}")
+    assert printed[0].startswith(f"libvirt (qemu:///system) reads {machine.share}, {machine.etc}")
     assert printed[1:] == ["no descriptions"]
 
 
@@ -164,7 +164,9 @@ def test_a_user_has_a_folder_of_their_own(machine: Machine, monkeypatch: pytest.
     machine.describe("10-a.json", "block", "/usr/bin/disk", own)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert machine.report()["entries"] == []
+    assert machine.report()["connection"] == "qemu:///system"
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert machine.report()["connection"] == "qemu:///session"
     assert machine.report()["folders"] == [str(machine.share), str(machine.etc), str(own)]
     assert list(machine.entries()) == ["10-a.json"]
 

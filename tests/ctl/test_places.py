@@ -43,3 +43,4 @@ def test_what_is_in_it() -> None:
     assert places.holds(Path("/usr/local/share/man/man1/vhostctl.1"))
     assert not places.holds(Path("/etc/passwd"))
     assert not places.holds(Path("/usr/local/shared"))
+    assert not places.holds(Path("/usr/local/share/../../../etc/passwd"))

@@ -1,5 +1,6 @@
 """Files are written all or none, each in one step."""
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -35,6 +36,46 @@ def test_nothing_else_is_left(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         place(files)
     assert tree(tmp_path) == before
+
+
+def test_what_is_obsolete_goes(tmp_path: Path) -> None:
+    (tmp_path / "old").write_bytes(b"old")
+    place({tmp_path / "new": b"new"}, [tmp_path / "old"])
+    assert tree(tmp_path) == {"new": b"new"}
+
+
+def test_what_is_obsolete_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "old").write_bytes(b"old")
+    (tmp_path / "folder").mkdir()
+    before = tree(tmp_path)
+    with pytest.raises(IsADirectoryError):
+        place({tmp_path / "new": b"new"}, [tmp_path / "old", tmp_path / "folder"])
+    assert tree(tmp_path) == before
+
+
+def test_a_fault_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write to a full disk has no name, and that of a temporary file says nothing to anybody."""
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        place({tmp_path / "file": b"new"})
+    assert caught.value.filename == str(tmp_path / "file")
+    assert tree(tmp_path) == {}
+
+
+def test_another_has_made_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mkdir = Path.mkdir
+
+    def late(path: Path, mode: int = 0o777, *, exist_ok: bool = False) -> None:
+        mkdir(path)
+        mkdir(path, mode, exist_ok=exist_ok)
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    place({tmp_path / "a/b/file": b""})
+    assert tree(tmp_path) == {"a": None, "a/b": None, "a/b/file": b""}
 
 
 def test_an_interrupt_is_a_failure_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

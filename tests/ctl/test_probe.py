@@ -72,6 +72,7 @@ def test_what_is_wrong_is_told_of_each(tmp_path: Path, capfd: pytest.CaptureFixt
 def test_a_program_that_does_not_tell_what_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (found,) = report(capfd, script(tmp_path / "it", "echo hello"))
     assert (found["type"], found["state"], found["features"]) == (None, "skipped", [])
+    assert found["reason"] == "it does not tell its type"
     assert found["faults"] == ["what it prints is not JSON: line 1, column 1: expecting value"]
 
 
@@ -109,6 +110,7 @@ def test_a_program_is_named_as_in_a_shell(
     monkeypatch.chdir(tmp_path)
     assert run(capfd, "./it", "it")[0] == 0
     missing = report(capfd, "vhost-user-nowhere", "./nowhere")
+    assert [[each["reason"]] for each in missing] == [each["faults"] for each in missing]
     assert [each["faults"] for each in missing] == [
         ["there is no program 'vhost-user-nowhere'"],
         [f"{tmp_path}/nowhere cannot be started: No such file or directory"],
@@ -127,7 +129,8 @@ def test_what_it_prints_cannot_garble_a_terminal(tmp_path: Path, capfd: pytest.C
     assert found["errors"] == ["\\x1b[31m\ufffd", "x"]
 
 
-def test_who_interrupts_it_ends_what_was_asked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_who_interrupts_it_ends_what_was_asked(tmp_path: Path, number: int) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     path = script(tmp_path / "it", f"exec 9> {fifo}\necho asked >&9\nexec sleep 600")
@@ -137,10 +140,10 @@ def test_who_interrupts_it_ends_what_was_asked(tmp_path: Path) -> None:
     ) as process:
         with fifo.open("rb") as reader:
             assert reader.readline() == b"asked\n"
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             assert select.select([reader], [], [], PATIENCE)[0], "the program still runs"
         assert process.communicate(timeout=PATIENCE) == (b"", b"")
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
 
 
 @pytest.mark.parametrize("arguments", [[], ["--type=sound", "x"], ["--timeout=1", "x"]])

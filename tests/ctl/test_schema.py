@@ -18,7 +18,7 @@ VIRTIOFSD = {
 }
 VIRTIOFSD_CAPABILITIES = {"type": "fs", "features": ["migrate-precopy", "separate-options"]}
 TOLERABLE: dict[str, tuple[Kind, Any, list[str]]] = {
-    "a member more": (Kind.DESCRIPTION, VIRTIOFSD, ['$: nobody knows a member "features": remove it']),
+    "a member more": (Kind.DESCRIPTION, VIRTIOFSD, ['$: QEMU\'s schema has no member "features": remove it']),
     "nothing to read": (
         Kind.DESCRIPTION,
         {"type": "gpu", "binary": "/usr/bin/gpu"},

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.ctl.staging import PROGRAMS, Site, files, put_programs, tree
-from vhostd.ctl.record import Record
+from vhostd.ctl.record import Record, digest
 
 RECORD = "share/vhostd/installed.json"
 
@@ -76,6 +76,23 @@ def test_what_was_changed_is_kept_and_named(site: Site) -> None:
     assert {path for path in site.prefix.rglob("*") if not path.is_dir()} == {changed, linked}
 
 
+def test_what_is_removed_is_told_if_the_rest_is_not(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, installed, _ = site.run("install", f"--prefix={site.prefix}")
+    unlink = Path.unlink
+
+    def fail(path: Path, *, missing_ok: bool = False) -> None:
+        if path.name == "vhostctl.1":
+            raise PermissionError(13, "Permission denied", str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    status, removed, complaints = site.run("uninstall", f"--prefix={site.prefix}")
+    assert status == 1
+    assert complaints == [f"vhostctl: error: {site.prefix}/share/man/man1/vhostctl.1: Permission denied"]
+    assert removed
+    assert {path for path in installed if not Path(path).exists()} == set(removed)
+
+
 def test_what_is_gone_already_is_no_fault(site: Site) -> None:
     site.install()
     shutil.rmtree(site.prefix / "share/man")
@@ -109,20 +126,27 @@ def test_nothing_was_installed(site: Site) -> None:
     assert complaints == [f"vhostctl: error: nothing to remove: there is no {site.prefix / RECORD}"]
 
 
-def test_a_record_that_names_what_is_elsewhere(site: Site, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["bin/vhostctl", "prefix/share/../../bin/vhostctl"])
+def test_a_record_that_names_what_is_elsewhere(site: Site, tmp_path: Path, way: str) -> None:
     site.install()
     before = tree(tmp_path)
     path = site.prefix / RECORD
     record = Record.load(path)
     assert record
-    record.files[site.programs / "vhostctl"] = "0"
+    record.files[tmp_path / way] = digest((site.programs / "vhostctl").read_bytes())
     path.write_bytes(record.dump())
     status, printed, complaints = site.run("uninstall", f"--prefix={site.prefix}")
     assert (status, printed) == (1, [])
     assert complaints == [
-        f"vhostctl: error: {path} names {site.programs}/vhostctl, which is no place of this installation"
+        f"vhostctl: error: {path} names {tmp_path}/{way}, which is no place of this installation"
     ]
     assert files(tmp_path) == {name for name, content in before.items() if content is not None}
+
+
+def test_what_a_package_has_put_there_is_the_package_s(site: Site) -> None:
+    status, printed, complaints = site.run("uninstall", "--prefix=/usr")
+    assert (status, printed) == (2, [])
+    assert complaints == ["vhostctl: error: --prefix=/usr is for packages, and goes with --destdir"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"files": 5}', '{"other": {}}'])

@@ -11,6 +11,7 @@ from tests.ctl.staging import Site
 from tests.programs import connect, executable, get_features
 from tests.systemd.manager import LET_IN, Manager
 from vhostd.ctl.units import unit
+from vhostd.errors import SetupError
 from vhostd.shipped import UNITS, shipped
 
 PROGRAM = Path("/opt/vhostd/bin/vhost-user-rng")
@@ -38,11 +39,17 @@ def test_the_program_is_where_it_is() -> None:
     [
         ("/100%/vhost-user-rng", "/100%%/vhost-user-rng"),
         ("/a b/vhost-user-rng", '"/a b/vhost-user-rng"'),
-        ('/a"b\\c/vhost-user-rng', '"/a\\"b\\\\c/vhost-user-rng"'),
+        ("/a$HOME/vhost-user-rng", "/a$HOME/vhost-user-rng"),
     ],
 )
 def test_what_systemd_would_take_otherwise(path: str, word: str) -> None:
     assert f"\nExecStart={word} $OPTIONS\n" in unit(SERVICE, Path(path), user=False)
+
+
+@pytest.mark.parametrize("character", ['"', "'", "\\"])
+def test_what_systemd_starts_nothing_with(character: str) -> None:
+    with pytest.raises(SetupError, match="systemd starts no program with a quote or a backslash"):
+        unit(SERVICE, Path(f"/a{character}b/vhost-user-rng"), user=False)
 
 
 def test_a_user_s_manager_is_asked_for_what_it_can_do() -> None:
@@ -55,7 +62,7 @@ def test_a_user_s_manager_is_asked_for_what_it_can_do() -> None:
 
 @pytest.mark.parametrize("user", [False, True], ids=["system", "user"])
 def test_systemd_understands_them(tmp_path: Path, *, user: bool) -> None:
-    folder = tmp_path / "a %folder"
+    folder = tmp_path / "a %folder $HOME"
     folder.mkdir()
     for path in shipped(*UNITS).iterdir():
         program = folder / path.name.partition("@")[0]

@@ -99,12 +99,14 @@ def test_it_depends_on_what_the_project_does(package: Path) -> None:
     assert "libseccomp2" in depends
 
 
-def test_lintian_finds_no_errors(chroots: Path, package: Path) -> None:
+def test_lintian_finds_nothing(chroots: Path, package: Path) -> None:
     build = Chroot(chroots / "build")
     place = build.root / "tmp" / package.name
     shutil.copy(package, place)
     try:
-        build.run("lintian", "--allow-root", "--fail-on=error", f"/tmp/{package.name}")
+        # Whatever is new in Debian itself closes a bug there; this is not.
+        new = "--suppress-tags=initial-upload-closes-no-bugs"
+        assert build.run("lintian", "--allow-root", "--pedantic", "-I", new, f"/tmp/{package.name}") == ""
     finally:
         place.unlink()
 

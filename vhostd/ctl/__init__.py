@@ -1,24 +1,27 @@
 """vhostctl: finds, checks and installs back-end programs, ours and others'.
 
-Each command is a module of this package: its docstring's first line is the help, `add_options` declares its
-options, and `run` does it and returns the exit status.
+Each command is a module of this package: its docstring is the help, `add_options` declares its options, and
+`run` does it and returns the exit status.
 
 status 0    all is well
 status 1    it is not, or it could not be done; one line on stderr says why
 status 2    the command line makes no sense; one line on stderr says why
 """
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from typing import NoReturn
 
 from vhostd import __version__
-from vhostd.ctl.text import printable
+from vhostd.ctl.output import printable
 from vhostd.errors import SetupError, UsageError
 from vhostd.log import write_line
 from vhostd.options import Parser
 
-INTERRUPTED = 130  # as shells say that a program was
+SIGNALLED = 128  # and the signal's number: what shells say of a program that a signal has ended
 COMMANDS = {  # and the module of each
     "list": "listing",
     "probe": "probe",
@@ -35,8 +38,10 @@ def make_parser() -> Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, file in COMMANDS.items():
         module = import_module(f"vhostd.ctl.{file}")
-        text = (module.__doc__ or "").partition("\n")[0]
-        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        summary, _, more = (module.__doc__ or "").partition("\n")
+        command = commands.add_parser(
+            name, help=summary, description=summary, epilog=more.strip(), allow_abbrev=False
+        )
         module.add_options(command)
         command.set_defaults(run=module.run)
     return parser
@@ -46,10 +51,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The program `vhostctl`."""
     try:
         options = make_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
-        status: int = options.run(options)
+        with _ended_in_order():
+            status: int = options.run(options)
     except SetupError as error:
         write_line(f"vhostctl: error: {printable(' '.join(str(error).splitlines()))}")
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return SIGNALLED + signal.SIGINT
     return status
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Lets what is begun be cleaned up when a signal ends the program: one that it asks would outlive it."""
+    numbers = [
+        number
+        for number in (signal.SIGHUP, signal.SIGTERM)
+        if signal.getsignal(number) == signal.SIG_DFL  # nohup(1) has one ignored
+    ]
+    for number in numbers:
+        signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    raise SystemExit(SIGNALLED + number)

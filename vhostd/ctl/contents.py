@@ -19,9 +19,10 @@ def contents(places: Places, programs: Iterable[Program]) -> dict[Path, bytes]:
     """The files of these programs; raises SetupError for a description that libvirt would stumble over."""
     files: dict[Path, bytes] = {}
     programs = list(programs)
+    for path in (*places.folders, *(program.path for program in programs)):
+        if not str(path).isprintable():
+            raise SetupError(f"no file can name {str(path)!r}: have it elsewhere")
     for program in programs:
-        if not str(program.path).isprintable():
-            raise SetupError(f"no file can name {str(program.path)!r}: move the program")
         own = dict(_descriptions(places, program)) | dict(_units(places, program))
         others = [each.name for each in programs if each != program]
         page = manual(program, own or [places.record], others)

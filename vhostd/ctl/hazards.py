@@ -18,7 +18,7 @@ def hazards(entry: Entry) -> Iterator[str]:
     account = reach.launcher()
     for path in (program, reach.interpreter(program)):
         if closed := reach.barrier(path, stat.S_IXOTH, account):
-            yield f"{closed} is closed to {account.name}, as whom libvirt starts it: chmod o+x"
+            yield f"{account.name}, as whom libvirt starts it, cannot reach {path}: {closed} is closed to it"
             break
     if reach.confinement_is_on() and reach.is_confined_out(program):
         yield f"AppArmor's profile of libvirtd does not let it start {program}: have it in /usr/bin"

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from vhostd.ctl import reach
 from vhostd.ctl.contents import contents
+from vhostd.ctl.output import printable, show
 from vhostd.ctl.places import ADMINISTRATOR, DISTRIBUTION, Places, system_places, user_places
 from vhostd.ctl.placing import missing_folders, place
 from vhostd.ctl.programs import Program, installed_programs
-from vhostd.ctl.record import Record, is_regular
+from vhostd.ctl.record import Record, installed, is_regular
 from vhostd.errors import SetupError, UsageError
 from vhostd.log import write_line
 
@@ -28,7 +29,7 @@ def add_places(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=_absolute,
         default=ADMINISTRATOR,
-        help=f"default: %(default)s, with descriptions and units in /etc; {DISTRIBUTION} is for packages",
+        help=f"default: %(default)s, with descriptions and units in /etc; {DISTRIBUTION} is for --destdir",
     )
     where.add_argument("--user", action="store_true", help="for this user alone, in the home directory")
     parser.add_argument("--destdir", metavar="DIR", type=_absolute, help="a tree to make a package from")
@@ -49,12 +50,15 @@ def run(options: argparse.Namespace) -> int:
         write_line(f"vhostctl: warning: {warning}")
     if not options.dry_run:
         _write(files, places, options.destdir)
-    print(*files, sep="\n")
+    show(map(printable, files))
     return 0
 
 
 def places_of(options: argparse.Namespace) -> Places:
     """Where the options say that the installation is; raises UsageError if they make no sense together."""
+    if options.prefix == DISTRIBUTION and not options.destdir:
+        # What a package has put there looks like our own, and would be removed as such.
+        raise UsageError(f"--prefix={DISTRIBUTION} is for packages, and goes with --destdir")
     if not options.user:
         return system_places(options.prefix)
     if options.destdir:
@@ -94,7 +98,7 @@ def warnings(options: argparse.Namespace, places: Places, programs: list[Program
             blocked.setdefault(fault, []).append(program.name)
     for fault, names in blocked.items():
         yield f"{fault}: {', '.join(names)}"
-    if options.prefix == DISTRIBUTION or reach.confinement_is_on():
+    if reach.confinement_is_on():
         for program in programs:
             if program.type == "gpu" and reach.is_confined_out(program.path):
                 yield f"AppArmor's profile of libvirtd lets it start what is in /usr/bin, not {program.path}"
@@ -105,18 +109,28 @@ def _write(files: dict[Path, bytes], places: Places, tree: Path | None) -> None:
     try:
         if tree:
             files = {inside(tree, path): data for path, data in files.items()}
-        record = Record() if tree else Record.load(places.record) or Record()
+        record = Record() if tree else installed(places) or Record()
         for path, data in files.items():
             _refuse_foreign(path, data, record)
+        obsolete = _obsolete(record, places)
         if not tree:
+            record.remove(obsolete)
             record.add(files, missing_folders([*files, places.record]))
             files = files | {places.record: record.dump()}
-        place(files)
+        place(files, obsolete)
     except OSError as error:
         closed = isinstance(error, PermissionError) and not places.user
         hint = " (be root, or install with --user)" if closed else ""
         fault = f"{error.filename}: {error.strerror}{hint}; nothing was installed"
         raise SetupError(fault) from None
+
+
+def _obsolete(record: Record, places: Places) -> list[Path]:
+    """What was written for programs that are not there any more, or under a name that is no longer used."""
+    if not record.files:
+        return []
+    current = contents(places, chosen(None, None))
+    return [path for path in record.files if path not in current and record.is_unchanged(path)]
 
 
 def _refuse_foreign(path: Path, data: bytes, record: Record) -> None:
@@ -139,4 +153,6 @@ def _outside(path: Path, tree: Path | None) -> Path:
 
 def _absolute(text: str) -> Path:
     """Any folder for a shell's user; made absolute, since what is installed is read from everywhere."""
+    if not text:  # as from a variable that is not set: this folder is hardly meant
+        raise argparse.ArgumentTypeError("it is empty")
     return Path(os.path.abspath(text))

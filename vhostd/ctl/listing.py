@@ -1,6 +1,13 @@
 """Shows the descriptions that libvirt reads, in its order, and what it makes of each.
 
 It asks the programs that libvirt would ask for their capabilities, and tells why others would not be used.
+
+Of each type one program is `used`; a `spare` one comes behind it, one that is `skipped` lets the next one
+have its turn, one that `fails` does not, and libvirt starts none that is `unused`. An empty file is a
+`mask`: it hides those of its name in folders before it, which are `masked`. A file may also be `replaced`
+by one of its name, or `ignored`. A single one that `breaks` libvirt's discovery keeps all programs from
+being used: correct it, move it away, or, if it is a package's, hide it by a mask in /etc. With --root a
+`candidate` is one that nobody has asked.
 """
 
 import argparse
@@ -18,7 +25,7 @@ from vhostd.ctl.hazards import hazards
 from vhostd.ctl.host import has_render_node
 from vhostd.ctl.image import TOP, real
 from vhostd.ctl.judgement import Judgement, choose, judge
-from vhostd.ctl.text import printable, show, show_json
+from vhostd.ctl.output import add_json, printable, show, show_json
 from vhostd.errors import SetupError, UsageError
 
 
@@ -36,9 +43,10 @@ class Row(BaseModel):
 
 
 class Report(BaseModel):
-    """All of it; `works` unless a file breaks libvirt's discovery."""
+    """All of it; `works` unless a file breaks the discovery of the libvirt of this connection."""
 
     works: bool
+    connection: str
     folders: tuple[str, ...]
     entries: tuple[Row, ...]
 
@@ -49,7 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--root", metavar="DIR", type=Path, help="look below DIR, and run none of its programs"
     )
-    parser.add_argument("--json", action="store_true", help="print a JSON document")
+    add_json(parser, Report)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -69,13 +77,14 @@ def run(options: argparse.Namespace) -> int:
     shown = [row for row in rows if not options.type or row.type == options.type or row.state == State.BREAKS]
     report = Report(
         works=not is_broken(entries),
+        connection="qemu:///system" if privileged else "qemu:///session",
         folders=tuple(map(printable, folders)),
         entries=tuple(shown),
     )
     if options.json:
         show_json(report)
     else:
-        show("\n".join(lines(report)))
+        show(lines(report))
     if not report.works:
         raise SetupError(breakage(entries))
     return 0
@@ -140,7 +149,7 @@ def breakage(entries: list[Entry]) -> str:
 
 def lines(report: Report) -> Iterator[str]:
     """The report for a person."""
-    yield f"libvirt reads {', '.join(report.folders)}"
+    yield f"libvirt ({report.connection}) reads {', '.join(report.folders)}"
     if not report.works:
         yield "It stops at the files marked `breaks`, and uses none at all. Without those it would be:"
     if not report.entries:

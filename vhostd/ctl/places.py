@@ -29,9 +29,14 @@ class Places:
         """The folder of manual pages of programs."""
         return self.share / "man/man1"
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """All of them."""
+        return self.descriptions, self.units, self.share
+
     def holds(self, path: Path) -> bool:
-        """Whether a file is in one of the folders."""
-        return any(path.is_relative_to(folder) for folder in (self.descriptions, self.units, self.share))
+        """Whether a file is in one of the folders; a path that leads out of one and back is not."""
+        return ".." not in path.parts and any(path.is_relative_to(folder) for folder in self.folders)
 
 
 def system_places(prefix: Path) -> Places:

@@ -1,4 +1,4 @@
-"""Writes files: all of them, or none."""
+"""Writes and removes files: all of them, or none."""
 
 import os
 import signal
@@ -11,12 +11,15 @@ FILE_MODE = 0o644  # whatever the umask is: others are to read what is installed
 FOLDER_MODE = 0o755
 
 
-def place(files: Mapping[Path, bytes]) -> None:
-    """Writes the files, each in one step for whoever reads it meanwhile; on failure all is as it was."""
+def place(files: Mapping[Path, bytes], obsolete: Iterable[Path] = ()) -> None:
+    """Writes files, each in one step for whoever reads it meanwhile, and removes those that are obsolete.
+
+    On failure all is as it was; an OSError names the file.
+    """
     with _signals_held(), ExitStack() as undo:
         for folder in missing_folders(files):
             undo.callback(_remove_folder, folder)
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)  # another installation may have begun as well
             folder.chmod(FOLDER_MODE)
         for path, data in files.items():
             if path.is_file():
@@ -24,6 +27,9 @@ def place(files: Mapping[Path, bytes]) -> None:
             else:
                 undo.callback(path.unlink, missing_ok=True)
             _replace(path, data)
+        for path in obsolete:
+            undo.callback(_replace, path, path.read_bytes())
+            path.unlink()
         undo.pop_all()
 
 
@@ -55,14 +61,18 @@ def _remove_folder(folder: Path) -> None:
 
 def _replace(path: Path, data: bytes) -> None:
     # libvirt and systemd look into these folders at any time; they skip hidden files.
-    fd, temporary = mkstemp(prefix=".vhostd-", dir=path.parent)
+    temporary = ""
     try:
+        fd, temporary = mkstemp(prefix=".vhostd-", dir=path.parent)
         with open(fd, "wb") as file:
             file.write(data)
             os.fchmod(fd, FILE_MODE)
             file.flush()
             os.fsync(fd)
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = str(path)  # of the temporary file nobody has heard; a write has no name at all
+        raise
     finally:
         with suppress(FileNotFoundError):  # it has become the file
             os.unlink(temporary)

@@ -18,7 +18,7 @@ from vhostd.ctl.discovery import LAUNCHED, TYPES, State
 from vhostd.ctl.host import has_render_node
 from vhostd.ctl.json_text import NotJson, read_as_libvirt, word
 from vhostd.ctl.judgement import Judgement, judge
-from vhostd.ctl.text import printable, show, show_json
+from vhostd.ctl.output import add_json, printable, show, show_json
 from vhostd.errors import SetupError
 
 ERRORS_SHOWN = 10  # lines of a program's stderr, at most
@@ -54,7 +54,7 @@ class Report(BaseModel):
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("binaries", metavar="BINARY", nargs="+", help="a program, by its path or its name")
     parser.add_argument("--type", metavar="TYPE", choices=TYPES, help="what its description says that it is")
-    parser.add_argument("--json", action="store_true", help="print a JSON document")
+    add_json(parser, Report)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         show_json(report)
     else:
-        show("\n".join(line for each in report.programs for line in lines(each)))
+        show(line for each in report.programs for line in lines(each))
     if bad := [each.binary for each in report.programs if not each.is_well]:
         raise SetupError(f"not as it should be: {', '.join(bad)}")
     return 0
@@ -76,7 +76,7 @@ def probe(binary: str, described: str | None = None) -> Probe:
     taken = described or kind
     judgement = judge(taken, answer, render_node=has_render_node()) if taken in LAUNCHED else None
     if not taken:
-        judgement = Judgement(State.SKIPPED, "it does not tell its type")
+        judgement = Judgement(State.SKIPPED, answer.fault or answer.excess or "it does not tell its type")
     return Probe(
         binary=printable(binary),
         type=printable(taken) if taken else None,

@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import BaseModel, ValidationError
 
+from vhostd.ctl.places import Places
 from vhostd.errors import SetupError
 
 
@@ -36,10 +37,23 @@ class Record(BaseModel, extra="forbid"):
         """Whether the file is there as it was written."""
         return is_regular(path) and self.files.get(path) == digest(path.read_bytes())
 
+    def remove(self, paths: Iterable[Path]) -> None:
+        """Forgets files that are about to be removed."""
+        for path in paths:
+            del self.files[path]
+
     def add(self, files: Mapping[Path, bytes], folders: Iterable[Path]) -> None:
         """Notes what is about to be written, and the folders that are made for it."""
         self.files |= {path: digest(data) for path, data in files.items()}
         self.folders = sorted({*self.folders, *folders})
+
+
+def installed(places: Places) -> Record | None:
+    """What was installed in these places; raises SetupError if the record of it names something elsewhere."""
+    record = Record.load(places.record)
+    if record and (strange := [path for path in record.files if not places.holds(path)]):
+        raise SetupError(f"{places.record} names {strange[0]}, which is no place of this installation")
+    return record
 
 
 def is_regular(path: Path) -> bool:

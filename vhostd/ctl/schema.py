@@ -69,7 +69,7 @@ def _faults(error: ValidationError) -> Iterator[Fault]:
                 yield Fault(place, f'"{name}" is missing', tolerable)
         case "additionalProperties":
             for name in sorted(set(value) - set(schema["properties"])):
-                yield Fault(place, f"nobody knows a member {_shown(name)}: remove it", tolerable=True)
+                yield Fault(place, f"QEMU's schema has no member {_shown(name)}: remove it", tolerable=True)
         case "type":
             yield Fault(
                 place, f"{_shown(value)} is not {TYPES_OF_JSON[wanted]}", about in ("description", "tags")

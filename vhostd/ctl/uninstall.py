@@ -9,9 +9,10 @@ from pathlib import Path
 
 from vhostd.ctl.contents import contents
 from vhostd.ctl.install import add_places, chosen, inside, places_of
+from vhostd.ctl.output import printable, show
 from vhostd.ctl.places import Places
 from vhostd.ctl.placing import remove_folders
-from vhostd.ctl.record import Record, digest
+from vhostd.ctl.record import Record, digest, installed
 from vhostd.errors import SetupError
 from vhostd.log import write_line
 
@@ -22,23 +23,25 @@ def run(options: argparse.Namespace) -> int:
     """Removes the files, and the folders that were made for them if they are empty; prints what is gone."""
     places = places_of(options)
     record = _of_tree(places, options.destdir) if options.destdir else _of_machine(places)
+    removed: list[Path] = []
     try:
         for path in record.files:
-            _remove(path, record)
+            if _remove(path, record):
+                removed.append(path)
         if not options.destdir:
             places.record.unlink()
+        remove_folders(record.folders)
     except OSError as error:
         raise SetupError(f"{error.filename}: {error.strerror}") from None
-    remove_folders(record.folders)
+    finally:
+        show(map(printable, removed))
     return 0
 
 
 def _of_machine(places: Places) -> Record:
-    record = Record.load(places.record)
+    record = installed(places)
     if record is None:
         raise SetupError(f"nothing to remove: there is no {places.record}")
-    if strange := [path for path in record.files if not places.holds(path)]:
-        raise SetupError(f"{places.record} names {strange[0]}, which is no place of this installation")
     return record
 
 
@@ -48,9 +51,11 @@ def _of_tree(places: Places, tree: Path) -> Record:
     return Record(files=files, folders=sorted(made))
 
 
-def _remove(path: Path, record: Record) -> None:
+def _remove(path: Path, record: Record) -> bool:
+    """Whether the file was there as it was written, and is gone now."""
     if record.is_unchanged(path):
         path.unlink()
-        print(path)
-    elif os.path.lexists(path):
+        return True
+    if os.path.lexists(path):
         write_line(f"vhostctl: warning: {path} was changed since it was installed, and is kept")
+    return False

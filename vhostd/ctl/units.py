@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from vhostd.errors import SetupError
+
 SHIPPED_FOLDER = "/usr/bin"  # where the units that are shipped say that the programs are
 
 # What a user's service manager cannot do, or could only do in a user namespace.
@@ -25,6 +27,6 @@ def unit(text: str, program: Path, *, user: bool) -> str:
 def _word(path: Path) -> str:
     """The path as systemd.syntax(7) has it: a % is doubled, what separates words is quoted."""
     word = str(path).replace("%", "%%")
-    if not any(special in word for special in " \"'\\"):
-        return word
-    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if set(word) & set("\"'\\"):
+        raise SetupError(f"systemd starts no program with a quote or a backslash in its path: move {path}")
+    return f'"{word}"' if " " in word else word

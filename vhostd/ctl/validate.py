@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from vhostd.ctl.json_text import LIMIT, NotJson, read, read_as_libvirt
+from vhostd.ctl.output import add_json, printable, show, show_json
 from vhostd.ctl.schema import Fault, Kind, faults, kind_of
-from vhostd.ctl.text import printable, show, show_json
 from vhostd.errors import SetupError
 
 STDIN = "-"
@@ -43,11 +43,11 @@ class Report(BaseModel):
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", metavar="FILE", nargs="+", help="a file, or - for what comes from stdin")
-    parser.add_argument("--kind", choices=[*Kind], help="what the files are; each tells it by itself")
+    parser.add_argument("--kind", choices=list(map(str, Kind)), help="what the files are; most tell it")
     strictness = parser.add_mutually_exclusive_group()
     strictness.add_argument("--strict", action="store_true", help="every deviation is a fault (the default)")
     strictness.add_argument("--lenient", action="store_true", help="let pass what libvirt does not mind")
-    parser.add_argument("--json", action="store_true", help="print a JSON document")
+    add_json(parser, Report)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -56,10 +56,12 @@ def run(options: argparse.Namespace) -> int:
     report = Report(files=tuple(check_file(file, kind, lenient=options.lenient) for file in options.files))
     if options.json:
         show_json(report)
-    elif found := [line for file in report.files for line in lines(file)]:
-        show("\n".join(found))
-    if bad := [file.file for file in report.files if not file.valid]:
-        raise SetupError(f"not valid: {', '.join(bad)}")
+    else:
+        show(line for file in report.files for line in lines(file))
+    if bad := [file for file in report.files if not file.valid]:
+        harmless = all(fault.tolerable for file in bad for fault in file.faults)
+        hint = " (libvirt does not mind: --lenient)" if harmless else ""
+        raise SetupError(f"not valid: {', '.join(file.file for file in bad)}{hint}")
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.ctl.staging import PROGRAMS, put_programs
-from vhostd.ctl.programs import Program, installed_programs
+from vhostd.ctl.installation.programs import Program, installed_programs
 
 NAMES = (*PROGRAMS, "vhostctl")
 

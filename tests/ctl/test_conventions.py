@@ -2,8 +2,8 @@
 
 import pytest
 
-from vhostd.ctl.answer import Answer
 from vhostd.ctl.conventions import deviations
+from vhostd.ctl.libvirt.answer import Answer
 
 
 @pytest.mark.parametrize(

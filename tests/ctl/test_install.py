@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.ctl.staging import PROGRAMS, SHELLS, Site, files, put_programs, tree
-from vhostd.ctl import contents, reach
 from vhostd.ctl.description import load
-from vhostd.ctl.record import Record, digest
+from vhostd.ctl.installation import contents, reach
+from vhostd.ctl.installation.record import Record, digest
 
 TYPES = {"block": "blk", "gpu": "gpu", "input": "input", "rng": "rng"}
 

@@ -11,7 +11,8 @@ import pytest
 from tests.ctl import matrix
 from tests.ctl.programs import answering, script
 from tests.programs import environment, executable
-from vhostd.ctl import folders, listing, main
+from vhostd.ctl import listing, main
+from vhostd.ctl.libvirt import folders
 
 
 class Machine:

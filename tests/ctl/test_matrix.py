@@ -7,10 +7,10 @@ import pytest
 
 from tests.ctl import matrix
 from tests.ctl.matrix import Case, Verdict
-from vhostd.ctl.answer import ask
-from vhostd.ctl.discovery import State, discover, is_broken
-from vhostd.ctl.folders import read_folder
-from vhostd.ctl.judgement import choose, judge
+from vhostd.ctl.libvirt.answer import ask
+from vhostd.ctl.libvirt.discovery import State, discover, is_broken
+from vhostd.ctl.libvirt.folders import read_folder
+from vhostd.ctl.libvirt.judgement import choose, judge
 
 
 @pytest.mark.parametrize("case", matrix.CASES, ids=str)

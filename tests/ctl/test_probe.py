@@ -12,7 +12,8 @@ import pytest
 
 from tests.ctl.programs import answering, script
 from tests.programs import PATIENCE, environment, executable
-from vhostd.ctl import answer, main, probe
+from vhostd.ctl import main, probe
+from vhostd.ctl.libvirt import answer
 
 OURS = {
     "vhost-user-gpu": "gpu",

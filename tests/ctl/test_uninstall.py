@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.ctl.staging import PROGRAMS, Site, files, put_programs, tree
-from vhostd.ctl.record import Record, digest
+from vhostd.ctl.installation.record import Record, digest
 
 RECORD = "share/vhostd/installed.json"
 

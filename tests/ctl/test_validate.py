@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.programs import environment, executable
 from vhostd.ctl import main
-from vhostd.ctl.json_text import LIMIT
+from vhostd.ctl.libvirt.json_text import LIMIT
 from vhostd.ctl.schema import Kind
 from vhostd.ctl.validate import check, lines
 from vhostd.shipped import DESCRIPTIONS, shipped

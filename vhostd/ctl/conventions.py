@@ -3,8 +3,8 @@
 import json
 from collections.abc import Iterator
 
-from vhostd.ctl.answer import Answer
-from vhostd.ctl.json_text import NotJson, read
+from vhostd.ctl.libvirt.answer import Answer
+from vhostd.ctl.libvirt.json_text import NotJson, read
 from vhostd.ctl.schema import Kind, faults
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel
 
-from vhostd.ctl.json_text import NotJson, read
+from vhostd.ctl.libvirt.json_text import NotJson, read
 from vhostd.ctl.schema import Kind, faults
 from vhostd.errors import SetupError
 

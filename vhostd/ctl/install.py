@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from vhostd.ctl import reach
-from vhostd.ctl.contents import contents
+from vhostd.ctl.installation import reach
+from vhostd.ctl.installation.contents import contents
+from vhostd.ctl.installation.places import ADMINISTRATOR, DISTRIBUTION, Places, system_places, user_places
+from vhostd.ctl.installation.placing import missing_folders, place
+from vhostd.ctl.installation.programs import Program, installed_programs
+from vhostd.ctl.installation.record import Record, installed, is_regular
 from vhostd.ctl.output import printable, show
-from vhostd.ctl.places import ADMINISTRATOR, DISTRIBUTION, Places, system_places, user_places
-from vhostd.ctl.placing import missing_folders, place
-from vhostd.ctl.programs import Program, installed_programs
-from vhostd.ctl.record import Record, installed, is_regular
 from vhostd.errors import SetupError, UsageError
 from vhostd.log import write_line
 

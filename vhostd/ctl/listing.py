@@ -17,14 +17,14 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from vhostd.ctl.answer import Answer, ask
 from vhostd.ctl.conventions import deviations
-from vhostd.ctl.discovery import LAUNCHED, TYPES, Entry, State, discover, is_broken
-from vhostd.ctl.folders import libvirt_folders, read_folder
-from vhostd.ctl.hazards import hazards
-from vhostd.ctl.host import has_render_node
-from vhostd.ctl.image import TOP, real
-from vhostd.ctl.judgement import Judgement, choose, judge
+from vhostd.ctl.libvirt.answer import Answer, ask
+from vhostd.ctl.libvirt.discovery import LAUNCHED, TYPES, Entry, State, discover, is_broken
+from vhostd.ctl.libvirt.folders import libvirt_folders, read_folder
+from vhostd.ctl.libvirt.hazards import hazards
+from vhostd.ctl.libvirt.host import has_render_node
+from vhostd.ctl.libvirt.image import TOP, real
+from vhostd.ctl.libvirt.judgement import Judgement, choose, judge
 from vhostd.ctl.output import add_json, printable, show, show_json
 from vhostd.errors import SetupError, UsageError
 

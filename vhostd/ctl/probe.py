@@ -12,12 +12,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from vhostd.ctl.answer import Answer, ask
 from vhostd.ctl.conventions import deviations
-from vhostd.ctl.discovery import LAUNCHED, TYPES, State
-from vhostd.ctl.host import has_render_node
-from vhostd.ctl.json_text import NotJson, read_as_libvirt, word
-from vhostd.ctl.judgement import Judgement, judge
+from vhostd.ctl.libvirt.answer import Answer, ask
+from vhostd.ctl.libvirt.discovery import LAUNCHED, TYPES, State
+from vhostd.ctl.libvirt.host import has_render_node
+from vhostd.ctl.libvirt.json_text import NotJson, read_as_libvirt, word
+from vhostd.ctl.libvirt.judgement import Judgement, judge
 from vhostd.ctl.output import add_json, printable, show, show_json
 from vhostd.errors import SetupError
 

@@ -7,12 +7,12 @@ import argparse
 import os
 from pathlib import Path
 
-from vhostd.ctl.contents import contents
 from vhostd.ctl.install import add_places, chosen, inside, places_of
+from vhostd.ctl.installation.contents import contents
+from vhostd.ctl.installation.places import Places
+from vhostd.ctl.installation.placing import remove_folders
+from vhostd.ctl.installation.record import Record, digest, installed
 from vhostd.ctl.output import printable, show
-from vhostd.ctl.places import Places
-from vhostd.ctl.placing import remove_folders
-from vhostd.ctl.record import Record, digest, installed
 from vhostd.errors import SetupError
 from vhostd.log import write_line
 

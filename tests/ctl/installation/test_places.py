@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vhostd.ctl.places import Places, system_places, user_places
+from vhostd.ctl.installation.places import Places, system_places, user_places
 
 
 @pytest.mark.parametrize(

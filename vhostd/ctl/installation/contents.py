@@ -4,13 +4,13 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from vhostd.ctl import completion
-from vhostd.ctl.commandline import read
 from vhostd.ctl.description import load
-from vhostd.ctl.manual import manual
-from vhostd.ctl.places import Places
-from vhostd.ctl.programs import Program
-from vhostd.ctl.units import unit
+from vhostd.ctl.installation import completion
+from vhostd.ctl.installation.commandline import read
+from vhostd.ctl.installation.manual import manual
+from vhostd.ctl.installation.places import Places
+from vhostd.ctl.installation.programs import Program
+from vhostd.ctl.installation.units import unit
 from vhostd.errors import SetupError
 from vhostd.shipped import DESCRIPTIONS, UNITS, shipped
 

@@ -10,9 +10,9 @@ import pytest
 import vhostd
 from tests.ctl.commands import NAMES, program, tool
 from vhostd import Device, DeviceType
-from vhostd.ctl.commandline import read
-from vhostd.ctl.manual import manual
-from vhostd.ctl.programs import Program
+from vhostd.ctl.installation.commandline import read
+from vhostd.ctl.installation.manual import manual
+from vhostd.ctl.installation.programs import Program
 
 FILES = (Path("/etc/one-file.json"), Path("/etc/another"))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from vhostd.ctl.json_text import LIMIT, NotJson, read, read_as_libvirt, word
+from vhostd.ctl.libvirt.json_text import LIMIT, NotJson, read, read_as_libvirt, word
 from vhostd.ctl.schema import Kind, faults
 
 TYPES = (  # that libvirt knows

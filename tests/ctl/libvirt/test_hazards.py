@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from tests.ctl.programs import script
-from vhostd.ctl import reach
-from vhostd.ctl.discovery import Entry, State
-from vhostd.ctl.hazards import hazards
-from vhostd.ctl.reach import Account
+from vhostd.ctl.installation import reach
+from vhostd.ctl.installation.reach import Account
+from vhostd.ctl.libvirt.discovery import Entry, State
+from vhostd.ctl.libvirt.hazards import hazards
 
 SOMEBODY = Account("libvirt-qemu", 64055, frozenset({64055}))
 

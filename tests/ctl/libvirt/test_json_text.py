@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vhostd.ctl.json_text import NESTED, NotJson, read, read_as_libvirt, word
+from vhostd.ctl.libvirt.json_text import NESTED, NotJson, read, read_as_libvirt, word
 
 FAULTY = {
     "empty": (b"", "it is empty"),

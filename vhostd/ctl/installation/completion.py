@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from vhostd.ctl.commandline import FILES, FOLDERS, GROUPS, Command, Option
+from vhostd.ctl.installation.commandline import FILES, FOLDERS, GROUPS, Command, Option
 
 BASH_FILES = {**dict.fromkeys(FILES, "-f"), **dict.fromkeys(FOLDERS, "-d")}
 ZSH_VALUES = {**dict.fromkeys(FILES, "_files"), **dict.fromkeys(FOLDERS, "_files -/")}

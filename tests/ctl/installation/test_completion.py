@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.ctl.commands import NAMES, program, tool
-from vhostd.ctl.commandline import Command, read
-from vhostd.ctl.completion import bash, fish, zsh
+from vhostd.ctl.installation.commandline import Command, read
+from vhostd.ctl.installation.completion import bash, fish, zsh
 
 SHELLS = {"bash": bash, "zsh": zsh, "fish": fish}
 TOOL = read(tool(), "a-tool")

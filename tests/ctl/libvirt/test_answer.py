@@ -11,7 +11,7 @@ import pytest
 
 from tests.ctl.programs import python_script, script
 from tests.programs import PATIENCE
-from vhostd.ctl.answer import OUTPUT_LIMIT, Answer, ask, environment, find
+from vhostd.ctl.libvirt.answer import OUTPUT_LIMIT, Answer, ask, environment, find
 
 SHORT = 0.3  # seconds
 

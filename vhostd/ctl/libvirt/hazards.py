@@ -4,9 +4,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from vhostd.ctl import reach
-from vhostd.ctl.answer import find
-from vhostd.ctl.discovery import Entry
+from vhostd.ctl.installation import reach
+from vhostd.ctl.libvirt.answer import find
+from vhostd.ctl.libvirt.discovery import Entry
 
 
 def hazards(entry: Entry) -> Iterator[str]:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from vhostd.ctl.answer import Answer
-from vhostd.ctl.discovery import Entry, State
-from vhostd.ctl.judgement import Judgement, choose, judge
+from vhostd.ctl.libvirt.answer import Answer
+from vhostd.ctl.libvirt.discovery import Entry, State
+from vhostd.ctl.libvirt.judgement import Judgement, choose, judge
 
 GOOD = b'{"type": "gpu", "features": ["virgl"]}'
 USED, SKIPPED, FAILS = State.USED, State.SKIPPED, State.FAILS

@@ -10,7 +10,7 @@ import pytest
 from tests.ctl.staging import Site
 from tests.programs import connect, executable, get_features
 from tests.systemd.manager import LET_IN, Manager
-from vhostd.ctl.units import unit
+from vhostd.ctl.installation.units import unit
 from vhostd.errors import SetupError
 from vhostd.shipped import UNITS, shipped
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.ctl.staging import tree
-from vhostd.ctl.placing import missing_folders, place, remove_folders
+from vhostd.ctl.installation.placing import missing_folders, place, remove_folders
 
 
 def test_missing_folders_are_made_from_the_outside(tmp_path: Path) -> None:

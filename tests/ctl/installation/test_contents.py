@@ -7,10 +7,10 @@ import pytest
 
 from tests.ctl.commands import NAMES, program
 from tests.ctl.staging import SHELLS
-from vhostd.ctl import contents as module
-from vhostd.ctl.contents import contents
 from vhostd.ctl.description import load
-from vhostd.ctl.places import system_places
+from vhostd.ctl.installation import contents as module
+from vhostd.ctl.installation.contents import contents
+from vhostd.ctl.installation.places import system_places
 from vhostd.shipped import DESCRIPTIONS, UNITS, shipped
 
 PLACES = system_places(Path("/usr"))

@@ -10,8 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from vhostd.ctl import reach
-from vhostd.ctl.reach import Account, hidden_folder, interpreter, is_confined_out, launcher, obstacle
+from vhostd.ctl.installation import reach
+from vhostd.ctl.installation.reach import (
+    Account,
+    hidden_folder,
+    interpreter,
+    is_confined_out,
+    launcher,
+    obstacle,
+)
 
 SOMEBODY = Account("somebody", 54321, frozenset({54322}))
 

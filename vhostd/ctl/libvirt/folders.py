@@ -5,9 +5,9 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from vhostd.ctl.discovery import File, Folder
-from vhostd.ctl.image import TOP, real
-from vhostd.ctl.json_text import LIMIT
+from vhostd.ctl.libvirt.discovery import File, Folder
+from vhostd.ctl.libvirt.image import TOP, real
+from vhostd.ctl.libvirt.json_text import LIMIT
 
 SYSTEM = (Path("/usr/share/qemu/vhost-user"), Path("/etc/qemu/vhost-user"))
 KINDS = {

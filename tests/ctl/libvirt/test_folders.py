@@ -4,9 +4,9 @@ import os
 import stat
 from pathlib import Path
 
-from vhostd.ctl.discovery import File, Folder
-from vhostd.ctl.folders import SYSTEM, libvirt_folders, read_folder
-from vhostd.ctl.json_text import LIMIT
+from vhostd.ctl.libvirt.discovery import File, Folder
+from vhostd.ctl.libvirt.folders import SYSTEM, libvirt_folders, read_folder
+from vhostd.ctl.libvirt.json_text import LIMIT
 
 
 def test_root_s_home_is_never_read() -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from vhostd.ctl.discovery import LAUNCHED, TYPES, File, Folder, State, discover, is_broken
-from vhostd.ctl.folders import read_folder
-from vhostd.ctl.json_text import LIMIT
+from vhostd.ctl.libvirt.discovery import LAUNCHED, TYPES, File, Folder, State, discover, is_broken
+from vhostd.ctl.libvirt.folders import read_folder
+from vhostd.ctl.libvirt.json_text import LIMIT
 from vhostd.ctl.schema import SCHEMA
 from vhostd.shipped import DESCRIPTIONS, shipped
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vhostd.ctl.record import Record, digest
+from vhostd.ctl.installation.record import Record, digest
 from vhostd.errors import SetupError
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.ctl.staging import PROGRAMS, put_programs
-from vhostd.ctl import programs
-from vhostd.ctl.programs import installed_programs
+from vhostd.ctl.installation import programs
+from vhostd.ctl.installation.programs import installed_programs
 from vhostd.errors import SetupError
 
 

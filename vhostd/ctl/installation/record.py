@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import BaseModel, ValidationError
 
-from vhostd.ctl.places import Places
+from vhostd.ctl.installation.places import Places
 from vhostd.errors import SetupError
 
 

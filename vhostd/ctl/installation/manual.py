@@ -12,8 +12,8 @@ from pathlib import Path
 import vhostd
 from vhostd import ctl
 from vhostd import program as back_end
-from vhostd.ctl.commandline import Command, Option, read
-from vhostd.ctl.programs import Program
+from vhostd.ctl.installation.commandline import Command, Option, read
+from vhostd.ctl.installation.programs import Program
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 CODE = re.compile("`([^`]+)`")

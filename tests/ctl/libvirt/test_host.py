@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vhostd.ctl import host
+from vhostd.ctl.libvirt import host
 
 
 def test_a_render_node_is_a_device_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,9 @@ virtiofsd that does not is taken for one without any features, and tried.
 from dataclasses import dataclass
 from typing import Any
 
-from vhostd.ctl.answer import Answer
-from vhostd.ctl.discovery import Entry, State
-from vhostd.ctl.json_text import NotJson, read_as_libvirt, word
+from vhostd.ctl.libvirt.answer import Answer
+from vhostd.ctl.libvirt.discovery import Entry, State
+from vhostd.ctl.libvirt.json_text import NotJson, read_as_libvirt, word
 
 RENDER_NODE = "render-node"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vhostd.ctl.image import TOP, real
+from vhostd.ctl.libvirt.image import TOP, real
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """What a parser declares, read as data."""
 
 from tests.ctl.commands import tool
-from vhostd.ctl.commandline import Command, Option, read
+from vhostd.ctl.installation.commandline import Command, Option, read
 
 HELP = Option(("-h", "--help"), "", "show this help message and exit", ())
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vhostd.ctl import make_parser as make_vhostctl_parser
-from vhostd.ctl.commandline import read
+from vhostd.ctl.installation.commandline import read
 from vhostd.device import Device
 from vhostd.options import make_parser
 

@@ -1,11 +1,14 @@
+import fcntl
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -140,6 +143,23 @@ def test_a_line_without_a_reader_is_lost_in_silence() -> None:
         os.close(write)
 
 
+def test_a_reader_who_has_stopped_reading_keeps_nobody_waiting() -> None:
+    """What a pipe still has room for is written, whatever the length of the line."""
+    kept = os.dup(2)
+    read, write = os.pipe()
+    size = fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 2 * select.PIPE_BUF)
+    try:
+        os.dup2(write, 2)
+        write_line("x" * 3 * select.PIPE_BUF)
+        write_line("nobody reads")
+        os.set_blocking(read, False)
+        assert os.read(read, 2 * size) == b"x" * size
+    finally:
+        os.dup2(kept, 2)
+        for fd in (kept, read, write):
+            os.close(fd)
+
+
 # --- Where stderr is /dev/null --------------------------------------------------------------------------
 
 RNG = executable("vhost-user-rng")
@@ -163,9 +183,7 @@ class Syslog:
         self._dev = folder / "dev"
         self._dev.mkdir()
         self._path = folder / "log"
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(self._path))
-        self._socket.settimeout(PATIENCE)
+        self._listen()
 
     def command(self, command: Sequence[str]) -> list[str]:
         """The same program, which will find this logger."""
@@ -173,12 +191,30 @@ class Syslog:
         return ["unshare", "--mount", *shell, *command]
 
     def next(self) -> tuple[int, str]:
-        """The next message: its priority, and what follows the date."""
-        head, _, text = self._socket.recv(4096).decode().rstrip("\0").partition(">")
-        return int(head[1:]), text[len("Jan  1 00:00:00 ") :]
+        """The next message: its priority, and its text."""
+        head, _, text = self._socket.recv(4096).decode().partition(">")
+        return int(head[1:]), text
+
+    def fill(self) -> None:
+        """Has no room for another message, until it takes one."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, suppress(BlockingIOError):
+            sender.setblocking(False)
+            while True:
+                sender.sendto(b"<14>noise: ", str(self._path))
+
+    def restart(self) -> None:
+        """Is another logger from now on, that knows nothing of what was sent to this one."""
+        self._socket.close()
+        self._path.unlink()
+        self._listen()
 
     def close(self) -> None:
         self._socket.close()
+
+    def _listen(self) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(self._path))
+        self._socket.settimeout(PATIENCE)
 
 
 @pytest.fixture
@@ -222,6 +258,22 @@ def test_warnings_are_in_syslog_and_what_is_asked_for(
                     severity = 4 if line.startswith("WARNING") else 6
                     assert syslog.next() == (DAEMON + severity, f"vhost-user-rng[{program.pid}]: {line}")
             program.stop(signal.SIGTERM)
+
+
+def test_a_logger_that_hangs_or_is_started_again_does_no_harm(syslog: Syslog, tmp_path: Path) -> None:
+    path = tmp_path / "vhost.sock"
+    command = syslog.command([RNG, f"--socket-path={path}", "--log-level=debug"])
+    with Program(command, stderr=subprocess.DEVNULL) as program:
+        program.until(lambda _: listens_at(path))
+        syslog.fill()
+        with connect(path) as sock:
+            assert get_features(sock)
+        syslog.restart()
+        program.send(signal.SIGUSR2)
+        while "connect" not in (text := syslog.next()[1]):
+            pass
+        assert "front-end" in text
+        program.stop()
 
 
 WITH_A_DEFECT = """

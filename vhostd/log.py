@@ -3,7 +3,10 @@
 import contextlib
 import logging
 import os
+import select
+import socket
 import stat
+import struct
 import sys
 import syslog
 import time
@@ -18,10 +21,13 @@ PRIORITIES = {
     logging.WARNING: syslog.LOG_WARNING,
     logging.ERROR: syslog.LOG_ERR,
 }
+SYSLOG = "/dev/log"
 REPORTS = "vhostd.reports"  # the logger of what somebody has asked for by a signal: it is heard at any level
 LEVELS = ("debug", "info", "warning", "error")
 BURST = 20  # lines that one place in the source may write at once
 REFILL = 5.0  # seconds until it may write one more
+PATIENCE = 10  # milliseconds that a reader who is behind may keep the guest waiting for each line
+TIMEVAL = struct.Struct("@ll")  # struct timeval: seconds, microseconds
 
 
 class FloodGuard(logging.Filter):
@@ -61,32 +67,64 @@ class LineHandler(logging.Handler):
             self.handleError(record)
 
 
+class Syslog:
+    """The system logger. A line for which it is not there, or has no room, is lost and nothing happens.
+
+    Unlike that of syslog(3) the socket is not connected, so that a logger which was started again is found
+    again, also in the sandbox; and it does not wait for ever.
+    """
+
+    def __init__(self, program: str) -> None:
+        self._tag = f"{program}[{os.getpid()}]"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, TIMEVAL.pack(0, PATIENCE * 1000))
+
+    def write(self, severity: int, line: str) -> None:
+        """Sends a line."""
+        text = f"<{syslog.LOG_DAEMON | severity}>{self._tag}: {line}".replace("\0", "\\x00")
+        with contextlib.suppress(OSError):
+            self._socket.sendto(text.encode(errors="backslashreplace"), SYSLOG)
+
+    def close(self) -> None:
+        """Sends no more."""
+        self._socket.close()
+
+
 class SyslogHandler(logging.Handler):
     """Writes each record to syslog, a message per line."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__()
+        self._syslog = Syslog(program)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             for line in self.format(record).splitlines():
-                syslog.syslog(PRIORITIES[record.levelno], _printable(line))
+                self._syslog.write(PRIORITIES[record.levelno], line)
         except Exception:
             self.handleError(record)
 
 
 def write_line(line: str) -> None:
-    """Writes a line to stderr, in one piece; if nobody is there to read it, it is lost and nothing happens.
+    """Writes a line to stderr; if nobody is there to read it, or does, it is lost and nothing happens.
 
+    It is written in one piece, unless it is longer than what a pipe that can be written to has room for.
     sys.stderr would keep what it could not write, and fail with it again when the program exits.
     """
+    data = f"{line}\n".encode(errors="backslashreplace")
+    writable = select.poll()
+    writable.register(2, select.POLLOUT)
     with contextlib.suppress(OSError):
-        os.write(2, f"{line}\n".encode(errors="backslashreplace"))
+        while data and writable.poll(PATIENCE):
+            data = data[os.write(2, data[: select.PIPE_BUF]) :]
 
 
 def complain(program: str, error: Exception) -> None:
     """Says why the program ends, in one line, on stderr or in syslog."""
     line = f"error: {' '.join(str(error).splitlines())}"
     if _stderr_is_null():
-        _open_syslog(program)
-        syslog.syslog(syslog.LOG_ERR, _printable(line))
+        with contextlib.closing(Syslog(program)) as logger:
+            logger.write(syslog.LOG_ERR, line)
     else:
         write_line(f"{program}: {line}")
 
@@ -94,13 +132,12 @@ def complain(program: str, error: Exception) -> None:
 def set_up(program: str, level: str | None) -> None:
     """Sends log lines of `level` and above to stderr, one line each, after the program's name.
 
-    If stderr is /dev/null they go to syslog, whose socket is connected now, as does what ends the program
-    without being foreseen. The default is INFO; of syslog, WARNING.
+    If stderr is /dev/null they go to syslog, as does what ends the program without being foreseen. The
+    default is INFO; of syslog, WARNING.
     """
     handler: logging.Handler
     if _stderr_is_null():
-        _open_syslog(program)
-        handler, head, default = SyslogHandler(), "", "warning"
+        handler, head, default = SyslogHandler(program), "", "warning"
         sys.excepthook = _tell
     else:
         handler, head, default = LineHandler(), f"{program}: ", "info"
@@ -118,11 +155,3 @@ def _stderr_is_null() -> bool:
     """Whether nobody can ever see what is written there, as with libvirt."""
     status = os.fstat(2)
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3)
-
-
-def _open_syslog(program: str) -> None:
-    syslog.openlog(program, syslog.LOG_PID | syslog.LOG_NDELAY, syslog.LOG_DAEMON)
-
-
-def _printable(line: str) -> str:
-    return line.encode(errors="backslashreplace").decode().replace("\0", "\\x00")

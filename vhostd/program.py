@@ -47,11 +47,12 @@ def _run(kind: type[Device], options: "argparse.Namespace") -> None:
     from contextlib import ExitStack, closing
 
     from vhostd import log
-    from vhostd.activation import activated_fd
+    from vhostd.activation import activated_fd, notify
     from vhostd.endpoint import adopt, choose, listen
     from vhostd.options import program_name
 
     log.set_up(program_name(), options.log_level)
+    notify("STATUS=starting")  # what that takes is loaded now: later the sandbox may hide it
     place = choose(options.socket_path, options.fd, activated_fd())
     with ExitStack() as stack:
         if not isinstance(place, str):  # first, so that it is closed whatever fails

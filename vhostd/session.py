@@ -5,6 +5,7 @@ raising; dispatch.py decides what that costs.
 """
 
 import asyncio
+import gc
 import logging
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -153,6 +154,7 @@ class Session(Dispatcher):
             self.channel.close()
             self.device.negotiated = 0
             self.device.reset()
+            gc.collect()  # a handler's last frames, if an exception's traceback has them, hold the ring
 
     # --- Negotiation ------------------------------------------------------------------------------------
 

@@ -91,11 +91,15 @@ class Gpu(Device):
 
     @classmethod
     def from_options(cls, options: "argparse.Namespace") -> "Self":
-        """Makes the device; raises SetupError if it is to use a GPU, or dmabufs where there are none."""
+        """Makes the device; raises SetupError for a GPU, for dmabufs where there are none, for no folder."""
+        from vhost_user_gpu import display, screenshot  # noqa: F401  # now: later the sandbox may hide them
+
         if options.virgl:
             raise SetupError("--virgl: this program renders in 2D only")
         if options.render_node is not None:
             raise SetupError(f"--render-node={options.render_node}: this program uses no GPU")
+        if options.screenshot is not None:
+            _expect_folder(options.screenshot)
         exporter = None
         if options.dmabuf:
             from vhost_user_gpu.dmabuf import Exporter
@@ -242,6 +246,14 @@ def _scanouts(text: str) -> int:
     if not text.isdecimal() or len(text) > 2 or not 1 <= int(text) <= MAX_SCANOUTS:
         raise ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_SCANOUTS}")
     return int(text)
+
+
+def _expect_folder(screenshot: str) -> None:
+    """Raises SetupError if there is none for it now: the sandbox knows none that is made later."""
+    from pathlib import Path
+
+    if not (folder := Path(screenshot).parent).is_dir():
+        raise SetupError(f"--screenshot={screenshot}: {folder} is no folder")
 
 
 def _file(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tests.programs import PATIENCE
 
-MESSAGE = re.compile(r"<(\d+)>\w{3} [ \d]\d \d\d:\d\d:\d\d ([^:\[]+)(?:\[(\d+)\])?: (.*)", re.DOTALL)
+MESSAGE = re.compile(r"<(\d+)>(?:\w{3} [ \d]\d \d\d:\d\d:\d\d )?([^:\[]+)(?:\[(\d+)\])?: (.*)", re.DOTALL)
 
 
 class Line(NamedTuple):

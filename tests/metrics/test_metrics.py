@@ -14,10 +14,12 @@ from tests.conftest import Run
 from tests.metrics.scraping import GET, Place, Response, ask, place_of
 from tests.sessions import Echo
 from vhostd.endpoint import listen as listen_at
+from vhostd.errors import SetupError
+from vhostd.fds import Fd
 from vhostd.frontend import Frontend, SharedMemory, signalled
 from vhostd.metrics import metrics as module
 from vhostd.metrics.address import Address, listen
-from vhostd.metrics.metrics import Metrics
+from vhostd.metrics.metrics import PROC, Metrics, open_metrics
 from vhostd.server import Server
 
 ABOUT = {"program": "vhost-user-echo", "device": "console", "version": "1.2"}
@@ -29,7 +31,8 @@ HOLD = {"ring": "1"}
 async def served(device: Echo, path: Path, address: Address) -> AsyncIterator[Place]:
     """A server with metrics on the running loop; yields where they are."""
     endpoint = listen(address)
-    with closing(Metrics(endpoint, ABOUT)) as metrics, closing(listen_at(str(path))) as sockets:
+    proc = Fd(os.open(PROC, os.O_PATH))
+    with closing(Metrics(endpoint, proc, ABOUT)) as metrics, closing(listen_at(str(path))) as sockets:
         server = Server(device, sockets, metrics.meters.make_queue)
         running = [asyncio.create_task(server.run()), asyncio.create_task(metrics.run(server))]
         try:
@@ -223,7 +226,7 @@ def test_the_event_loop_s_lag(run_async: Run, path: Path, monkeypatch: pytest.Mo
 
     async def main() -> None:
         async with served(Echo(), path, Address("127.0.0.1")) as place:
-            before = (await until(place, f"{name}_bucket", 1, le="+Inf")).value(f"{name}_sum")
+            before = (await ask(place)).value(f"{name}_sum")
             for _ in range(10):
                 _pass_10_ms()  # nobody else has a turn
             page = await ask(place)
@@ -274,3 +277,10 @@ def test_nonsense_that_is_accepted(run_async: Run, path: Path, accepted: str) ->
         assert page.value("vhost_user_front_end_connected") == 0
 
     run_async(main)
+
+
+def test_a_host_without_proc_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PROC", str(tmp_path / "proc"))
+    with pytest.raises(SetupError, match=r"--metrics: .*/proc: No such file"):
+        open_metrics(Address(path=str(tmp_path / "socket")), ABOUT)
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import resource
+import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,9 @@ import pytest
 
 from tests.programs import Program, connect, connected, executable, get_features, listening, notified
 from tests.sandbox.hostile import DEEDS, FREE, GRANTED
+from vhostd.fds import Fd
 from vhostd.frontend import Frontend, Queue, SharedMemory
+from vhostd.messages import GPU_SET_SOCKET, Empty
 
 CHECKOUT = Path(__file__).parents[2]
 DENIALS = {"EPERM", "EACCES", "ENOSYS"}
@@ -136,6 +139,38 @@ def test_it_begins_before_anybody_is_served(command: list[str], tmp_path: Path) 
             assert get_features(sock)
         program.stop()
     assert not path.exists()
+
+
+def test_what_serving_takes_is_imported_before(command: list[str], tmp_path: Path) -> None:
+    """Later its folder may be hidden: somebody else's, of whom root without its capabilities is no more."""
+    if "gpu" in command[0]:
+        command.append(f"--screenshot={tmp_path / 'screen.png'}")
+    path = tmp_path / "socket"
+    env = {"PYTHONPROFILEIMPORTTIME": "1"}
+
+    async def serve_all_of_it() -> None:
+        with closing(await Frontend.connect(str(path))) as frontend, closing(SharedMemory(1 << 16)) as memory:
+            await frontend.negotiate()
+            await frontend.share(memory)
+            if "gpu" in command[0]:
+                ours, theirs = socket.socketpair()
+                with ours, Fd(theirs.detach()) as fd:
+                    await frontend.call(GPU_SET_SOCKET, Empty(), fd)
+            with closing(await frontend.start(memory)) as queue:
+                await queue.request(bytes(24), room=24)
+
+    with notified() as manager:
+        env["NOTIFY_SOCKET"] = manager.name
+        with listening(command, path, env=env) as program:
+            manager.until("READY=1")
+            for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+                program.send(number)
+            if "input" not in command[0]:  # whose first queue is for events, of which there are none
+                asyncio.run(asyncio.wait_for(serve_all_of_it(), 60))
+            program.send()
+            status, lines = program.ends()
+    imported = [line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")]
+    assert (status, imported[-1]) == (0, "vhostd.sandbox")
 
 
 def test_a_socket_in_a_folder_that_root_may_not_write_to_is_left_behind(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
 from vhostd.endpoint import Endpoint
+from vhostd.errors import SetupError
 from vhostd.fds import Fd
 from vhostd.grants import Grants
 from vhostd.metrics.address import Address, listen
@@ -28,22 +29,27 @@ FINEST = 0.001  # seconds: the event loop's timers know no less
 
 
 def open_metrics(address: Address, about: Mapping[str, str]) -> "Metrics":
-    """Listens at the address; SetupError if that cannot be."""
-    return Metrics(listen(address), about)
+    """Listens at the address; SetupError if that cannot be, or if there is no /proc."""
+    # The sandbox knows the folder by its inode, which the kernel keeps only for those who use it.
+    try:
+        proc = Fd(os.open(PROC, os.O_PATH | os.O_DIRECTORY))
+    except OSError as error:
+        raise SetupError(f"--metrics: {PROC}: {error.strerror}") from None
+    with proc:
+        return Metrics(listen(address), Fd(proc.take()), about)
 
 
 class Metrics:
-    """Counts what the program does, and shows it; owns the endpoint at which it is asked.
+    """Counts what the program does, and shows it; owns the endpoint at which it is asked, and /proc/self.
 
     `about` is what the program says of itself.
     """
 
-    def __init__(self, endpoint: Endpoint, about: Mapping[str, str]) -> None:
+    def __init__(self, endpoint: Endpoint, proc: Fd, about: Mapping[str, str]) -> None:
         self.meters = Meters()
         self._endpoint = endpoint
+        self._proc = proc
         self._about = about
-        # The sandbox knows the folder by its inode, which the kernel keeps only for those who use it.
-        self._proc = Fd(os.open(PROC, os.O_PATH | os.O_DIRECTORY))
         self._lag = Histogram([bound for bound in BOUNDS if bound >= FINEST])
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)

@@ -116,6 +116,14 @@ def test_screenshots_that_cannot_be(text: str) -> None:
         options(f"--screenshot={text}")
 
 
+def test_a_folder_for_screenshots_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in ("missing", "file"):
+        with pytest.raises(SetupError, match=f"--screenshot=.*: .*/{folder} is no folder"):
+            Gpu.from_options(options(f"--screenshot={tmp_path / folder / 'a.png'}"))
+    Gpu.from_options(options(f"--screenshot={tmp_path / 'a.png'}")).close()
+
+
 @pytest.mark.parametrize("text", ["0", "17", "016", "-1", "", "two", "1.0", "0x1", " 1", "99999999999"])
 def test_scanouts_that_cannot_be(text: str) -> None:
     with pytest.raises(argparse.ArgumentError, match="--scanouts"):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -52,31 +53,43 @@ def memory() -> Iterator[SharedMemory]:
     memory.close()
 
 
-def test_a_batch_gets_an_interrupt_for_its_first_chain_and_one_for_the_rest(
-    memory: SharedMemory, run_async: Run
-) -> None:
+def interrupts_at(bench: Bench, chains: int) -> list[int]:
+    """After which of so many chains, pushed in one turn of the event loop, the driver was interrupted."""
+    found = []
+    bench.offer(chains)
+    for count in range(1, chains + 1):
+        before = bench.interrupts
+        chain = bench.queue.pop()
+        assert chain is not None
+        bench.queue.push(chain)
+        if bench.interrupts > before:
+            found.append(count)
+    return found
+
+
+def test_interrupts_grow_rarer_in_a_batch(memory: SharedMemory, run_async: Run) -> None:
     async def main() -> None:
         bench = Bench(memory)
-        bench.offer(PUSH_BATCH - 1)
-        while (chain := bench.queue.pop()) is not None:
-            bench.queue.push(chain)
-        assert bench.used() == PUSH_BATCH - 1
-        counts = [bench.interrupts]
-        await asyncio.sleep(0)
-        assert [*counts, bench.interrupts] == [1, 2]
+        for _ in range(2):  # each turn begins anew
+            before = bench.interrupts
+            assert interrupts_at(bench, 12) == [1, 3, 6, 10]
+            assert bench.used() == 12
+            await asyncio.sleep(0)
+            assert bench.interrupts - before == 5, "one for the rest"
 
     run_async(main)
 
 
-def test_a_long_batch_gets_its_interrupt_before_it_ends(memory: SharedMemory, run_async: Run) -> None:
+def test_a_long_batch_gets_its_interrupts_before_it_ends(memory: SharedMemory, run_async: Run) -> None:
     async def main() -> None:
         bench = Bench(memory)
-        bench.offer(PUSH_BATCH + 2)
-        for _ in range(PUSH_BATCH + 1):
-            chain = bench.queue.pop()
-            assert chain is not None
-            bench.queue.push(chain)
-        assert bench.interrupts == 2
+        found: list[int] = []
+        for part in range(16):  # that the ring has room for
+            found += [SIZE // 2 * part + count for count in interrupts_at(bench, SIZE // 2)]
+            bench.used()
+        gaps = [later - earlier for earlier, later in pairwise([0, *found])]
+        assert gaps[:PUSH_BATCH] == list(range(1, PUSH_BATCH + 1))
+        assert set(gaps[PUSH_BATCH:]) == {PUSH_BATCH}
 
     run_async(main)
 

@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable
 
 from vhostd.ring import Chain, Ready, SplitRing
 
-# Interrupts are batched: one for the first chain, one at the end of the event loop's turn, or after so many.
+# Interrupts are batched. In each turn of the event loop there is one for the first chain, the next for two,
+# for three, and so on up to this many, and one at the turn's end: the fewer requests a driver has under way,
+# the sooner it has to be told, or it and the device wait for each other in turns.
 PUSH_BATCH = 32
 # After so many chains without a pause the event loop gets a turn, for signals, messages and other rings.
 POP_BURST = 64
@@ -48,6 +50,7 @@ class Virtqueue:
         self._stopped = False
         self._abandoned = False
         self._pushed = 0
+        self._batch = 1  # so many are pushed before the next interrupt
         self._popped = 0
         self._flushes = False  # at the end of this turn
 
@@ -97,12 +100,12 @@ class Virtqueue:
             return
         self.ring.push(chain)
         self._pushed += 1
+        if self._pushed >= self._batch:
+            self.flush()
+            self._batch = min(self._batch + 1, PUSH_BATCH)
         if not self._flushes:
             self._flushes = True
-            self.flush()  # a driver that waits need not wait for the rest of the batch
             self._loop.call_soon(self._flush_rest)
-        elif self._pushed >= PUSH_BATCH:
-            self.flush()
         if self._stopped and not self.ring.in_flight:
             self._drained.set()
 
@@ -115,6 +118,7 @@ class Virtqueue:
 
     def _flush_rest(self) -> None:
         self._flushes = False
+        self._batch = 1
         self.flush()
 
     def fail(self, error: Exception) -> None:

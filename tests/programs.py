@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -120,10 +120,11 @@ class Program:
             self._heard += more
 
     def fds(self) -> dict[int, str]:
-        """Its open fds and what they are."""
+        """Its open fds and what they are; one that it closes meanwhile may be missing."""
         found = {}
         for entry in (self.proc / "fd").iterdir():
-            found[int(entry.name)] = os.readlink(entry)
+            with suppress(FileNotFoundError):
+                found[int(entry.name)] = os.readlink(entry)
         return found
 
     def mappings(self) -> list[str]:

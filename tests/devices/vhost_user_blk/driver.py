@@ -103,11 +103,14 @@ class Port:
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._loop = asyncio.get_running_loop()
         self._kicking = False
+        self._closed = False
         self._loop.add_reader(queue.call_fd.fileno(), self._called)
 
     async def request(self, data: bytes, room: int) -> bytes:
         """What the device writes into `room` bytes when it gets these."""
         async with self._room:
+            if self._closed:
+                raise asyncio.CancelledError
             head = self._queue.add(data, room)
             answer: asyncio.Future[bytes] = self._loop.create_future()
             self._waiting[head] = answer
@@ -124,6 +127,7 @@ class Port:
 
     def close(self) -> None:
         """Closes the queue; idempotent."""
+        self._closed = True
         if self._queue.call_fd:
             self._loop.remove_reader(self._queue.call_fd.fileno())
         self._queue.close()

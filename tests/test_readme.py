@@ -20,7 +20,7 @@ TEST_COMMAND = "tests/run.sh"
 DEMO_COMMAND = "contrib/demo.sh"
 SCRIPTS: dict[str, str] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["scripts"]
 PROGRAMS = {name: main for name, main in SCRIPTS.items() if name != "vhostctl"}
-OTHERS = {"--now"}  # options of programs that are not ours
+OTHERS = {"--now", "--one-core"}  # of systemctl and of a benchmark
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 # Words in a code span that are a path of this repository: they begin with one of its folders.
 PLACE = re.compile(r"`([\w.-]+/[\w./-]*)`")

@@ -12,6 +12,7 @@ import mmap
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 
 from vhost_user_blk.engine import Engine, Result, Then
 from vhost_user_blk.image import PUNCH_HOLE, ZERO_RANGE, Image
@@ -211,7 +212,7 @@ class Requests:
         return 0
 
     def _ending(self, queue: Virtqueue, chain: Chain, what: str) -> Then:
-        return guarded(queue, lambda result: self.end(queue, chain, what, 0, result))
+        return partial(guard, queue, partial(self.end, queue, chain, what, 0))
 
     def end(self, queue: Virtqueue, chain: Chain, what: str, offset: int, result: int) -> None:
         """Ends a request whose work is done: `result` is negative if it failed."""
@@ -258,15 +259,13 @@ class Transfer:
 
     def __call__(self, result: Result) -> None:
         """After a step."""
-        try:
-            if isinstance(result, Exception):
-                raise result
-            if result in MISALIGNED and self._requests.image.direct:
-                self._bounce()
-            else:
-                self._advance(result)
-        except Exception as error:
-            self._queue.fail(error)
+        guard(self._queue, self._went, result)
+
+    def _went(self, result: int) -> None:
+        if result in MISALIGNED and self._requests.image.direct:
+            self._bounce()
+        else:
+            self._advance(result)
 
     def _advance(self, result: int) -> None:
         if result <= 0:  # 0 if the image has become shorter than it was
@@ -296,21 +295,17 @@ class Transfer:
             memory.close()
             self._advance(result)
 
-        self._requests.engine.do(move, guarded(self._queue, moved))
+        self._requests.engine.do(move, partial(guard, self._queue, moved))
 
 
-def guarded(queue: Virtqueue, then: Callable[[int], None]) -> Then:
-    """`then`, whose exceptions, and those that an engine hands on, are the queue's."""
-
-    def call(result: Result) -> None:
-        try:
-            if isinstance(result, Exception):
-                raise result
-            then(result)
-        except Exception as error:
-            queue.fail(error)
-
-    return call
+def guard(queue: Virtqueue, then: Callable[[int], None], result: Result) -> None:
+    """Calls `then`, whose exceptions, and those that an engine hands on, are the queue's."""
+    try:
+        if isinstance(result, Exception):
+            raise result
+        then(result)
+    except Exception as error:
+        queue.fail(error)
 
 
 def finish(queue: Virtqueue, chain: Chain, status: bytes) -> None:

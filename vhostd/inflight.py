@@ -12,8 +12,8 @@ from vhostd.errors import RefusedRequest
 from vhostd.fds import Fd
 from vhostd.messages import Inflight
 from vhostd.ring import GuestMemory, InflightQueue, Region
+from vhostd.virtio import MAX_QUEUE_SIZE
 
-MAX_QUEUE_SIZE = 32768  # of a split virtqueue (virtio 1.3, 2.7)
 SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 

@@ -149,11 +149,10 @@ class Session(Dispatcher):
             await asyncio.gather(*(vring.stop(EXIT_PATIENCE) for vring in self.vrings))
             for vring in self.vrings:
                 vring.close()
-            self._set_inflight([])
             self.memory = GuestMemory()  # unmaps it now, not when a reference cycle is collected
             self.channel.close()
             self.device.negotiated = 0
-            self.device.reset()
+            self._reset()
             gc.collect()  # a handler's last frames, if an exception's traceback has them, hold the ring
 
     # --- Negotiation ------------------------------------------------------------------------------------

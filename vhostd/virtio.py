@@ -5,6 +5,8 @@ Section numbers throughout the project are those of virtio 1.3.
 
 from enum import IntEnum
 
+MAX_QUEUE_SIZE = 32768  # of a split virtqueue (2.7)
+
 
 class DeviceType(IntEnum):
     """Virtio device ids (virtio 1.3, 5); a name in lower case is the type in a backend description."""

@@ -18,13 +18,12 @@ from vhostd.errors import GuestError, NoGuestMemory, RefusedRequest
 from vhostd.fds import Fd
 from vhostd.messages import VringAddr
 from vhostd.ring import GuestMemory, InflightQueue, SplitRing, Window
-from vhostd.virtio import Feature
+from vhostd.virtio import MAX_QUEUE_SIZE, Feature
 from vhostd.virtqueue import MakeQueue, Virtqueue
 
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL = 0.001  # seconds between looks at a ring whose front-end gave no kick fd
-MAX_SIZE = 32768  # of a virtqueue (virtio 1.3, 2.7)
 
 
 class Vring:
@@ -89,8 +88,10 @@ class Vring:
     def set_size(self, size: int) -> None:
         """Raises RefusedRequest unless it is a power of two up to 32768, and the ring is stopped."""
         self._require_stopped("SET_VRING_NUM")
-        if not 0 < size <= MAX_SIZE or size & (size - 1):
-            raise RefusedRequest(f"vring {self.index}: size {size} is not a power of two up to {MAX_SIZE}")
+        if not 0 < size <= MAX_QUEUE_SIZE or size & (size - 1):
+            raise RefusedRequest(
+                f"vring {self.index}: size {size} is not a power of two up to {MAX_QUEUE_SIZE}"
+            )
         self.size = size
 
     def set_base(self, base: int) -> None:

@@ -2,7 +2,9 @@
 
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import IO, Self
 
 from PIL import Image
 
@@ -26,6 +28,12 @@ class Picture:
         """One of the pictures of pattern.py."""
         return cls(width, height, pattern(width, height, seed))
 
+    @classmethod
+    def load(cls, file: str | IO[bytes]) -> Self:
+        """The picture in a file, such as a PNG."""
+        with Image.open(file) as image:
+            return cls(*image.size, image.convert("RGB").tobytes())
+
     def with_part(self, other: "Picture", left: int, top: int, right: int, bottom: int) -> "Picture":
         """This picture, and within the rectangle another of the same size."""
         pixels = bytearray(self.pixels)
@@ -48,6 +56,13 @@ class Picture:
             f"the first at x={x} y={y}: {is_there}, not {belongs_there}"
         )
 
+    def wait_for(self, look: "Callable[[], Picture]", where: str, timeout: float) -> None:
+        """Looks again and again until this is what is shown; AssertionError past `timeout`."""
+        deadline = time.monotonic() + timeout
+        while (shown := look()) != self:
+            assert time.monotonic() < deadline, f"{where}: {shown.difference(self)}"
+            time.sleep(PAUSE)
+
     def _pixel(self, at: int) -> str:
         return f"#{self.pixels[3 * at : 3 * at + 3].hex()}"
 
@@ -63,20 +78,15 @@ class Screen:
         """What the screen shows now."""
         with tempfile.NamedTemporaryFile(prefix="vhostd-screen-", suffix=".png") as file:
             self._qmp.execute("screendump", {"filename": file.name, "format": "png", **self._arguments})
-            with Image.open(file.name) as image:
-                return Picture(*image.size, image.convert("RGB").tobytes())
+            return Picture.load(file.name)
 
     def wait_picture(self, expected: Picture, timeout: float = SCREEN_TIMEOUT) -> None:
         """Returns when the screen shows exactly this. Raises AssertionError past `timeout`.
 
         QEMU does not tell when it has painted, so this looks again and again.
         """
-        deadline = time.monotonic() + timeout
-        while (shown := self.picture()) != expected:
-            if time.monotonic() > deadline:
-                screen = " ".join(f"{name} {value}" for name, value in self._arguments.items())
-                raise AssertionError(f"the screen of {screen}: {shown.difference(expected)}")
-            time.sleep(PAUSE)
+        screen = " ".join(f"{name} {value}" for name, value in self._arguments.items())
+        expected.wait_for(self.picture, f"the screen of {screen}", timeout)
 
     def wait_seed(self, width: int, height: int, seed: int) -> None:
         """Returns when the screen shows this picture of pattern.py."""

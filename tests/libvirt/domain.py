@@ -1,6 +1,5 @@
 """A domain of libvirt's, with or without a guest in it that the tests' agent runs in."""
 
-import io
 import socket
 import time
 from collections.abc import Sequence
@@ -9,20 +8,16 @@ from types import TracebackType
 from typing import Any, Self
 from xml.sax.saxutils import escape, quoteattr
 
-from PIL import Image
-
 from tests.guest import initramfs, kernel
 from tests.guest.jsonlines import AGENT_PORT, Disconnected, JsonLines
 from tests.guest.machine import QEMU, kernel_command_line
-from tests.guest.screen import Picture
+from tests.guest.screen import SCREEN_TIMEOUT, Picture
 from tests.libvirt.host import HostProblem, Process
 from tests.libvirt.libvirtd import Libvirtd
 
 BOOT_TIMEOUT = 120.0
 CALL_TIMEOUT = 20.0
 GRACE = 15.0  # on top of the agent's own deadline, so that its explanation arrives
-SCREEN_TIMEOUT = 20.0
-PAUSE = 0.02  # seconds between two looks at a screen that does not show the expected picture yet
 
 # With no <acceleration> of its own, libvirt 11.3 writes one that it cannot read when it is started again.
 VIDEO = """
@@ -185,15 +180,12 @@ class GuestDomain(Domain):
         """What `virsh screenshot` shows."""
         file = f"/run/{self.name}.picture"
         self.virsh("screenshot", file)
-        with Image.open(io.BytesIO(self._host.path(file).read_bytes())) as image:
-            return Picture(*image.size, image.convert("RGB").tobytes())
+        with self._host.path(file).open("rb") as shown:
+            return Picture.load(shown)
 
     def wait_picture(self, expected: Picture) -> None:
         """Returns when `virsh screenshot` shows exactly this; nobody tells when."""
-        deadline = time.monotonic() + SCREEN_TIMEOUT
-        while (shown := self.picture()) != expected:
-            assert time.monotonic() < deadline, f"{self.name}: {shown.difference(expected)}"
-            time.sleep(PAUSE)
+        expected.wait_for(self.picture, self.name, SCREEN_TIMEOUT)
 
 
 def boot_elements() -> str:

@@ -15,6 +15,8 @@ readonly runtime=(
 )
 readonly neighbours=(qemu-system-common qemu-system-gui virtiofsd) # none of their files may be ours
 
+. "$here/debian-mirror.sh"
+
 main() {
     [ "$(id -u)" = 0 ] || fail "chroots need root"
     mkdir -p "$cache"
@@ -67,13 +69,6 @@ inside() {
     local root="$work/$1"
     shift
     chroot "$root" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 "$@"
-}
-
-# The mirror that this machine uses for its own release.
-debian_mirror() {
-    local uri
-    uri="$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' 2>/dev/null | head -n 1)"
-    echo "${uri:-http://deb.debian.org/debian}"
 }
 
 fail() {

@@ -14,6 +14,8 @@ readonly log="$cache/qemu-tools.log"
 readonly keys=/usr/share/keyrings/debian-archive-keyring.gpg
 readonly libraries=usr/lib/x86_64-linux-gnu
 
+. "$(dirname "${BASH_SOURCE[0]}")/debian-mirror.sh"
+
 main() {
     mkdir -p "$cache"
     exec {lock}>"$cache/qemu-tools.lock"
@@ -46,13 +48,6 @@ apt() {
         -o Dir::State="$work" -o Dir::State::Lists="$work/lists" -o Dir::State::Status="$work/status" \
         -o Dir::Cache="$work" -o Dir::Cache::Archives="$work/archives" -o Dir::Log="$work" \
         -o APT::Architecture=amd64 -o APT::Sandbox::User=root -o Acquire::Retries=3 "$@"
-}
-
-# The mirror that this machine uses for its own release.
-debian_mirror() {
-    local uri
-    uri="$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' 2>/dev/null | head -n 1)"
-    echo "${uri:-http://deb.debian.org/debian}"
 }
 
 unpack() {

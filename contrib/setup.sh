@@ -33,6 +33,8 @@ readonly libvirt_packages=(
     libvirt0 libvirt-common libvirt-daemon-common libvirt-daemon-log
 )
 
+. "$root/contrib/debian-mirror.sh"
+
 main() {
     check_machine
     one_at_a_time
@@ -142,13 +144,6 @@ Suites: $backports
 Components: main
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 EOF
-}
-
-# The mirror that this machine uses for the release itself.
-debian_mirror() {
-    local uri
-    uri="$(apt-get indextargets --format '$(REPO_URI)' 'Codename: bookworm' 2>/dev/null | head -n 1)"
-    echo "${uri:-http://deb.debian.org/debian}"
 }
 
 update_package_lists() {

@@ -14,7 +14,7 @@ import argparse
 import ctypes
 import errno
 import os
-import signal
+import select
 import stat
 import struct
 import sys
@@ -39,7 +39,6 @@ MOST = 1 << 17  # bytes of a WRITE
 
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16  # fallocate(2)
 MS_NOSUID, MS_NODEV = 2, 4
-PR_SET_PDEATHSIG = 1
 
 
 class Refused(Exception):
@@ -67,9 +66,12 @@ class Disk:
             FLUSH: lambda _: b"",  # a close(2), which makes nothing safe
         }
 
-    def serve(self, fuse: int) -> None:
-        """Answers the kernel's requests, one after the other, until the disk is unmounted."""
-        while True:
+    def serve(self, fuse: int, command: int) -> None:
+        """Answers the kernel's requests, one after the other, until the command of this pidfd has ended."""
+        waiting = select.poll()
+        for fd in (fuse, command):
+            waiting.register(fd, select.POLLIN)
+        while command not in dict(waiting.poll()):
             try:
                 request = os.read(fuse, MOST + 4096)
             except OSError as error:
@@ -166,10 +168,11 @@ def main() -> None:
     if os.fork():
         os.read(ready, 1)
         os.execvp(options.command[0], options.command)
-    # The disk is to vanish in the moment in which the command does, which does not begin before that is sure.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The disk is to vanish with the command, which does not begin before that is sure. PR_SET_PDEATHSIG would not
+    # do: a program in its sandbox sends no signals, not even then.
+    command = os.pidfd_open(os.getppid())
     os.write(tell, b".")
-    disk.serve(fuse)
+    disk.serve(fuse, command)
 
 
 if __name__ == "__main__":

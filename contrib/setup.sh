@@ -194,7 +194,7 @@ make_environment() {
 
 environment_inputs() {
     echo "$python" "$("$python" --version 2>&1)"
-    (cd "$root" && find pyproject.toml vhostd/ring -type f \
+    (cd "$root" && find pyproject.toml vhostd devices -type f \
         \( -name '*.toml' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) -print0 | sort -z | xargs -0 sha256sum)
 }
 

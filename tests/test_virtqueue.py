@@ -10,9 +10,10 @@ from tests.conftest import Run
 from vhostd.errors import BadRing
 from vhostd.frontend import SharedMemory
 from vhostd.ring import SplitDriver, SplitRing
-from vhostd.virtqueue import POP_BURST, PUSH_BATCH, Virtqueue
+from vhostd.virtqueue import POP_BURST, Virtqueue
 
 SIZE = 256
+PUSH_BATCH = 32  # what interrupts are batched to at most
 
 
 class Bench:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vhostd.layout import Layout, array, s32, u8, u16, u32, u64
     from vhostd.options import positive, size
     from vhostd.program import run
-    from vhostd.ring import Chain, Gather, Uring
+    from vhostd.ring import Chain, Gather, Shortcut, Uring
     from vhostd.virtio import DeviceType
     from vhostd.virtqueue import Virtqueue
 
@@ -38,7 +38,7 @@ _HOMES = {
     "layout": ("Layout", "array", "s32", "u8", "u16", "u32", "u64"),
     "options": ("positive", "size"),
     "program": ("run",),
-    "ring": ("Chain", "Gather", "Uring"),
+    "ring": ("Chain", "Gather", "Shortcut", "Uring"),
     "virtio": ("DeviceType",),
     "virtqueue": ("Virtqueue",),
 }
@@ -57,6 +57,7 @@ __all__ = [  # noqa: RUF022 (by topic)
     "Chain",
     "Fd",
     "Gather",
+    "Shortcut",
     "Uring",
     "Budget",
     "listen",

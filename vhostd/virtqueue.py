@@ -6,14 +6,11 @@ show here, so that another transport can carry the same devices.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
-from vhostd.ring import Chain, Ready, SplitRing
+from vhostd.ring import Chain, Ready, Shortcut, SplitRing
 
-# Interrupts are batched. In each turn of the event loop there is one for the first chain, the next for two,
-# for three, and so on up to this many, and one at the turn's end: the fewer requests a driver has under way,
-# the sooner it has to be told, or it and the device wait for each other in turns.
-PUSH_BATCH = 32
 # After so many chains without a pause the event loop gets a turn, for signals, messages and other rings.
 POP_BURST = 64
 
@@ -49,9 +46,10 @@ class Virtqueue:
         self._enabled = False
         self._stopped = False
         self._abandoned = False
-        self._pushed = 0
-        self._batch = 1  # so many are pushed before the next interrupt
-        self._popped = 0
+        self._shortcut: Shortcut | None = None
+        self._ahead: Chain | None = None  # what the shortcut left while the handler slept
+        self._poll = 0.0
+        self._popped = 0  # since others had a turn
         self._flushes = False  # at the end of this turn
 
     @property
@@ -71,12 +69,23 @@ class Virtqueue:
 
     def __anext__(self) -> Awaitable[Chain]:
         # No coroutine and no future are made while chains are at hand: this is the hot path.
-        self._popped += 1
-        if not self._popped % POP_BURST:
-            return self._next(asyncio.sleep(0))
-        if (chain := self.pop()) is not None:
-            return Ready(chain)
-        return self._next(self.ready())
+        if self._popped < POP_BURST:
+            chain = self.pop() if self._shortcut is None else self._pop_left()
+            if chain is not None:
+                self._popped += 1
+                return Ready(chain)
+        return self._next()
+
+    def shorten(self, shortcut: Shortcut) -> None:
+        """Has a shortcut serve what it can of the chains that `async for` would give; call it before that."""
+        self._shortcut = shortcut
+
+    def poll(self, seconds: float) -> None:
+        """Has the queue look for chains that long before it waits for kicks, while no other is in flight.
+
+        Nothing else that the event loop serves goes on meanwhile.
+        """
+        self._poll = seconds
 
     def pop(self) -> Chain | None:
         """The next chain, if one is there now and the ring runs; raises GuestError for one that is broken."""
@@ -86,24 +95,24 @@ class Virtqueue:
         """Waits until `pop` has a chain to give; False once the ring has stopped."""
         while not self._stopped:
             self.flush()
-            if self._enabled and self.ring.arm():
+            if self._enabled and (self._spin() or self.ring.arm()):
                 self.ring.disarm()
                 return True
+            self._popped = 0
             if self._wake is None or self._wake.done():
                 self._wake = self._loop.create_future()
             await self._wake
+            if self._ahead is not None:
+                return True
         return False
 
     def push(self, chain: Chain) -> None:
         """Gives a chain back to the driver, with as many bytes used as were written to it."""
         if self._abandoned:
             return
-        self.ring.push(chain)
-        self._pushed += 1
-        if self._pushed >= self._batch:
+        if self.ring.push(chain):
             self.flush()
-            self._batch = min(self._batch + 1, PUSH_BATCH)
-        if not self._flushes:
+        elif not self._flushes:
             self._flushes = True
             self._loop.call_soon(self._flush_rest)
         if self._stopped and not self.ring.in_flight:
@@ -111,15 +120,8 @@ class Virtqueue:
 
     def flush(self) -> None:
         """Interrupts the driver for what was pushed, if it wants that, now rather than soon."""
-        if self._pushed:
-            self._pushed = 0
-            if self.ring.must_call():
-                self._interrupt()
-
-    def _flush_rest(self) -> None:
-        self._flushes = False
-        self._batch = 1
-        self.flush()
+        if self.ring.must_call():
+            self._interrupt()
 
     def fail(self, error: Exception) -> None:
         """As if the handler had raised `error`: for what goes wrong with a chain while it goes on."""
@@ -130,19 +132,66 @@ class Virtqueue:
     def count_error(self) -> None:
         """Notes that a request was ended with an error, or that the ring broke; of use to whoever counts."""
 
-    async def _next(self, pause: Awaitable[object]) -> Chain:
-        await pause
-        while (chain := self.pop()) is None:
+    async def _next(self) -> Chain:
+        while True:
+            if self._popped >= POP_BURST:
+                await asyncio.sleep(0)
+                self._popped = 0
+            chain = self.pop() if self._shortcut is None else self._pop_left()
+            if chain is not None:
+                self._popped += 1
+                return chain
             if not await self.ready():
                 raise StopAsyncIteration
+
+    def _pop_left(self) -> Chain | None:
+        """The next chain that the shortcut leaves, which serves those before it: one of this burst."""
+        assert self._shortcut is not None
+        if (chain := self._ahead) is not None:
+            self._ahead = None
+        elif self._enabled and not self._stopped:
+            before = self.ring.base
+            chain = self.ring.serve(self._shortcut, self, POP_BURST - self._popped)
+            self._popped += (self.ring.base - before & 0xFFFF) - (chain is not None)
         return chain
+
+    def _serve_all(self) -> bool:
+        """Has the shortcut serve what has come; True if that is all, and a kick will tell of more."""
+        self.ring.disarm()
+        while self._enabled and not self._stopped and self._popped < POP_BURST:
+            self._ahead = self._pop_left()
+            if self._ahead is not None:
+                break
+            if self._popped < POP_BURST and not self._spin() and not self.ring.arm():
+                self._popped = 0
+                return True
+        return False
+
+    def _spin(self) -> bool:
+        """Looks for a chain as long as the queue is to; True if there is one."""
+        if self._poll and not self.ring.in_flight:
+            deadline = time.perf_counter() + self._poll
+            while time.perf_counter() < deadline:
+                if not self.ring.is_empty:
+                    return True
+        return False
+
+    def _flush_rest(self) -> None:
+        self._flushes = False
+        self.flush()
+        self.ring.hurry()
 
     # --- The transport's side ---------------------------------------------------------------------------
 
     def kicked(self) -> None:
         """There may be new buffers."""
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        if self._wake is None or self._wake.done():
+            return
+        try:
+            if self._shortcut is None or not self._serve_all():
+                self._wake.set_result(None)
+        except Exception as error:  # the handler's, which waits
+            self._wake.set_exception(error)
 
     def enable(self, *, on: bool) -> None:
         """A disabled queue gives no chains; what was taken before may still be pushed."""

@@ -13,6 +13,7 @@ from vhostd.ring.driver import SplitDriver
 from vhostd.ring.gather import Gather
 from vhostd.ring.inflight import InflightQueue
 from vhostd.ring.memory import MAX_REGIONS, GuestMemory, Region, Window
+from vhostd.ring.shortcut import Shortcut
 from vhostd.ring.split import SplitRing
 from vhostd.ring.uring import Uring
 
@@ -24,6 +25,7 @@ __all__ = [
     "InflightQueue",
     "Ready",
     "Region",
+    "Shortcut",
     "SplitDriver",
     "SplitRing",
     "Uring",

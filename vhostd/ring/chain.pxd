@@ -5,12 +5,18 @@ cimport cython
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from vhostd.ring.memory cimport GuestMemory
-from vhostd.ring.transfer cimport iovec
+from vhostd.ring.transfer cimport PREADV, PWRITEV, iovec
 
 
 cdef enum:
     # Most requests are a header, a few buffers and a status: these fit without another allocation.
     FEW = 8
+
+
+cdef enum:
+    # What `attempt` does: from a file to the writable stream, or from the readable stream to a file.
+    READ = PREADV
+    WRITE = PWRITEV
 
 
 cdef struct Stream:
@@ -42,8 +48,11 @@ cdef class Chain:
     cdef Py_ssize_t _expect(self, amount, Stream *stream, str what) except -1
     cdef void _copy(self, Stream *stream, unsigned char *ours, size_t n) noexcept
     cdef void _advance(self, Stream *stream, size_t n) noexcept
-    cdef size_t _lend(self, Stream *stream, iovec *iov, size_t n) noexcept
+    cdef size_t _lend(self, Stream *stream, iovec *iov, size_t n, size_t skip=*) noexcept
     cdef long long _position(self, offset, Py_ssize_t n) except -1
+    cdef bint peek(self, void *into, size_t n) noexcept
+    cdef ssize_t attempt(self, int call, int fd, long long offset, size_t n, int flags, size_t skip=*) except? -1
+    cdef void finish(self, unsigned char status) noexcept
     cdef object _submit(self, int call, int fd, offset, amount, int flags)
 
 

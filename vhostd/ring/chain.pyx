@@ -18,7 +18,7 @@ cimport cython
 from vhostd.ring.gather cimport gather
 from vhostd.ring.memory cimport GuestMemory
 from vhostd.ring.transfer cimport (
-    MOST_IOVECS, PREADV, PWRITEV, RECVMSG, SENDMSG, PyNumber_AsSsize_t, fits_file, iovec, transfer,
+    MOST_IOVECS, PREADV, PWRITEV, RECVMSG, SENDMSG, PyNumber_AsSsize_t, attempt, fits_file, iovec, transfer,
 )
 
 from types import GenericAlias
@@ -148,6 +148,35 @@ cdef class Chain:
         """
         return gather(self.memory, ranges, most)
 
+    # --- For shortcuts ----------------------------------------------------------------------------------
+
+    cdef bint peek(self, void *into, size_t n) noexcept:
+        """Copies the next `n` bytes of the readable stream, which stay there, if they lie in one piece."""
+        if self.source.left < n or self.iov[self.source.at].iov_len < n:
+            return False
+        memcpy(into, self.iov[self.source.at].iov_base, n)
+        return True
+
+    cdef ssize_t attempt(
+        self, int call, int fd, long long offset, size_t n, int flags, size_t skip=0
+    ) except? -1:
+        """Has a file's bytes read into the writable stream (READ), or the readable one written to it (WRITE).
+
+        As `preadv` and `pwritev`, for the `n` bytes behind the next `skip`, both of which must be left; but the
+        stream stays where it is, and a system call that fails is -errno.
+
+        Raises:
+            MemoryLost: a page vanished.
+        """
+        cdef iovec iov[MOST_IOVECS]
+        cdef size_t count = self._lend(&self.sink if call == READ else &self.source, iov, n, skip)
+        return attempt(self.memory, call, fd, iov, count, offset, flags)
+
+    cdef void finish(self, unsigned char status) noexcept:
+        """Writes the last byte of the writable stream, which must have one; what is before it counts as written."""
+        self._advance(&self.sink, self.sink.left - 1)
+        self._copy(&self.sink, &status, 1)
+
     # --- For the rings ----------------------------------------------------------------------------------
 
     cdef int add(self, uint64_t guest_addr, uint32_t length, bint writable) except -1:
@@ -243,13 +272,22 @@ cdef class Chain:
             stream.at += iov.iov_len == 0
             n -= step
 
-    cdef size_t _lend(self, Stream *stream, iovec *iov, size_t n) noexcept:
-        """Copies the iovecs of the next `n` bytes, as far as a system call takes them; returns how many."""
+    cdef size_t _lend(self, Stream *stream, iovec *iov, size_t n, size_t skip=0) noexcept:
+        """Copies the iovecs of `n` bytes behind the next `skip`, both of which must be left.
+
+        It copies as many as a system call takes, and returns how many.
+        """
         cdef size_t count = 0
+        cdef size_t at = stream.at
+        while skip and skip >= self.iov[at].iov_len:
+            skip -= self.iov[at].iov_len
+            at += 1
         while n and count < MOST_IOVECS:
-            iov[count] = self.iov[stream.at + count]
+            iov[count] = iovec(<unsigned char *> self.iov[at].iov_base + skip, self.iov[at].iov_len - skip)
             iov[count].iov_len = min(n, iov[count].iov_len)
             n -= iov[count].iov_len
+            skip = 0
+            at += 1
             count += 1
         return count
 

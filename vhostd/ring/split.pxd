@@ -42,6 +42,7 @@ cdef enum:
     INDEX = 2
     ELEMENTS = 4
     MOST_DESCRIPTORS = 32768
+    MOST_PUSHES = 32  # before the driver's wish for an interrupt is looked at
 
 
 @cython.final
@@ -61,10 +62,14 @@ cdef class SplitRing:
     cdef uint16_t published  # the driver's avail index when we last looked
     cdef uint16_t used_index
     cdef uint32_t uncalled  # chains pushed since the driver's wish for an interrupt was last looked at
+    cdef uint32_t patience  # so many chains are pushed before it is
     cdef unsigned char *taken  # per head: 1 while its chain is in flight
     cdef InflightQueue inflight
     cdef list again  # the heads of the unfinished chains, oldest last
 
+    cpdef Chain pop(self)
+    cdef bint _push(self, Chain chain) except -1
+    cpdef bint must_call(self) except -1
     cdef int _attach(self, GuestMemory memory, Window desc, Window avail, Window used) except -1
     cdef int _resume(self, InflightQueue inflight) except -1
     cdef Chain _pop_unfinished(self)

@@ -30,6 +30,7 @@ from libc.stdlib cimport calloc, free
 from vhostd.ring.chain cimport Chain
 from vhostd.ring.inflight cimport InflightQueue
 from vhostd.ring.memory cimport GuestMemory, Window
+from vhostd.ring.shortcut cimport DONE, LEFT, Shortcut
 
 from vhostd.errors import BadDescriptor, BadRing, RefusedRequest
 
@@ -90,6 +91,7 @@ cdef class SplitRing:
         self.serial = rings_made
         self.indirect = features >> INDIRECT_DESC & 1
         self.event_idx = features >> EVENT_IDX & 1
+        self.patience = 1
         self.base = self.published = base
         self.used_index = load_u16(used.data + INDEX)
         if inflight is not None:
@@ -131,7 +133,7 @@ cdef class SplitRing:
 
     # --- Chains -----------------------------------------------------------------------------------------
 
-    def pop(self):
+    cpdef Chain pop(self):
         """Takes the next chain that the driver made available, or None if there is none now.
 
         Every address, index and length of the chain has been checked when it is returned.
@@ -160,6 +162,16 @@ cdef class SplitRing:
         self._take(chain)
         self.base += 1
         return chain
+
+    @property
+    def is_empty(self):
+        """Whether `pop` would return None.
+
+        Raises:
+            BadRing: the avail index cannot be right.
+            MemoryLost: a page of guest memory vanished.
+        """
+        return self.base == self.published and not self.unfinished and not self._look()
 
     cdef int _resume(self, InflightQueue inflight) except -1:
         """Finds out what was not finished before this ring started, from then on keeps record of it."""
@@ -258,11 +270,18 @@ cdef class SplitRing:
     def push(self, Chain chain not None):
         """Gives a chain back to the driver, which then knows of `chain.written` bytes (virtio 1.3, 2.7.8).
 
+        Returns whether it is time to ask `must_call`: after one chain, after the next two, the next three, and
+        so on up to 32. The fewer requests a driver has under way, the sooner it has to be told, or it and the
+        device wait for each other in turns.
+
         Raises:
             ValueError: the chain is not in flight in this ring.
             MemoryLost: a page of guest memory, or of the inflight area, vanished; the chain counts as given
                 back.
         """
+        return self._push(chain)
+
+    cdef bint _push(self, Chain chain) except -1:
         if chain.ring != self.serial:
             raise ValueError(f"{chain!r} is not in flight in this ring")
         cdef uint32_t slot = self.used_index & (self.size - 1)
@@ -281,6 +300,40 @@ cdef class SplitRing:
             self.inflight.release(chain.head, self.used_index)
         self.uncalled += self.uncalled <= UINT16_MAX  # beyond that, all that counts is that there were many
         self.memory.expect_whole()
+        if self.uncalled < self.patience:
+            return False
+        self.patience = min(self.patience + 1, <uint32_t> MOST_PUSHES)
+        return True
+
+    def hurry(self):
+        """Has `push` begin anew: the next chain is one to tell the driver of, as after `arm`."""
+        self.patience = 1
+
+    def serve(self, Shortcut shortcut not None, queue, uint32_t most):
+        """Has a shortcut serve up to `most` chains of a queue; returns the first that it leaves, or None.
+
+        None says that there are no more chains now, or that there were so many. The queue is asked to `flush`
+        whenever `push` would say that it is time, and at the end.
+
+        Raises:
+            GuestError: as `pop`, and whatever the shortcut raises.
+        """
+        cdef Chain chain
+        cdef int outcome
+        try:
+            for _ in range(most):
+                chain = self.pop()
+                if chain is None:
+                    return None
+                outcome = shortcut.serve(queue, chain)
+                if outcome == LEFT:
+                    return chain
+                if outcome == DONE and self._push(chain):
+                    queue.flush()
+        finally:  # also for those before one that is broken
+            shortcut.settle()
+            if self.uncalled:
+                queue.flush()
 
     # --- Event suppression (virtio 1.3, 2.7.7 and 2.7.10) ------------------------------------------------
 
@@ -292,6 +345,7 @@ cdef class SplitRing:
         Raises:
             MemoryLost: a page of guest memory vanished.
         """
+        self.patience = 1
         if self.event_idx:
             store_u16(self.used.data + ELEMENTS + USED_SIZE * self.size, self.base)
         else:
@@ -307,7 +361,7 @@ cdef class SplitRing:
         if not self.event_idx:
             store_u16(self.used.data + FLAGS, USED_F_NO_NOTIFY)
 
-    def must_call(self):
+    cpdef bint must_call(self) except -1:
         """Does the driver want an interrupt for what was pushed since this was last asked?"""
         cdef uint32_t pushed = self.uncalled
         if not pushed:

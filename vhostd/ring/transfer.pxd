@@ -24,6 +24,9 @@ cdef enum:
 
 
 cdef bint fits_file(offset, Py_ssize_t n, long long *into) except -1
+cdef ssize_t attempt(
+    GuestMemory memory, int call, int fd, iovec *iov, size_t count, long long offset, int flags
+) except? -1
 cdef ssize_t transfer(
     GuestMemory memory, int call, int fd, iovec *iov, size_t count, long long offset, int flags
 ) except -1

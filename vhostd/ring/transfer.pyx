@@ -34,17 +34,16 @@ cdef bint fits_file(offset, Py_ssize_t n, long long *into) except -1:
     return n >= 0 and 0 <= into[0] < INT64_MAX - n  # INT64_MAX may be anything from there on, clipped
 
 
-cdef ssize_t transfer(
+cdef ssize_t attempt(
     GuestMemory memory, int call, int fd, iovec *iov, size_t count, long long offset, int flags
-) except -1:
-    """Makes the call without the GIL, again as long as signals interrupt it; returns how many bytes it moved.
+) except? -1:
+    """Makes the call without the GIL, again as long as signals interrupt it; the bytes it moved, or -errno.
 
     `iov` is `count` pieces of `memory`, none of them empty. Sockets take no `offset`; `flags` are RWF_* for a
     file and MSG_* for a socket.
 
     Raises:
         MemoryLost: a page vanished.
-        OSError: the system call failed.
     """
     cdef ssize_t done = -1
     cdef int error = EINTR
@@ -56,8 +55,16 @@ cdef ssize_t transfer(
     if done < 0 and error == EFAULT:
         touch(iov, count)
     memory.expect_whole()
+    return done if done >= 0 else -error
+
+
+cdef ssize_t transfer(
+    GuestMemory memory, int call, int fd, iovec *iov, size_t count, long long offset, int flags
+) except -1:
+    """As `attempt`, and raises OSError if the system call failed."""
+    cdef ssize_t done = attempt(memory, call, fd, iov, count, offset, flags)
     if done < 0:
-        raise OSError(error, os.strerror(error))
+        raise OSError(-done, os.strerror(-done))
     return done
 
 

@@ -33,7 +33,7 @@ from libc.string cimport memset
 from posix.unistd cimport close
 cimport cython
 
-from vhostd.ring.chain cimport Chain, Stream
+from vhostd.ring.chain cimport READ, WRITE, Chain, Stream
 from vhostd.ring.transfer cimport MOST_IOVECS, PyNumber_AsSsize_t, fits_file, iovec, touch
 
 import os
@@ -84,33 +84,6 @@ cdef extern from "<linux/io_uring.h>":
     struct io_uring_restriction:
         uint16_t opcode
         uint8_t sqe_op
-    struct io_sqring_offsets:
-        uint32_t tail
-        uint32_t ring_mask
-        uint32_t array
-    struct io_cqring_offsets:
-        uint32_t head
-        uint32_t tail
-        uint32_t ring_mask
-        uint32_t cqes
-    struct io_uring_params:
-        uint32_t sq_entries
-        uint32_t cq_entries
-        uint32_t flags
-        uint32_t features
-        io_sqring_offsets sq_off
-        io_cqring_offsets cq_off
-    struct io_uring_sqe:
-        uint8_t opcode
-        int32_t fd
-        uint64_t off
-        uint64_t addr
-        uint32_t len
-        int rw_flags  # for other operations the same field has other names
-        uint64_t user_data
-    struct io_uring_cqe:
-        uint64_t user_data
-        int32_t res
     struct io_uring_getevents_arg:
         uint64_t ts
     struct __kernel_timespec:
@@ -121,16 +94,6 @@ cdef enum:
 
 cdef uint64_t CANCEL = UINT64_MAX  # the user_data of what is no request
 cdef long CANCEL_AGAIN = 10_000_000  # nanoseconds
-
-
-cdef struct Request:
-    # `stream` of `chain`, which the request owns, moves when it is done; both are NULL if only a file counts.
-    PyObject *chain
-    Stream *stream
-    # What the kernel was told of the stream; the array has `room`, and stays for the next request.
-    iovec *iov
-    size_t count
-    size_t room
 
 
 @cython.final
@@ -150,25 +113,6 @@ cdef class Uring:
     `in_flight` counts the requests whose completions were not taken, queued ones included. It is all for one
     thread at a time; what a thread submitted, the kernel may cancel when that thread ends.
     """
-
-    cdef readonly uint32_t in_flight
-    cdef uint32_t entries
-    cdef uint32_t queued  # of those in flight: the kernel does not know of them yet
-    cdef bint open  # `fd` is ours: when __cinit__ was not even called, all fields are 0
-    cdef int fd
-    cdef unsigned char *queues  # both
-    cdef size_t queues_size
-    cdef io_uring_sqe *sqes
-    cdef size_t sqes_size
-    cdef void *sq_tail
-    cdef uint32_t sq_mask
-    cdef void *cq_head
-    cdef void *cq_tail
-    cdef uint32_t cq_mask
-    cdef io_uring_cqe *cqes
-    cdef Request *requests  # `entries`: a request's number is its user_data
-    cdef uint32_t *numbers  # `entries`: those from `in_flight` on are not in use
-    cdef list tokens  # by number
 
     def __cinit__(self, uint32_t entries):
         """Makes an io_uring for `entries` requests at a time, at most 32768.
@@ -218,11 +162,11 @@ cdef class Uring:
             BlockingIOError: `entries` requests are in flight.
             ValueError: the chain is in flight already.
         """
-        self._transfer(IORING_OP_READV, chain, &chain.sink, fd, offset, n, token, flags)
+        self._transfer(READ, chain, fd, offset, n, token, flags)
 
     def pwritev(self, Chain chain not None, int fd, offset, n, token, int flags=0):
         """Queues a write of up to `n` bytes of the chain's readable stream; otherwise like `preadv`."""
-        self._transfer(IORING_OP_WRITEV, chain, &chain.source, fd, offset, n, token, flags)
+        self._transfer(WRITE, chain, fd, offset, n, token, flags)
 
     def fsync(self, int fd, token, *, bint data_only=True):
         """Queues an fdatasync, or an fsync: it makes durable what has completed, not what is in flight.
@@ -360,18 +304,27 @@ cdef class Uring:
             raise BlockingIOError(EAGAIN, f"{self.entries} requests are in flight")
         return self.numbers[self.in_flight]
 
-    cdef int _transfer(
-        self, int opcode, Chain chain, Stream *stream, int fd, offset, amount, token, int flags
+    cdef int _transfer(self, int call, Chain chain, int fd, offset, amount, token, int flags) except -1:
+        cdef Py_ssize_t n = chain._expect(amount, stream_of(call, chain), "transferred")
+        return self.begin(call, chain, fd, chain._position(offset, n), n, token, flags)
+
+    cdef bint is_full(self) noexcept:
+        """Whether `begin` would raise BlockingIOError."""
+        return self.in_flight == self.entries
+
+    cdef int begin(
+        self, int call, Chain chain, int fd, long long offset, size_t n, token, int flags
     ) except -1:
-        cdef Py_ssize_t n = chain._expect(amount, stream, "transferred")
-        cdef long long position = chain._position(offset, n)
+        """As `preadv` (READ) and `pwritev` (WRITE), for `n` bytes that are left, at an offset that a file may have."""
+        cdef Stream *stream = stream_of(call, chain)
+        cdef int opcode = IORING_OP_READV if call == READ else IORING_OP_WRITEV
         cdef uint32_t number = <uint32_t> self._number()
         cdef Request *request = &self.requests[number]
         if chain.lent:
             raise ValueError(f"{chain!r} is in flight already")
         make_room(request, min(stream.end - stream.at, <size_t> MOST_IOVECS))
         request.count = chain._lend(stream, request.iov, n)
-        self._queue(number, opcode, fd, position, <uint64_t> request.iov, request.count, flags, token)
+        self._queue(number, opcode, fd, offset, <uint64_t> request.iov, request.count, flags, token)
         Py_INCREF(chain)
         request.chain = <PyObject *> chain
         request.stream = stream
@@ -483,6 +436,11 @@ cdef class Uring:
         for i in range(self.entries):
             if self.requests[i].chain is not NULL:
                 give_back(&self.requests[i])
+
+
+cdef inline Stream *stream_of(int call, Chain chain) noexcept:
+    """What moves: the kernel reads into the one, and writes from the other."""
+    return &chain.sink if call == READ else &chain.source
 
 
 cdef long enter(

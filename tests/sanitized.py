@@ -4,13 +4,14 @@ import os
 import sys
 from pathlib import Path
 
-MODULES = ("memory", "transfer", "gather", "chain", "uring", "inflight", "split", "driver")
+RING = ("memory", "transfer", "gather", "chain", "uring", "inflight", "shortcut", "split", "driver")
+MODULES = (*(f"vhostd.ring.{name}" for name in RING), "vhost_user_blk.transfers")
 
 
 def pytest_sessionfinish() -> None:
     tree = Path(os.environ["SANITIZED_TREE"])
     for name in MODULES:
-        file = sys.modules[f"vhostd.ring.{name}"].__file__
+        file = sys.modules[name].__file__
         assert file is not None
         assert Path(file).is_relative_to(tree), f"{file} was tested, which is not in {tree}"
         assert b"__asan_init" in Path(file).read_bytes(), f"{file} was built without AddressSanitizer"

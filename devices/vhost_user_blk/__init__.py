@@ -34,7 +34,6 @@ SMALLEST_BLOCK, LARGEST_BLOCK = 512, 1 << 20
 MAX_POLL = 10_000  # microseconds
 MAX_DIGITS = 9
 LOOK_INTERVAL = 1.0  # seconds between two looks at the size of the image
-POLL_BURST = 64  # requests after which others have a turn, even if more keep coming
 
 
 class Blk(Device):
@@ -140,15 +139,16 @@ class Blk(Device):
         start = self._requests.start
         # A driver that knows no flush counts on what it has written (5.2.6.2).
         self._requests.flushable = bool(self.negotiated & FLUSH)
+        queue.poll(self._poll)
+        if self._throttle is None:
+            queue.shorten(self._requests.shortcut)
         async for chain in queue:
             if self._throttle is not None:
                 pause = self._throttle.spend(chain.readable + chain.writable)
                 start(queue, chain)
                 await self._rest(pause)
-                continue
-            start(queue, chain)
-            if self._poll:
-                self._spin(queue)
+            else:
+                start(queue, chain)
 
     def read_config(self) -> bytes:
         """The disk as it is now."""
@@ -193,20 +193,6 @@ class Blk(Device):
     def _look(self) -> None:
         if self._requests.image.refresh():
             self.config_changed()
-
-    def _spin(self, queue: "Virtqueue") -> None:
-        """Serves what comes within the time to poll; not while others wait for the event loop to go on."""
-        from time import perf_counter
-
-        queue.flush()
-        deadline = perf_counter() + self._poll
-        for _ in range(POLL_BURST):
-            while (chain := queue.pop()) is None:
-                if queue.in_flight or perf_counter() > deadline:
-                    return
-            self._requests.start(queue, chain)
-            queue.flush()
-            deadline = perf_counter() + self._poll
 
     async def _rest(self, seconds: float) -> None:
         from asyncio import sleep

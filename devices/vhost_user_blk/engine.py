@@ -38,6 +38,9 @@ class Engine(Protocol):
     def fdatasync(self, fd: int, then: Then) -> None:
         """Puts all that was written before on stable storage."""
 
+    def watch(self) -> Uring | None:
+        """The io_uring behind it, if there is one, for requests that call back by their token."""
+
     def do(self, work: Work, then: Then) -> None:
         """Does anything else: `then` gets what it returns, or -errno of the OSError that it raises."""
 
@@ -59,6 +62,9 @@ class SyncEngine:
 
     def do(self, work: Work, then: Then) -> None:
         then(_result(work))
+
+    def watch(self) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -89,6 +95,9 @@ class ThreadEngine:
 
         self._threads.submit(_result, work).add_done_callback(tell)
 
+    def watch(self) -> None:
+        pass
+
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
 
@@ -117,6 +126,12 @@ class UringEngine:
         self._threads = self._threads or ThreadEngine()
         self._threads.do(work, then)
 
+    def watch(self) -> Uring:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._uring.fileno(), self._complete)
+        return self._uring
+
     def close(self) -> None:
         if self._threads is not None:
             self._threads.close()
@@ -130,14 +145,11 @@ class UringEngine:
             self._waiting.append(partial(request, *arguments))
             return
         request(*arguments)
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-            self._loop.add_reader(self._uring.fileno(), self._complete)
-        if self._uring.in_flight == 1:
+        if self.watch().in_flight == 1:
             self._uring.submit()  # a disk that has nothing to do need not wait for the rest of the batch
         elif not self._submitting:
             self._submitting = True
-            self._loop.call_soon(self._submit)
+            asyncio.get_running_loop().call_soon(self._submit)
 
     def _submit(self) -> None:
         self._submitting = False
@@ -148,9 +160,10 @@ class UringEngine:
         done: list[tuple[Any, int]] = self._uring.completions()
         for then, result in done:
             then(result)
-        waiting, self._waiting = self._waiting, []
-        for request in waiting:
-            self._queue(request)
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for request in waiting:
+                self._queue(request)
 
 
 def make_engine(name: str | None) -> Engine:

@@ -10,7 +10,6 @@ import errno
 import logging
 import mmap
 import os
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -27,6 +26,7 @@ from vhost_user_blk.protocol import (
     UNSUPP,
     Kind,
 )
+from vhost_user_blk.transfers import Transfers
 from vhostd import Chain, GuestError, Virtqueue
 
 log = logging.getLogger(__name__)
@@ -36,12 +36,7 @@ MAX_SECTORS = 0x7FFF_FFFF // SECTOR  # of a segment: what one fallocate(2) takes
 # What the host says of guest memory that it cannot reach past its page cache; the second, of very many small
 # pieces of it.
 MISALIGNED = (-errno.EINVAL, -errno.EFAULT)
-SLOW = 0.001  # seconds: a write that takes longer had to wait
-PAUSE = 1.0  # seconds in which writes go to the engine after one that had to wait
-# Bytes that are transferred while all others wait, and that an engine is given at a time: a guest may ask for
-# 4 GiB in one request, all of it in the page cache.
-AT_ONCE = 1 << 18
-STEP = 1 << 20
+STEP = 1 << 20  # bytes that an engine is given at a time: a guest may ask for 4 GiB in one request
 
 
 Segment = tuple[int, int, int]  # offset and size in bytes, and flags
@@ -67,10 +62,7 @@ class Requests:
         self.flushable = True
         self.engine = engine
         self._serial = serial.encode("utf-8", "surrogateescape")[:ID_SIZE].ljust(ID_SIZE, b"\0")
-        # With which flags the host is to transfer what need not wait; None if all else is better off.
-        at_once = 0 if image.is_memory else None if image.direct else os.RWF_NOWAIT
-        self._read_flags = self._write_flags = at_once
-        self._wary_until = 0.0
+        self.shortcut = Transfers(self)
         self._handlers: dict[int, Callable[[Virtqueue, Chain, int], None]] = {
             Kind.IN: self._read,
             Kind.OUT: self._write,
@@ -89,6 +81,8 @@ class Requests:
 
     def start(self, queue: Virtqueue, chain: Chain) -> None:
         """Begins a request; it is pushed back to the queue at its end, now or later."""
+        if self.shortcut.take(queue, chain):
+            return
         try:
             kind, _, sector = HEADER.unpack(chain.read(HEADER.size))
             if not chain.writable:
@@ -105,45 +99,29 @@ class Requests:
     # --- Data -------------------------------------------------------------------------------------------
 
     def _read(self, queue: Virtqueue, chain: Chain, offset: int) -> None:
-        size = chain.writable - 1
-        self._check(offset, size)
-        done = 0
-        if self._read_flags is not None and size <= AT_ONCE:
-            try:
-                done = chain.preadv(self.image.fd, offset, size, self._read_flags)
-            except OSError as error:  # the engine waits for what must be waited for, and meets what is wrong
-                if error.errno == errno.EOPNOTSUPP:
-                    self._read_flags = None
-        if done == size:
-            chain.write(OK)
-            queue.push(chain)
-        else:
-            Transfer(self, queue, chain, offset + done, size - done, writing=False).go_on()
+        self._move(queue, chain, offset, chain.writable - 1, writing=False)
 
     def _write(self, queue: Virtqueue, chain: Chain, offset: int) -> None:
-        size = chain.readable
-        self._check(offset, size, writing=True)
-        done = 0
-        if self._write_flags is not None and size <= AT_ONCE and not self.is_durable:
-            begin = time.perf_counter()
-            if begin >= self._wary_until:
-                try:
-                    done = chain.pwritev(self.image.fd, offset, size, self._write_flags)
-                except OSError as error:
-                    if error.errno == errno.EOPNOTSUPP:
-                        self._write_flags = 0
-                if time.perf_counter() - begin > SLOW:
-                    self._wary_until = begin + PAUSE
-        if done == size:
-            finish(queue, chain, OK)
-        else:
-            Transfer(self, queue, chain, offset + done, size - done, writing=True).go_on()
+        self._move(queue, chain, offset, chain.readable, writing=True)
 
-    def _check(self, offset: int, size: int, *, writing: bool = False) -> None:
+    def _move(self, queue: Virtqueue, chain: Chain, offset: int, size: int, *, writing: bool) -> None:
+        self._check(offset, size, writing=writing)
+        if size:
+            Transfer(self, queue, chain, offset, size, writing=writing).go_on()
+        else:
+            finish(queue, chain, OK)
+
+    def _check(self, offset: int, size: int, *, writing: bool) -> None:
         if writing and self.image.read_only:
             raise RequestError(IOERR, "a write to a read-only disk")
         if size % SECTOR or offset + size > self.image.size:
             raise RequestError(IOERR, f"{size} bytes at {offset} of {self.image.size}")
+
+    def go_on(
+        self, queue: Virtqueue, chain: Chain, offset: int, left: int, result: int, *, writing: bool
+    ) -> None:
+        """Goes on with a read or a write of which the host did a part, or nothing: `result`."""
+        Transfer(self, queue, chain, offset, left, writing=writing)(result)
 
     # --- Everything else --------------------------------------------------------------------------------
 

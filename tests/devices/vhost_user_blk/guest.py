@@ -90,6 +90,10 @@ class Guest:
         self.failed: list[Exception] = []  # what the queues were told
         self.unseen: list[Any] = []  # what nobody was told
         self.order: list[int] = []  # the heads in the order in which they were used
+        self.left: list[
+            int
+        ] = []  # the heads that the shortcut left to the handlers, if these serve the queues
+        self._handlers: list[asyncio.Task[None]] = []
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self._answers: dict[tuple[int, int], int] = {}
         self._under_way = 0
@@ -134,6 +138,25 @@ class Guest:
                 return await main()
 
         return self._runner.run(bounded())
+
+    def serve(self, poll: float = 0.0) -> None:
+        """Has handlers serve the queues from now on, as the device does: what is begun is kicked for."""
+
+        async def main() -> None:
+            self._handlers += [asyncio.create_task(self._handle(queue, poll)) for queue in self.queues]
+            await asyncio.sleep(0)
+
+        self.run(main)
+
+    async def _handle(self, queue: Virtqueue, poll: float) -> None:
+        queue.poll(poll)
+        queue.shorten(self.requests.shortcut)
+        try:
+            async for chain in queue:
+                self.left.append(chain.head)
+                self.requests.start(queue, chain)
+        except Exception as error:  # as for vhostd's vring
+            self._hear(self.failed, error)
 
     # --- Requests ---------------------------------------------------------------------------------------
 
@@ -217,8 +240,7 @@ class Guest:
 
         async def main() -> None:
             for queue in self.queues:
-                while (chain := queue.pop()) is not None:
-                    self._begin(queue, chain)
+                self._start_queue(queue)
 
         self.run(main)
 
@@ -240,14 +262,16 @@ class Guest:
         return [self._answer(buffer) for buffer in buffers]
 
     async def _start(self, queue: int) -> None:
-        chain = self.queues[queue].pop()
-        assert chain is not None
-        self._begin(self.queues[queue], chain)
+        self._start_queue(self.queues[queue])
 
-    def _begin(self, queue: Virtqueue, chain: Chain) -> None:
+    def _start_queue(self, queue: Virtqueue) -> None:
+        if self._handlers:
+            queue.kicked()
+            return
         try:
-            self.requests.start(queue, chain)
-        except Exception as error:  # as for vhostd's vring
+            while (chain := queue.pop()) is not None:
+                self.requests.start(queue, chain)
+        except Exception as error:
             self._hear(self.failed, error)
 
     async def _wait_for_failure(self) -> None:
@@ -323,6 +347,9 @@ class Recording:
     def fdatasync(self, fd: int, then: Then) -> None:
         self._engine.fdatasync(fd, then)
 
+    def watch(self) -> None:
+        """All are to come here."""
+
     def do(self, work: Work, then: Then) -> None:
         self._engine.do(work, then)
 
@@ -342,10 +369,11 @@ def disk(
     queues: int = 1,
     queue_size: int = 256,
     memory: GuestMemory = MEMORY,
+    handled: bool = False,
 ) -> Iterator[Guest]:
     """A guest with a disk of noise: a file in the folder `path`, or memory if that is None.
 
-    The test is skipped where this host cannot have such a disk.
+    Handlers serve its queues if `handled`. The test is skipped where this host cannot have such a disk.
     """
     made = engine if not isinstance(engine, str) else engine_of(engine)
     try:
@@ -356,6 +384,8 @@ def disk(
     requests = Requests(image, made, serial, writeback=cache != "writethrough")
     guest = Guest(requests, queues=queues, size=queue_size, memory=memory)
     try:
+        if handled:
+            guest.serve()
         yield guest
     finally:
         made.close()

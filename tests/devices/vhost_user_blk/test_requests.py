@@ -634,10 +634,13 @@ def test_a_failing_fallocate(
     assert errors(caplog) == [f"{what} at 0 of {tmp_path}/disk.img: {os.strerror(number)}"]
 
 
-def test_a_host_that_never_transfers_at_once(tmp_path: Path, engine: str) -> None:
+def test_a_host_that_never_transfers_at_once(
+    tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Some file systems refuse RWF_NOWAIT: then the engine does everything."""
     with disk(tmp_path, engine) as guest:
-        guest.requests._read_flags = guest.requests._write_flags = -1
+        monkeypatch.setattr(guest.requests.shortcut, "read_flags", -1)
+        monkeypatch.setattr(guest.requests.shortcut, "write_flags", -1)
         assert guest.do(IN, 0, room=SIZE) == noise(SIZE)
         guest.do(OUT, 0, noise(PAGE, 1))
         guest.do(OUT, 8, noise(PAGE, 2))

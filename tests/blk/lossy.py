@@ -168,8 +168,8 @@ def main() -> None:
     if os.fork():
         os.read(ready, 1)
         os.execvp(options.command[0], options.command)
-    # The disk is to vanish with the command, which does not begin before that is sure. PR_SET_PDEATHSIG would not
-    # do: a program in its sandbox sends no signals, not even then.
+    # The disk is to vanish with the command, which does not begin before that is sure. PR_SET_PDEATHSIG would
+    # not do: a program in its sandbox sends no signals, not even then.
     command = os.pidfd_open(os.getppid())
     os.write(tell, b".")
     disk.serve(fuse, command)

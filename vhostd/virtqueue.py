@@ -125,6 +125,7 @@ class Virtqueue:
 
     def fail(self, error: Exception) -> None:
         """As if the handler had raised `error`: for what goes wrong with a chain while it goes on."""
+        self.stop()
         self.abandon()
         if self._failed is not None:
             self._failed(error)
@@ -150,15 +151,15 @@ class Virtqueue:
         if (chain := self._ahead) is not None:
             self._ahead = None
         elif self._enabled and not self._stopped:
-            before = self.ring.base
+            before = self.ring.popped
             chain = self.ring.serve(self._shortcut, self, POP_BURST - self._popped)
-            self._popped += (self.ring.base - before & 0xFFFF) - (chain is not None)
+            self._popped += self.ring.popped - before - (chain is not None)
         return chain
 
     def _serve_all(self) -> bool:
         """Has the shortcut serve what has come; True if that is all, and a kick will tell of more."""
-        self.ring.disarm()
         while self._enabled and not self._stopped and self._popped < POP_BURST:
+            self.ring.disarm()
             self._ahead = self._pop_left()
             if self._ahead is not None:
                 break
@@ -168,11 +169,15 @@ class Virtqueue:
         return False
 
     def _spin(self) -> bool:
-        """Looks for a chain as long as the queue is to; True if there is one."""
+        """Looks for a chain as long as the queue is to; True if there is one.
+
+        A whole wait counts as a whole burst: for others it is the same.
+        """
         if self._poll and not self.ring.in_flight:
-            deadline = time.perf_counter() + self._poll
-            while time.perf_counter() < deadline:
+            begin = time.perf_counter()
+            while (waited := time.perf_counter() - begin) < self._poll:
                 if not self.ring.is_empty:
+                    self._popped += int(POP_BURST * waited / self._poll)
                     return True
         return False
 
@@ -185,23 +190,29 @@ class Virtqueue:
 
     def kicked(self) -> None:
         """There may be new buffers."""
-        if self._wake is None or self._wake.done():
-            return
-        try:
-            if self._shortcut is None or not self._serve_all():
-                self._wake.set_result(None)
-        except Exception as error:  # the handler's, which waits
-            self._wake.set_exception(error)
+        if self._shortcut is None:
+            self.look()
+        elif self._wake is not None and not self._wake.done():
+            try:
+                if not self._serve_all():
+                    self._wake.set_result(None)
+            except Exception as error:  # the handler's, which waits
+                self._wake.set_exception(error)
+
+    def look(self) -> None:
+        """Has the handler look at the ring, soon."""
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
 
     def enable(self, *, on: bool) -> None:
         """A disabled queue gives no chains; what was taken before may still be pushed."""
         self._enabled = on
-        self.kicked()
+        self.look()
 
     def stop(self) -> None:
         """Ends the device's loop: from now on no chain is given."""
         self._stopped = True
-        self.kicked()
+        self.look()
 
     async def quiesce(self) -> None:
         """Waits, after `stop`, until every chain taken has been pushed back, and interrupts the driver."""

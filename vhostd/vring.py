@@ -114,7 +114,7 @@ class Vring:
         """Moves a running ring to another map of the guest's memory; RefusedRequest if it is not there."""
         if self._queue is not None:
             self._queue.ring.remap(memory, *self._windows(self._queue.size, memory))
-            self._queue.kicked()  # a ring at another place has not been asked for kicks yet
+            self._queue.look()  # a ring at another place has not been asked for kicks yet
 
     def set_enabled(self, *, enabled: bool) -> None:
         """Lets the handler have chains, or not; what it has it keeps."""

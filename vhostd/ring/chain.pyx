@@ -150,11 +150,16 @@ cdef class Chain:
 
     # --- For shortcuts ----------------------------------------------------------------------------------
 
-    cdef bint peek(self, void *into, size_t n) noexcept:
-        """Copies the next `n` bytes of the readable stream, which stay there, if they lie in one piece."""
+    cdef bint peek(self, void *into, size_t n) except -1:
+        """Copies the next `n` bytes of the readable stream, which stay there, if they lie in one piece.
+
+        Raises:
+            MemoryLost: a page vanished.
+        """
         if self.source.left < n or self.iov[self.source.at].iov_len < n:
             return False
         memcpy(into, self.iov[self.source.at].iov_base, n)
+        self.memory.expect_whole()
         return True
 
     cdef ssize_t attempt(

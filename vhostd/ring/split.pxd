@@ -51,6 +51,7 @@ cdef class SplitRing:
     cdef readonly uint32_t size
     cdef readonly uint16_t base
     cdef readonly uint32_t in_flight
+    cdef readonly uint64_t popped
     cdef readonly uint32_t unfinished
     cdef bint indirect
     cdef bint event_idx

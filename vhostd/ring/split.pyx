@@ -49,8 +49,9 @@ cdef class SplitRing:
     """The device half of one split virtqueue, from its start to its stop.
 
     `size` is the number of descriptors. `base` is the avail index of the next chain to pop: what
-    GET_VRING_BASE answers. `in_flight` counts the chains that were popped and not pushed; `unfinished` those
-    that whoever served the ring before popped and did not push, which are popped again before any other.
+    GET_VRING_BASE answers. `popped` counts all chains that were; `in_flight` those that were not pushed yet;
+    `unfinished` those that whoever served the ring before popped and did not push, which are popped again
+    before any other.
     """
 
     def __cinit__(
@@ -205,6 +206,7 @@ cdef class SplitRing:
         chain.ring = self.serial
         self.taken[chain.head] = 1
         self.in_flight += 1
+        self.popped += 1
 
     cdef bint _look(self) except -1:
         """Loads the driver's avail index; True if it announces chains."""

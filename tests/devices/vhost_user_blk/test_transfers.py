@@ -5,13 +5,16 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from tests.devices.vhost_user_blk.driver import FLUSH, GET_ID, HEADER, IN, IOERR, OK, OUT, SECTOR, UNSUPP
 from tests.devices.vhost_user_blk.guest import (
+    BUFFERS,
     ENGINES,
+    GUEST,
     SEAM,
     SERIAL,
     SIZE,
@@ -19,14 +22,15 @@ from tests.devices.vhost_user_blk.guest import (
     Buffer,
     Guest,
     disk,
+    make_memory,
     noise,
     replaced,
 )
-from tests.ring.machine import memfd
+from tests.ring.machine import device_half, memfd
 from vhostd import Chain, MemoryLost
 from vhostd.errors import BadRing
 from vhostd.fds import Fd
-from vhostd.ring import GuestMemory, Region
+from vhostd.ring import GuestMemory, InflightQueue, Region, SplitDriver, SplitRing
 from vhostd.virtqueue import POP_BURST, Virtqueue
 
 PAGE = 4096
@@ -244,6 +248,95 @@ def test_guest_memory_that_vanishes(engine: str, tmp_path: Path) -> None:
         del memory, guest
 
 
+@pytest.mark.parametrize("cache", ["writeback", "writethrough", "direct"])
+def test_a_header_of_which_a_page_vanished_names_no_sector(tmp_path: Path, cache: str) -> None:
+    """What vanished reads as zeros, and sector 0 is somebody's."""
+    with Fd(memfd(SEAM)) as low, Fd(memfd(2 * PAGE)) as high:
+        memory = GuestMemory(
+            [
+                Region(low.fileno(), guest_addr=0, user_addr=0, size=SEAM),
+                Region(high.fileno(), guest_addr=SEAM, user_addr=SEAM, size=2 * PAGE),
+            ]
+        )
+        with disk(tmp_path, "io_uring", cache, memory=memory, handled=True) as guest:
+            header = SEAM + PAGE - 8
+            guest.memory.write(header, HEADER.pack(OUT, 0, 100))
+            os.ftruncate(high.fileno(), PAGE)
+            guest.offer_memory([(header, HEADER.size), (SEAM - 2 * PAGE, SECTOR)], [(SEAM - PAGE, 1)])
+            assert isinstance(guest.fails(), MemoryLost)
+            guest.requests.engine.close()
+            assert guest.contents() == noise(SIZE)
+        del memory, guest
+
+
+def test_after_a_failure_nothing_is_served(memory: Guest) -> None:
+    async def main() -> None:
+        memory.queues[0].fail(ZeroDivisionError())
+        offer(memory, IN)
+        memory.queues[0].kicked()
+        await asyncio.sleep(0)
+
+    memory.run(main)
+    assert memory._drivers[0].used() is None
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_who_does_not_serve_leaves_the_ring_s_flags_alone(memory: Guest, *, stopped: bool) -> None:
+    """So that another program, which takes the ring over, gets kicks."""
+
+    async def main() -> None:
+        queue = memory.queues[0]
+        queue.stop() if stopped else queue.enable(on=False)
+        queue.kicked()
+
+    memory.do(IN, 0, room=SECTOR)
+    assert memory._drivers[0].used_flags == 0
+    memory.run(main)
+    assert memory._drivers[0].used_flags == 0
+
+
+def test_unfinished_chains_take_turns_as_well() -> None:
+    """A program that was killed may have left as many as the ring has."""
+    count = 3 * POP_BURST
+    with disk(None, memory=make_memory()) as guest, Fd(memfd(InflightQueue.footprint(1024))) as area:
+
+        def half() -> SplitRing:
+            size = InflightQueue.footprint(1024)
+            region = Region(area.fileno(), guest_addr=0, user_addr=0, size=size)
+            inflight = InflightQueue(GuestMemory([region]), 0, 1024)
+            return device_half(driver, guest.memory, features=0, inflight=inflight)
+
+        driver = SplitDriver(guest.memory, SEAM, 1024, features=0)
+        header = GUEST + 0x30_0000
+        guest.memory.write(header, HEADER.pack(IN, 0, 0))
+        for _ in range(count):
+            driver.add([(header, HEADER.size, False), (BUFFERS, SECTOR + 1, True)])
+        killed = half()
+        while killed.pop() is not None:
+            pass
+
+        async def main() -> list[int]:
+            queue = Virtqueue(0, half(), lambda: None)
+            queue.enable(on=True)
+            left = [count]
+
+            async def handle() -> None:
+                queue.shorten(guest.requests.shortcut)
+                async for chain in queue:
+                    guest.requests.start(queue, chain)
+
+            handling = asyncio.create_task(handle())
+            while left[-1]:
+                await asyncio.sleep(0)
+                left.append(queue.ring.unfinished)
+            queue.stop()
+            await handling
+            return left
+
+        left = guest.run(main)
+        assert max(before - after for before, after in pairwise(left)) <= POP_BURST
+
+
 # --- Polling --------------------------------------------------------------------------------------------
 
 
@@ -333,3 +426,25 @@ def test_others_have_a_turn_while_requests_keep_coming(
         patched.setattr(time, "perf_counter", Endless(1e-6))
         served = polling.run(main)
     assert 1 < served <= POP_BURST
+
+
+def test_who_comes_late_in_each_poll_ends_the_burst_soon(
+    polling: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All polls of a burst together take no more than one that finds nothing, or little more."""
+
+    class Late(Clock):
+        def __call__(self) -> float:
+            if self.looks % 10 == 9:
+                offer(polling, IN)
+            return super().__call__()
+
+    async def main() -> int:
+        offer(polling, IN)
+        polling.queues[0].kicked()
+        return clock.looks
+
+    clock = Late(1e-4)
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "perf_counter", clock)
+        assert polling.run(main) <= 22

@@ -35,6 +35,7 @@ from tests.programs import Program, connected, executable, listening
 from tests.sessions import backend_requests
 from vhost_user_blk.protocol import ConfigSpace as Space
 from vhostd.dispatch import ACK
+from vhostd.errors import RefusedRequest
 from vhostd.fds import Fd
 from vhostd.framing import encode
 from vhostd.frontend import Frontend, SharedMemory
@@ -255,6 +256,36 @@ def test_a_hostile_guest_cannot_flood_the_log(run_async: Run, path: Path) -> Non
             assert status == 0
             assert 0 < len(lines) <= 25
             assert all(line.startswith("vhost-user-blk: WARNING: vring ") for line in lines)
+
+    run_async(main)
+
+
+def test_a_memory_table_that_is_refused_changes_nothing(run_async: Run, path: Path) -> None:
+    """The first ring would break where the table puts it, but the second has no place there."""
+
+    async def main() -> None:
+        with ExitStack() as stack:
+            _, sock = stack.enter_context(connected(command(f"--blk-file={path}")))
+            frontend = stack.enter_context(closing(Frontend(sock)))
+            await frontend.negotiate()
+            places: list[dict[str, int]] = [
+                {},
+                {},
+                {"guest_addr": 0x2000_0000, "user_addr": 0x7F10_0000_0000},
+            ]
+            other, *memories = [
+                stack.enter_context(closing(SharedMemory(1 << 22, **place))) for place in places
+            ]
+            await frontend.share(*memories)
+            queues = [await frontend.start(memory, i, 64) for i, memory in enumerate(memories)]
+            drivers = [stack.enter_context(closing(Driver([queue]))) for queue in queues]
+            for driver in drivers:
+                await driver.read(0, SECTOR)
+            other.map.write(queues[0].driver.avail_addr + 2, (5000).to_bytes(2, "little"))
+            with pytest.raises(RefusedRequest):
+                await frontend.share(other)
+            for driver in drivers:
+                assert await driver.read(8, SECTOR) == noise(SIZE)[8 * SECTOR : 9 * SECTOR]
 
     run_async(main)
 

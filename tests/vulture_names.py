@@ -1,6 +1,6 @@
 """Names that vulture cannot see the use of, and which this file uses for it; nobody imports it.
 
-Specifications give names that no code has to use. Others stand in quoted annotations only.
+Specifications give names that no code has to use. Others stand in quoted annotations, or compiled code, only.
 """
 
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from tests.test_layout import Little
     from vhost_user_blk import protocol
+    from vhost_user_blk.requests import Requests
     from vhost_user_gpu import commands, edid, pixels, wire
     from vhost_user_gpu.config import ConfigSpace
     from vhost_user_input import config
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from vhostd.virtio import DeviceType, Feature
 
     _annotations = (FileIO,)
+    _compiled = (Requests.take_over,)
     _enumerated = (
         config.Select.UNSET,
         DeviceType.NET,

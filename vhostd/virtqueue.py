@@ -43,7 +43,7 @@ class Virtqueue:
         self._loop = asyncio.get_running_loop()
         self._wake: asyncio.Future[None] | None = None  # what waits for chains waits for this
         self._drained = asyncio.Event()
-        self._enabled = False
+        self._runs = False  # enabled, and not stopped
         self._stopped = False
         self._abandoned = False
         self._shortcut: Shortcut | None = None
@@ -69,11 +69,8 @@ class Virtqueue:
 
     def __anext__(self) -> Awaitable[Chain]:
         # No coroutine and no future are made while chains are at hand: this is the hot path.
-        if self._popped < POP_BURST:
-            chain = self.pop() if self._shortcut is None else self._pop_left()
-            if chain is not None:
-                self._popped += 1
-                return Ready(chain)
+        if self._popped < POP_BURST and (chain := self._take()) is not None:
+            return Ready(chain)
         return self._next()
 
     def shorten(self, shortcut: Shortcut) -> None:
@@ -89,16 +86,15 @@ class Virtqueue:
 
     def pop(self) -> Chain | None:
         """The next chain, if one is there now and the ring runs; raises GuestError for one that is broken."""
-        return self.ring.pop() if self._enabled and not self._stopped else None
+        return self.ring.pop() if self._runs else None
 
     async def ready(self) -> bool:
-        """Waits until `pop` has a chain to give; False once the ring has stopped."""
+        """Waits until `pop` has a chain to give, without a shortcut; False once the ring has stopped."""
         while not self._stopped:
             self.flush()
-            if self._enabled and (self._spin() or self.ring.arm()):
+            if self._runs and self._has_more():
                 self.ring.disarm()
                 return True
-            self._popped = 0
             if self._wake is None or self._wake.done():
                 self._wake = self._loop.create_future()
             await self._wake
@@ -138,42 +134,52 @@ class Virtqueue:
             if self._popped >= POP_BURST:
                 await asyncio.sleep(0)
                 self._popped = 0
-            chain = self.pop() if self._shortcut is None else self._pop_left()
-            if chain is not None:
-                self._popped += 1
+            if (chain := self._take()) is not None:
                 return chain
             if not await self.ready():
                 raise StopAsyncIteration
 
-    def _pop_left(self) -> Chain | None:
-        """The next chain that the shortcut leaves, which serves those before it: one of this burst."""
-        assert self._shortcut is not None
+    def _take(self) -> Chain | None:
+        """As `pop`, and counts: the next chain that the shortcut leaves, if there is one."""
         if (chain := self._ahead) is not None:
             self._ahead = None
-        elif self._enabled and not self._stopped:
+        elif self._shortcut is None:
+            chain = self.pop()
+            self._popped += 1
+        elif self._runs:
             before = self.ring.popped
-            chain = self.ring.serve(self._shortcut, self, POP_BURST - self._popped)
-            self._popped += self.ring.popped - before - (chain is not None)
+            chain = self._serve(self._shortcut, POP_BURST - self._popped)
+            self._popped += self.ring.popped - before
         return chain
 
-    def _serve_all(self) -> bool:
+    def _serve(self, shortcut: Shortcut, most: int) -> Chain | None:
+        """Has a shortcut serve up to so many chains; the first that it leaves."""
+        return self.ring.serve(shortcut, self, most)
+
+    def _serve_all(self, shortcut: Shortcut) -> bool:
         """Has the shortcut serve what has come; True if that is all, and a kick will tell of more."""
-        while self._enabled and not self._stopped and self._popped < POP_BURST:
+        while self._runs and self._popped < POP_BURST:
             self.ring.disarm()
-            self._ahead = self._pop_left()
+            self._ahead = self._take()
             if self._ahead is not None:
                 break
-            if self._popped < POP_BURST and not self._spin() and not self.ring.arm():
-                self._popped = 0
+            if not self._has_more():
                 return True
         return False
 
+    def _has_more(self) -> bool:
+        """Whether there is a chain; if not, a kick will tell of the next."""
+        if self._spin() or self.ring.arm():
+            return True
+        self._popped = 0
+        return False
+
     def _spin(self) -> bool:
-        """Looks for a chain as long as the queue is to; True if there is one.
+        """After chains, looks for the next one as long as the queue is to; True if there is one.
 
         A whole wait counts as a whole burst: for others it is the same.
         """
-        if self._poll and not self.ring.in_flight:
+        if self._poll and self._popped and not self.ring.in_flight:
             begin = time.perf_counter()
             while (waited := time.perf_counter() - begin) < self._poll:
                 if not self.ring.is_empty:
@@ -189,12 +195,12 @@ class Virtqueue:
     # --- The transport's side ---------------------------------------------------------------------------
 
     def kicked(self) -> None:
-        """There may be new buffers."""
+        """There may be new buffers: the shortcut serves them now, the handler soon."""
         if self._shortcut is None:
             self.look()
         elif self._wake is not None and not self._wake.done():
             try:
-                if not self._serve_all():
+                if not self._serve_all(self._shortcut):
                     self._wake.set_result(None)
             except Exception as error:  # the handler's, which waits
                 self._wake.set_exception(error)
@@ -206,11 +212,12 @@ class Virtqueue:
 
     def enable(self, *, on: bool) -> None:
         """A disabled queue gives no chains; what was taken before may still be pushed."""
-        self._enabled = on
+        self._runs = on and not self._stopped
         self.look()
 
     def stop(self) -> None:
         """Ends the device's loop: from now on no chain is given."""
+        self._runs = False
         self._stopped = True
         self.look()
 

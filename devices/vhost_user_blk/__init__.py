@@ -136,19 +136,21 @@ class Blk(Device):
         """Begins requests as they come; they end on their own."""
         from vhost_user_blk.config import FLUSH
 
-        start = self._requests.start
+        start, shortcut = self._requests.start, self._requests.shortcut
         # A driver that knows no flush counts on what it has written (5.2.6.2).
         self._requests.flushable = bool(self.negotiated & FLUSH)
         queue.poll(self._poll)
         if self._throttle is None:
-            queue.shorten(self._requests.shortcut)
+            queue.shorten(shortcut)
+            async for chain in queue:
+                start(queue, chain)
+            return
         async for chain in queue:
-            if self._throttle is not None:
-                pause = self._throttle.spend(chain.readable + chain.writable)
+            pause = self._throttle.spend(chain.readable + chain.writable)
+            if not shortcut.take(queue, chain):
                 start(queue, chain)
-                await self._rest(pause)
-            else:
-                start(queue, chain)
+            shortcut.settle()
+            await self._rest(pause)
 
     def read_config(self) -> bytes:
         """The disk as it is now."""

@@ -39,7 +39,10 @@ class Engine(Protocol):
         """Puts all that was written before on stable storage."""
 
     def watch(self) -> Uring | None:
-        """The io_uring behind it, if there is one, for requests that call back by their token."""
+        """Watches the io_uring behind it, if there is one, for requests that others begin there.
+
+        Their tokens are what is called back.
+        """
 
     def do(self, work: Work, then: Then) -> None:
         """Does anything else: `then` gets what it returns, or -errno of the OSError that it raises."""

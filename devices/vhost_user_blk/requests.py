@@ -80,9 +80,7 @@ class Requests:
         return not (self.writeback and self.flushable)
 
     def start(self, queue: Virtqueue, chain: Chain) -> None:
-        """Begins a request; it is pushed back to the queue at its end, now or later."""
-        if self.shortcut.take(queue, chain):
-            return
+        """Begins a request that the shortcut has left; it is pushed back to the queue at its end."""
         try:
             kind, _, sector = HEADER.unpack(chain.read(HEADER.size))
             if not chain.writable:
@@ -117,7 +115,7 @@ class Requests:
         if size % SECTOR or offset + size > self.image.size:
             raise RequestError(IOERR, f"{size} bytes at {offset} of {self.image.size}")
 
-    def go_on(
+    def take_over(
         self, queue: Virtqueue, chain: Chain, offset: int, left: int, result: int, *, writing: bool
     ) -> None:
         """Goes on with a read or a write of which the host did a part, or nothing: `result`."""

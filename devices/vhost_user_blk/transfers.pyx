@@ -3,7 +3,8 @@
 
 A request is its header, data, and room for a status, cut into buffers anywhere (virtio 1.3, 5.2.6). What the
 page cache can do at once is done on the way, the rest is begun in an io_uring, if the engine is one. All that
-goes not as planned is left to `requests`: what is wrong with a request, what the host did in part or not at all.
+does not go as planned is left to `requests`: what is wrong with a request, what the host did in part or not at
+all.
 """
 
 from libc.errno cimport EOPNOTSUPP
@@ -29,7 +30,7 @@ cdef struct Header:  # struct virtio_blk_req
 
 cdef uint32_t IN = protocol.Kind.IN, OUT = protocol.Kind.OUT
 cdef uint64_t SECTOR = protocol.SECTOR
-cdef unsigned char OK = 0
+cdef unsigned char OK = protocol.OK[0]
 cdef int NOWAIT = os.RWF_NOWAIT, DSYNC = os.RWF_DSYNC
 
 cdef double SLOW = 0.001  # seconds: a write that takes longer had to wait
@@ -68,7 +69,7 @@ cdef class Transfers(Shortcut):
             return self._write(queue, chain, header.sector, chain.source.left - sizeof(header))
         return LEFT
 
-    cdef int settle(self) except -1:
+    cpdef int settle(self) except -1:
         if self.uring is not None and self.uring.queued:
             self.uring.submit()
         return 0
@@ -112,7 +113,7 @@ cdef class Transfers(Shortcut):
         cdef Flight flight
         if uring is None:
             uring = self.uring = self.requests.engine.watch()
-        if uring is None or not size or uring.is_full():
+        if uring is None or uring.is_full():
             return LEFT
         if call == WRITE:
             chain.skip(sizeof(Header))
@@ -150,7 +151,7 @@ cdef class Flight:
                 self.chain.finish(OK)
                 self.queue.push(self.chain)
             else:
-                self.requests.go_on(
+                self.requests.take_over(
                     self.queue, self.chain, self.offset, self.size, result, writing=self.call == WRITE
                 )
         except Exception as error:

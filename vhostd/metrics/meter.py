@@ -54,9 +54,6 @@ class MeteredVirtqueue(Virtqueue):
         self._meter = meter
         self._began = [0.0] * ring.size  # when each chain that is out was taken, by its head
 
-    def shorten(self, shortcut: Shortcut) -> None:
-        """Leaves all chains to the device's handler: each is to be counted."""
-
     def pop(self) -> Chain | None:
         """As a virtqueue's."""
         chain = Virtqueue.pop(self)  # by name, which takes less time than super()
@@ -72,6 +69,16 @@ class MeteredVirtqueue(Virtqueue):
             meter = self._meter
             meter.written += chain.written
             meter.seconds.add(perf_counter() - self._began[chain.head])
+
+    def _serve(self, shortcut: Shortcut, most: int) -> Chain | None:
+        try:
+            for _ in range(most):
+                chain = self.pop()
+                if chain is None or not shortcut.take(self, chain):
+                    return chain
+        finally:
+            shortcut.settle()
+        return None
 
     def count_error(self) -> None:
         """Counts it."""

@@ -51,7 +51,9 @@ cdef class Chain:
     cdef size_t _lend(self, Stream *stream, iovec *iov, size_t n, size_t skip=*) noexcept
     cdef long long _position(self, offset, Py_ssize_t n) except -1
     cdef bint peek(self, void *into, size_t n) except -1
-    cdef ssize_t attempt(self, int call, int fd, long long offset, size_t n, int flags, size_t skip=*) except? -1
+    cdef ssize_t attempt(
+        self, int call, int fd, long long offset, size_t n, int flags, size_t skip=*
+    ) except? -1
     cdef void finish(self, unsigned char status) noexcept
     cdef object _submit(self, int call, int fd, offset, amount, int flags)
 

@@ -25,10 +25,6 @@ from types import GenericAlias
 
 from vhostd.errors import BadDescriptor, BadRequest
 
-cdef extern from "Python.h":
-    # With NULL for the exception it clips to the type's range instead of raising OverflowError.
-    Py_ssize_t PyNumber_AsSsize_t(object number, void *error) except? -1
-
 # virtio 1.3, 2.7.5.2 allows 2^32 bytes; one less, and every count of bytes fits the used ring's u32.
 cdef uint64_t MOST_BYTES = UINT32_MAX
 
@@ -167,8 +163,8 @@ cdef class Chain:
     ) except? -1:
         """Has a file's bytes read into the writable stream (READ), or the readable one written to it (WRITE).
 
-        As `preadv` and `pwritev`, for the `n` bytes behind the next `skip`, both of which must be left; but the
-        stream stays where it is, and a system call that fails is -errno.
+        As `preadv` and `pwritev`, for the `n` bytes behind the next `skip`, both of which must be left; but
+        the stream stays where it is, and a system call that fails is -errno.
 
         Raises:
             MemoryLost: a page vanished.
@@ -178,7 +174,7 @@ cdef class Chain:
         return attempt(self.memory, call, fd, iov, count, offset, flags)
 
     cdef void finish(self, unsigned char status) noexcept:
-        """Writes the last byte of the writable stream, which must have one; what is before it counts as written."""
+        """Writes the last byte of the writable stream, which has one; what is before it counts as written."""
         self._advance(&self.sink, self.sink.left - 1)
         self._copy(&self.sink, &status, 1)
 

@@ -12,4 +12,4 @@ cdef enum Outcome:
 
 cdef class Shortcut:
     cdef int serve(self, queue, Chain chain) except -1
-    cdef int settle(self) except -1
+    cpdef int settle(self) except -1

@@ -70,7 +70,6 @@ cdef class SplitRing:
 
     cpdef Chain pop(self)
     cdef bint _push(self, Chain chain) except -1
-    cpdef bint must_call(self) except -1
     cdef int _attach(self, GuestMemory memory, Window desc, Window avail, Window used) except -1
     cdef int _resume(self, InflightQueue inflight) except -1
     cdef Chain _pop_unfinished(self)

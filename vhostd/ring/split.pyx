@@ -272,9 +272,9 @@ cdef class SplitRing:
     def push(self, Chain chain not None):
         """Gives a chain back to the driver, which then knows of `chain.written` bytes (virtio 1.3, 2.7.8).
 
-        Returns whether it is time to ask `must_call`: after one chain, after the next two, the next three, and
-        so on up to 32. The fewer requests a driver has under way, the sooner it has to be told, or it and the
-        device wait for each other in turns.
+        Returns whether it is time to ask `must_call`: after one chain, after the next two, the next three,
+        and so on up to 32, and anew after `arm`. The fewer requests a driver has under way, the sooner it has
+        to be told, or it and the device wait for each other in turns.
 
         Raises:
             ValueError: the chain is not in flight in this ring.
@@ -318,7 +318,7 @@ cdef class SplitRing:
         whenever `push` would say that it is time, and at the end.
 
         Raises:
-            GuestError: as `pop`, and whatever the shortcut raises.
+            BadRing, BadDescriptor, MemoryLost: as `pop`; and whatever the shortcut raises.
         """
         cdef Chain chain
         cdef int outcome
@@ -363,7 +363,7 @@ cdef class SplitRing:
         if not self.event_idx:
             store_u16(self.used.data + FLAGS, USED_F_NO_NOTIFY)
 
-    cpdef bint must_call(self) except -1:
+    def must_call(self):
         """Does the driver want an interrupt for what was pushed since this was last asked?"""
         cdef uint32_t pushed = self.uncalled
         if not pushed:

@@ -315,7 +315,7 @@ cdef class Uring:
     cdef int begin(
         self, int call, Chain chain, int fd, long long offset, size_t n, token, int flags
     ) except -1:
-        """As `preadv` (READ) and `pwritev` (WRITE), for `n` bytes that are left, at an offset that a file may have."""
+        """As `preadv` (READ) and `pwritev` (WRITE), for `n` bytes that are left, where a file may have them."""
         cdef Stream *stream = stream_of(call, chain)
         cdef int opcode = IORING_OP_READV if call == READ else IORING_OP_WRITEV
         cdef uint32_t number = <uint32_t> self._number()

@@ -90,9 +90,7 @@ class Guest:
         self.failed: list[Exception] = []  # what the queues were told
         self.unseen: list[Any] = []  # what nobody was told
         self.order: list[int] = []  # the heads in the order in which they were used
-        self.left: list[
-            int
-        ] = []  # the heads that the shortcut left to the handlers, if these serve the queues
+        self.left: list[int] = []  # the heads that the shortcut left, if handlers serve the queues
         self._handlers: list[asyncio.Task[None]] = []
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self._answers: dict[tuple[int, int], int] = {}
@@ -270,7 +268,9 @@ class Guest:
             return
         try:
             while (chain := queue.pop()) is not None:
-                self.requests.start(queue, chain)
+                if not self.requests.shortcut.take(queue, chain):
+                    self.requests.start(queue, chain)
+            self.requests.shortcut.settle()
         except Exception as error:
             self._hear(self.failed, error)
 

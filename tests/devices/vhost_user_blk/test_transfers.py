@@ -30,6 +30,7 @@ from tests.ring.machine import device_half, memfd
 from vhostd import Chain, MemoryLost
 from vhostd.errors import BadRing
 from vhostd.fds import Fd
+from vhostd.metrics.meter import Meter, MeteredVirtqueue
 from vhostd.ring import GuestMemory, InflightQueue, Region, SplitDriver, SplitRing
 from vhostd.virtqueue import POP_BURST, Virtqueue
 
@@ -132,6 +133,93 @@ def test_a_read_only_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
         assert guest.do(IN, 0, room=PAGE) == noise(SIZE)[:PAGE]
         assert guest.ask(OUT, 0, bytes(SECTOR)).status == IOERR
         assert len(guest.left) == 1
+
+
+def test_what_takes_long_keeps_nobody_waiting() -> None:
+    """A large transfer is left to the engine, also if memory is all it needs."""
+    with disk(None, size=1 << 20, handled=True) as guest:
+        guest.do(IN, 0, room=1 << 18)
+        guest.do(OUT, 0, bytes(1 << 18))
+        assert not guest.left
+        guest.do(IN, 0, room=(1 << 18) + SECTOR)
+        guest.do(OUT, 0, bytes((1 << 18) + SECTOR))
+        assert len(guest.left) == 2
+
+
+def test_a_step_of_the_engine_is_the_most_that_is_begun_without_python(tmp_path: Path) -> None:
+    with disk(tmp_path, "io_uring", "direct", size=2 << 20, handled=True) as guest:
+        assert guest.do(IN, 0, room=1 << 20) == noise(2 << 20)[: 1 << 20]
+        assert not guest.left
+        assert guest.do(IN, 0, room=(1 << 20) + SECTOR) == noise(2 << 20)[: (1 << 20) + SECTOR]
+        assert guest.left
+
+
+def test_an_image_that_has_become_shorter(tmp_path: Path) -> None:
+    """The io_uring reads a part, and nothing behind that."""
+    with disk(tmp_path, "io_uring", "direct", handled=True) as guest:
+        os.truncate(guest.image.path, SIZE // 2)
+        answer = guest.ask(IN, 0, room=SIZE)
+        assert (answer.status, answer.data[: SIZE // 2]) == (IOERR, noise(SIZE)[: SIZE // 2])
+
+
+def test_a_header_is_what_the_device_may_read(memory: Guest) -> None:
+    """Not what stands where it may write."""
+    memory.memory.write(BUFFERS, HEADER.pack(IN, 0, 0))
+    memory.wait(memory.offer_memory([], [(BUFFERS, SECTOR + 1)]))
+    assert memory.memory.read(BUFFERS, SECTOR + 1)[-1] == IOERR
+
+
+@pytest.mark.parametrize(("count", "interrupts"), [(1, 1), (2, 2), (3, 2), (4, 3), (40, 9)])
+def test_the_driver_is_told_at_once_and_then_more_rarely(memory: Guest, count: int, interrupts: int) -> None:
+    told: list[int] = []
+
+    async def main() -> None:
+        queue = memory.queues[0]
+        queue._interrupt = lambda: told.append(queue.ring.popped)
+        for _ in range(2):  # each kick begins anew
+            told.clear()
+            for _ in range(count):
+                offer(memory, IN)
+            queue.kicked()
+            while memory._drivers[0].used() is not None:
+                pass
+
+    memory.run(main)
+    assert len(told) == interrupts
+    assert told[-1] == 2 * count
+
+
+def test_a_queue_that_counts_sees_each(tmp_path: Path) -> None:
+    async def main() -> Meter:
+        meter = Meter()
+        ring = device_half(driver, guest.memory, features=0)
+        queue = MeteredVirtqueue(meter, 0, ring, lambda: None)
+        queue.shorten(guest.requests.shortcut)
+        queue.enable(on=True)
+
+        async def handle() -> None:
+            async for chain in queue:
+                guest.requests.start(queue, chain)
+
+        handling = asyncio.create_task(handle())
+        await asyncio.sleep(0)
+        queue.kicked()
+        queue.stop()
+        await queue.quiesce()
+        await handling
+        return meter
+
+    with disk(tmp_path, "io_uring", "direct") as guest:
+        driver = SplitDriver(guest.memory, SEAM, 256, features=0)
+        for i, kind in enumerate((IN, IN, FLUSH, IN)):
+            header = GUEST + 0x30_0000 + i * HEADER.size
+            guest.memory.write(header, HEADER.pack(kind, 0, 8 * i))
+            room = PAGE + 1 if kind == IN else 1
+            driver.add([(header, HEADER.size, False), (BUFFERS + i * 2 * PAGE, room, True)])
+        meter = guest.run(main)
+        assert sum(meter.seconds.counts) == 4
+        assert meter.written == 3 * PAGE + 4
+        assert guest.memory.read(BUFFERS, PAGE + 1) == noise(SIZE)[:PAGE] + b"\0"
 
 
 def test_no_chain_is_no_chain(memory: Guest) -> None:
@@ -333,6 +421,7 @@ def test_unfinished_chains_take_turns_as_well() -> None:
             await handling
             return left
 
+        assert not half().is_empty
         left = guest.run(main)
         assert max(before - after for before, after in pairwise(left)) <= POP_BURST
 
@@ -369,6 +458,12 @@ def test_what_comes_while_polling_needs_no_kick(polling: Guest, monkeypatch: pyt
     polling.start_all()
     assert [polling._drivers[0].used() is not None for _ in range(3)] == [True, True, False]
     assert 10 < clock.looks < 40, "and it ended when nothing more came"
+
+
+def test_a_kick_without_a_chain_is_no_reason_to_poll(polling: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "perf_counter", Clock(0.0))
+        polling.start_all()
 
 
 def test_no_polling_while_a_request_is_in_flight(polling: Guest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ have; the baseline is in every line the one that was fastest there, and for CPU 
 With --one-core everybody shares a single one, front-end included. Then nobody waits for a core that sleeps to
 wake up, which in a virtual machine may take longer than all the rest, and what counts is the work itself.
 
-"null disk" is a disk in our event loop that ends every request without looking at it: nothing on this core is
-faster. A request's cost for the front-end, which is the same program for all, has its own table.
+"null disk" is a disk in our event loop that ends every request without looking at it, in a line of Python:
+faster is only what does not come to Python. A request's cost for the front-end, which is the same program for
+all, has its own table.
 
 CPU is all that the back-end's process has used while a front-end was connected, threads of the kernel that
 work for it included; the front-end's has its start in it, some milliseconds.

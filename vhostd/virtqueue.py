@@ -169,7 +169,7 @@ class Virtqueue:
 
     def _has_more(self) -> bool:
         """Whether there is a chain; if not, a kick will tell of the next."""
-        if self._spin() or self.ring.arm():
+        if (self._poll and self._spin()) or self.ring.arm():
             return True
         self._popped = 0
         return False
@@ -179,7 +179,7 @@ class Virtqueue:
 
         A whole wait counts as a whole burst: for others it is the same.
         """
-        if self._poll and self._popped and not self.ring.in_flight:
+        if self._popped and not self.ring.in_flight:
             begin = time.perf_counter()
             while (waited := time.perf_counter() - begin) < self._poll:
                 if not self.ring.is_empty:

@@ -333,7 +333,7 @@ def plot(path: Path, results: Sequence[Results]) -> None:
         bar(y + 13, theirs / most, THEIRS)
         text(LEFT + BAR + 10, y - 2, f"{ours:,.0f}  ({ours / theirs:.2f}x)")
         text(LEFT + BAR + 10, y + 12, f"{theirs:,.0f}")
-    image.save(path)
+    image.quantize(16).save(path, optimize=True)
 
 
 def main() -> None:

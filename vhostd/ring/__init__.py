@@ -9,13 +9,20 @@ cannot be right is a GuestError, or MemoryLost when the memory itself is gone.
 """
 
 from vhostd.ring.chain import Chain, Ready
-from vhostd.ring.driver import SplitDriver
 from vhostd.ring.gather import Gather
 from vhostd.ring.inflight import InflightQueue
 from vhostd.ring.memory import MAX_REGIONS, GuestMemory, Region, Window
 from vhostd.ring.shortcut import Shortcut
 from vhostd.ring.split import SplitRing
-from vhostd.ring.uring import Uring
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vhostd.ring.driver import SplitDriver
+    from vhostd.ring.uring import Uring
+
+_SELDOM = {"SplitDriver": "driver", "Uring": "uring"}  # most programs need neither, nor the memory they take
 
 __all__ = [
     "MAX_REGIONS",
@@ -31,3 +38,11 @@ __all__ = [
     "Uring",
     "Window",
 ]
+
+
+def __getattr__(name: str) -> "Any":
+    if name not in _SELDOM:
+        raise AttributeError(f"module 'vhostd.ring' has no attribute {name!r}")
+    value = getattr(__import__(f"vhostd.ring.{_SELDOM[name]}", fromlist=[name]), name)
+    globals()[name] = value
+    return value

@@ -9,7 +9,8 @@ import pytest
 from tests.conftest import Run
 from vhostd.errors import BadRing
 from vhostd.frontend import SharedMemory
-from vhostd.ring import SplitDriver, SplitRing
+from vhostd.ring import SplitRing
+from vhostd.ring.driver import SplitDriver
 from vhostd.virtqueue import POP_BURST, Virtqueue
 
 SIZE = 256

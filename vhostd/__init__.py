@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from vhostd.layout import Layout, array, s32, u8, u16, u32, u64
     from vhostd.options import positive, size
     from vhostd.program import run
-    from vhostd.ring import Chain, Gather, Shortcut, Uring
+    from vhostd.ring import Chain, Gather, Shortcut
+    from vhostd.ring.uring import Uring
     from vhostd.virtio import DeviceType
     from vhostd.virtqueue import Virtqueue
 
@@ -38,7 +39,8 @@ _HOMES = {
     "layout": ("Layout", "array", "s32", "u8", "u16", "u32", "u64"),
     "options": ("positive", "size"),
     "program": ("run",),
-    "ring": ("Chain", "Gather", "Shortcut", "Uring"),
+    "ring": ("Chain", "Gather", "Shortcut"),
+    "ring.uring": ("Uring",),
     "virtio": ("DeviceType",),
     "virtqueue": ("Virtqueue",),
 }

@@ -24,6 +24,7 @@ Work = Callable[[], int]
 
 THREADS = 16  # as many requests as a file system takes at a time without io_uring
 URING_ENTRIES = 1024  # requests at a time; more wait
+STEP = 1 << 20  # bytes that an engine is given at a time: a guest may ask for 4 GiB in one request
 
 
 class Engine(Protocol):

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 
-from vhost_user_blk.engine import Engine, Result, Then
+from vhost_user_blk.engine import STEP, Engine, Result, Then
 from vhost_user_blk.image import PUNCH_HOLE, ZERO_RANGE, Image
 from vhost_user_blk.protocol import (
     HEADER,
@@ -36,8 +36,6 @@ MAX_SECTORS = 0x7FFF_FFFF // SECTOR  # of a segment: what one fallocate(2) takes
 # What the host says of guest memory that it cannot reach past its page cache; the second, of very many small
 # pieces of it.
 MISALIGNED = (-errno.EINVAL, -errno.EFAULT)
-STEP = 1 << 20  # bytes that an engine is given at a time: a guest may ask for 4 GiB in one request
-
 
 Segment = tuple[int, int, int]  # offset and size in bytes, and flags
 

@@ -16,11 +16,10 @@ from vhostd cimport BEGUN, DONE, LEFT, READ, WRITE, Chain, Shortcut, Uring
 
 import os
 
-from vhost_user_blk import protocol
+from vhost_user_blk import engine, protocol
 
 cdef enum:  # bytes
-    MOST = 1 << 20  # data of a request that is served here
-    AT_ONCE = 1 << 18  # and of one that keeps all others waiting meanwhile
+    AT_ONCE = 1 << 18  # data of a request that keeps all others waiting meanwhile
     STATUS = 1
 
 cdef struct Header:  # struct virtio_blk_req
@@ -30,6 +29,7 @@ cdef struct Header:  # struct virtio_blk_req
 
 cdef uint32_t IN = protocol.Kind.IN, OUT = protocol.Kind.OUT
 cdef uint64_t SECTOR = protocol.SECTOR
+cdef size_t MOST = engine.STEP  # bytes of data of a request that is served here
 cdef unsigned char OK = protocol.OK[0]
 cdef int NOWAIT = os.RWF_NOWAIT, DSYNC = os.RWF_DSYNC
 

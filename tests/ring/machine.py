@@ -4,7 +4,8 @@ import os
 from collections.abc import Sequence
 from typing import TypeVar
 
-from vhostd.ring import Chain, GuestMemory, InflightQueue, Region, SplitDriver, SplitRing
+from vhostd.ring import Chain, GuestMemory, InflightQueue, Region, SplitRing
+from vhostd.ring.driver import SplitDriver
 
 GUEST = 0x1000_0000
 USER = 0x7F00_0000_0000

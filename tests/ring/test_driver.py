@@ -6,8 +6,7 @@ import pytest
 
 from tests.ring.machine import DATA, EVENT_IDX, GUEST, INDIRECT_DESC, SIZE, Machine, two_regions
 from vhostd.errors import BadDescriptor
-from vhostd.ring import SplitDriver
-from vhostd.ring.driver import INDIRECT, NEXT, WRITE
+from vhostd.ring.driver import INDIRECT, NEXT, WRITE, SplitDriver
 
 
 def descriptor(machine: Machine, addr: int) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from tests.ring.machine import DATA, END, GUEST, SEAM, SIZE, USER, Machine, device_half, memfd, unmade
 from vhostd.errors import BadDescriptor, BadRequest, MemoryLost
-from vhostd.ring import Chain, Gather, GuestMemory, Region, SplitDriver
+from vhostd.ring import Chain, Gather, GuestMemory, Region
+from vhostd.ring.driver import SplitDriver
 
 PAGE = 4096
 HALF = SIZE // 2

@@ -22,8 +22,8 @@ from tests.ring.machine import (
     two_regions,
 )
 from vhostd.errors import BadDescriptor, BadRequest, BadRing, RefusedRequest
-from vhostd.ring import GuestMemory, Region, SplitDriver, SplitRing, Window
-from vhostd.ring.driver import INDIRECT, NEXT, WRITE
+from vhostd.ring import GuestMemory, Region, SplitRing, Window
+from vhostd.ring.driver import INDIRECT, NEXT, WRITE, SplitDriver
 
 PAGE = 4096
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from tests.ring.machine import DATA, GUEST, device_half, memfd, two_regions
 from vhostd.errors import BadDescriptor, BadRing, GuestError, MemoryLost, RefusedRequest
-from vhostd.ring import Chain, GuestMemory, InflightQueue, Region, SplitDriver, SplitRing
+from vhostd.ring import Chain, GuestMemory, InflightQueue, Region, SplitRing
+from vhostd.ring.driver import SplitDriver
 
 SIZE = 8
 ONE = [(DATA, 1, True)]

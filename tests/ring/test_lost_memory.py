@@ -13,7 +13,8 @@ import pytest
 from tests.ring.machine import DATA, Machine, device_half, memfd
 from vhostd import ring
 from vhostd.errors import BadRequest, MemoryLost
-from vhostd.ring import Chain, GuestMemory, Region, SplitDriver
+from vhostd.ring import Chain, GuestMemory, Region
+from vhostd.ring.driver import SplitDriver
 
 PAGE = 4096
 HUGE = 2 << 20

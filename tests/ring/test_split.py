@@ -16,7 +16,8 @@ from tests.ring.machine import (
     unmade,
 )
 from vhostd.errors import BadDescriptor, RefusedRequest
-from vhostd.ring import Chain, SplitDriver, SplitRing
+from vhostd.ring import Chain, SplitRing
+from vhostd.ring.driver import SplitDriver
 
 ONE = [(DATA, 1, True)]
 

@@ -22,7 +22,8 @@ from tests.ring.machine import DATA, END, GUEST, SEAM, SIZE, Machine, memfd
 from tests.ring.test_lost_memory import PAGE, Shrinking
 from vhostd import ring
 from vhostd.errors import BadRequest, MemoryLost
-from vhostd.ring import Chain, GuestMemory, Uring
+from vhostd.ring import Chain, GuestMemory
+from vhostd.ring.uring import Uring
 
 PATTERN = bytes((i ^ i >> 8) % 256 for i in range(SIZE))
 KEEP_SIZE, PUNCH_HOLE = 1, 2  # of fallocate
@@ -690,7 +691,7 @@ def test_signals_are_served() -> None:
     script = """
 import errno, os, signal, sys
 from tests.ring.test_uring import ENTER, refuse
-from vhostd.ring import Uring
+from vhostd.ring.uring import Uring
 
 def handler(number, frame):
     os._exit(7)
@@ -710,7 +711,7 @@ def test_memory_stays_mapped_if_there_is_no_way_to_wait() -> None:
 import errno, os
 from tests.ring.test_uring import ENTER, chain_of, mapped, refuse
 from tests.ring.machine import SIZE, Machine
-from vhostd.ring import Uring
+from vhostd.ring.uring import Uring
 
 reader, writer = os.pipe()
 for drop in (False, True):

@@ -6,7 +6,8 @@ from collections import defaultdict
 
 from vhostd.fds import Fd
 from vhostd.frontend.memory import PAGE, SharedMemory
-from vhostd.ring import SplitDriver, SplitRing
+from vhostd.ring import SplitRing
+from vhostd.ring.driver import SplitDriver
 
 
 class Queue:

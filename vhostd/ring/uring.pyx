@@ -300,7 +300,7 @@ cdef class Uring:
     cdef int64_t _number(self) except -1:
         """The number of a request that is not in use; it is still not."""
         self._expect_open()
-        if self.in_flight == self.entries:
+        if self.is_full():
             raise BlockingIOError(EAGAIN, f"{self.entries} requests are in flight")
         return self.numbers[self.in_flight]
 

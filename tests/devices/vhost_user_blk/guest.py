@@ -24,7 +24,8 @@ from vhost_user_blk.image import Image
 from vhost_user_blk.requests import Requests
 from vhostd import Chain, SetupError
 from vhostd.fds import Fd
-from vhostd.ring import GuestMemory, Region, SplitDriver
+from vhostd.ring import GuestMemory, Region
+from vhostd.ring.driver import SplitDriver
 from vhostd.virtqueue import Virtqueue
 
 GUEST = 0x1000_0000

@@ -31,7 +31,8 @@ from vhostd import Chain, MemoryLost
 from vhostd.errors import BadRing
 from vhostd.fds import Fd
 from vhostd.metrics.meter import Meter, MeteredVirtqueue
-from vhostd.ring import GuestMemory, InflightQueue, Region, SplitDriver, SplitRing
+from vhostd.ring import GuestMemory, InflightQueue, Region, SplitRing
+from vhostd.ring.driver import SplitDriver
 from vhostd.virtqueue import POP_BURST, Virtqueue
 
 PAGE = 4096

@@ -80,6 +80,17 @@ def make_memory(size: int = END - GUEST) -> GuestMemory:
 MEMORY = make_memory()  # one for all guests that need no other
 
 
+@contextmanager
+def memory_to_cut(size: int) -> Iterator[tuple[GuestMemory, Callable[[int], None]]]:
+    """Guest memory from 0 on, with `size` bytes at SEAM in a file of their own, and how to shorten that."""
+    with Fd(memfd(SEAM)) as low, Fd(memfd(size)) as high:
+        regions = [
+            Region(low.fileno(), guest_addr=0, user_addr=0, size=SEAM),
+            Region(high.fileno(), guest_addr=SEAM, user_addr=SEAM, size=size),
+        ]
+        yield GuestMemory(regions), partial(os.ftruncate, high.fileno())
+
+
 class Guest:
     """A guest's queues to a disk. What goes wrong unseen on the event loop is raised to who waits."""
 
@@ -444,3 +455,17 @@ def replaced(fd: int, path: str, flags: int = os.O_RDWR) -> Iterator[None]:
     finally:
         os.dup2(kept, fd, inheritable=False)
         os.close(kept)
+
+
+class Clock:
+    """A clock that goes on at each look at it, and has things done at some of them."""
+
+    def __init__(self, step: float, **at: Callable[[], object]) -> None:
+        self._step = step
+        self._at = {int(look.removeprefix("at_")): what for look, what in at.items()}
+        self.looks = 0
+
+    def __call__(self) -> float:
+        self.looks += 1
+        self._at.get(self.looks, lambda: None)()
+        return self.looks * self._step

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 import vhost_user_blk
 from tests.conftest import Run
 from tests.devices.vhost_user_blk.driver import FLUSH, HEADER, IN, SECTOR, UNSUPP, Driver, FailedRequest
-from tests.devices.vhost_user_blk.guest import SIZE, Recording, noise, skipped_without
+from tests.devices.vhost_user_blk.guest import SIZE, Clock, Recording, noise, skipped_without
 from tests.sessions import backend_requests, negotiated, refused
 from vhost_user_blk import Blk
 from vhost_user_blk.protocol import ConfigSpace as Space
@@ -398,20 +398,6 @@ def test_requests_while_polling(run_async: Run, path: str, poll: str) -> None:
             assert await driver.read(0, SECTOR) == noise(SECTOR, 1)
 
     run_async(main)
-
-
-class Clock:
-    """A clock that goes on at each look at it, and has things done at some of them."""
-
-    def __init__(self, step: float, **at: Callable[[], object]) -> None:
-        self._step = step
-        self._at = {int(look.removeprefix("at_")): what for look, what in at.items()}
-        self.looks = 0
-
-    def __call__(self) -> float:
-        self.looks += 1
-        self._at.get(self.looks, lambda: None)()
-        return self.looks * self._step
 
 
 def test_a_request_that_comes_while_polling_needs_no_kick(

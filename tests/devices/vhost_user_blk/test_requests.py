@@ -38,14 +38,12 @@ from tests.devices.vhost_user_blk.guest import (
     Recording,
     disk,
     engine_of,
+    memory_to_cut,
     noise,
     replaced,
 )
-from tests.ring.machine import memfd
 from vhost_user_blk import requests
 from vhostd.errors import MemoryLost
-from vhostd.fds import Fd
-from vhostd.ring import GuestMemory, Region
 
 PAGE = 4096
 SECTORS = SIZE // SECTOR
@@ -655,15 +653,9 @@ def test_a_host_that_never_transfers_at_once(
 @pytest.mark.parametrize("cache", CACHES)
 def test_guest_memory_that_vanishes(engine: str, kind: int, cache: str, tmp_path: Path) -> None:
     """Whoever looks next is told, and the ring is not left waiting for a request that nobody ends."""
-    with Fd(memfd(SEAM)) as low, Fd(memfd(PAGE)) as high:
-        memory = GuestMemory(
-            [
-                Region(low.fileno(), guest_addr=0, user_addr=0, size=SEAM),
-                Region(high.fileno(), guest_addr=SEAM, user_addr=SEAM, size=PAGE),
-            ]
-        )
+    with memory_to_cut(PAGE) as (memory, cut):
         with disk(tmp_path, engine, cache, memory=memory) as guest:
-            os.ftruncate(high.fileno(), 0)
+            cut(0)
             header, gone = SEAM - 0x1000, SEAM
             data = {DISCARD: segments([(0, 8)]), WRITE_ZEROES: segments([(0, 8)])}.get(kind, b"")
             guest.memory.write(header, HEADER.pack(kind, 0, 0) + data)

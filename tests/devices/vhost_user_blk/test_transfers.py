@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -20,9 +20,11 @@ from tests.devices.vhost_user_blk.guest import (
     SIZE,
     Answer,
     Buffer,
+    Clock,
     Guest,
     disk,
     make_memory,
+    memory_to_cut,
     noise,
     replaced,
 )
@@ -322,15 +324,9 @@ def test_a_ring_that_breaks_while_the_handler_sleeps(memory: Guest) -> None:
 
 
 def test_guest_memory_that_vanishes(engine: str, tmp_path: Path) -> None:
-    with Fd(memfd(SEAM)) as low, Fd(memfd(PAGE)) as high:
-        memory = GuestMemory(
-            [
-                Region(low.fileno(), guest_addr=0, user_addr=0, size=SEAM),
-                Region(high.fileno(), guest_addr=SEAM, user_addr=SEAM, size=PAGE),
-            ]
-        )
+    with memory_to_cut(PAGE) as (memory, cut):
         with disk(tmp_path, engine, memory=memory, handled=True) as guest:
-            os.ftruncate(high.fileno(), 0)
+            cut(0)
             guest.memory.write(SEAM - PAGE, HEADER.pack(IN, 0, 0))
             guest.offer_memory([(SEAM - PAGE, HEADER.size)], [(SEAM, SECTOR + 1)])
             assert isinstance(guest.fails(), MemoryLost)
@@ -340,17 +336,11 @@ def test_guest_memory_that_vanishes(engine: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("cache", ["writeback", "writethrough", "direct"])
 def test_a_header_of_which_a_page_vanished_names_no_sector(tmp_path: Path, cache: str) -> None:
     """What vanished reads as zeros, and sector 0 is somebody's."""
-    with Fd(memfd(SEAM)) as low, Fd(memfd(2 * PAGE)) as high:
-        memory = GuestMemory(
-            [
-                Region(low.fileno(), guest_addr=0, user_addr=0, size=SEAM),
-                Region(high.fileno(), guest_addr=SEAM, user_addr=SEAM, size=2 * PAGE),
-            ]
-        )
+    with memory_to_cut(2 * PAGE) as (memory, cut):
         with disk(tmp_path, "io_uring", cache, memory=memory, handled=True) as guest:
             header = SEAM + PAGE - 8
             guest.memory.write(header, HEADER.pack(OUT, 0, 100))
-            os.ftruncate(high.fileno(), PAGE)
+            cut(PAGE)
             guest.offer_memory([(header, HEADER.size), (SEAM - 2 * PAGE, SECTOR)], [(SEAM - PAGE, 1)])
             assert isinstance(guest.fails(), MemoryLost)
             guest.requests.engine.close()
@@ -430,20 +420,6 @@ def test_unfinished_chains_take_turns_as_well() -> None:
 # --- Polling --------------------------------------------------------------------------------------------
 
 
-class Clock:
-    """A clock that goes on at each look at it, and has something done at one of them."""
-
-    def __init__(self, step: float, at: int = 0, what: Callable[[], object] = lambda: None) -> None:
-        self._step, self._at, self._what = step, at, what
-        self.looks = 0
-
-    def __call__(self) -> float:
-        self.looks += 1
-        if self.looks == self._at:
-            self._what()
-        return self.looks * self._step
-
-
 @pytest.fixture
 def polling() -> Iterator[Guest]:
     """A guest whose queue polls for a millisecond."""
@@ -453,7 +429,7 @@ def polling() -> Iterator[Guest]:
 
 
 def test_what_comes_while_polling_needs_no_kick(polling: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(1e-4, 5, lambda: offer(polling, IN))
+    clock = Clock(1e-4, at_5=lambda: offer(polling, IN))
     monkeypatch.setattr(time, "perf_counter", clock)
     offer(polling, IN)
     polling.start_all()

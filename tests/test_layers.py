@@ -37,6 +37,7 @@ LAYERS = {
     "vhostd.dispatch": 5,
     "vhostd.frontend": 5,
     "vhostd.budget": 4,
+    "vhostd.threads": 4,
     "vhostd.session": 5,
     "vhostd.activation": 6,
     "vhostd.capabilities": 6,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vhostd.program import run
     from vhostd.ring import Chain, Gather, Shortcut
     from vhostd.ring.uring import Uring
+    from vhostd.threads import Threads
     from vhostd.virtio import DeviceType
     from vhostd.virtqueue import Virtqueue
 
@@ -41,6 +42,7 @@ _HOMES = {
     "program": ("run",),
     "ring": ("Chain", "Gather", "Shortcut"),
     "ring.uring": ("Uring",),
+    "threads": ("Threads",),
     "virtio": ("DeviceType",),
     "virtqueue": ("Virtqueue",),
 }
@@ -62,6 +64,7 @@ __all__ = [  # noqa: RUF022 (by topic)
     "Shortcut",
     "Uring",
     "Budget",
+    "Threads",
     "listen",
     "Layout",
     "array",

@@ -30,6 +30,7 @@ LAYERS = {
     "vhostd.backend_channel": 4,
     "vhostd.channel": 4,
     "vhostd.inflight": 4,
+    "vhostd.leftovers": 4,
     "vhostd.sockets": 4,
     "vhostd.virtqueue": 4,
     "vhostd.vring": 4,

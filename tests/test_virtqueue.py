@@ -174,14 +174,14 @@ def test_quiesce_waits_for_every_chain_in_any_order(memory: SharedMemory, run_as
     run_async(main)
 
 
-def test_abandoned_chains_never_reach_the_driver(memory: SharedMemory, run_async: Run) -> None:
+def test_chains_that_were_given_up_never_reach_the_driver(memory: SharedMemory, run_async: Run) -> None:
     async def main() -> None:
         bench = Bench(memory)
         bench.offer()
         chain = bench.queue.pop()
         assert chain is not None
         bench.queue.stop()
-        bench.queue.abandon()
+        bench.queue.give_up()
         await bench.queue.quiesce()
         bench.queue.push(chain)
         assert not bench.used()

@@ -12,6 +12,7 @@ from vhostd.activation import notify, watchdog_interval
 from vhostd.channel import Channel
 from vhostd.device import Device
 from vhostd.endpoint import Endpoint
+from vhostd.leftovers import Leftovers
 from vhostd.log import REPORTS
 from vhostd.session import Session
 from vhostd.virtqueue import MakeQueue, Virtqueue
@@ -94,6 +95,7 @@ class Server:
         self._device = device
         self._endpoint = endpoint
         self._make_queue = make_queue
+        self._leftovers = Leftovers()
         self._current: socket.socket | None = None
         self._next: socket.socket | None = None
         self._arrived = asyncio.Event()
@@ -141,7 +143,7 @@ class Server:
         log.info("a front-end has connected")
         notify("STATUS=serving a front-end")
         self.connections += 1
-        self.session = Session(self._device, Channel(sock), self._make_queue)
+        self.session = Session(self._device, Channel(sock), self._make_queue, self._leftovers)
         try:
             await self.session.run()
         finally:
@@ -164,6 +166,8 @@ class Server:
             self._next.close()
         self._next = sock
         self._arrived.set()
+        if self.session is not None:
+            self.session.hurry()
 
 
 def _hung_up(sock: socket.socket) -> bool:

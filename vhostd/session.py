@@ -17,6 +17,7 @@ from vhostd.dispatch import Dispatcher, Fds, Reply, handles, handles_fds
 from vhostd.errors import FrontendError, FrontendGone, RefusedRequest, SetupError
 from vhostd.fds import Fd
 from vhostd.inflight import make_area, map_area
+from vhostd.leftovers import Leftovers
 from vhostd.messages import (
     ADD_MEM_REG,
     CONFIG_CHANGE_MSG,
@@ -79,23 +80,34 @@ PROTOCOL_FEATURES = mask(
     ProtocolFeature.CONFIGURE_MEM_SLOTS,
     ProtocolFeature.STATUS,
 )
-# Seconds that requests in flight are waited for when the front-end goes, and when the program is to end.
+# Seconds that requests in flight are waited for when the front-end goes; and when the program is to end, or
+# the next front-end wants to be served.
 DISCONNECT_PATIENCE = 10.0
-EXIT_PATIENCE = 0.05
+SHORT_PATIENCE = 0.05
 
 
 class Session(Dispatcher):
     """Connects one front-end to the device, from its first message to the end of its connection."""
 
-    def __init__(self, device: Device, channel: Channel, make_queue: MakeQueue = Virtqueue) -> None:
+    def __init__(
+        self,
+        device: Device,
+        channel: Channel,
+        make_queue: MakeQueue = Virtqueue,
+        leftovers: Leftovers | None = None,
+    ) -> None:
+        """`leftovers` is what earlier sessions of the device have left behind, and this one may."""
         super().__init__(channel)
         self.device = device
         self.features = 0
         self.status = 0
         self.memory = GuestMemory()
+        leftovers = Leftovers() if leftovers is None else leftovers
         self.vrings = [
-            Vring(index, queue, self.fail, make_queue) for index, queue in enumerate(device.queues)
+            Vring(index, queue, self.fail, make_queue, leftovers) for index, queue in enumerate(device.queues)
         ]
+        self._patience = DISCONNECT_PATIENCE
+        self._giving_up: asyncio.TimerHandle | None = None
         self._owned = False
         self._backend: BackendChannel | None = None
         self._announcer: asyncio.Task[None] | None = None
@@ -109,7 +121,6 @@ class Session(Dispatcher):
         However it ends, the rings stop, after the requests that they have in flight.
         """
         self.device.attach(self._config_is_new.set)
-        patience = DISCONNECT_PATIENCE
         try:
             await self.serve()
             log.info("the front-end has gone")
@@ -120,14 +131,20 @@ class Session(Dispatcher):
         except Exception:
             log.exception("closing the connection after a fault of this program")
         except asyncio.CancelledError:
-            patience = EXIT_PATIENCE
+            self._patience = SHORT_PATIENCE
             raise
         finally:
-            await self._close(patience)
+            await self._close()
 
     def fail(self, error: Exception) -> None:
         """Ends the connection because of an error outside its requests."""
         self.channel.abort(error)
+
+    def hurry(self) -> None:
+        """Another front-end wants to be served: requests in flight get no more than a moment."""
+        self._patience = SHORT_PATIENCE
+        if self._giving_up is not None:
+            self._give_up_after(SHORT_PATIENCE)
 
     def describe(self) -> list[str]:
         """What was negotiated, and every ring, as it is now: a line of each for the log."""
@@ -139,14 +156,14 @@ class Session(Dispatcher):
         )
         return [negotiated, *(vring.describe(self.memory, self.features) for vring in self.vrings)]
 
-    async def _close(self, patience: float) -> None:
+    async def _close(self) -> None:
         self.device.detach()
         try:
             await self._stop_announcing()
-            await asyncio.gather(*(vring.stop(patience) for vring in self.vrings))
+            await self._end_rings(self._patience)
         finally:
             # A ring that still runs does so because the program is to end meanwhile.
-            await asyncio.gather(*(vring.stop(EXIT_PATIENCE) for vring in self.vrings))
+            await self._end_rings(SHORT_PATIENCE)
             for vring in self.vrings:
                 vring.close()
             self.memory = GuestMemory()  # unmaps it now, not when a reference cycle is collected
@@ -154,6 +171,27 @@ class Session(Dispatcher):
             self.device.negotiated = 0
             self._reset()
             gc.collect()  # a handler's last frames, if an exception's traceback has them, hold the ring
+
+    async def _end_rings(self, patience: float) -> None:
+        """Stops all rings; gives up what is in flight after so many seconds."""
+        self._give_up_after(patience)
+        try:
+            await asyncio.gather(*(vring.stop() for vring in self.vrings))
+        finally:
+            self._call_off()
+
+    def _give_up_after(self, seconds: float) -> None:
+        self._call_off()
+        self._giving_up = asyncio.get_running_loop().call_later(seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        for vring in self.vrings:
+            vring.give_up()
+
+    def _call_off(self) -> None:
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            self._giving_up = None
 
     # --- Negotiation ------------------------------------------------------------------------------------
 

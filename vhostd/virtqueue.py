@@ -8,6 +8,8 @@ show here, so that another transport can carry the same devices.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 
 from vhostd.ring import Chain, Ready, Shortcut, SplitRing
 
@@ -26,7 +28,8 @@ class Virtqueue:
             queue.push(chain)
 
     The loop ends when the ring stops. A chain that was taken must be pushed back, in any order, also after
-    that: the ring's stop waits for it.
+    that: the ring's stop waits for it. Chains that were given up (`Chain.given_up`) are pushed as well, when
+    the work on them has ended: the next ring waits for that.
     """
 
     def __init__(
@@ -42,10 +45,9 @@ class Virtqueue:
         self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._wake: asyncio.Future[None] | None = None  # what waits for chains waits for this
-        self._drained = asyncio.Event()
+        self._changed = asyncio.Event()  # of the chains that are out: none is left, or they were given up
         self._runs = False  # enabled, and not stopped
         self._stopped = False
-        self._abandoned = False
         self._shortcut: Shortcut | None = None
         self._ahead: Chain | None = None  # what the shortcut left while the handler slept
         self._poll = 0.0
@@ -85,7 +87,10 @@ class Virtqueue:
         self._poll = seconds
 
     def pop(self) -> Chain | None:
-        """The next chain, if one is there now and the ring runs; raises GuestError for one that is broken."""
+        """The next chain, if one is there now and the ring runs; raises GuestError for one that is broken.
+
+        There is none, too, while the device has very many pieces of guest memory in other chains of the queue.
+        """
         return self.ring.pop() if self._runs else None
 
     async def ready(self) -> bool:
@@ -104,15 +109,14 @@ class Virtqueue:
 
     def push(self, chain: Chain) -> None:
         """Gives a chain back to the driver, with as many bytes used as were written to it."""
-        if self._abandoned:
+        if self.ring.given_up:
+            self.ring.drop(chain)
             return
         if self.ring.push(chain):
             self.flush()
         elif not self._flushes:
             self._flushes = True
             self._loop.call_soon(self._flush_rest)
-        if self._stopped and not self.ring.in_flight:
-            self._drained.set()
 
     def flush(self) -> None:
         """Interrupts the driver for what was pushed, if it wants that, now rather than soon."""
@@ -122,7 +126,7 @@ class Virtqueue:
     def fail(self, error: Exception) -> None:
         """As if the handler had raised `error`: for what goes wrong with a chain while it goes on."""
         self.stop()
-        self.abandon()
+        self.give_up()
         if self._failed is not None:
             self._failed(error)
 
@@ -169,7 +173,9 @@ class Virtqueue:
 
     def _has_more(self) -> bool:
         """Whether there is a chain; if not, a kick will tell of the next."""
-        if (self._poll and self._spin()) or self.ring.arm():
+        if self.ring.is_full:
+            self.ring.when_eased(partial(self._soon, self.kicked))
+        elif (self._poll and self._spin()) or self.ring.arm():
             return True
         self._popped = 0
         return False
@@ -219,15 +225,31 @@ class Virtqueue:
         """Ends the device's loop: from now on no chain is given."""
         self._runs = False
         self._stopped = True
+        self.ring.when_eased(None)
         self.look()
 
     async def quiesce(self) -> None:
-        """Waits, after `stop`, until every chain taken has been pushed back, and interrupts the driver."""
-        while self.ring.in_flight and not self._abandoned:
-            await self._drained.wait()
+        """Waits, after `stop`, until every chain taken is back or given up, and interrupts the driver."""
+        while self.ring.in_flight and not self.ring.given_up:
+            await self._change()
         self.flush()
 
-    def abandon(self) -> None:
-        """Gives up on the chains that are out: they are never returned to the driver."""
-        self._abandoned = True
-        self._drained.set()
+    async def emptied(self) -> None:
+        """Waits, after `stop`, until no chain is out, be they given up or not: the device works on none."""
+        while self.ring.in_flight:
+            await self._change()
+
+    def give_up(self) -> None:
+        """Gives up the chains that are out: they are never returned to the driver."""
+        self.ring.give_up()
+        self._changed.set()
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        self.ring.when_empty(partial(self._soon, self._changed.set))
+        await self._changed.wait()
+
+    def _soon(self, call: Callable[[], object]) -> None:
+        """Has it called on the event loop, from whatever thread."""
+        with suppress(RuntimeError):  # the event loop is closed
+            self._loop.call_soon_threadsafe(call)

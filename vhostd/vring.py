@@ -6,6 +6,9 @@ given chains while the ring is enabled.
 
 The stop rule: when the ring stops, the handler's loop ends; what it had taken it completes; only then, when
 it holds no chain, may it be cancelled.
+
+The start rule: the handler begins when the device works on nothing that an earlier ring has left behind.
+Until then the ring is started, and messages about it are served, but it gives no chain.
 """
 
 import asyncio
@@ -16,6 +19,7 @@ from collections.abc import Awaitable, Callable
 
 from vhostd.errors import GuestError, NoGuestMemory, RefusedRequest
 from vhostd.fds import Fd
+from vhostd.leftovers import Leftovers
 from vhostd.messages import VringAddr
 from vhostd.ring import GuestMemory, InflightQueue, SplitRing, Window
 from vhostd.virtio import MAX_QUEUE_SIZE, Feature
@@ -30,7 +34,8 @@ class Vring:
     """One ring of the session; owns its kick, call and err fds, its virtqueue and its handler's task.
 
     `failed` is called with an exception of the handler that is not the guest's fault. `inflight` is its part
-    of the inflight area, if there is one; it counts when the ring starts.
+    of the inflight area, if there is one; it counts when the ring starts. `leftovers` is what earlier rings
+    of the device have left behind.
     """
 
     def __init__(
@@ -39,6 +44,7 @@ class Vring:
         handler: Callable[[Virtqueue], Awaitable[None]],
         failed: Callable[[Exception], None],
         make_queue: MakeQueue = Virtqueue,
+        leftovers: Leftovers | None = None,
     ) -> None:
         self.index = index
         self.size = 0
@@ -49,6 +55,7 @@ class Vring:
         self._handler = handler
         self._failed = failed
         self._make_queue = make_queue
+        self._leftovers = Leftovers() if leftovers is None else leftovers
         self._broken = False
         self._loop = asyncio.get_running_loop()
         self._kick: Fd | None = None
@@ -148,25 +155,27 @@ class Vring:
             self._watch_kick(kick)
             self._queue.kicked()
 
-    async def stop(self, patience: float | None = None) -> int:
-        """Stops the ring and returns its base, once every chain that the handler took is back.
+    async def stop(self) -> int:
+        """Stops the ring and returns its base, once every chain that the handler took is back or given up.
 
-        After `patience` seconds the chains that are still out are given up. No effect on a stopped ring.
+        No effect on a stopped ring.
         """
         if (queue := self._queue) is not None:
             queue.stop()
-            try:
-                async with asyncio.timeout(patience):
-                    await queue.quiesce()
-            except TimeoutError:
-                log.warning("vring %d: %d chains are given up", self.index, queue.ring.in_flight)
-                queue.abandon()
+            await queue.quiesce()
             await self._end_task()
+            self._leftovers.add(queue)
             self.base = queue.ring.base
             self._queue = None
             self._unwatch_kick()
             log.info("vring %d stopped at %d", self.index, self.base)
         return self.base
+
+    def give_up(self) -> None:
+        """Lets nobody wait any more for the chains that are out."""
+        if self._queue is not None and self._queue.in_flight:
+            log.warning("vring %d: %d chains are given up", self.index, self._queue.in_flight)
+            self._queue.give_up()
 
     def close(self) -> None:
         """Closes the fds of a stopped ring."""
@@ -215,17 +224,28 @@ class Vring:
 
     async def _serve(self, queue: Virtqueue) -> None:
         try:
+            await self._wait_for_leftovers()
             await self._handler(queue)
         except GuestError as error:
             log.error("vring %d is broken: %s", self.index, error)
             self._broken = True
             queue.count_error()
             queue.stop()
-            queue.abandon()
+            queue.give_up()
             _signal(self._err)
         except Exception as error:
-            queue.abandon()
+            queue.give_up()
             self._failed(error)
+
+    async def _wait_for_leftovers(self) -> None:
+        if requests := self._leftovers.requests:
+            log.warning(
+                "vring %d waits: %d requests of before, which were given up, are still under way",
+                self.index,
+                requests,
+            )
+            await self._leftovers.gone()
+            log.info("vring %d goes on: no request of before is under way any more", self.index)
 
     async def _end_task(self) -> None:
         if self._task is not None:

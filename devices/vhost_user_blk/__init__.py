@@ -12,7 +12,7 @@
 
 import os
 
-from vhostd import Device, DeviceType, SetupError, UsageError, run
+from vhostd import Device, DeviceType, UsageError, run
 
 TYPE_CHECKING = False  # typing's own costs time, of which --print-capabilities has little
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ MIN_QUEUE_SIZE, MAX_QUEUE_SIZE = 4, 32768
 SMALLEST_BLOCK, LARGEST_BLOCK = 512, 1 << 20
 MAX_POLL = 10_000  # microseconds
 MAX_DIGITS = 9
-LOOK_INTERVAL = 1.0  # seconds between two looks at the size of the image
 
 
 class Blk(Device):
@@ -136,20 +135,24 @@ class Blk(Device):
         """Begins requests as they come; they end on their own."""
         from vhost_user_blk.config import FLUSH
 
-        start, shortcut = self._requests.start, self._requests.shortcut
+        requests = self._requests
+        start, shortcut = requests.start, requests.shortcut
         # A driver that knows no flush counts on what it has written (5.2.6.2).
-        self._requests.flushable = bool(self.negotiated & FLUSH)
+        requests.flushable = bool(self.negotiated & FLUSH)
         queue.poll(self._poll)
         if self._throttle is None:
             queue.shorten(shortcut)
             async for chain in queue:
                 start(queue, chain)
+                if requests.is_busy:
+                    await requests.eased()
             return
         async for chain in queue:
             pause = self._throttle.spend(chain.readable + chain.writable)
             if not shortcut.take(queue, chain):
                 start(queue, chain)
             shortcut.settle()
+            await requests.eased()
             await self._rest(pause)
 
     def read_config(self) -> bytes:
@@ -162,17 +165,9 @@ class Blk(Device):
 
     async def run(self) -> None:
         """Looks whether the image has another size now and then, and at SIGHUP."""
-        import asyncio
-        from signal import SIGHUP
+        from vhost_user_blk.size import watch
 
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(SIGHUP, self._look)
-        try:
-            while True:
-                await asyncio.sleep(LOOK_INTERVAL)
-                self._look()
-        finally:
-            loop.remove_signal_handler(SIGHUP)
+        await watch(self._requests.image, self.config_changed)
 
     def attach(self, config_changed: "Callable[[], None]") -> None:
         """Has the write cache as it is to be at first. A reset leaves it as it is.
@@ -192,10 +187,6 @@ class Blk(Device):
         self._requests.engine.close()
         self._requests.image.close()
 
-    def _look(self) -> None:
-        if self._requests.image.refresh():
-            self.config_changed()
-
     async def _rest(self, seconds: float) -> None:
         from asyncio import sleep
 
@@ -214,15 +205,12 @@ def _open_image(options: "argparse.Namespace") -> "Image":
 
 
 def _choose_block_sizes(options: "argparse.Namespace", image: "Image") -> tuple[int, int]:
-    """The logical and the physical block size; raises SetupError for those that the image cannot have."""
+    """The logical and the physical block size, of which the image has a whole number from now on."""
     logical = options.logical_block_size or image.block_size
     physical = options.physical_block_size or max(image.physical_block_size, logical)
-    if logical < image.block_size:
-        raise SetupError(f"--logical-block-size={logical}: the host's least is {image.block_size}")
-    if image.size % logical:
-        raise SetupError(f"--logical-block-size={logical}: {image.path} has {image.size} bytes")
     if physical < logical:
         raise UsageError(f"--physical-block-size={physical} is less than the logical one, {logical}")
+    image.set_block_size(logical)
     return logical, physical
 
 

@@ -1,30 +1,32 @@
 """Engines: ways to do what would keep the event loop waiting. Each calls back with bytes, or -errno.
 
 An engine is asked on the event loop, and calls back there. It may do so before it returns. What it calls must
-not raise; an exception that is no OSError is handed to it.
+not raise; an exception that is no OSError is handed to it. What waits for its turn and was given up
+meanwhile is not begun: it ends with -ECANCELED.
 """
 
 import asyncio
 import errno
 import logging
 import os
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
-from vhostd import Chain, SetupError, Uring
+from vhostd import Chain, SetupError, Threads, Uring
 
 log = logging.getLogger(__name__)
 
 Result = int | Exception
 Then = Callable[[Result], None]
 Work = Callable[[], int]
+Steps = Iterator[object]
 
 THREADS = 16  # as many requests as a file system takes at a time without io_uring
 URING_ENTRIES = 1024  # requests at a time; more wait
 STEP = 1 << 20  # bytes that an engine is given at a time: a guest may ask for 4 GiB in one request
+CLOSE_PATIENCE = 0.1  # seconds that the kernel gets at the end for what is under way
 
 
 class Engine(Protocol):
@@ -36,8 +38,11 @@ class Engine(Protocol):
     def pwritev(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
         """Writes from the chain's readable stream, at least 1 byte; `flags` are those of pwritev2(2)."""
 
-    def fdatasync(self, fd: int, then: Then) -> None:
-        """Puts all that was written before on stable storage."""
+    def fdatasync(self, chain: Chain, fd: int, then: Then) -> None:
+        """Puts all that was written before on stable storage, at the chain's request."""
+
+    def do(self, chain: Chain, work: Work, then: Then) -> None:
+        """Does anything else that a chain asks for: `then` gets what it returns, or -errno of its OSError."""
 
     def watch(self) -> Uring | None:
         """Watches the io_uring behind it, if there is one, for requests that others begin there.
@@ -45,11 +50,11 @@ class Engine(Protocol):
         Their tokens are what is called back.
         """
 
-    def do(self, work: Work, then: Then) -> None:
-        """Does anything else: `then` gets what it returns, or -errno of the OSError that it raises."""
-
     def close(self) -> None:
-        """Ends the engine: completes what is under way, and tells nobody; begins nothing else."""
+        """Ends the engine: begins nothing else, and tells nobody of what is under way.
+
+        That gets a moment to end. What hangs in the kernel ends with the process, or after it.
+        """
 
 
 class SyncEngine:
@@ -61,10 +66,10 @@ class SyncEngine:
     def pwritev(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
         then(_result(lambda: chain.pwritev(fd, offset, size, flags)))
 
-    def fdatasync(self, fd: int, then: Then) -> None:
+    def fdatasync(self, chain: Chain, fd: int, then: Then) -> None:
         then(_result(lambda: _fdatasync(fd)))
 
-    def do(self, work: Work, then: Then) -> None:
+    def do(self, chain: Chain, work: Work, then: Then) -> None:
         then(_result(work))
 
     def watch(self) -> None:
@@ -78,32 +83,25 @@ class ThreadEngine:
     """Does everything in threads, of which each waits for itself."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(THREADS, "io")
+        self._threads = Threads(THREADS, "io")
 
     def preadv(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
-        self.do(lambda: chain.preadv(fd, offset, size, flags), then)
+        self.do(chain, lambda: chain.preadv(fd, offset, size, flags), then)
 
     def pwritev(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
-        self.do(lambda: chain.pwritev(fd, offset, size, flags), then)
+        self.do(chain, lambda: chain.pwritev(fd, offset, size, flags), then)
 
-    def fdatasync(self, fd: int, then: Then) -> None:
-        self.do(lambda: _fdatasync(fd), then)
+    def fdatasync(self, chain: Chain, fd: int, then: Then) -> None:
+        self.do(chain, lambda: _fdatasync(fd), then)
 
-    def do(self, work: Work, then: Then) -> None:
-        loop = asyncio.get_running_loop()
-
-        def tell(done: "Future[Result]") -> None:
-            if not done.cancelled():
-                with suppress(RuntimeError):  # the event loop is closed
-                    loop.call_soon_threadsafe(then, done.result())
-
-        self._threads.submit(_result, work).add_done_callback(tell)
+    def do(self, chain: Chain, work: Work, then: Then) -> None:
+        self._threads.do(lambda: -errno.ECANCELED if chain.given_up else _result(work), then)
 
     def watch(self) -> None:
         pass
 
     def close(self) -> None:
-        self._threads.shutdown(cancel_futures=True)
+        self._threads.close()
 
 
 class UringEngine:
@@ -112,23 +110,22 @@ class UringEngine:
     def __init__(self) -> None:
         """Raises OSError if the host forbids or lacks io_uring."""
         self._uring = Uring(URING_ENTRIES)
-        self._threads: ThreadEngine | None = None
+        self._threads = ThreadEngine()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._submitting = False
-        self._waiting: list[Callable[[], None]] = []  # for which there was no room
+        self._waiting: list[tuple[Chain, Callable[[], None], Then]] = []  # for which there was no room
 
     def preadv(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
-        self._queue(self._uring.preadv, chain, fd, offset, size, then, flags)
+        self._queue(chain, partial(self._uring.preadv, chain, fd, offset, size, then, flags), then)
 
     def pwritev(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
-        self._queue(self._uring.pwritev, chain, fd, offset, size, then, flags)
+        self._queue(chain, partial(self._uring.pwritev, chain, fd, offset, size, then, flags), then)
 
-    def fdatasync(self, fd: int, then: Then) -> None:
-        self._queue(self._uring.fsync, fd, then)
+    def fdatasync(self, chain: Chain, fd: int, then: Then) -> None:
+        self._queue(chain, partial(self._uring.fsync, fd, then), then)
 
-    def do(self, work: Work, then: Then) -> None:
-        self._threads = self._threads or ThreadEngine()
-        self._threads.do(work, then)
+    def do(self, chain: Chain, work: Work, then: Then) -> None:
+        self._threads.do(chain, work, then)
 
     def watch(self) -> Uring:
         if self._loop is None:
@@ -137,18 +134,18 @@ class UringEngine:
         return self._uring
 
     def close(self) -> None:
-        if self._threads is not None:
-            self._threads.close()
+        self._threads.close()
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._uring.fileno())
-        self._uring.close()
+        with suppress(TimeoutError):
+            self._uring.close(CLOSE_PATIENCE)
 
-    def _queue(self, request: Callable[..., None], *arguments: Any) -> None:
+    def _queue(self, chain: Chain, request: Callable[[], None], then: Then) -> None:
         """Queues a request; all of one turn of the event loop are submitted together."""
         if self._waiting or self._uring.in_flight == URING_ENTRIES:
-            self._waiting.append(partial(request, *arguments))
+            self._waiting.append((chain, request, then))
             return
-        request(*arguments)
+        request()
         if self.watch().in_flight == 1:
             self._uring.submit()  # a disk that has nothing to do need not wait for the rest of the batch
         elif not self._submitting:
@@ -164,10 +161,12 @@ class UringEngine:
         done: list[tuple[Any, int]] = self._uring.completions()
         for then, result in done:
             then(result)
-        if self._waiting:
-            waiting, self._waiting = self._waiting, []
-            for request in waiting:
-                self._queue(request)
+        waiting, self._waiting = self._waiting, []
+        for chain, request, then in waiting:
+            if chain.given_up:
+                then(-errno.ECANCELED)
+            else:
+                self._queue(chain, request, then)
 
 
 def make_engine(name: str | None) -> Engine:
@@ -183,6 +182,14 @@ def make_engine(name: str | None) -> Engine:
             raise SetupError(f"--aio=io_uring: {error.strerror}") from None
         log.info("no io_uring here (%s): I/O is done by threads", error.strerror)
         return ThreadEngine()
+
+
+def in_steps(chain: Chain, steps: Steps) -> int:
+    """Does one step after the other, until the chain is given up: 0, or -ECANCELED. For `Engine.do`."""
+    for _ in steps:
+        if chain.given_up:
+            return -errno.ECANCELED
+    return 0
 
 
 def _result(work: Work) -> Result:

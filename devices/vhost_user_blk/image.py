@@ -3,10 +3,12 @@
 import ctypes
 import errno
 import fcntl
+import logging
 import mmap
 import os
 import stat
 import struct
+from collections.abc import Iterator
 from typing import Self
 
 from vhost_user_blk.protocol import SECTOR
@@ -19,6 +21,8 @@ BLKSSZGET, BLKPBSZGET, BLKSECDISCARD = 0x1268, 0x127B, 0x127D
 RANGE = struct.Struct("=QQ")
 FLOCK = struct.Struct("@hhqqi4x")  # struct flock: type, whence, start, length, pid
 
+log = logging.getLogger(__name__)
+
 PAGE = mmap.PAGESIZE
 TRIED_BLOCK_SIZES = (512, 1024, 2048, 4096)
 
@@ -29,7 +33,9 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 class Image:
     """An open image; owns its fds, and the lock that keeps other writers away.
 
-    `size` is in bytes, of whole sectors. `block_size` is the smallest unit that the host can transfer.
+    `length` is what the host says that it holds; `size` is what the guest sees, in whole blocks of
+    `block_size`. What is between the two is read as zeroes; a write there makes the file grow. Offsets and
+    sizes of transfers must be multiples of `unit`, or go by way of bounce.py: the host wants that.
     """
 
     def __init__(self, fd: int, path: str, *, read_only: bool, direct: bool = False) -> None:
@@ -39,8 +45,10 @@ class Image:
         self.direct = direct
         self.is_device = stat.S_ISBLK(os.fstat(fd).st_mode)
         self.is_memory = False
-        self.size = self._find_size()
         self.block_size, self.physical_block_size = self._find_block_sizes()
+        self.unit = self._least_transfer() if direct else 1
+        self.length = self.size = 0
+        self.resize(self.measure())
 
     @classmethod
     def open(cls, path: str, *, read_only: bool, direct: bool) -> Self:
@@ -70,9 +78,28 @@ class Image:
         image.is_memory = True
         return image
 
-    def refresh(self) -> bool:
-        """Looks whether the image has another size now; True if it has."""
-        old, self.size = self.size, self._find_size()
+    def measure(self) -> int:
+        """Asks the host for the length in bytes; it may keep the caller waiting."""
+        return os.lseek(self.fd, 0, os.SEEK_END)
+
+    def set_block_size(self, size: int) -> None:
+        """Has the guest see blocks of this size, a whole number of them; warns where the last is cut."""
+        self.block_size = size
+        self.resize(self.length)
+        if missing := self.size - self.length:
+            log.warning(
+                "%s has %d bytes, no whole number of blocks of %d: behind them the guest reads %d zeroes, "
+                "and what it writes there makes the file grow",
+                self.path,
+                self.length,
+                size,
+                missing,
+            )
+
+    def resize(self, length: int) -> bool:
+        """Takes note of the length; True if the guest sees another size now."""
+        old, self.length = self.size, length
+        self.size = -(-length // self.block_size) * self.block_size
         return self.size != old
 
     def can_fallocate(self, mode: int) -> bool:
@@ -105,30 +132,41 @@ class Image:
         """Erases a range of a block device and all its copies; raises OSError."""
         fcntl.ioctl(self.fd, BLKSECDISCARD, RANGE.pack(offset, size))
 
-    def write_zeroes(self, offset: int, size: int) -> None:
-        """Writes zeros where the host knows no faster way; raises OSError."""
+    def discarding(self, offset: int, size: int) -> Iterator[object]:
+        """Discards a range, in steps."""
+        if size:
+            yield self.fallocate(PUNCH_HOLE, offset, size)
+
+    def zeroing(self, offset: int, size: int, *, may_unmap: bool) -> Iterator[object]:
+        """Makes a range read as zeroes, in steps."""
+        if not size:
+            return
+        try:
+            self.fallocate(PUNCH_HOLE if may_unmap else ZERO_RANGE, offset, size)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+        else:
+            return
         with mmap.mmap(-1, min(size, 1 << 20), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as zeros:
-            view = memoryview(zeros)
-            try:
-                while size:
-                    done = os.pwrite(self.fd, view[: min(size, len(view))], offset)
-                    offset, size = offset + done, size - done
-            finally:
-                view.release()
+            while size:
+                with memoryview(zeros) as view, view[: min(size, len(view))] as part:
+                    done = os.pwrite(self.fd, part, offset)
+                offset, size = offset + done, size - done
+                yield
+
+    def erasing(self, offset: int, size: int) -> Iterator[object]:
+        """Erases a range beyond recovery, in steps."""
+        yield self.erase_securely(offset, size)
 
     def close(self) -> None:
         """Closes the image; the lock goes with it."""
         os.close(self.fd)
 
-    def _find_size(self) -> int:
-        size = os.lseek(self.fd, 0, os.SEEK_END)
-        return size - size % SECTOR
-
     def _find_block_sizes(self) -> tuple[int, int]:
         if self.is_device:
             return self._ask_device(BLKSSZGET), self._ask_device(BLKPBSZGET)
-        physical = os.fstat(self.fd).st_blksize
-        return self._least_transfer() if self.direct else SECTOR, max(physical, SECTOR)
+        return SECTOR, max(os.fstat(self.fd).st_blksize, SECTOR)
 
     def _ask_device(self, request: int) -> int:
         (answer,) = struct.unpack("=I", fcntl.ioctl(self.fd, request, bytes(4)))

@@ -2,19 +2,19 @@
 
 A read or a write is done at once if it need not wait; else, like all that takes time, by the engine, and the
 next request is begun meanwhile. So requests end in any order, which the specification allows. What is wrong
-with one is its status; the others do not notice.
+with one is its status; the others do not notice. One that is given up is pushed back like any other, when the
+work on it has ended.
 """
 
 import asyncio
 import errno
 import logging
-import mmap
 import os
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
 
-from vhost_user_blk.engine import STEP, Engine, Result, Then
-from vhost_user_blk.image import PUNCH_HOLE, ZERO_RANGE, Image
+from vhost_user_blk.engine import Engine, Result, Steps, Then, in_steps
+from vhost_user_blk.image import Image
+from vhost_user_blk.move import Move
 from vhost_user_blk.protocol import (
     HEADER,
     ID_SIZE,
@@ -26,6 +26,7 @@ from vhost_user_blk.protocol import (
     UNSUPP,
     Kind,
 )
+from vhost_user_blk.shares import Shares
 from vhost_user_blk.transfers import Transfers
 from vhostd import Chain, GuestError, Virtqueue
 
@@ -33,9 +34,11 @@ log = logging.getLogger(__name__)
 
 MAX_SEGMENTS = 256  # of a discard, or the like
 MAX_SECTORS = 0x7FFF_FFFF // SECTOR  # of a segment: what one fallocate(2) takes at the very least
-# What the host says of guest memory that it cannot reach past its page cache; the second, of very many small
-# pieces of it.
-MISALIGNED = (-errno.EINVAL, -errno.EFAULT)
+MOST = 1024  # requests that Python has under way before it takes no more
+TURNS = (
+    1 << 16
+)  # of writes that may overlap in a unit of the host's; whoever writes a part of a unit needs all
+BOUNCES = 16  # steps at a time that need memory of ours
 
 Segment = tuple[int, int, int]  # offset and size in bytes, and flags
 
@@ -59,6 +62,10 @@ class Requests:
         self.writeback = writeback
         self.flushable = True
         self.engine = engine
+        self.turns = Shares(TURNS)
+        self.bounces = Shares(BOUNCES)
+        self.under_way = 0  # begun here, or taken over, and not ended
+        self._eased = asyncio.Event()
         self._serial = serial.encode("utf-8", "surrogateescape")[:ID_SIZE].ljust(ID_SIZE, b"\0")
         self.shortcut = Transfers(self)
         self._handlers: dict[int, Callable[[Virtqueue, Chain, int], None]] = {
@@ -77,8 +84,27 @@ class Requests:
         """Whether what is written must be on stable storage before the request ends."""
         return not (self.writeback and self.flushable)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether so much is under way that no more should be taken before `eased`."""
+        return self.under_way >= MOST
+
+    async def eased(self) -> None:
+        """Waits until there is less to do."""
+        while self.is_busy:
+            self._eased.clear()
+            await self._eased.wait()
+
     def start(self, queue: Virtqueue, chain: Chain) -> None:
         """Begins a request that the shortcut has left; it is pushed back to the queue at its end."""
+        self.under_way += 1
+        try:
+            self._start(queue, chain)
+        except Exception:
+            self._count_end()
+            raise
+
+    def _start(self, queue: Virtqueue, chain: Chain) -> None:
         try:
             kind, _, sector = HEADER.unpack(chain.read(HEADER.size))
             if not chain.writable:
@@ -90,7 +116,7 @@ class Requests:
         except (RequestError, GuestError) as error:
             log.warning("vring %d: %s", queue.index, error)
             queue.count_error()
-            finish(queue, chain, error.status if isinstance(error, RequestError) else IOERR)
+            self.finish(queue, chain, error.status if isinstance(error, RequestError) else IOERR)
 
     # --- Data -------------------------------------------------------------------------------------------
 
@@ -102,10 +128,21 @@ class Requests:
 
     def _move(self, queue: Virtqueue, chain: Chain, offset: int, size: int, *, writing: bool) -> None:
         self._check(offset, size, writing=writing)
-        if size:
-            Transfer(self, queue, chain, offset, size, writing=writing).go_on()
+        if not size:
+            self.finish(queue, chain, OK)
         else:
-            finish(queue, chain, OK)
+            turns = self._turns_of([(offset, size, 0)]) if writing else 0
+            move = Move(self, queue, chain, offset, size, writing=writing, turns=turns)
+            self.turns.take(turns, move.begin)
+
+    def _turns_of(self, segments: list[Segment]) -> int:
+        """How many of `turns` are needed to change these ranges.
+
+        Where the host's unit is larger than a sector, a part of one is read, modified and written. What
+        others write into the same unit meanwhile would be lost.
+        """
+        unit = self.image.unit
+        return TURNS if any((offset | size) % unit for offset, size, _ in segments) else 1
 
     def _check(self, offset: int, size: int, *, writing: bool) -> None:
         if writing and self.image.read_only:
@@ -117,31 +154,32 @@ class Requests:
         self, queue: Virtqueue, chain: Chain, offset: int, left: int, result: int, *, writing: bool
     ) -> None:
         """Goes on with a read or a write of which the host did a part, or nothing: `result`."""
-        Transfer(self, queue, chain, offset, left, writing=writing)(result)
+        self.under_way += 1
+        Move(self, queue, chain, offset, left, writing=writing)(result)
 
     # --- Everything else --------------------------------------------------------------------------------
 
     def _flush(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
         if self.image.read_only or self.image.is_memory:
-            finish(queue, chain, OK)
+            self.finish(queue, chain, OK)
             return
-        self.engine.fdatasync(self.image.fd, self._ending(queue, chain, "flush"))
+        self.engine.fdatasync(chain, self.image.fd, self._ending(queue, chain, "flush"))
 
     def _get_id(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
         chain.write(self._serial[: chain.writable - 1])
-        finish(queue, chain, OK)
+        self.finish(queue, chain, OK)
 
     def _discard(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
         segments = self._segments(chain, "discard", allowed=0)
-        self._do(queue, chain, "discard", lambda: self._punch(segments))
+        self._do(queue, chain, "discard", segments, self._discarding(segments))
 
     def _write_zeroes(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
         segments = self._segments(chain, "write zeroes", allowed=UNMAP)
-        self._do(queue, chain, "write zeroes", lambda: self._zero(segments))
+        self._do(queue, chain, "write zeroes", segments, self._zeroing(segments))
 
     def _secure_erase(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
         segments = self._segments(chain, "secure erase", allowed=0)
-        self._do(queue, chain, "secure erase", lambda: self._erase(segments))
+        self._do(queue, chain, "secure erase", segments, self._erasing(segments))
 
     def _segments(self, chain: Chain, what: str, allowed: int) -> list[Segment]:
         """The ranges that the request names; raises RequestError if one of them cannot be."""
@@ -158,146 +196,70 @@ class Requests:
             segments.append((sector * SECTOR, count * SECTOR, flags))
         return segments
 
-    def _do(self, queue: Virtqueue, chain: Chain, what: str, work: Callable[[], int]) -> None:
-        self.engine.do(work, self._ending(queue, chain, what))
+    def _do(
+        self, queue: Virtqueue, chain: Chain, what: str, segments: list[Segment], steps: Iterator[object]
+    ) -> None:
+        """Has the engine do one step after the other."""
+        turns = self._turns_of(segments)
+        ending = self._ending(queue, chain, what)
 
-    def _punch(self, segments: list[Segment]) -> int:
+        def then(result: Result) -> None:
+            self.turns.give(turns)
+            ending(result)
+
+        self.turns.take(turns, lambda: self.engine.do(chain, lambda: in_steps(chain, steps), then))
+
+    def _discarding(self, segments: list[Segment]) -> Steps:
         for offset, size, _ in segments:
-            if size:
-                self.image.fallocate(PUNCH_HOLE, offset, size)
-        return 0
+            yield from self.image.discarding(offset, size)
 
-    def _zero(self, segments: list[Segment]) -> int:
+    def _zeroing(self, segments: list[Segment]) -> Steps:
         for offset, size, flags in segments:
-            if size:
-                try:
-                    self.image.fallocate(PUNCH_HOLE if flags & UNMAP else ZERO_RANGE, offset, size)
-                except OSError as error:
-                    if error.errno != errno.EOPNOTSUPP:
-                        raise
-                    self.image.write_zeroes(offset, size)
+            yield from self.image.zeroing(offset, size, may_unmap=bool(flags & UNMAP))
         if self.is_durable:
-            os.fdatasync(self.image.fd)
-        return 0
+            yield os.fdatasync(self.image.fd)
 
-    def _erase(self, segments: list[Segment]) -> int:
+    def _erasing(self, segments: list[Segment]) -> Steps:
         for offset, size, _ in segments:
-            self.image.erase_securely(offset, size)
-        return 0
+            yield from self.image.erasing(offset, size)
+
+    # --- The end ----------------------------------------------------------------------------------------
 
     def _ending(self, queue: Virtqueue, chain: Chain, what: str) -> Then:
-        return partial(guard, queue, partial(self.end, queue, chain, what, 0))
+        def then(result: Result) -> None:
+            try:
+                if isinstance(result, Exception):
+                    raise result
+                self.end(queue, chain, what, 0, result)
+            except Exception as error:
+                self.fail(queue, error)
+
+        return then
 
     def end(self, queue: Virtqueue, chain: Chain, what: str, offset: int, result: int) -> None:
         """Ends a request whose work is done: `result` is negative if it failed."""
-        if result >= 0:
-            finish(queue, chain, OK)
+        if result >= 0 or chain.given_up:
+            self.finish(queue, chain, OK)
             return
         log.error("%s at %d of %s: %s", what, offset, self.image.path, os.strerror(-result))
         queue.count_error()
-        finish(queue, chain, UNSUPP if result == -errno.EOPNOTSUPP else IOERR)
+        self.finish(queue, chain, UNSUPP if result == -errno.EOPNOTSUPP else IOERR)
 
+    def finish(self, queue: Virtqueue, chain: Chain, status: bytes) -> None:
+        """Ends a request: the status is the last byte that the driver gave room for, if it gave any."""
+        if chain.writable > 1:
+            chain.skip_writable(chain.writable - 1)
+        if chain.writable:
+            chain.write(status)
+        queue.push(chain)
+        self._count_end()
 
-class Transfer:
-    """What is left of a read or a write: the engine does it, in as many steps as it takes.
-
-    It is itself what the engine calls back after each.
-    """
-
-    __slots__ = ("_chain", "_fd", "_flags", "_left", "_offset", "_queue", "_requests", "_writing")
-
-    def __init__(
-        self,
-        requests: Requests,
-        queue: Virtqueue,
-        chain: Chain,
-        offset: int,
-        left: int,
-        *,
-        writing: bool,
-    ) -> None:
-        self._requests = requests
-        self._queue = queue
-        self._chain = chain
-        self._fd = requests.image.fd
-        self._flags = os.RWF_DSYNC if writing and requests.is_durable else 0
-        self._offset = offset
-        self._left = left
-        self._writing = writing
-
-    def go_on(self) -> None:
-        """Does the next step."""
-        engine = self._requests.engine
-        move = engine.pwritev if self._writing else engine.preadv
-        move(self._chain, self._fd, self._offset, min(self._left, STEP), self._flags, self)
-
-    def __call__(self, result: Result) -> None:
-        """After a step."""
-        guard(self._queue, self._went, result)
-
-    def _went(self, result: int) -> None:
-        if result in MISALIGNED and self._requests.image.direct:
-            self._bounce()
-        else:
-            self._advance(result)
-
-    def _advance(self, result: int) -> None:
-        if result <= 0:  # 0 if the image has become shorter than it was
-            what = "write" if self._writing else "read"
-            self._requests.end(self._queue, self._chain, what, self._offset, result or -errno.EIO)
-            return
-        self._offset += result
-        self._left -= result
-        if self._left:  # an engine may call back at once, and there may be many steps
-            asyncio.get_running_loop().call_soon(self.go_on)
-        else:
-            finish(self._queue, self._chain, OK)
-
-    def _bounce(self) -> None:
-        """Does the next step by way of memory that is aligned as the host wants it: the guest's is not."""
-        size = min(self._left, STEP)
-        memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if self._writing:
-            memory.write(self._chain.read(size))
-
-        def move() -> int:
-            return _move_all(self._fd, memory, self._offset, size, self._flags, writing=self._writing)
-
-        def moved(result: int) -> None:
-            if not self._writing and result > 0:
-                self._chain.write(memory[:result])
-            memory.close()
-            self._advance(result)
-
-        self._requests.engine.do(move, partial(guard, self._queue, moved))
-
-
-def guard(queue: Virtqueue, then: Callable[[int], None], result: Result) -> None:
-    """Calls `then`, whose exceptions, and those that an engine hands on, are the queue's."""
-    try:
-        if isinstance(result, Exception):
-            raise result
-        then(result)
-    except Exception as error:
+    def fail(self, queue: Virtqueue, error: Exception) -> None:
+        """Ends the queue because of what went wrong with a request."""
+        self._count_end()
         queue.fail(error)
 
-
-def finish(queue: Virtqueue, chain: Chain, status: bytes) -> None:
-    """Ends a request: the status is the last byte that the driver gave room for, if it gave any."""
-    if chain.writable > 1:
-        chain.skip_writable(chain.writable - 1)
-    if chain.writable:
-        chain.write(status)
-    queue.push(chain)
-
-
-def _move_all(fd: int, memory: mmap.mmap, offset: int, size: int, flags: int, *, writing: bool) -> int:
-    """Transfers `size` bytes, or up to where the file ends; returns how many."""
-    done = 0
-    while done < size:
-        with memoryview(memory) as whole, whole[done:size] as rest:
-            step = (os.pwritev if writing else os.preadv)(fd, [rest], offset + done, flags)
-        if not step:
-            break
-        done += step
-    return done
+    def _count_end(self) -> None:
+        self.under_way -= 1
+        if not self.is_busy:
+            self._eased.set()

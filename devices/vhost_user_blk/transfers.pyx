@@ -2,14 +2,14 @@
 """Transfers: reads and writes from the ring to the host and back, without Python as long as all goes well.
 
 A request is its header, data, and room for a status, cut into buffers anywhere (virtio 1.3, 5.2.6). What the
-page cache can do at once is done on the way, the rest is begun in an io_uring, if the engine is one. All that
+page cache can do at once is done on the way, without waiting for the host; the rest is begun in an io_uring, if the
+engine is one. All that
 does not go as planned is left to `requests`: what is wrong with a request, what the host did in part or not at
 all.
 """
 
 from libc.errno cimport EOPNOTSUPP
 from libc.stdint cimport uint32_t, uint64_t
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 cimport cython
 
 from vhostd cimport BEGUN, DONE, LEFT, READ, WRITE, Chain, Shortcut, Uring
@@ -33,9 +33,6 @@ cdef size_t MOST = engine.STEP  # bytes of data of a request that is served here
 cdef unsigned char OK = protocol.OK[0]
 cdef int NOWAIT = os.RWF_NOWAIT, DSYNC = os.RWF_DSYNC
 
-cdef double SLOW = 0.001  # seconds: a write that takes longer had to wait
-cdef double PAUSE = 1.0  # seconds in which no write is done at once after one that had to wait
-
 
 cdef class Transfers(Shortcut):
     """The shortcut for reads and writes of `requests`."""
@@ -44,20 +41,23 @@ cdef class Transfers(Shortcut):
     cdef object image
     cdef int fd
     cdef bint may_write
+    cdef uint64_t unit  # bytes of which a transfer has a whole number
     cdef bint reads_at_once
     cdef bint writes_at_once
     cdef public int read_flags  # of preadv2, for what is done at once
     cdef public int write_flags
-    cdef double wary_until
     cdef Uring uring  # once something was begun
 
     def __init__(self, requests):
         self.requests = requests
         self.image = requests.image
         self.fd = self.image.fd
-        self.may_write = not self.image.read_only
+        self.unit = max(self.image.unit, SECTOR)
+        # Where a part of a unit may be rewritten, all that is written is to take turns.
+        self.may_write = not self.image.read_only and self.unit == SECTOR
         self.reads_at_once = self.writes_at_once = not self.image.direct
-        self.read_flags = self.write_flags = 0 if self.image.is_memory else NOWAIT
+        may_wait = self.image.is_memory or isinstance(requests.engine, engine.SyncEngine)
+        self.read_flags = self.write_flags = 0 if may_wait else NOWAIT
 
     cdef int serve(self, queue, Chain chain) except -1:
         cdef Header header
@@ -89,23 +89,16 @@ cdef class Transfers(Shortcut):
 
     cdef int _write(self, queue, Chain chain, uint64_t sector, size_t size) except -1:
         cdef bint durable = self.requests.is_durable
-        cdef double begin
         cdef ssize_t done
         if not self._fits(sector, size):
             return LEFT
         if self.writes_at_once and size <= AT_ONCE and not durable:
-            begin = now()
-            if begin >= self.wary_until:
-                done = chain.attempt(
-                    WRITE, self.fd, sector * SECTOR, size, self.write_flags, sizeof(Header)
-                )
-                if now() - begin > SLOW:
-                    self.wary_until = begin + PAUSE
-                if done == <ssize_t> size:
-                    chain.finish(OK)
-                    return DONE
-                if done == -EOPNOTSUPP:
-                    self.write_flags = 0
+            done = chain.attempt(WRITE, self.fd, sector * SECTOR, size, self.write_flags, sizeof(Header))
+            if done == <ssize_t> size:
+                chain.finish(OK)
+                return DONE
+            if done == -EOPNOTSUPP:
+                self.writes_at_once = False
         return self._begin(WRITE, queue, chain, sector, size, DSYNC if durable else 0)
 
     cdef int _begin(self, int call, queue, Chain chain, uint64_t sector, size_t size, int flags) except -1:
@@ -124,11 +117,15 @@ cdef class Transfers(Shortcut):
         return BEGUN
 
     cdef bint _fits(self, uint64_t sector, size_t size) except -1:
-        """Whether it is whole sectors of the image, and few."""
+        """Whether it is whole units of the image, and few."""
         cdef uint64_t sectors = <uint64_t> self.image.size // SECTOR
         cdef uint64_t count = size // SECTOR
         return (
-            size <= MOST and not size % SECTOR and count <= sectors and sector <= sectors - count
+            size <= MOST
+            and not size % self.unit
+            and count <= sectors
+            and sector <= sectors - count
+            and not sector * SECTOR % self.unit
         )
 
 
@@ -156,9 +153,3 @@ cdef class Flight:
                 )
         except Exception as error:
             self.queue.fail(error)
-
-
-cdef double now() noexcept nogil:
-    cdef timespec time
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return time.tv_sec + time.tv_nsec * 1e-9

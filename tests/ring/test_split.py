@@ -189,15 +189,15 @@ def test_indirect_tables_may_be_walked_in_any_order() -> None:
 
 def test_push_of_what_is_not_in_flight_here() -> None:
     machine, other = Machine(), Machine()
-    chain = machine.chain(ONE)
-    other.chain(ONE)
+    chain, kept = machine.chain(ONE), [other.chain(ONE)]
     with pytest.raises(ValueError, match=r"Chain\(head=0, .* is not in flight"):
         other.ring.push(chain)
     machine.ring.push(chain)
     with pytest.raises(ValueError, match="not in flight"):
         machine.ring.push(chain)
     machine.driver.used()
-    assert machine.chain(ONE).head == chain.head
+    kept.append(machine.chain(ONE))
+    assert kept[1].head == chain.head
     with pytest.raises(ValueError, match="not in flight"):  # the head is out again, this chain is not
         machine.ring.push(chain)
     with pytest.raises(ValueError, match="not in flight"):

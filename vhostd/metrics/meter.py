@@ -65,7 +65,7 @@ class MeteredVirtqueue(Virtqueue):
     def push(self, chain: Chain) -> None:
         """As a virtqueue's; what was given up is not counted."""
         Virtqueue.push(self, chain)
-        if not self._abandoned:
+        if not self.ring.given_up:
             meter = self._meter
             meter.written += chain.written
             meter.seconds.add(perf_counter() - self._began[chain.head])

@@ -19,6 +19,11 @@ cdef enum:
     WRITE = PWRITEV
 
 
+cdef enum:
+    # Pieces of guest memory in all chains of a ring that the device has: with more, no chain is popped.
+    MOST_PIECES = 16384
+
+
 cdef struct Stream:
     # The iovecs [at, end) of the chain, of which none is empty, hold `left` bytes.
     size_t at
@@ -27,10 +32,23 @@ cdef struct Stream:
 
 
 @cython.final
+cdef class InFlight:
+    cdef readonly uint32_t chains
+    cdef size_t pieces  # of guest memory that the chains name: iovecs
+    cdef bint given_up
+    cdef object emptied  # what to call, once, when no chain is left
+    cdef object eased  # and when few pieces are left
+
+    cdef void add(self, Chain chain) noexcept
+    cdef void remove(self, Chain chain) noexcept
+    cdef void tell(self) noexcept
+
+
+@cython.final
 @cython.no_gc
 cdef class Chain:
     cdef readonly uint16_t head
-    cdef uint64_t ring  # the serial number of the ring in which the chain is in flight, 0 once it was pushed
+    cdef InFlight among  # the chains of its ring that the device has; None once it was given back
     cdef GuestMemory memory
     cdef Stream source
     cdef Stream sink

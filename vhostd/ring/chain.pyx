@@ -31,7 +31,38 @@ cdef uint64_t MOST_BYTES = UINT32_MAX
 cdef GuestMemory NOWHERE = GuestMemory()
 
 
+@cython.final
+cdef class InFlight:
+    """The chains of one ring that the device has: from `pop` until they are pushed, dropped, or forgotten.
+
+    A chain that nobody refers to any more is not in flight, though it was never pushed: no work on it can be
+    left. What is called back may be called in any thread.
+    """
+
+    cdef void add(self, Chain chain) noexcept:
+        self.chains += 1
+        self.pieces += chain.count
+        chain.among = self
+
+    cdef void remove(self, Chain chain) noexcept:
+        self.chains -= 1
+        self.pieces -= chain.count
+        if self.emptied is not None or self.eased is not None:
+            self.tell()
+        chain.among = None  # which may be the end of this object
+
+    cdef void tell(self) noexcept:
+        """Calls back for what has come true."""
+        if self.emptied is not None and not self.chains:
+            emptied, self.emptied = self.emptied, None
+            emptied()
+        if self.eased is not None and self.pieces <= MOST_PIECES // 2:
+            eased, self.eased = self.eased, None
+            eased()
+
+
 @cython.freelist(64)
+@cython.no_gc
 cdef class Chain:
     """One request: two streams, readable then writable, independent of descriptor boundaries.
 
@@ -51,6 +82,8 @@ cdef class Chain:
         raise TypeError("a Chain comes from a ring's pop")
 
     def __dealloc__(self):
+        if self.among is not None:
+            self.among.remove(self)
         if self.iov is not self.few:
             free(self.iov)
 
@@ -69,6 +102,14 @@ cdef class Chain:
     def writable(self):
         """Bytes left to write."""
         return self.sink.left
+
+    @property
+    def given_up(self):
+        """Whether nobody waits for it any more: what goes on for a while looks at this between its steps.
+
+        Its driver gets it back in no case. It is pushed all the same, when the work on it has ended.
+        """
+        return self.among is not None and self.among.given_up
 
     def read(self, n):
         """Takes exactly `n` bytes from the readable stream."""

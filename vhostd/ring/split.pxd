@@ -4,7 +4,7 @@
 cimport cython
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
-from vhostd.ring.chain cimport Chain
+from vhostd.ring.chain cimport Chain, InFlight
 from vhostd.ring.inflight cimport InflightQueue
 from vhostd.ring.memory cimport GuestMemory, Window
 
@@ -50,12 +50,11 @@ cdef enum:
 cdef class SplitRing:
     cdef readonly uint32_t size
     cdef readonly uint16_t base
-    cdef readonly uint32_t in_flight
     cdef readonly uint64_t popped
     cdef readonly uint32_t unfinished
     cdef bint indirect
     cdef bint event_idx
-    cdef uint64_t serial
+    cdef InFlight out  # the chains that were popped and not given back
     cdef GuestMemory memory
     cdef Window desc
     cdef Window avail

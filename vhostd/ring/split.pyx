@@ -27,14 +27,12 @@ methods.
 from libc.stdint cimport UINT16_MAX, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
-from vhostd.ring.chain cimport Chain
+from vhostd.ring.chain cimport MOST_PIECES, Chain, InFlight
 from vhostd.ring.inflight cimport InflightQueue
 from vhostd.ring.memory cimport GuestMemory, Window
 from vhostd.ring.shortcut cimport DONE, LEFT, Shortcut
 
 from vhostd.errors import BadDescriptor, BadRing, RefusedRequest
-
-cdef uint64_t rings_made = 0
 
 
 cdef int check_window(str name, Window window, uint64_t length, unsigned alignment) except -1:
@@ -49,9 +47,8 @@ cdef class SplitRing:
     """The device half of one split virtqueue, from its start to its stop.
 
     `size` is the number of descriptors. `base` is the avail index of the next chain to pop: what
-    GET_VRING_BASE answers. `popped` counts all chains that were; `in_flight` those that were not pushed yet;
-    `unfinished` those that whoever served the ring before popped and did not push, which are popped again
-    before any other.
+    GET_VRING_BASE answers. `popped` counts all chains that were; `unfinished` those that whoever served the ring
+    before popped and did not push, which are popped again before any other.
     """
 
     def __cinit__(
@@ -78,7 +75,6 @@ cdef class SplitRing:
                 or not of this ring.
             MemoryLost: a page of the inflight area vanished.
         """
-        global rings_made
         if not 0 < size <= MOST_DESCRIPTORS or size & (size - 1):
             raise RefusedRequest(f"queue size {size}: not a power of two up to {MOST_DESCRIPTORS}")
         if not 0 <= base <= UINT16_MAX:
@@ -88,8 +84,7 @@ cdef class SplitRing:
         self.taken = <unsigned char *> calloc(self.size, 1)
         if self.taken is NULL:
             raise MemoryError
-        rings_made += 1
-        self.serial = rings_made
+        self.out = InFlight()
         self.indirect = features >> INDIRECT_DESC & 1
         self.event_idx = features >> EVENT_IDX & 1
         self.patience = 1
@@ -135,7 +130,7 @@ cdef class SplitRing:
     # --- Chains -----------------------------------------------------------------------------------------
 
     cpdef Chain pop(self):
-        """Takes the next chain that the driver made available, or None if there is none now.
+        """Takes the next chain that the driver made available; None if there is none now, or the ring `is_full`.
 
         Every address, index and length of the chain has been checked when it is returned.
 
@@ -145,6 +140,8 @@ cdef class SplitRing:
             MemoryLost: a page of guest memory, or of the inflight area, vanished.
             In any case the ring is as it was before.
         """
+        if self.out.pieces >= MOST_PIECES:
+            return None
         if self.base == self.published:
             if self.unfinished:
                 return self._pop_unfinished()
@@ -166,7 +163,7 @@ cdef class SplitRing:
 
     @property
     def is_empty(self):
-        """Whether `pop` would return None.
+        """Whether there is no chain to pop.
 
         Raises:
             BadRing: the avail index cannot be right.
@@ -203,9 +200,8 @@ cdef class SplitRing:
         return chain
 
     cdef inline void _take(self, Chain chain) noexcept:
-        chain.ring = self.serial
+        self.out.add(chain)
         self.taken[chain.head] = 1
-        self.in_flight += 1
         self.popped += 1
 
     cdef bint _look(self) except -1:
@@ -284,13 +280,12 @@ cdef class SplitRing:
         return self._push(chain)
 
     cdef bint _push(self, Chain chain) except -1:
-        if chain.ring != self.serial:
+        if chain.among is not self.out:
             raise ValueError(f"{chain!r} is not in flight in this ring")
         cdef uint32_t slot = self.used_index & (self.size - 1)
         cdef unsigned char *element = self.used.data + ELEMENTS + USED_SIZE * slot
-        chain.ring = 0
+        self.out.remove(chain)
         self.taken[chain.head] = 0
-        self.in_flight -= 1
         store_u32(element, chain.head)
         store_u32(element + 4, <uint32_t> chain.written)
         self.used_index += 1
@@ -306,6 +301,49 @@ cdef class SplitRing:
             return False
         self.patience = min(self.patience + 1, <uint32_t> MOST_PUSHES)
         return True
+
+    # --- What the device has ----------------------------------------------------------------------------
+
+    @property
+    def in_flight(self):
+        """How many chains the device has: popped, and neither given back nor forgotten."""
+        return self.out.chains
+
+    @property
+    def is_full(self):
+        """Whether the device has chains of so much guest memory, in pieces, that it gets no more for now."""
+        return self.out.pieces >= MOST_PIECES
+
+    def when_empty(self, call):
+        """Has `call` called once, in any thread, when no chain is in flight any more; None calls that off."""
+        self.out.emptied = call
+        self.out.tell()
+
+    def when_eased(self, call):
+        """The same when the device has few chains enough to get more, having been full."""
+        self.out.eased = call
+        self.out.tell()
+
+    def give_up(self):
+        """Says, for good, that the chains that are out will never be given back; they can be dropped."""
+        self.out.given_up = True
+
+    @property
+    def given_up(self):
+        """Whether they were given up."""
+        return self.out.given_up
+
+    def drop(self, Chain chain not None):
+        """Takes note that work on a chain has ended, and tells neither the driver nor the inflight area.
+
+        Raises:
+            ValueError: the chain is not in flight in this ring.
+        """
+        if chain.among is not self.out:
+            raise ValueError(f"{chain!r} is not in flight in this ring")
+        self.out.remove(chain)
+
+    # --- Serving ----------------------------------------------------------------------------------------
 
     def hurry(self):
         """Has `push` begin anew: the next chain is one to tell the driver of, as after `arm`."""
@@ -342,7 +380,7 @@ cdef class SplitRing:
     def arm(self):
         """Asks for a kick at the next chain; True if there is one already, for which no kick may come.
 
-        An unfinished chain is one.
+        An unfinished chain is one. It may be there although `pop` gives none, because the ring is full.
 
         Raises:
             MemoryLost: a page of guest memory vanished.

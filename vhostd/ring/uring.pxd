@@ -88,8 +88,8 @@ cdef class Uring:
     cdef void _take_back(self, uint32_t n) noexcept nogil
     cdef bint _next(self, io_uring_cqe *result) noexcept nogil
     cdef object _complete(self, uint32_t number, int result)
-    cdef int _shut(self) noexcept
-    cdef int _settle(self) noexcept nogil
+    cdef int _shut(self, long moments) noexcept
+    cdef int _settle(self, long moments) noexcept nogil
     cdef void _cancel(self) noexcept nogil
     cdef void _let_go(self) noexcept
     cdef void _forget(self) noexcept

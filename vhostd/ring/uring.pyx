@@ -26,7 +26,7 @@ Uring could only be closed by the thread that made it; COOP_TASKRUN was no faste
 
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.errno cimport EAGAIN, EBUSY, EFAULT, EINTR, ENOSYS, ETIME, errno
+from libc.errno cimport EAGAIN, EBUSY, EFAULT, EINTR, ENOSYS, ETIME, ETIMEDOUT, errno
 from libc.stdint cimport UINT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
@@ -93,7 +93,7 @@ cdef enum:
     OPERATIONS = 5  # that we use
 
 cdef uint64_t CANCEL = UINT64_MAX  # the user_data of what is no request
-cdef long CANCEL_AGAIN = 10_000_000  # nanoseconds
+cdef long CANCEL_AGAIN = 10_000_000  # nanoseconds: a moment of waiting for the kernel
 
 
 @cython.final
@@ -136,7 +136,7 @@ cdef class Uring:
 
     def __dealloc__(self):
         cdef uint32_t i
-        self._shut()
+        self._shut(-1)
         if self.requests is not NULL:
             for i in range(self.entries):
                 free(self.requests[i].iov)
@@ -230,15 +230,17 @@ cdef class Uring:
             found.append((self._complete(<uint32_t> result.user_data, result.res), result.res))
         return found
 
-    def close(self):
+    def close(self, patience=None):
         """Ends all that is in flight, by cancelling it or by waiting for it; no completions will come.
 
-        Meanwhile the thread waits: a disk may take its time. May be called again.
+        Meanwhile the thread waits, for ever or about `patience` seconds: a disk may take its time. May be called
+        again.
 
         Raises:
-            OSError: there was no way to wait; the memory of what was in flight stays mapped for good.
+            OSError: there was no way to wait, or not enough time (TimeoutError); the memory of what was in flight
+                stays mapped for good, and the kernel may still do it.
         """
-        cdef int error = self._shut()
+        cdef int error = self._shut(-1 if patience is None else patience * 1e9 / CANCEL_AGAIN)
         if error:
             raise OSError(error, os.strerror(error))
 
@@ -386,20 +388,23 @@ cdef class Uring:
 
     # --- The end ----------------------------------------------------------------------------------------
 
-    cdef int _shut(self) noexcept:
-        """Waits for the kernel and lets go of everything; returns 0 or an errno."""
+    cdef int _shut(self, long moments) noexcept:
+        """Waits for the kernel, unless `moments` is negative only so long, and lets go of everything.
+
+        Returns 0 or an errno.
+        """
         cdef int error = 0
         if self.open:
             self.open = False
             with nogil:
-                error = self._settle()
+                error = self._settle(moments)
             self._let_go()
             if not error:
                 self._forget()
         return error
 
-    cdef int _settle(self) noexcept nogil:
-        """Waits until the kernel has nothing in flight; returns 0, or an errno if there is no way to wait."""
+    cdef int _settle(self, long moments) noexcept nogil:
+        """Waits until the kernel has nothing in flight; returns 0, or an errno if that is not to be had."""
         cdef io_uring_cqe result
         cdef uint32_t left = self.in_flight - self.queued
         cdef int error
@@ -412,6 +417,9 @@ cdef class Uring:
                 return error
             while self._next(&result):
                 left -= result.user_data != CANCEL
+            if left and moments == 0:
+                return ETIMEDOUT
+            moments -= 1
         return 0
 
     cdef void _cancel(self) noexcept nogil:

@@ -84,7 +84,7 @@ def test_all_of_it(image: Image) -> None:
 def test_the_capacity_and_what_partition_tools_of_old_see_of_it(image: Image, size: int) -> None:
     os.truncate(image.path, size)
     found = config(image)
-    image.refresh()
+    image.resize(image.measure())
     read = ConfigSpace.unpack(found.read())
     assert read.capacity == size // 512
     assert read.cylinders == min(size // (512 * 16 * 63), 16383)

@@ -4,18 +4,17 @@ import asyncio
 import errno
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
 
 from tests.conftest import Run
-from tests.devices.vhost_user_blk.guest import ENGINES, engine_of, noise, replaced
+from tests.devices.vhost_user_blk.guest import ENGINES, PATIENCE, engine_of, noise, replaced
 from tests.ring.machine import DATA, Machine, memfd
 from vhost_user_blk import engine as engines
 from vhost_user_blk.engine import Engine, Result, SyncEngine, ThreadEngine, UringEngine, make_engine
-from vhostd import SetupError, Uring
+from vhostd import Chain, SetupError, Uring
 from vhostd.fds import Fd
 
 PAGE = 4096
@@ -41,6 +40,11 @@ class Answers:
             self._told.clear()
             await self._told.wait()
         return self.results.pop(0)
+
+
+def a_chain() -> Chain:
+    """A chain in whose name something is done."""
+    return Machine().chain([(DATA, 64, True)])
 
 
 @asynccontextmanager
@@ -113,7 +117,7 @@ def test_errors_are_numbers(run_async: Run, name: str) -> None:
                 with replaced(file.fileno(), "/dev/full"):
                     engine.pwritev(chain, file.fileno(), 0, 64, 0, answers.then)
                     assert await answers.next() == -errno.ENOSPC
-                    engine.fdatasync(file.fileno(), answers.then)
+                    engine.fdatasync(a_chain(), file.fileno(), answers.then)
                     assert await answers.next() == -errno.EINVAL
                 with replaced(file.fileno(), "/proc/self/mem", os.O_RDONLY):
                     engine.preadv(chain, file.fileno(), 0, 64, 0, answers.then)
@@ -126,13 +130,13 @@ def test_errors_are_numbers(run_async: Run, name: str) -> None:
 @pytest.mark.parametrize("raised", [OSError(errno.ENXIO, "?"), OSError("no number")])
 def test_work(run_async: Run, name: str, raised: OSError) -> None:
     def fail() -> int:
-        raise raised
+        raise OSError(*raised.args)  # a new one, whose traceback goes with it
 
     async def main() -> None:
         async with running(name) as (engine, answers):
-            engine.do(lambda: 42, answers.then)
+            engine.do(a_chain(), lambda: 42, answers.then)
             assert await answers.next() == 42
-            engine.do(fail, answers.then)
+            engine.do(a_chain(), fail, answers.then)
             assert await answers.next() == -(raised.errno or errno.EIO)
             assert answers.threads == {threading.get_ident()}
 
@@ -143,7 +147,7 @@ def test_a_sync(run_async: Run, name: str) -> None:
     async def main() -> None:
         with Fd(memfd(PAGE)) as file:
             async with running(name) as (engine, answers):
-                engine.fdatasync(file.fileno(), answers.then)
+                engine.fdatasync(a_chain(), file.fileno(), answers.then)
                 assert await answers.next() == 0
 
     run_async(main)
@@ -154,10 +158,10 @@ def test_what_takes_long_is_overtaken(run_async: Run, name: str) -> None:
     async def main() -> None:
         let_go = threading.Event()
         async with running(name) as (engine, answers):
-            engine.do(lambda: let_go.wait() + 0, answers.then)
-            engine.do(lambda: 2, answers.then)
+            engine.do(a_chain(), lambda: let_go.wait() + 0, answers.then)
+            engine.do(a_chain(), lambda: 2, answers.then)
             with Fd(memfd(PAGE)) as file:
-                engine.fdatasync(file.fileno(), answers.then)
+                engine.fdatasync(a_chain(), file.fileno(), answers.then)
                 assert sorted([await answers.next(), await answers.next()]) == [0, 2]
             let_go.set()
             assert await answers.next() == 1
@@ -166,59 +170,86 @@ def test_what_takes_long_is_overtaken(run_async: Run, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["io_uring", "threads"])
-def test_an_engine_that_is_closed_completes_and_keeps_silent(name: str) -> None:
+def test_an_engine_that_is_closed_keeps_silent_and_waits_for_nothing_that_hangs(name: str) -> None:
     """As when the program ends: the event loop has gone before."""
-    done: list[int] = []
     told: list[Result] = []
-    let_go = threading.Event()
+    begun, let_go = threading.Event(), threading.Event()
 
     def work() -> int:
+        begun.set()
         let_go.wait()
-        done.append(1)
         return 1
 
     async def main() -> Engine:
         engine = engine_of(name)
-        engine.do(work, told.append)
+        engine.do(a_chain(), work, told.append)
+        begun.wait(PATIENCE)
         return engine
 
     engine = asyncio.run(main())
-    let_go.set()
     engine.close()
-    assert (done, told) == ([1], [])
+    let_go.set()
+    assert told == []
 
 
 @pytest.mark.parametrize("name", ["io_uring", "threads"])
-def test_the_end_does_not_wait_for_what_was_not_begun(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_begins_nothing_that_waits_for_a_thread(name: str) -> None:
     """SIGTERM: what waits for a thread in vain is given up, since nobody hears of its end."""
     begun: list[int] = []
     all_busy, let_go = threading.Barrier(engines.THREADS + 1), threading.Event()
 
-    class Threads(ThreadPoolExecutor):
-        """Threads that go on once they were told of the end."""
-
-        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
-            super().shutdown(wait=False, cancel_futures=cancel_futures)
-            let_go.set()
-            super().shutdown(wait=wait)
-
     def work() -> int:
         begun.append(1)
-        if not let_go.is_set():
-            all_busy.wait()
-            let_go.wait()
+        all_busy.wait(PATIENCE)
+        let_go.wait(PATIENCE)
         return 0
 
     async def main() -> Engine:
         engine = engine_of(name)
         for _ in range(3 * engines.THREADS):
-            engine.do(work, lambda _: None)
-        all_busy.wait()
+            engine.do(a_chain(), work, lambda _: None)
+        all_busy.wait(PATIENCE)
         return engine
 
-    monkeypatch.setattr(engines, "ThreadPoolExecutor", Threads)
     asyncio.run(main()).close()
+    let_go.set()
     assert len(begun) == engines.THREADS
+
+
+@pytest.mark.parametrize("name", ["io_uring", "threads"])
+def test_what_was_given_up_meanwhile_is_not_begun(run_async: Run, name: str) -> None:
+    begun: list[int] = []
+
+    async def main() -> None:
+        let_go, machine = threading.Event(), Machine()
+        chain = machine.chain([(DATA, 64, True)])
+        async with running(name) as (engine, answers):
+            for _ in range(engines.THREADS):
+                engine.do(a_chain(), lambda: let_go.wait(PATIENCE) + 0, answers.then)
+            engine.do(chain, lambda: begun.append(1) or 0, answers.then)
+            machine.ring.give_up()
+            let_go.set()
+            results = [await answers.next() for _ in range(engines.THREADS + 1)]
+        assert (sorted(results)[0], begun) == (-errno.ECANCELED, [])
+
+    run_async(main)
+
+
+def test_steps_end_when_the_chain_is_given_up() -> None:
+    machine = Machine()
+    chain = machine.chain([(DATA, 64, True)])
+    done: list[int] = []
+
+    def steps() -> Iterator[None]:
+        for i in range(10):
+            done.append(i)
+            if i == 3:
+                machine.ring.give_up()
+            yield
+
+    assert engines.in_steps(chain, iter(range(5))) == 0
+    assert engines.in_steps(chain, steps()) == -errno.ECANCELED
+    assert done == [0, 1, 2, 3]
 
 
 def test_a_batch_is_submitted_together_but_for_its_first(

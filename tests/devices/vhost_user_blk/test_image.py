@@ -179,14 +179,14 @@ def test_whole_sectors(path: str, size: int, wanted: int) -> None:
 
 def test_it_grows_and_shrinks(path: str) -> None:
     image = open_file(path)
-    assert not image.refresh()
+    assert not image.resize(image.measure())
     for size in (2 * SIZE, SIZE // 2, 0, SIZE):
         os.truncate(path, size)
-        assert image.refresh()
+        assert image.resize(image.measure())
         assert image.size == size
-        assert not image.refresh()
+        assert not image.resize(image.measure())
     os.truncate(path, SIZE + 511)
-    assert not image.refresh()
+    assert not image.resize(image.measure())
     image.close()
 
 
@@ -336,7 +336,7 @@ def test_a_block_device(loop_device: str, direct: bool) -> None:  # noqa: FBT001
     assert (image.size, image.block_size, image.physical_block_size) == (1 << 20, 4096, 4096)
     assert image.can_fallocate(PUNCH_HOLE)
     assert not image.can_erase_securely()
-    assert not image.refresh()
+    assert not image.resize(image.measure())
     refuses(loop_device, "another program has it in use")
     image.fallocate(PUNCH_HOLE, 4096, 8192)
     image.fallocate(ZERO_RANGE, 16384, 4096)

@@ -42,7 +42,6 @@ from tests.devices.vhost_user_blk.guest import (
     noise,
     replaced,
 )
-from vhost_user_blk import requests
 from vhostd.errors import MemoryLost
 
 PAGE = 4096
@@ -172,7 +171,7 @@ def test_a_request_of_more_steps_than_the_stack_is_deep(
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one of 200 MiB that is not aligned, for which a guest needs just the memory of a piece of it."""
-    monkeypatch.setattr(requests, "STEP", SECTOR)
+    monkeypatch.setattr("vhost_user_blk.move.STEP", SECTOR)
     with disk(tmp_path, engine, "direct") as guest:
         assert guest.do(IN, 0, room=SIZE, shift=1) == noise(SIZE)
         guest.do(OUT, 0, noise(SIZE, 1), shift=1)
@@ -559,7 +558,7 @@ def test_a_file_that_becomes_shorter(file: Guest, caplog: pytest.LogCaptureFixtu
     assert (answer.status, answer.used) == (IOERR, 2 * PAGE + 1)
     assert answer.data[PAGE:] in (CANARY * PAGE, bytes(PAGE))  # without the page cache, the rest of a block
     assert file.ask(IN, middle - 8, room=2 * PAGE, shift=1).status == IOERR
-    assert file.image.refresh()
+    assert file.image.resize(file.image.measure())
     assert file.ask(IN, middle, room=SECTOR) == ends(IOERR, SECTOR)
     assert errors(caplog)[:2] == [
         f"read at {SIZE // 2} of {file.image.path}: Input/output error",
@@ -571,7 +570,7 @@ def test_a_file_that_becomes_shorter(file: Guest, caplog: pytest.LogCaptureFixtu
 def test_a_file_that_grows(file: Guest) -> None:
     os.truncate(file.image.path, 2 * SIZE)
     assert file.ask(IN, SECTORS, room=SECTOR) == ends(IOERR, SECTOR)
-    assert file.image.refresh()
+    assert file.image.resize(file.image.measure())
     assert file.do(IN, 2 * SECTORS - 1, room=SECTOR) == bytes(SECTOR)
     file.do(OUT, 2 * SECTORS - 1, noise(SECTOR, 1))
     assert file.contents() == noise(SIZE) + bytes(SIZE - SECTOR) + noise(SECTOR, 1)
@@ -589,7 +588,7 @@ def test_no_space_left(engine: str, cache: str, tmp_path: Path, caplog: pytest.L
 def test_a_file_that_may_not_become_larger(file: Guest, caplog: pytest.LogCaptureFixture) -> None:
     """As with a file system that is full the first part is written, and the rest is not."""
     os.truncate(file.image.path, 2 * SIZE)
-    file.image.refresh()
+    file.image.resize(file.image.measure())
     os.truncate(file.image.path, SIZE)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE + PAGE, hard))

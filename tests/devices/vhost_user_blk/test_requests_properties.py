@@ -130,7 +130,7 @@ class Resize(NamedTuple):
 
     def take(self, guest: Guest, disk: bytearray) -> None:
         os.ftruncate(guest.image.fd, self.size)
-        guest.image.refresh()
+        guest.image.resize(guest.image.measure())
         del disk[self.size :]
         disk.extend(bytes(self.size - len(disk)))
 
@@ -190,7 +190,7 @@ def begin_anew(guest: Guest, model: bytearray) -> None:
     with open(f"/proc/self/fd/{guest.image.fd}", "r+b") as file:
         file.write(model)
         file.truncate(len(model))
-    guest.image.refresh()
+    guest.image.resize(guest.image.measure())
     guest.requests.writeback = True
 
 

@@ -9,14 +9,15 @@ import stat
 import struct
 from typing import Self
 
+from vhost_user_blk import host
+from vhost_user_blk.host import BLKDISCARD, RANGE
 from vhost_user_blk.protocol import SECTOR
 from vhostd import SetupError
 
 # Linux, include/uapi/linux/falloc.h and fs.h
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
 BLOCK_IOCTLS = 0x12  # the type of those that follow
-BLKSSZGET, BLKPBSZGET, BLKSECDISCARD = 0x1268, 0x127B, 0x127D
-RANGE = struct.Struct("=QQ")
+BLKSECDISCARD = 0x127D
 FLOCK = struct.Struct("@hhqqi4x")  # struct flock: type, whence, start, length, pid
 
 PAGE = mmap.PAGESIZE
@@ -30,9 +31,13 @@ class Image:
     """An open image; owns its fds, and the lock that keeps other writers away.
 
     `size` is in bytes, of whole sectors. `block_size` is the smallest unit that the host can transfer.
+    `abilities` are the host's, but for those that are not to be used; what it turned out to lack is `lacking`.
     """
 
-    def __init__(self, fd: int, path: str, *, read_only: bool, direct: bool = False) -> None:
+    def __init__(
+        self, fd: int, path: str, *, read_only: bool, direct: bool = False, discard: bool = True
+    ) -> None:
+        """Without `discard` no space is ever given back."""
         self.fd = fd
         self.path = path
         self.read_only = read_only
@@ -40,10 +45,13 @@ class Image:
         self.is_device = stat.S_ISBLK(os.fstat(fd).st_mode)
         self.is_memory = False
         self.size = self._find_size()
-        self.block_size, self.physical_block_size = self._find_block_sizes()
+        found = self._ask_host()
+        self.abilities = found if discard else found.keeping_space()
+        self.lacking: set[str] = set()
+        self.block_size, self.physical_block_size = found.logical_block_size, found.physical_block_size
 
     @classmethod
-    def open(cls, path: str, *, read_only: bool, direct: bool) -> Self:
+    def open(cls, path: str, *, read_only: bool, direct: bool, discard: bool = True) -> Self:
         """Opens a file or a block device, and locks it; raises SetupError if that cannot be."""
         flags = os.O_CLOEXEC | (os.O_RDONLY if read_only else os.O_RDWR) | (os.O_DIRECT if direct else 0)
         try:
@@ -56,17 +64,17 @@ class Image:
             raise SetupError(f"--blk-file={path}: {error.strerror}{hint}") from None
         try:
             _lock(fd, path, read_only=read_only)
-            return cls(fd, path, read_only=read_only, direct=direct)
+            return cls(fd, path, read_only=read_only, direct=direct, discard=discard)
         except BaseException:
             os.close(fd)
             raise
 
     @classmethod
-    def in_memory(cls, size: int) -> Self:
+    def in_memory(cls, size: int, *, discard: bool = True) -> Self:
         """An image of zeros that is gone with the program."""
         fd = os.memfd_create("ram-disk", os.MFD_CLOEXEC)
         os.ftruncate(fd, size)
-        image = cls(fd, "the RAM disk", read_only=False)
+        image = cls(fd, "the RAM disk", read_only=False, discard=discard)
         image.is_memory = True
         return image
 
@@ -76,9 +84,7 @@ class Image:
         return self.size != old
 
     def can_fallocate(self, mode: int) -> bool:
-        """Whether the host can punch holes, or zero ranges; tried where there is nothing."""
-        if self.is_device:
-            return True  # where the device cannot, the kernel writes zeros, or says so
+        """Whether a file's host can punch holes, or zero ranges; tried where there is nothing."""
         try:
             self.fallocate(mode, self.size + PAGE, PAGE)
         except OSError:
@@ -90,6 +96,13 @@ class Image:
         while _libc.fallocate(self.fd, mode | KEEP_SIZE, offset, size):
             if (number := ctypes.get_errno()) != errno.EINTR:
                 raise OSError(number, os.strerror(number))
+
+    def discard(self, offset: int, size: int) -> None:
+        """Gives back the space of a range; on a device one of whole blocks, which may keep their contents."""
+        if self.is_device:
+            fcntl.ioctl(self.fd, BLKDISCARD, RANGE.pack(offset, size))
+        else:
+            self.fallocate(PUNCH_HOLE, offset, size)
 
     def can_erase_securely(self) -> bool:
         """Whether the host can erase data beyond recovery; tried on nothing."""
@@ -124,15 +137,12 @@ class Image:
         size = os.lseek(self.fd, 0, os.SEEK_END)
         return size - size % SECTOR
 
-    def _find_block_sizes(self) -> tuple[int, int]:
+    def _ask_host(self) -> host.Abilities:
         if self.is_device:
-            return self._ask_device(BLKSSZGET), self._ask_device(BLKPBSZGET)
-        physical = os.fstat(self.fd).st_blksize
-        return self._least_transfer() if self.direct else SECTOR, max(physical, SECTOR)
-
-    def _ask_device(self, request: int) -> int:
-        (answer,) = struct.unpack("=I", fcntl.ioctl(self.fd, request, bytes(4)))
-        return int(answer)
+            return host.of_device(self.fd, read_only=self.read_only)
+        block_size = self._least_transfer() if self.direct else SECTOR
+        punches, zeroes = self.can_fallocate(PUNCH_HOLE), self.can_fallocate(ZERO_RANGE)
+        return host.of_file(self.fd, block_size, punches=punches, zeroes=zeroes)
 
     def _least_transfer(self) -> int:
         """The smallest read that the host allows without its page cache."""

@@ -13,8 +13,11 @@ import os
 from collections.abc import Callable
 from functools import partial
 
+from vhost_user_blk import bounds
+from vhost_user_blk.bounds import Bounds
+from vhost_user_blk.clearing import discarding, erasing, zeroing
 from vhost_user_blk.engine import STEP, Engine, Result, Then
-from vhost_user_blk.image import PUNCH_HOLE, ZERO_RANGE, Image
+from vhost_user_blk.image import Image
 from vhost_user_blk.protocol import (
     HEADER,
     ID_SIZE,
@@ -31,8 +34,6 @@ from vhostd import Chain, GuestError, Virtqueue
 
 log = logging.getLogger(__name__)
 
-MAX_SEGMENTS = 256  # of a discard, or the like
-MAX_SECTORS = 0x7FFF_FFFF // SECTOR  # of a segment: what one fallocate(2) takes at the very least
 # What the host says of guest memory that it cannot reach past its page cache; the second, of very many small
 # pieces of it.
 MISALIGNED = (-errno.EINVAL, -errno.EFAULT)
@@ -132,27 +133,32 @@ class Requests:
         finish(queue, chain, OK)
 
     def _discard(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
-        segments = self._segments(chain, "discard", allowed=0)
+        has = self.image.abilities
+        segments = self._segments(chain, "discard", bounds.of_discards(has), allowed=0)
+        if not has.discards:
+            raise RequestError(UNSUPP, "a discard, which is not offered")
         self._do(queue, chain, "discard", lambda: self._punch(segments))
 
     def _write_zeroes(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
-        segments = self._segments(chain, "write zeroes", allowed=UNMAP)
+        segments = self._segments(
+            chain, "write zeroes", bounds.of_zeroes(self.image.abilities), allowed=UNMAP
+        )
         self._do(queue, chain, "write zeroes", lambda: self._zero(segments))
 
     def _secure_erase(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
-        segments = self._segments(chain, "secure erase", allowed=0)
+        segments = self._segments(chain, "secure erase", bounds.of_discards(self.image.abilities), allowed=0)
         self._do(queue, chain, "secure erase", lambda: self._erase(segments))
 
-    def _segments(self, chain: Chain, what: str, allowed: int) -> list[Segment]:
+    def _segments(self, chain: Chain, what: str, bound: Bounds, *, allowed: int) -> list[Segment]:
         """The ranges that the request names; raises RequestError if one of them cannot be."""
-        if chain.readable % SEGMENT.size or not 0 < chain.readable <= SEGMENT.size * MAX_SEGMENTS:
+        if chain.readable % SEGMENT.size or not 0 < chain.readable <= SEGMENT.size * bound.segments:
             raise RequestError(IOERR, f"{what} with segments of {chain.readable} bytes")
         found = list(SEGMENT.iter_unpack(chain.read(chain.readable)))
         if any(flags & ~allowed for _, _, flags in found):
             raise RequestError(UNSUPP, f"{what} with flags that are not known")
         segments = []
         for sector, count, flags in found:
-            if count > MAX_SECTORS:
+            if count * SECTOR > bound.size:
                 raise RequestError(IOERR, f"{what} of {count} sectors")
             self._check(sector * SECTOR, count * SECTOR, writing=True)
             segments.append((sector * SECTOR, count * SECTOR, flags))
@@ -163,26 +169,22 @@ class Requests:
 
     def _punch(self, segments: list[Segment]) -> int:
         for offset, size, _ in segments:
-            if size:
-                self.image.fallocate(PUNCH_HOLE, offset, size)
+            for _ in discarding(self.image, offset, size):
+                pass
         return 0
 
     def _zero(self, segments: list[Segment]) -> int:
         for offset, size, flags in segments:
-            if size:
-                try:
-                    self.image.fallocate(PUNCH_HOLE if flags & UNMAP else ZERO_RANGE, offset, size)
-                except OSError as error:
-                    if error.errno != errno.EOPNOTSUPP:
-                        raise
-                    self.image.write_zeroes(offset, size)
+            for _ in zeroing(self.image, offset, size, may_unmap=bool(flags & UNMAP)):
+                pass
         if self.is_durable:
             os.fdatasync(self.image.fd)
         return 0
 
     def _erase(self, segments: list[Segment]) -> int:
         for offset, size, _ in segments:
-            self.image.erase_securely(offset, size)
+            for _ in erasing(self.image, offset, size):
+                pass
         return 0
 
     def _ending(self, queue: Virtqueue, chain: Chain, what: str) -> Then:

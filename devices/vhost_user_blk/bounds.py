@@ -10,6 +10,7 @@ from vhost_user_blk.host import LARGEST_UNIT, Abilities
 
 SEGMENTS = 16
 DISCARDED = LARGEST_UNIT  # bytes in all segments together
+LEAST_DISCARD = 1 << 20  # bytes: no less than any block size; the host divides what is too much for a device
 ZEROES = 16 << 20  # bytes in a segment
 
 
@@ -23,8 +24,9 @@ class Bounds(NamedTuple):
 def of_discards(has: Abilities) -> Bounds:
     """Whole units of the host's, since it may ignore any part of one, and with it the end of each request."""
     unit = has.discard_granularity
+    least = -(-LEAST_DISCARD // unit) * unit
     size = min(has.max_discard, DISCARDED // SEGMENTS)
-    size = max(size - size % unit, unit)
+    size = max(size - size % unit, least)
     return Bounds(min(SEGMENTS, DISCARDED // size), size)
 
 

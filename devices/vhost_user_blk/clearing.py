@@ -1,8 +1,8 @@
 """Discards, zeroes and erasures of any size, a step at a time.
 
-Each function is a generator, which yields after about one system call how many bytes that has done. Whoever goes
-through it may look in between whether to go on; who leaves it has done a part of the range, from its beginning.
-All raise OSError.
+Each function is a generator, which yields after about one system call how many bytes that has done. Whoever
+goes through it may look in between whether to go on; who leaves it has done the range's beginning only. All
+raise OSError.
 """
 
 import errno

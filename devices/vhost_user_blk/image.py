@@ -31,7 +31,7 @@ class Image:
     """An open image; owns its fds, and the lock that keeps other writers away.
 
     `size` is in bytes, of whole sectors. `block_size` is the smallest unit that the host can transfer.
-    `abilities` are the host's, but for those that are not to be used; what it turned out to lack is `lacking`.
+    `abilities` are the host's, but for those that are not to be used; what it turned out to lack, `lacking`.
     """
 
     def __init__(

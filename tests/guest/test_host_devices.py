@@ -1,4 +1,4 @@
-"""vhost-user-blk on block devices that few hosts have: they are made in a guest, whose kernel has them all."""
+"""vhost-user-blk on block devices that few hosts have: a guest makes them, whose kernel has them all."""
 
 import sys
 from collections.abc import Iterator
@@ -13,7 +13,8 @@ from tests.guest.modules import load_modules
 pytestmark = pytest.mark.guest
 
 SCRIPT = Path(__file__).parent / "inside" / "check_block_devices.py"
-NEEDED = ("null_blk", "dm_thin_pool", "brd", "loop", "sd_mod")
+# A kernel module may ask for others without naming them: the first.
+NEEDED = ("crc32c_generic", "null_blk", "dm_thin_pool", "brd", "loop", "sd_mod")
 LATER = "scsi_debug"  # which the script loads again and again, with other parameters
 
 

@@ -132,13 +132,13 @@ def null_blk(**settings: int) -> Iterator[Node]:
 def scsi_debug(**parameters: int) -> Iterator[Node]:
     """A SCSI disk in memory."""
     settings = [f"{name}={value}" for name, value in {"dev_size_mb": 32, "delay": 0, **parameters}.items()]
-    run("insmod", os.environ["SCSI_DEBUG"], *settings)
+    run("busybox", "insmod", os.environ["SCSI_DEBUG"], *settings)
     try:
         yield Node(
             appeared(lambda: [path.name for path in SCSI_DEBUG.glob("adapter0/host*/target*/*/block/*")])
         )
     finally:
-        run("rmmod", "scsi_debug")
+        run("busybox", "rmmod", "scsi_debug")
 
 
 def appeared(names: Callable[[], list[str]]) -> str:

@@ -43,6 +43,11 @@ def run(*command: str) -> str:
     return done.stdout
 
 
+def dmsetup(*arguments: str) -> str:
+    """Runs it; it makes the nodes itself, for there is no udev here."""
+    return run("env", "DM_DISABLE_UDEV=1", "dmsetup", *arguments)
+
+
 class Counts(NamedTuple):
     """What a device was asked for."""
 
@@ -154,7 +159,7 @@ def appeared(names: Callable[[], list[str]]) -> str:
 
 
 def provisioned() -> int:
-    """The blocks that scsi_debug keeps."""
+    """The units that scsi_debug keeps, of a block each if it is not told otherwise."""
     ranges = [part.split("-") for part in SCSI_DEBUG.joinpath("map").read_text().strip().split(",") if part]
     return sum(int(ends[-1]) - int(ends[0]) + 1 for ends in ranges)
 
@@ -166,22 +171,22 @@ def thin() -> Iterator[Node]:
         file.write(bytes(4096))
     data = int(run("blockdev", "--getsz", "/dev/ram1"))
     pool = f"0 {data} thin-pool /dev/ram0 /dev/ram1 {CHUNK // SECTOR} 0"
-    run("dmsetup", "--noudevsync", "create", "pool", "--table", pool)
+    dmsetup("create", "pool", "--table", pool)
     try:
-        run("dmsetup", "message", "pool", "0", "create_thin 0")
+        dmsetup("message", "pool", "0", "create_thin 0")
         volume = f"0 {8 * MIB // SECTOR} thin /dev/mapper/pool 0"
-        run("dmsetup", "--noudevsync", "create", "volume", "--table", volume)
+        dmsetup("create", "volume", "--table", volume)
         try:
-            yield Node(os.path.basename(os.path.realpath("/dev/mapper/volume")))
+            yield Node(f"dm-{os.minor(os.stat('/dev/mapper/volume').st_rdev)}")
         finally:
-            run("dmsetup", "--noudevsync", "remove", "--retry", "volume")
+            dmsetup("remove", "--retry", "volume")
     finally:
-        run("dmsetup", "--noudevsync", "remove", "--retry", "pool")
+        dmsetup("remove", "--retry", "pool")
 
 
 def used_chunks() -> int:
     """Of the thin pool."""
-    return int(run("dmsetup", "status", "pool").split()[5].split("/")[0])
+    return int(dmsetup("status", "pool").split()[5].split("/")[0])
 
 
 @contextmanager
@@ -360,7 +365,7 @@ def test_a_partition() -> None:
             partition.fill()
             full = provisioned()
             discard(image, 0, image.size)
-            assert full - provisioned() > (4 * MIB - 8192) // SECTOR
+            assert full - provisioned() == 4 * MIB // 8192
 
 
 # --- Others ---------------------------------------------------------------------------------------------

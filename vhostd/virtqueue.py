@@ -89,7 +89,7 @@ class Virtqueue:
     def pop(self) -> Chain | None:
         """The next chain, if one is there now and the ring runs; raises GuestError for one that is broken.
 
-        There is none, too, while the device has very many pieces of guest memory in other chains of the queue.
+        There is none, too, while the device has a great many pieces of guest memory in other chains of it.
         """
         return self.ring.pop() if self._runs else None
 

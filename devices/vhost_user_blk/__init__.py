@@ -75,6 +75,7 @@ class Blk(Device):
         add("--logical-block-size", metavar="N", type=_block_size, help="default: the host's least, or 512")
         add("--physical-block-size", metavar="N", type=_block_size, help="default: the host's")
         add("--cache", choices=CACHES, default="writeback", help="default: %(default)s")
+        add("--discard", choices=("on", "off"), default="on", help="default: on; off: give no space back")
         add("--aio", choices=ENGINES, help="default: the first of these that the host has")
         add("--num-queues", metavar="N", type=_num_queues, default=64, help="queues at most; default: 64")
         add("--queue-size", metavar="N", type=_queue_size, default=128, help="to suggest; default: 128")
@@ -104,7 +105,6 @@ class Blk(Device):
         features = features_of(image)
         config = Config(
             requests,
-            features,
             queues=options.num_queues,
             queue_size=options.queue_size,
             block_sizes=block_sizes,
@@ -197,11 +197,13 @@ class Blk(Device):
 def _open_image(options: "argparse.Namespace") -> "Image":
     from vhost_user_blk.image import Image
 
+    discard = options.discard == "on"
     if options.ram is None:
-        return Image.open(options.blk_file, read_only=options.read_only, direct=options.cache == "direct")
+        direct = options.cache == "direct"
+        return Image.open(options.blk_file, read_only=options.read_only, direct=direct, discard=discard)
     if options.read_only or options.cache == "direct":
         raise UsageError("--ram goes with neither --read-only nor --cache=direct")
-    return Image.in_memory(options.ram)
+    return Image.in_memory(options.ram, discard=discard)
 
 
 def _choose_block_sizes(options: "argparse.Namespace", image: "Image") -> tuple[int, int]:

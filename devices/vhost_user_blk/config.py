@@ -1,8 +1,10 @@
 """The config space (virtio 1.3, 5.2.4)."""
 
-from vhost_user_blk.image import PUNCH_HOLE, Image
+from vhost_user_blk import bounds
+from vhost_user_blk.host import Abilities
+from vhost_user_blk.image import Image
 from vhost_user_blk.protocol import SECTOR, WRITEBACK, ConfigSpace, Feature
-from vhost_user_blk.requests import MAX_SECTORS, MAX_SEGMENTS, Requests
+from vhost_user_blk.requests import Requests
 from vhostd import RefusedRequest
 
 ALWAYS = (
@@ -17,6 +19,7 @@ ALWAYS = (
 )
 FLUSH = 1 << Feature.FLUSH
 MAX_SEGMENT = 0x7FFF_F000  # bytes: the most that Linux transfers at once
+MAX_U8, MAX_U16, MAX_U32 = 0xFF, 0xFFFF, 0xFFFF_FFFF
 HEADS, SECTORS, MAX_CYLINDERS = 16, 63, 16383  # what partition tools of old believe in
 
 
@@ -26,15 +29,13 @@ class Config:
     def __init__(
         self,
         requests: Requests,
-        features: int,
         *,
         queues: int,
         queue_size: int,
         block_sizes: tuple[int, int],
     ) -> None:
-        """`features` are what is offered, `block_sizes` the logical and the physical one."""
+        """`block_sizes` are the logical and the physical one."""
         self._requests = requests
-        self._may_unmap = features >> Feature.DISCARD & 1
         self._queues = queues
         self._queue_size = queue_size
         self._block_size, self._physical_block_size = block_sizes
@@ -42,8 +43,8 @@ class Config:
     def read(self) -> bytes:
         """The whole space."""
         image = self._requests.image
-        blocks = self._physical_block_size // self._block_size
-        alignment = self._block_size // SECTOR
+        has = image.abilities
+        discards, zeroes = bounds.of_discards(has), bounds.of_zeroes(has)
         return ConfigSpace(
             capacity=image.size // SECTOR,
             size_max=MAX_SEGMENT,
@@ -52,23 +53,23 @@ class Config:
             heads=HEADS,
             sectors=SECTORS,
             blk_size=self._block_size,
-            physical_block_exp=blocks.bit_length() - 1,
-            alignment_offset=0,
-            min_io_size=blocks,
-            opt_io_size=0,
+            physical_block_exp=(self._physical_block_size // self._block_size).bit_length() - 1,
+            alignment_offset=self._in_blocks(has.alignment_offset, MAX_U8),
+            min_io_size=self._min_io_size(has),
+            opt_io_size=self._opt_io_size(has),
             writeback=int(not self._requests.is_durable),
             unused0=0,
             num_queues=self._queues,
-            max_discard_sectors=MAX_SECTORS,
-            max_discard_seg=MAX_SEGMENTS,
-            discard_sector_alignment=self._physical_block_size // SECTOR,
-            max_write_zeroes_sectors=MAX_SECTORS,
-            max_write_zeroes_seg=MAX_SEGMENTS,
-            write_zeroes_may_unmap=self._may_unmap,
+            max_discard_sectors=discards.size // SECTOR,
+            max_discard_seg=discards.segments,
+            discard_sector_alignment=max(has.discard_granularity, self._physical_block_size) // SECTOR,
+            max_write_zeroes_sectors=zeroes.size // SECTOR,
+            max_write_zeroes_seg=zeroes.segments,
+            write_zeroes_may_unmap=int(has.unmaps),
             unused1=b"",
-            max_secure_erase_sectors=MAX_SECTORS,
-            max_secure_erase_seg=MAX_SEGMENTS,
-            secure_erase_sector_alignment=alignment,
+            max_secure_erase_sectors=discards.size // SECTOR,
+            max_secure_erase_seg=discards.segments,
+            secure_erase_sector_alignment=self._block_size // SECTOR,
             zoned=b"",
         ).pack()
 
@@ -80,6 +81,23 @@ class Config:
             )
         self._requests.writeback = data == b"\1"
 
+    def _min_io_size(self, has: Abilities) -> int:
+        """In blocks; a physical block where the host has no wish that can be told."""
+        least = self._physical_block_size
+        return self._in_blocks(max(has.min_io_size, least), MAX_U16) or least // self._block_size
+
+    def _opt_io_size(self, has: Abilities) -> int:
+        """In blocks; 0 if it would cut physical ones, as that of some USB disks, of 65535 sectors, does.
+
+        Partitions are laid out by it.
+        """
+        return 0 if has.opt_io_size % self._physical_block_size else self._in_blocks(has.opt_io_size, MAX_U32)
+
+    def _in_blocks(self, size: int, most: int) -> int:
+        """So many bytes in logical blocks, 0 if that is no number of them or does not fit."""
+        blocks, rest = divmod(size, self._block_size)
+        return 0 if rest or blocks > most else blocks
+
 
 def features_of(image: Image) -> int:
     """The device's feature bits: what a disk on this image can do."""
@@ -88,7 +106,7 @@ def features_of(image: Image) -> int:
         bits.append(Feature.RO)
     else:
         bits.append(Feature.WRITE_ZEROES)
-        if image.can_fallocate(PUNCH_HOLE):
+        if image.abilities.discards:
             bits.append(Feature.DISCARD)
         if image.can_erase_securely():
             bits.append(Feature.SECURE_ERASE)

@@ -8,17 +8,16 @@ import mmap
 import os
 import stat
 import struct
-from collections.abc import Iterator
 from typing import Self
 
-from vhost_user_blk.protocol import SECTOR
+from vhost_user_blk import bounce, host
+from vhost_user_blk.host import BLKDISCARD, RANGE
 from vhostd import SetupError
 
 # Linux, include/uapi/linux/falloc.h and fs.h
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
 BLOCK_IOCTLS = 0x12  # the type of those that follow
-BLKSSZGET, BLKPBSZGET, BLKSECDISCARD = 0x1268, 0x127B, 0x127D
-RANGE = struct.Struct("=QQ")
+BLKSECDISCARD = 0x127D
 FLOCK = struct.Struct("@hhqqi4x")  # struct flock: type, whence, start, length, pid
 
 log = logging.getLogger(__name__)
@@ -36,22 +35,30 @@ class Image:
     `length` is what the host says that it holds; `size` is what the guest sees, in whole blocks of
     `block_size`. What is between the two is read as zeroes; a write there makes the file grow. Offsets and
     sizes of transfers must be multiples of `unit`, or go by way of bounce.py: the host wants that.
+    `abilities` are the host's, but for those that are not to be used; what it turned out to lack, `lacking`.
     """
 
-    def __init__(self, fd: int, path: str, *, read_only: bool, direct: bool = False) -> None:
+    def __init__(
+        self, fd: int, path: str, *, read_only: bool, direct: bool = False, discard: bool = True
+    ) -> None:
+        """Without `discard` no space is ever given back."""
         self.fd = fd
         self.path = path
         self.read_only = read_only
         self.direct = direct
         self.is_device = stat.S_ISBLK(os.fstat(fd).st_mode)
         self.is_memory = False
-        self.block_size, self.physical_block_size = self._find_block_sizes()
+        self.length = self.measure()
+        found = self._ask_host()
+        self.abilities = found if discard else found.keeping_space()
+        self.lacking: set[str] = set()
+        self.block_size, self.physical_block_size = found.logical_block_size, found.physical_block_size
         self.unit = self._least_transfer() if direct else 1
-        self.length = self.size = 0
-        self.resize(self.measure())
+        self.size = 0
+        self.resize(self.length)
 
     @classmethod
-    def open(cls, path: str, *, read_only: bool, direct: bool) -> Self:
+    def open(cls, path: str, *, read_only: bool, direct: bool, discard: bool = True) -> Self:
         """Opens a file or a block device, and locks it; raises SetupError if that cannot be."""
         flags = os.O_CLOEXEC | (os.O_RDONLY if read_only else os.O_RDWR) | (os.O_DIRECT if direct else 0)
         try:
@@ -64,17 +71,17 @@ class Image:
             raise SetupError(f"--blk-file={path}: {error.strerror}{hint}") from None
         try:
             _lock(fd, path, read_only=read_only)
-            return cls(fd, path, read_only=read_only, direct=direct)
+            return cls(fd, path, read_only=read_only, direct=direct, discard=discard)
         except BaseException:
             os.close(fd)
             raise
 
     @classmethod
-    def in_memory(cls, size: int) -> Self:
+    def in_memory(cls, size: int, *, discard: bool = True) -> Self:
         """An image of zeros that is gone with the program."""
         fd = os.memfd_create("ram-disk", os.MFD_CLOEXEC)
         os.ftruncate(fd, size)
-        image = cls(fd, "the RAM disk", read_only=False)
+        image = cls(fd, "the RAM disk", read_only=False, discard=discard)
         image.is_memory = True
         return image
 
@@ -103,11 +110,9 @@ class Image:
         return self.size != old
 
     def can_fallocate(self, mode: int) -> bool:
-        """Whether the host can punch holes, or zero ranges; tried where there is nothing."""
-        if self.is_device:
-            return True  # where the device cannot, the kernel writes zeros, or says so
+        """Whether a file's host can punch holes, or zero ranges; tried where there is nothing."""
         try:
-            self.fallocate(mode, self.size + PAGE, PAGE)
+            self.fallocate(mode, (self.length // PAGE + 2) * PAGE, PAGE)
         except OSError:
             return False
         return True
@@ -117,6 +122,13 @@ class Image:
         while _libc.fallocate(self.fd, mode | KEEP_SIZE, offset, size):
             if (number := ctypes.get_errno()) != errno.EINTR:
                 raise OSError(number, os.strerror(number))
+
+    def discard(self, offset: int, size: int) -> None:
+        """Gives back the space of a range; on a device one of whole blocks, which may keep their contents."""
+        if self.is_device:
+            fcntl.ioctl(self.fd, BLKDISCARD, RANGE.pack(offset, size))
+        else:
+            self.fallocate(PUNCH_HOLE, offset, size)
 
     def can_erase_securely(self) -> bool:
         """Whether the host can erase data beyond recovery; tried on nothing."""
@@ -132,45 +144,26 @@ class Image:
         """Erases a range of a block device and all its copies; raises OSError."""
         fcntl.ioctl(self.fd, BLKSECDISCARD, RANGE.pack(offset, size))
 
-    def discarding(self, offset: int, size: int) -> Iterator[object]:
-        """Discards a range, in steps."""
-        if size:
-            yield self.fallocate(PUNCH_HOLE, offset, size)
-
-    def zeroing(self, offset: int, size: int, *, may_unmap: bool) -> Iterator[object]:
-        """Makes a range read as zeroes, in steps."""
-        if not size:
-            return
-        try:
-            self.fallocate(PUNCH_HOLE if may_unmap else ZERO_RANGE, offset, size)
-        except OSError as error:
-            if error.errno != errno.EOPNOTSUPP:
-                raise
-        else:
+    def write_zeroes(self, offset: int, size: int) -> None:
+        """Writes zeros where the host knows no faster way; raises OSError."""
+        if (offset | size) % self.unit:
+            bounce.write(self.fd, self.unit, offset, bytes(size), 0)
             return
         with mmap.mmap(-1, min(size, 1 << 20), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as zeros:
             while size:
                 with memoryview(zeros) as view, view[: min(size, len(view))] as part:
                     done = os.pwrite(self.fd, part, offset)
                 offset, size = offset + done, size - done
-                yield
-
-    def erasing(self, offset: int, size: int) -> Iterator[object]:
-        """Erases a range beyond recovery, in steps."""
-        yield self.erase_securely(offset, size)
 
     def close(self) -> None:
         """Closes the image; the lock goes with it."""
         os.close(self.fd)
 
-    def _find_block_sizes(self) -> tuple[int, int]:
+    def _ask_host(self) -> host.Abilities:
         if self.is_device:
-            return self._ask_device(BLKSSZGET), self._ask_device(BLKPBSZGET)
-        return SECTOR, max(os.fstat(self.fd).st_blksize, SECTOR)
-
-    def _ask_device(self, request: int) -> int:
-        (answer,) = struct.unpack("=I", fcntl.ioctl(self.fd, request, bytes(4)))
-        return int(answer)
+            return host.of_device(self.fd, read_only=self.read_only)
+        punches, zeroes = self.can_fallocate(PUNCH_HOLE), self.can_fallocate(ZERO_RANGE)
+        return host.of_file(self.fd, punches=punches, zeroes=zeroes)
 
     def _least_transfer(self) -> int:
         """The smallest read that the host allows without its page cache."""

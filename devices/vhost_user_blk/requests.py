@@ -12,6 +12,9 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 
+from vhost_user_blk import bounds
+from vhost_user_blk.bounds import Bounds
+from vhost_user_blk.clearing import discarding, erasing, zeroing
 from vhost_user_blk.engine import Engine, Result, Steps, Then, in_steps
 from vhost_user_blk.image import Image
 from vhost_user_blk.move import Move
@@ -32,12 +35,8 @@ from vhostd import Chain, GuestError, Virtqueue
 
 log = logging.getLogger(__name__)
 
-MAX_SEGMENTS = 256  # of a discard, or the like
-MAX_SECTORS = 0x7FFF_FFFF // SECTOR  # of a segment: what one fallocate(2) takes at the very least
 MOST = 1024  # requests that Python has under way before it takes no more
-TURNS = (
-    1 << 16
-)  # of writes that may overlap in a unit of the host's; whoever writes a part of a unit needs all
+TURNS = 1 << 16  # shares of the disk: a write needs one, or all if it rewrites a part of what the host writes
 BOUNCES = 16  # steps at a time that need memory of ours
 
 Segment = tuple[int, int, int]  # offset and size in bytes, and flags
@@ -170,27 +169,31 @@ class Requests:
         self.finish(queue, chain, OK)
 
     def _discard(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
-        segments = self._segments(chain, "discard", allowed=0)
+        has = self.image.abilities
+        segments = self._segments(chain, "discard", bounds.of_discards(has), allowed=0)
+        if not has.discards:
+            raise RequestError(UNSUPP, "a discard, which is not offered")
         self._do(queue, chain, "discard", segments, self._discarding(segments))
 
     def _write_zeroes(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
-        segments = self._segments(chain, "write zeroes", allowed=UNMAP)
+        bound = bounds.of_zeroes(self.image.abilities)
+        segments = self._segments(chain, "write zeroes", bound, allowed=UNMAP)
         self._do(queue, chain, "write zeroes", segments, self._zeroing(segments))
 
     def _secure_erase(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
-        segments = self._segments(chain, "secure erase", allowed=0)
+        segments = self._segments(chain, "secure erase", bounds.of_discards(self.image.abilities), allowed=0)
         self._do(queue, chain, "secure erase", segments, self._erasing(segments))
 
-    def _segments(self, chain: Chain, what: str, allowed: int) -> list[Segment]:
+    def _segments(self, chain: Chain, what: str, bound: Bounds, *, allowed: int) -> list[Segment]:
         """The ranges that the request names; raises RequestError if one of them cannot be."""
-        if chain.readable % SEGMENT.size or not 0 < chain.readable <= SEGMENT.size * MAX_SEGMENTS:
+        if chain.readable % SEGMENT.size or not 0 < chain.readable <= SEGMENT.size * bound.segments:
             raise RequestError(IOERR, f"{what} with segments of {chain.readable} bytes")
         found = list(SEGMENT.iter_unpack(chain.read(chain.readable)))
         if any(flags & ~allowed for _, _, flags in found):
             raise RequestError(UNSUPP, f"{what} with flags that are not known")
         segments = []
         for sector, count, flags in found:
-            if count > MAX_SECTORS:
+            if count * SECTOR > bound.size:
                 raise RequestError(IOERR, f"{what} of {count} sectors")
             self._check(sector * SECTOR, count * SECTOR, writing=True)
             segments.append((sector * SECTOR, count * SECTOR, flags))
@@ -211,17 +214,18 @@ class Requests:
 
     def _discarding(self, segments: list[Segment]) -> Steps:
         for offset, size, _ in segments:
-            yield from self.image.discarding(offset, size)
+            yield from discarding(self.image, offset, size)
 
     def _zeroing(self, segments: list[Segment]) -> Steps:
         for offset, size, flags in segments:
-            yield from self.image.zeroing(offset, size, may_unmap=bool(flags & UNMAP))
+            yield from zeroing(self.image, offset, size, may_unmap=bool(flags & UNMAP))
         if self.is_durable:
-            yield os.fdatasync(self.image.fd)
+            os.fdatasync(self.image.fd)
+            yield
 
     def _erasing(self, segments: list[Segment]) -> Steps:
         for offset, size, _ in segments:
-            yield from self.image.erasing(offset, size)
+            yield from erasing(self.image, offset, size)
 
     # --- The end ----------------------------------------------------------------------------------------
 

@@ -181,11 +181,6 @@ def test_one_image(arguments: tuple[str, ...]) -> None:
             UsageError,
             "--physical-block-size=512 is less than the logical one, 4096",
         ),
-        (
-            ("--ram=1000", "--logical-block-size=1024"),
-            SetupError,
-            "--logical-block-size=1024: .* has 512 bytes",
-        ),
     ],
 )
 def test_options_that_contradict(arguments: tuple[str, ...], error: type[SetupError], text: str) -> None:

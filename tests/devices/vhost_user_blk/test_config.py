@@ -10,6 +10,7 @@ from tests.devices.vhost_user_blk import driver
 from tests.devices.vhost_user_blk.guest import SIZE, noise, open_image
 from vhost_user_blk.config import Config, features_of
 from vhost_user_blk.engine import SyncEngine
+from vhost_user_blk.host import Abilities
 from vhost_user_blk.image import Image
 from vhost_user_blk.protocol import ConfigSpace
 from vhost_user_blk.requests import Requests
@@ -35,8 +36,7 @@ def config(
     block_sizes: tuple[int, int] = (512, 4096),
 ) -> Config:
     requests = Requests(image, SyncEngine(), "", writeback=writeback)
-    features = features_of(image)
-    return Config(requests, features, queues=queues, queue_size=queue_size, block_sizes=block_sizes)
+    return Config(requests, queues=queues, queue_size=queue_size, block_sizes=block_sizes)
 
 
 def space(image: Image, **how: int) -> ConfigSpace:
@@ -66,15 +66,15 @@ def test_all_of_it(image: Image) -> None:
         writeback=1,
         unused0=0,
         num_queues=1,
-        max_discard_sectors=0x3F_FFFF,
-        max_discard_seg=256,
+        max_discard_sectors=0x4_0000,
+        max_discard_seg=16,
         discard_sector_alignment=8,
-        max_write_zeroes_sectors=0x3F_FFFF,
-        max_write_zeroes_seg=256,
+        max_write_zeroes_sectors=0x8000,
+        max_write_zeroes_seg=16,
         write_zeroes_may_unmap=1,
         unused1=bytes(3),
-        max_secure_erase_sectors=0x3F_FFFF,
-        max_secure_erase_seg=256,
+        max_secure_erase_sectors=0x4_0000,
+        max_secure_erase_seg=16,
         secure_erase_sector_alignment=1,
         zoned=bytes(24),
     )
@@ -93,7 +93,7 @@ def test_the_capacity_and_what_partition_tools_of_old_see_of_it(image: Image, si
 @pytest.mark.parametrize(
     ("sizes", "wanted"),
     [
-        ((512, 512), (512, 0, 1, 1, 1)),
+        ((512, 512), (512, 0, 1, 8, 1)),
         ((512, 4096), (512, 3, 8, 8, 1)),
         ((4096, 4096), (4096, 0, 1, 8, 8)),
         ((512, 1 << 20), (512, 11, 2048, 2048, 1)),
@@ -121,11 +121,84 @@ def test_queues(image: Image, queues: int, queue_size: int) -> None:
 def test_zeroes_may_unmap_where_the_host_can(
     image: Image,
     can: bool,  # noqa: FBT001
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """5.2.5.2: the field is clear if and only if a WRITE_ZEROES cannot deallocate anything."""
-    monkeypatch.setattr(image, "can_fallocate", lambda _: can)
+    image.abilities = image.abilities._replace(unmaps=can)
     assert space(image).write_zeroes_may_unmap == can
+
+
+KIB, MIB = 1 << 10, 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("sizes", "host", "wanted"),
+    [
+        ((512, 4096), {}, (8, 0, 0)),
+        ((512, 4096), {"min_io_size": 64 * KIB, "opt_io_size": MIB}, (128, 2048, 0)),
+        ((4096, 4096), {"min_io_size": 64 * KIB, "opt_io_size": MIB}, (16, 256, 0)),
+        ((512, 4096), {"min_io_size": 512}, (8, 0, 0)),
+        ((4096, 4096), {"min_io_size": 6 * KIB}, (1, 0, 0)),
+        ((512, 512), {"min_io_size": 0xFFFF * 512, "opt_io_size": 0xFFFF * 512}, (0xFFFF, 0xFFFF, 0)),
+        ((512, 512), {"min_io_size": 1 << 25}, (1, 0, 0)),
+        # A USB bridge's most, that Linux takes for its best: 65535 sectors.
+        ((512, 4096), {"opt_io_size": 0xFFFF * 512}, (8, 0, 0)),
+        ((512, 4096), {"alignment_offset": 3584}, (8, 0, 7)),
+        ((4096, 4096), {"alignment_offset": 3584}, (1, 0, 0)),
+        ((512, 1 << 20), {"alignment_offset": 255 * 512}, (2048, 0, 255)),
+        ((512, 1 << 20), {"alignment_offset": 256 * 512}, (2048, 0, 0)),
+    ],
+)
+def test_what_the_host_likes_in_logical_blocks(
+    image: Image, sizes: tuple[int, int], host: dict[str, int], wanted: tuple[int, int, int]
+) -> None:
+    image.abilities = image.abilities._replace(**host)  # type: ignore[arg-type]  # numbers only
+    read = ConfigSpace.unpack(config(image, block_sizes=sizes).read())
+    assert (read.min_io_size, read.opt_io_size, read.alignment_offset) == wanted
+
+
+@pytest.mark.parametrize(
+    ("host", "wanted"),
+    [
+        ({"discard_granularity": 512}, (0x4_0000, 16, 1)),
+        ({"discard_granularity": 64 * KIB}, (0x4_0000, 16, 128)),
+        ({"discard_granularity": 3 * 512 * KIB}, (85 * 3072, 16, 3072)),  # a RAID of three disks
+        ({"discard_granularity": 1 << 30}, (1 << 21, 2, 1 << 21)),
+        ({"discard_granularity": 2 << 30}, (1 << 22, 1, 1 << 22)),
+        ({"max_discard": MIB}, (2048, 16, 1)),
+        ({"max_discard": 2 * MIB + 512, "discard_granularity": 4096}, (4096, 16, 8)),
+        ({"max_discard": 512, "discard_granularity": 4096}, (2048, 16, 8)),
+        ({"max_discard": 4096, "discard_granularity": 768 * KIB}, (3072, 16, 1536)),
+        ({"max_discard": (1 << 32) - 1}, (0x4_0000, 16, 1)),
+    ],
+)
+def test_discards_of_whole_units_of_the_host_s(
+    image: Image, host: dict[str, int], wanted: tuple[int, int, int]
+) -> None:
+    """The host may ignore a part of a unit: then a disk of which all is discarded would keep some."""
+    image.abilities = Abilities(discards=True, **host)  # type: ignore[arg-type]  # numbers only
+    read = ConfigSpace.unpack(config(image, block_sizes=(512, 512)).read())
+    assert (read.max_discard_sectors, read.max_discard_seg, read.discard_sector_alignment) == wanted
+    assert read.max_discard_sectors * read.max_discard_seg * 512 <= 2 << 30
+    assert read.max_discard_sectors % read.discard_sector_alignment == 0
+
+
+def test_few_zeroes_where_each_has_to_be_written(image: Image) -> None:
+    image.abilities = Abilities()
+    read = space(image)
+    assert (read.max_write_zeroes_sectors, read.max_write_zeroes_seg) == (0x8000, 1)
+    assert not read.write_zeroes_may_unmap
+
+
+def test_nothing_is_given_back_if_nothing_is_to_be(tmp_path: Path) -> None:
+    (tmp_path / "disk.img").write_bytes(noise(SIZE))
+    kept = [
+        Image.open(str(tmp_path / "disk.img"), read_only=False, direct=False, discard=False),
+        Image.in_memory(SIZE, discard=False),
+    ]
+    for image in kept:
+        assert features_of(image) == mask(*ALWAYS, driver.FEATURE_WRITE_ZEROES)
+        assert not space(image).write_zeroes_may_unmap
+        image.close()
 
 
 # --- Writing --------------------------------------------------------------------------------------------
@@ -181,11 +254,15 @@ def test_features_of_each_image(
     image.close()
 
 
-def test_no_discard_where_the_host_cannot_punch_holes(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_discard_where_the_host_cannot_punch_holes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise OSError
 
-    monkeypatch.setattr(image, "fallocate", fail)
+    monkeypatch.setattr(Image, "fallocate", fail)
+    image = open_image(tmp_path, SIZE)
+    image.close()
     assert features_of(image) == mask(*ALWAYS, driver.FEATURE_WRITE_ZEROES)
 
 

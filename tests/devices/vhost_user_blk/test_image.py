@@ -334,7 +334,7 @@ def test_a_block_device(loop_device: str, direct: bool) -> None:  # noqa: FBT001
     image = open_file(loop_device, direct=direct)
     assert image.is_device
     assert (image.size, image.block_size, image.physical_block_size) == (1 << 20, 4096, 4096)
-    assert image.can_fallocate(PUNCH_HOLE)
+    assert image.abilities.discards
     assert not image.can_erase_securely()
     assert not image.resize(image.measure())
     refuses(loop_device, "another program has it in use")

@@ -1,0 +1,122 @@
+"""What the host has for an image. It is asked once, at open: the sandbox hides sysfs later."""
+
+import errno
+import fcntl
+import os
+import struct
+from typing import NamedTuple
+
+from vhost_user_blk.protocol import SECTOR
+
+# Linux, include/uapi/linux/fs.h
+BLKSSZGET, BLKPBSZGET, BLKIOMIN, BLKIOOPT, BLKALIGNOFF = 0x1268, 0x127B, 0x1278, 0x1279, 0x127A
+BLKDISCARD = 0x1277
+RANGE = struct.Struct("=QQ")
+NUMBER = struct.Struct("=i")  # of the answers only BLKALIGNOFF's is ever negative
+
+SYSFS = "/sys"
+UNBOUNDED = (1 << 64) - 1  # where the host names no most: what is too much for the device it divides itself
+LARGEST_UNIT = 2 << 30  # bytes: who gives back no less is never asked for so much at a time
+
+
+class Abilities(NamedTuple):
+    """What an image's host can do, and likes. Sizes are bytes; 0 where it has no wish."""
+
+    logical_block_size: int = SECTOR  # the least that it transfers
+    physical_block_size: int = SECTOR
+    min_io_size: int = 0
+    opt_io_size: int = 0
+    alignment_offset: int = 0  # where the first physical block begins
+    discards: bool = False
+    discard_granularity: int = SECTOR  # it gives back nothing less
+    discard_alignment: int = 0  # where the first such unit begins
+    max_discard: int = UNBOUNDED
+    zeroes_fast: bool = False  # without writing them one by one
+    unmaps: bool = False  # the same, and the space is given back
+
+    def keeping_space(self) -> "Abilities":
+        """The same, but for what gives space back."""
+        return self._replace(discards=False, unmaps=False)
+
+
+def of_file(fd: int, *, punches: bool, zeroes: bool) -> Abilities:
+    """A file whose host knows PUNCH_HOLE and ZERO_RANGE, or not.
+
+    What a guest sees must not depend on where the file happens to lie: its logical block is a sector.
+    """
+    block = _power(os.fstat(fd).st_blksize, SECTOR)
+    return Abilities(
+        physical_block_size=block,
+        discards=punches,
+        discard_granularity=block,
+        zeroes_fast=punches or zeroes,  # a hole is zeros, and can be filled again
+        unmaps=punches,
+    )
+
+
+def of_device(fd: int, *, read_only: bool, sysfs: str = SYSFS) -> Abilities:
+    """A block device. Of one that sysfs does not show, only what ioctls tell is known."""
+    has = Abilities(
+        logical_block_size=_number(fd, BLKSSZGET),
+        physical_block_size=_number(fd, BLKPBSZGET),
+        min_io_size=_number(fd, BLKIOMIN),
+        opt_io_size=_number(fd, BLKIOOPT),
+        alignment_offset=max(_number(fd, BLKALIGNOFF), 0),  # -1: its blocks lie across the disk's
+    )
+    if read_only:
+        return has
+    device = os.fstat(fd).st_rdev
+    return _with_space(fd, has, f"{sysfs}/dev/block/{os.major(device)}:{os.minor(device)}")
+
+
+def _with_space(fd: int, has: Abilities, folder: str) -> Abilities:
+    """The same, with what the device can do with a range, of which `folder` tells."""
+    # A partition's folder lies in its disk's, which has the queue.
+    queue = f"{folder}/../queue" if os.path.exists(f"{folder}/partition") else f"{folder}/queue"
+    most = _read(f"{queue}/discard_max_bytes")
+    discards = _takes_discards(fd) if most is None else most > 0
+    # Linux makes it no less than a physical block, but has not always done so.
+    unit = max(_read(f"{queue}/discard_granularity") or 0, has.physical_block_size)
+    zeroes = bool(_read(f"{queue}/write_zeroes_max_bytes"))
+    return has._replace(
+        discards=discards and unit <= LARGEST_UNIT,
+        discard_granularity=unit,
+        discard_alignment=_read(f"{folder}/discard_alignment") or 0,
+        max_discard=most or UNBOUNDED,
+        zeroes_fast=zeroes,
+        unmaps=zeroes and _may_unmap(queue, discards=discards),
+    )
+
+
+def _may_unmap(queue: str, *, discards: bool) -> bool:
+    """Whether zeroes give space back, which Linux tells since 6.17; before, any that discards may do so."""
+    told = _read(f"{queue}/write_zeroes_unmap_max_bytes")
+    return discards if told is None else told > 0
+
+
+def _takes_discards(fd: int) -> bool:
+    """Whether there is a discard at all; asks for one that cannot be, of which it is told later."""
+    try:
+        fcntl.ioctl(fd, BLKDISCARD, RANGE.pack(1, 0))
+    except OSError as error:
+        return error.errno == errno.EINVAL
+    return False
+
+
+def _number(fd: int, request: int) -> int:
+    (answer,) = NUMBER.unpack(fcntl.ioctl(fd, request, bytes(NUMBER.size)))
+    return int(answer)
+
+
+def _read(path: str) -> int | None:
+    """The number in a file of sysfs, None if there is none."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def _power(size: int, least: int) -> int:
+    """`size` if it is a power of two, as a block is; else one below it, and never less than `least`."""
+    return max(1 << size.bit_length() - 1 if size else 0, least)

@@ -9,6 +9,8 @@ import stat
 import struct
 from typing import Self
 
+from vhost_user_blk import formats
+from vhost_user_blk.locking import lock
 from vhost_user_blk.protocol import SECTOR
 from vhostd import SetupError
 
@@ -17,7 +19,6 @@ KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
 BLOCK_IOCTLS = 0x12  # the type of those that follow
 BLKSSZGET, BLKPBSZGET, BLKSECDISCARD = 0x1268, 0x127B, 0x127D
 RANGE = struct.Struct("=QQ")
-FLOCK = struct.Struct("@hhqqi4x")  # struct flock: type, whence, start, length, pid
 
 PAGE = mmap.PAGESIZE
 TRIED_BLOCK_SIZES = (512, 1024, 2048, 4096)
@@ -43,8 +44,20 @@ class Image:
         self.block_size, self.physical_block_size = self._find_block_sizes()
 
     @classmethod
-    def open(cls, path: str, *, read_only: bool, direct: bool) -> Self:
-        """Opens a file or a block device, and locks it; raises SetupError if that cannot be."""
+    def open(
+        cls,
+        path: str,
+        *,
+        read_only: bool,
+        direct: bool,
+        locking: str = "auto",
+        share_rw: bool = False,
+        raw: bool = False,
+    ) -> Self:
+        """Opens a file or a block device, and locks it; raises SetupError if that cannot be.
+
+        Unless it is known to be `raw`, one that looks like an image of another format cannot be.
+        """
         flags = os.O_CLOEXEC | (os.O_RDONLY if read_only else os.O_RDWR) | (os.O_DIRECT if direct else 0)
         try:
             mode = os.stat(path).st_mode
@@ -55,7 +68,8 @@ class Image:
             hint = ": no --cache=direct there" if direct and error.errno == errno.EINVAL else ""
             raise SetupError(f"--blk-file={path}: {error.strerror}{hint}") from None
         try:
-            _lock(fd, path, read_only=read_only)
+            lock(fd, path, locking=locking, read_only=read_only, share_rw=share_rw)
+            formats.check(fd, path, raw=raw)
             return cls(fd, path, read_only=read_only, direct=direct)
         except BaseException:
             os.close(fd)
@@ -148,14 +162,3 @@ class Image:
                     part.release()
                 return size
         return PAGE
-
-
-def _lock(fd: int, path: str, *, read_only: bool) -> None:
-    """Takes the lock that only readers share: one of the open file, which no other close of ours undoes."""
-    kind = fcntl.F_RDLCK if read_only else fcntl.F_WRLCK
-    try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0))
-    except BlockingIOError:
-        raise SetupError(f"--blk-file={path}: another program has it in use") from None
-    except OSError as error:
-        raise SetupError(f"--blk-file={path}: cannot be locked: {error.strerror}") from None

@@ -72,7 +72,7 @@ def with_monitor(*command: str) -> Callable[[Path], AbstractContextManager[bool]
 
 
 def answers(program: Program, path: Path, word: bytes, question: bytes = b"") -> bool:
-    """Whether it gets as far as to listen, to be asked and to say `word`. It may listen long before it does."""
+    """Whether it gets as far as to listen, to be asked and to say `word`. It may listen long before."""
     if not listens(program, path):
         return False
     heard = b""
@@ -181,7 +181,7 @@ ONCE = {
     "qemu-img convert -U": Peer(
         ONLOOKER, once(*qemu_img("convert", "-U", "-f", "raw", "-O", "raw", "{image}", "{folder}/copy"))
     ),
-    "qemu-img resize": Peer(ALONE, once(*qemu_img("resize", "-q", "-f", "raw", "{image}", "+1M"))),
+    "qemu-img resize": Peer(WRITER, once(*qemu_img("resize", "-q", "-f", "raw", "{image}", "+1M"))),
 }
 
 
@@ -273,12 +273,21 @@ def test_no_locking(image: Path) -> None:
             program.stop()
 
 
-def test_the_advice_lets_both_go_on(image: Path) -> None:
+@pytest.mark.parametrize(
+    ("drive", "device", "advice"),
+    [
+        ("", "", ""),
+        (",readonly=on", "", ", and lets nobody else write: --read-only goes with that"),
+        ("", ",share-rw=on", ", and writes to it: --share-rw allows that"),
+    ],
+)
+def test_the_advice(image: Path, drive: str, device: str, advice: str) -> None:
     """As it is read on the screen, with a guest of QEMU's in the way."""
-    with machine(",readonly=on")(image), Program(command(image, "--fd=3")) as program:
-        assert program.ends()[1][-1].endswith(", and lets nobody else write: --read-only goes with that")
-    with machine("", ",share-rw=on")(image), Program(command(image, "--fd=3")) as program:
-        assert program.ends()[1][-1].endswith(", and writes to it: --share-rw allows that")
+    with (
+        machine(drive, device)(image),
+        Program(command(image, f"--socket-path={image.with_name('ours')}")) as program,
+    ):
+        assert program.ends()[1] == [f"vhost-user-blk: error: --blk-file={image}: {IN_USE}{advice}"]
 
 
 def test_a_killed_program_is_followed_at_once(image: Path) -> None:

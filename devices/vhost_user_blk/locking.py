@@ -24,12 +24,8 @@ from vhostd import SetupError
 
 READS, WRITES = 100, 101
 FORBIDS = 100  # from what one does to its opposite: nobody else may
-NO_LOCKS = (
-    errno.ENOLCK,
-    errno.EINVAL,
-    errno.EOPNOTSUPP,
-    errno.ENOSYS,
-)  # what a file system without them answers
+# What a file system without locks answers.
+NO_LOCKS = (errno.ENOLCK, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 FLOCK = struct.Struct("@hhqqi4x")  # struct flock: type, whence, start, length, pid
 
 # A killed program's requests may be under way in the kernel when the program is gone, and its lock with them.
@@ -50,9 +46,8 @@ class Claim(NamedTuple):
         """The claim of a reader or a writer, who may let others write."""
         does = (READS,) if read_only else (READS, WRITES)
         forbidden = () if share_rw else (WRITES,)
-        return cls(
-            (*does, *(byte + FORBIDS for byte in forbidden)), (*(byte + FORBIDS for byte in does), *forbidden)
-        )
+        held = (*does, *(byte + FORBIDS for byte in forbidden))
+        return cls(held, (*(byte + FORBIDS for byte in does), *forbidden))
 
 
 def lock(fd: int, path: str, *, locking: str, read_only: bool, share_rw: bool) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vhost_user_blk.throttle import Throttle
     from vhostd import Grants, Handler, Virtqueue
 
+LOCKINGS = ("auto", "on", "off")
 CACHES = ("writeback", "writethrough", "direct")
 ENGINES = ("io_uring", "threads", "sync")
 MAX_QUEUES = 256
@@ -71,6 +72,9 @@ class Blk(Device):
         add("--ram", metavar="SIZE", type=size, help="a disk of zeros in memory, gone with the program")
         add = image.add_argument
         add("--read-only", action="store_true", help="let nobody write")
+        add("--format", choices=("raw",), help="do not look whether it looks like another format")
+        add("--locking", choices=LOCKINGS, default="auto", help="default: auto, with locks if there are any")
+        add("--share-rw", action="store_true", help="let other programs write to it, too")
         add("--serial", default="", help="the disk's serial number, of up to 20 bytes")
         add("--logical-block-size", metavar="N", type=_block_size, help="default: the host's least, or 512")
         add("--physical-block-size", metavar="N", type=_block_size, help="default: the host's")
@@ -199,8 +203,15 @@ def _open_image(options: "argparse.Namespace") -> "Image":
 
     discard = options.discard == "on"
     if options.ram is None:
-        direct = options.cache == "direct"
-        return Image.open(options.blk_file, read_only=options.read_only, direct=direct, discard=discard)
+        return Image.open(
+            options.blk_file,
+            read_only=options.read_only,
+            direct=options.cache == "direct",
+            discard=discard,
+            locking=options.locking,
+            share_rw=options.share_rw,
+            raw=options.format == "raw",
+        )
     if options.read_only or options.cache == "direct":
         raise UsageError("--ram goes with neither --read-only nor --cache=direct")
     return Image.in_memory(options.ram, discard=discard)

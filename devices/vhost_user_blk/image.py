@@ -7,18 +7,17 @@ import logging
 import mmap
 import os
 import stat
-import struct
 from typing import Self
 
-from vhost_user_blk import bounce, host
+from vhost_user_blk import bounce, formats, host
 from vhost_user_blk.host import BLKDISCARD, RANGE
+from vhost_user_blk.locking import lock
 from vhostd import SetupError
 
 # Linux, include/uapi/linux/falloc.h and fs.h
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
 BLOCK_IOCTLS = 0x12  # the type of those that follow
 BLKSECDISCARD = 0x127D
-FLOCK = struct.Struct("@hhqqi4x")  # struct flock: type, whence, start, length, pid
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +57,21 @@ class Image:
         self.resize(self.length)
 
     @classmethod
-    def open(cls, path: str, *, read_only: bool, direct: bool, discard: bool = True) -> Self:
-        """Opens a file or a block device, and locks it; raises SetupError if that cannot be."""
+    def open(
+        cls,
+        path: str,
+        *,
+        read_only: bool,
+        direct: bool,
+        discard: bool = True,
+        locking: str = "auto",
+        share_rw: bool = False,
+        raw: bool = False,
+    ) -> Self:
+        """Opens a file or a block device, and locks it; raises SetupError if that cannot be.
+
+        Unless it is known to be `raw`, one that looks like an image of another format cannot be.
+        """
         flags = os.O_CLOEXEC | (os.O_RDONLY if read_only else os.O_RDWR) | (os.O_DIRECT if direct else 0)
         try:
             mode = os.stat(path).st_mode
@@ -70,7 +82,8 @@ class Image:
             hint = ": no --cache=direct there" if direct and error.errno == errno.EINVAL else ""
             raise SetupError(f"--blk-file={path}: {error.strerror}{hint}") from None
         try:
-            _lock(fd, path, read_only=read_only)
+            lock(fd, path, locking=locking, read_only=read_only, share_rw=share_rw)
+            formats.check(fd, path, raw=raw)
             return cls(fd, path, read_only=read_only, direct=direct, discard=discard)
         except BaseException:
             os.close(fd)
@@ -179,14 +192,3 @@ class Image:
                     part.release()
                 return size
         return PAGE
-
-
-def _lock(fd: int, path: str, *, read_only: bool) -> None:
-    """Takes the lock that only readers share: one of the open file, which no other close of ours undoes."""
-    kind = fcntl.F_RDLCK if read_only else fcntl.F_WRLCK
-    try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0))
-    except BlockingIOError:
-        raise SetupError(f"--blk-file={path}: another program has it in use") from None
-    except OSError as error:
-        raise SetupError(f"--blk-file={path}: cannot be locked: {error.strerror}") from None

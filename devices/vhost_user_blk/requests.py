@@ -221,7 +221,7 @@ class Requests:
             yield from zeroing(self.image, offset, size, may_unmap=bool(flags & UNMAP))
         if self.is_durable:
             os.fdatasync(self.image.fd)
-            yield
+            yield None
 
     def _erasing(self, segments: list[Segment]) -> Steps:
         for offset, size, _ in segments:

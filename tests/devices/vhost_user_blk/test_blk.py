@@ -17,7 +17,7 @@ from tests.conftest import Run
 from tests.devices.vhost_user_blk.driver import FLUSH, HEADER, IN, SECTOR, UNSUPP, Driver, FailedRequest
 from tests.devices.vhost_user_blk.guest import SIZE, Clock, Recording, noise, skipped_without
 from tests.sessions import backend_requests, negotiated, refused
-from vhost_user_blk import Blk
+from vhost_user_blk import Blk, locking
 from vhost_user_blk.protocol import ConfigSpace as Space
 from vhostd import DeviceType, SetupError, UsageError
 from vhostd.capabilities import capabilities
@@ -98,9 +98,13 @@ def test_defaults() -> None:
         "blk_file": None,
         "ram": 1 << 20,
         "read_only": False,
+        "discard": "on",
         "serial": "",
         "logical_block_size": None,
         "physical_block_size": None,
+        "format": None,
+        "locking": "auto",
+        "share_rw": False,
         "cache": "writeback",
         "aio": None,
         "num_queues": 64,
@@ -116,6 +120,10 @@ def test_defaults() -> None:
     [
         ("--ram=1G", "ram", 1 << 30),
         ("--read-only", "read_only", True),
+        ("--format=raw", "format", "raw"),
+        ("--locking=on", "locking", "on"),
+        ("--locking=off", "locking", "off"),
+        ("--share-rw", "share_rw", True),
         ("--serial=abc", "serial", "abc"),
         ("--logical-block-size=512", "logical_block_size", 512),
         ("--physical-block-size=1048576", "physical_block_size", 1 << 20),
@@ -148,7 +156,15 @@ def test_option(argument: str, name: str, value: object) -> None:
         *(f"--poll-us={text}" for text in ("", "-1", "1e3", "9" * 10)),
         *(f"--rate-iops={text}" for text in ("", "0", "-1", "1K")),
         *(f"--rate-bytes={text}" for text in ("", "0", "1X")),
-        *("--cache=none", "--aio=native", "--ram=0", "--ram=lots"),
+        *(
+            "--cache=none",
+            "--aio=native",
+            "--locking=yes",
+            "--format=qcow2",
+            "--format=",
+            "--ram=0",
+            "--ram=lots",
+        ),
     ],
 )
 def test_options_that_cannot_be(argument: str) -> None:
@@ -199,12 +215,23 @@ def test_blocks_smaller_than_the_host_s(path: str, monkeypatch: pytest.MonkeyPat
             device.close()
 
 
-def test_a_file_that_is_in_use(path: str) -> None:
+def test_a_file_that_is_in_use(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locking, "PATIENCE", 0)
     device = make(f"--blk-file={path}")
     with pytest.raises(SetupError, match="another program has it in use"):
         make(f"--blk-file={path}", "--read-only")
+    make(f"--blk-file={path}", "--read-only", "--share-rw").close()
+    make(f"--blk-file={path}", "--locking=off").close()
     device.close()
     make(f"--blk-file={path}", "--read-only").close()
+
+
+def test_a_file_of_another_format(path: str) -> None:
+    with open(path, "r+b") as file:
+        file.write(b"QFI\xfb\0\0\0\3")
+    with pytest.raises(SetupError, match=r"looks like an image in qcow2 format.* --format=raw if"):
+        make(f"--blk-file={path}")
+    make(f"--blk-file={path}", "--format=raw").close()
 
 
 @pytest.mark.parametrize(

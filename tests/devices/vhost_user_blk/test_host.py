@@ -63,17 +63,14 @@ def test_a_file_that_may_only_be_read(file: str) -> None:
 def test_file_systems_that_know_less(file: str, punches: bool, zeroes: bool) -> None:  # noqa: FBT001
     """NFS before 4.2, FAT and FUSE know neither; tmpfs, NFS 4.2 and ZFS no zeroes."""
     with open(file, "rb") as opened:
-        has = host.of_file(opened.fileno(), 512, punches=punches, zeroes=zeroes)
+        has = host.of_file(opened.fileno(), punches=punches, zeroes=zeroes)
     assert (has.discards, has.unmaps, has.zeroes_fast) == (punches, punches, punches or zeroes)
 
 
 @pytest.mark.parametrize(
-    ("told", "least", "wanted"),
-    [(4096, 512, 4096), (0, 512, 512), (1, 512, 512), (1536, 512, 1024), (512, 4096, 4096), (MIB, 512, MIB)],
+    ("told", "wanted"), [(4096, 4096), (0, 512), (1, 512), (1536, 1024), (512, 512), (MIB, MIB)]
 )
-def test_blocks_that_are_none(
-    file: str, told: int, least: int, wanted: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_that_are_none(told: int, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """FUSE file systems may tell anything."""
 
     class Stat:
@@ -81,7 +78,7 @@ def test_blocks_that_are_none(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fstat", lambda _: Stat)
-        has = host.of_file(-1, least, punches=True, zeroes=True)
+        has = host.of_file(-1, punches=True, zeroes=True)
     assert has.discard_granularity == wanted
 
 

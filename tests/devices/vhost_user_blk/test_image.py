@@ -13,6 +13,7 @@ import pytest
 
 from tests.devices.vhost_user_blk.guest import noise, skipped_without
 from vhost_user_blk import image as module
+from vhost_user_blk import locking
 from vhost_user_blk.image import PUNCH_HOLE, ZERO_RANGE, Image
 from vhostd import SetupError
 
@@ -35,6 +36,12 @@ def image(request: pytest.FixtureRequest, path: str) -> Iterator[Image]:
             image = Image.open(path, read_only=request.param == "read-only", direct=request.param == "direct")
     yield image
     image.close()
+
+
+@pytest.fixture(autouse=True)
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody here lets go of an image that another waits for."""
+    monkeypatch.setattr(locking, "PATIENCE", 0)
 
 
 def open_file(path: str, *, read_only: bool = False, direct: bool = False) -> Image:
@@ -122,21 +129,26 @@ def test_a_host_without_direct_io(path: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "is_shared"),
-    [(False, False, False), (False, True, False), (True, False, False), (True, True, True)],
+    ("first", "second", "advice"),
+    [
+        (False, False, ""),
+        (False, True, ", and writes to it: --share-rw allows that"),
+        (True, False, ", and lets nobody else write: --read-only goes with that"),
+        (True, True, None),
+    ],
 )
 def test_readers_share_and_a_writer_is_alone(
     path: str,
     first: bool,  # noqa: FBT001
     second: bool,  # noqa: FBT001
-    is_shared: bool,  # noqa: FBT001
+    advice: str | None,
 ) -> None:
     holder = open_file(path, read_only=first)
     try:
-        if is_shared:
+        if advice is None:
             open_file(path, read_only=second).close()
         else:
-            refuses(path, "another program has it in use", read_only=second)
+            refuses(path, f"another program has it in use{advice}", read_only=second)
     finally:
         holder.close()
     open_file(path, read_only=second).close()
@@ -150,14 +162,6 @@ def test_the_lock_outlives_other_openings_of_the_file(path: str) -> None:
     holder.close()
 
 
-def test_a_file_system_without_locks(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refusing(*_: object) -> int:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(fcntl, "fcntl", refusing)
-    refuses(path, "cannot be locked: No locks available")
-
-
 def test_what_it_holds(image: Image) -> None:
     assert not os.get_inheritable(image.fd)
     flags = fcntl.fcntl(image.fd, fcntl.F_GETFL)
@@ -169,9 +173,15 @@ def test_what_it_holds(image: Image) -> None:
 # --- How large it is ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "wanted"), [(0, 0), (511, 0), (512, 512), (1023, 512), (SIZE + 1, SIZE)])
+@pytest.mark.parametrize(
+    ("size", "wanted"), [(1, 512), (511, 512), (512, 512), (513, 1024), (2 * SIZE - 511, 2 * SIZE)]
+)
 def test_whole_sectors(path: str, size: int, wanted: int) -> None:
+    image = open_file(path)
     os.truncate(path, size)
+    assert image.resize(image.measure())
+    assert image.size == wanted
+    image.close()
     image = open_file(path)
     assert image.size == wanted
     image.close()
@@ -185,8 +195,29 @@ def test_it_grows_and_shrinks(path: str) -> None:
         assert image.resize(image.measure())
         assert image.size == size
         assert not image.resize(image.measure())
-    os.truncate(path, SIZE + 511)
+    os.truncate(path, SIZE - 511)
     assert not image.resize(image.measure())
+    assert (image.size, image.length) == (SIZE, SIZE - 511)
+    image.close()
+
+
+@pytest.mark.parametrize(("block_size", "size"), [(512, SIZE + 1024), (4096, SIZE + 4096)])
+def test_whole_blocks_and_a_warning_of_what_the_last_one_lacks(
+    path: str, block_size: int, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.truncate(path, SIZE + 600)
+    image = open_file(path)
+    image.set_block_size(block_size)
+    assert image.size == size
+    assert caplog.messages == [
+        f"{path} has {SIZE + 600} bytes, no whole number of blocks of {block_size}: behind them the guest "
+        f"reads {size - SIZE - 600} zeroes, and what it writes there makes the file grow"
+    ]
+    caplog.clear()
+    os.truncate(path, SIZE)
+    image.resize(image.measure())
+    image.set_block_size(block_size)
+    assert not caplog.messages
     image.close()
 
 
@@ -211,7 +242,8 @@ def test_memory() -> None:
 
 
 def test_block_sizes(image: Image) -> None:
-    assert image.block_size == 512 or (image.direct and image.block_size in (1024, 2048, 4096))
+    assert image.block_size == 512
+    assert image.unit in ((512, 1024, 2048, 4096) if image.direct else (1,))
     assert image.physical_block_size == max(os.fstat(image.fd).st_blksize, 512)
 
 
@@ -225,7 +257,7 @@ def test_the_least_transfer(path: str, least: int, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "preadv", reading)
     with skipped_without("--cache=direct"):
         image = open_file(path, direct=True)
-    assert image.block_size == least
+    assert (image.unit, image.block_size) == (least, 512)
     image.close()
 
 

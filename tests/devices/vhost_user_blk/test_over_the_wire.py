@@ -451,15 +451,21 @@ def test_growth_is_noticed_without_a_word(run_async: Run, path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "second"), [((), ()), ((), ("--read-only",)), (("--read-only",), ()), (("--cache=direct",), ())]
+    ("first", "second", "advice"),
+    [
+        ((), (), ""),
+        ((), ("--read-only",), ", and writes to it: --share-rw allows that"),
+        (("--read-only",), (), ", and lets nobody else write: --read-only goes with that"),
+        (("--cache=direct",), (), ""),
+    ],
 )
 def test_a_second_program_on_the_same_image(
-    path: Path, tmp_path: Path, first: Sequence[str], second: Sequence[str]
+    path: Path, tmp_path: Path, first: Sequence[str], second: Sequence[str], advice: str
 ) -> None:
     image = f"--blk-file={path}"
     with listening(command(image, *first), tmp_path / "first") as holder:
         with Program(command(image, *second, f"--socket-path={tmp_path / 'second'}")) as program:
-            line = f"vhost-user-blk: error: {image}: another program has it in use"
+            line = f"vhost-user-blk: error: {image}: another program has it in use{advice}"
             assert program.ends() == (1, [line])
         assert holder.process.poll() is None
         assert not (tmp_path / "second").exists()

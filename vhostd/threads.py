@@ -13,7 +13,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-CLOSE_PATIENCE = 0.1  # seconds that what is under way is waited for at the end
+CLOSE_PATIENCE = 0.02  # seconds that what is under way is waited for at the end
 
 
 class Threads:

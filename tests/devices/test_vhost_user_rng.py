@@ -308,8 +308,14 @@ def test_a_pipe_is_refused_as_source(tmp_path: Path) -> None:
 def test_a_source_that_fails_ends_the_program(make: Make, run_async: Run) -> None:
     """Reading one's own memory at address 0 is an I/O error."""
 
+    async def fail() -> None:
+        async with started(make("--rng-source=/proc/self/mem")) as (frontend, queue):
+            queue.add(room=64)
+            queue.kick()
+            assert await frontend.channel.receive() is None
+
     async def main() -> None:
         with pytest.raises(SetupError, match="--rng-source=/proc/self/mem: Input/output error"):
-            make("--rng-source=/proc/self/mem")._random(1)
+            await fail()
 
     run_async(main)

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,34 +12,15 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Run
+from tests.line import Line, opened_line
 from vhostd.reader import Reader
 from vhostd.threads import CLOSE_PATIENCE
 
 
-class Line:
-    """A device that has what the test writes, and lets its reader wait for that: a terminal."""
-
-    def __init__(self) -> None:
-        self.ours, self.theirs = os.openpty()
-        tty.setraw(self.theirs)
-        self.path = os.ttyname(self.theirs)
-
-    def write(self, data: bytes) -> None:
-        os.write(self.ours, data)
-
-    def hang_up(self) -> None:
-        self.ours = os.dup2(self.theirs, self.ours)
-
-    def close(self) -> None:
-        os.close(self.ours)
-        os.close(self.theirs)
-
-
 @pytest.fixture
 def line() -> Iterator[Line]:
-    line = Line()
-    yield line
-    line.close()
+    with opened_line() as line:
+        yield line
 
 
 @contextmanager

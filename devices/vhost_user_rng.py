@@ -17,12 +17,13 @@ TYPE_CHECKING = False  # typing's own costs time, of which --print-capabilities 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
-    from io import FileIO
     from typing import Self
 
-    from vhostd import Handler, Virtqueue
+    from vhostd import Handler, Reader, Virtqueue
 
 MAX_REQUEST = 65536  # bytes; of a larger buffer a part is filled, so that no guest has us make a huge one
+READ_AHEAD = 4096  # bytes of a source that are read when requests need fewer; of a slow one, fewer than that
+LEAST = 64  # bytes that a request is expected to need, such as Linux's
 
 
 class Rng(Device):
@@ -30,35 +31,42 @@ class Rng(Device):
 
     kind = DeviceType.RNG
 
-    def __init__(self, source: "FileIO | None", budget: Budget) -> None:
+    def __init__(self, source: "Reader | None", budget: Budget) -> None:
         """Gives bytes of `source`, which it owns, or of getrandom(2), within the budget."""
         self._source = source
         self._budget = budget
+        self._need = READ_AHEAD  # of the next request, by the one before
 
     @property
     def queues(self) -> "Sequence[Handler]":
         return [self.requestq]
 
     async def requestq(self, queue: "Virtqueue") -> None:
-        """Fills the driver's buffers; waits for the budget where it holds none, so that the ring can stop."""
+        """Fills the driver's buffers; waits for all else where it holds none, so that the ring can stop."""
         await self._budget.refill()
+        if self._source is not None:
+            await self._read_ahead(self._source, queue)
         async for chain in queue:
-            data = self._random(min(chain.writable, MAX_REQUEST, self._budget.left))
+            size = min(chain.writable, MAX_REQUEST, self._budget.left)
+            data = os.getrandom(size) if self._source is None else self._source.take(size)
             chain.write(data)
             queue.push(chain)
             self._budget.left -= len(data)
+            self._need = min(max(chain.writable, LEAST), MAX_REQUEST)
             await self._budget.refill()
+            if self._source is not None:
+                await self._read_ahead(self._source, queue)
 
-    def _random(self, size: int) -> bytes:
-        if self._source is None:
-            return os.getrandom(size)
+    async def _read_ahead(self, source: "Reader", queue: "Virtqueue") -> None:
+        """Waits, if there is a request, until there are bytes for it."""
+        if source.at_hand >= min(self._need, self._budget.left) or not await queue.ready():
+            return
         try:
-            data = self._source.read(size) or b""
+            await source.fill(min(max(self._need, READ_AHEAD), self._budget.left))
         except OSError as error:
-            raise SetupError(f"--rng-source={self._source.name}: {error.strerror}") from None
-        if size and not data:
-            raise SetupError(f"--rng-source={self._source.name} has run out")
-        return data
+            raise SetupError(f"--rng-source={source.name}: {error.strerror}") from None
+        except EOFError:
+            raise SetupError(f"--rng-source={source.name} has run out") from None
 
     @classmethod
     def add_options(cls, parser: "argparse.ArgumentParser") -> None:
@@ -79,11 +87,13 @@ class Rng(Device):
             self._source.close()
 
 
-def _open(path: str) -> "FileIO":
+def _open(path: str) -> "Reader":
+    from vhostd import Reader
+
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISREG(mode) or stat.S_ISCHR(mode):  # a pipe may let the guest, and us, wait for ever
-            return open(path, "rb", buffering=0)
+            return Reader(path)
     except OSError as error:
         raise SetupError(f"--rng-source={path}: {error.strerror}") from None
     raise SetupError(f"--rng-source={path}: neither a file nor a device")

@@ -39,6 +39,7 @@ LAYERS = {
     "vhostd.frontend": 5,
     "vhostd.budget": 4,
     "vhostd.threads": 4,
+    "vhostd.reader": 4,
     "vhostd.session": 5,
     "vhostd.activation": 6,
     "vhostd.capabilities": 6,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vhostd.layout import Layout, array, s32, u8, u16, u32, u64
     from vhostd.options import positive, size
     from vhostd.program import run
+    from vhostd.reader import Reader
     from vhostd.ring import Chain, Gather, Shortcut
     from vhostd.ring.uring import Uring
     from vhostd.threads import Threads
@@ -40,6 +41,7 @@ _HOMES = {
     "layout": ("Layout", "array", "s32", "u8", "u16", "u32", "u64"),
     "options": ("positive", "size"),
     "program": ("run",),
+    "reader": ("Reader",),
     "ring": ("Chain", "Gather", "Shortcut"),
     "ring.uring": ("Uring",),
     "threads": ("Threads",),
@@ -65,6 +67,7 @@ __all__ = [  # noqa: RUF022 (by topic)
     "Uring",
     "Budget",
     "Threads",
+    "Reader",
     "listen",
     "Layout",
     "array",

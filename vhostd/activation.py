@@ -1,12 +1,18 @@
-"""The socket that systemd hands over (sd_listen_fds(3))."""
+"""What a service manager hands over, and is told: sd_listen_fds(3), sd_notify(3)."""
 
+import asyncio
 import logging
 import os
+from contextlib import suppress
+from functools import partial
 
 from vhostd.errors import SetupError
 from vhostd.fds import Fd, close_all
+from vhostd.threads import Threads
 
 VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
+MOST_UNHEARD = 16  # lines that wait for a service manager that does not listen; further ones are lost
+PATIENCE = 0.05  # seconds that the last one may take
 
 log = logging.getLogger(__name__)
 
@@ -55,3 +61,22 @@ def notify(state: str) -> None:
             sd_notify(state)
         except OSError as error:
             log.warning("the service manager could not be told %r: %s", state, error)
+
+
+class Notifier:
+    """Tells the service manager beside the event loop: it may be busy, and then `notify` waits for it."""
+
+    def __init__(self) -> None:
+        self._threads = Threads(name="sd_notify")
+
+    def tell(self, state: str) -> None:
+        """As `notify`, in the order of the calls."""
+        if "NOTIFY_SOCKET" in os.environ and self._threads.under_way < MOST_UNHEARD:
+            self._threads.do(partial(notify, state), lambda _: None)
+
+    async def close(self, state: str) -> None:
+        """Tells a last thing."""
+        if "NOTIFY_SOCKET" in os.environ:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._threads.run(partial(notify, state)), PATIENCE)
+        self._threads.close()

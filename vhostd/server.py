@@ -5,10 +5,10 @@ import logging
 import select
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from vhostd.activation import notify, watchdog_interval
+from vhostd.activation import Notifier, watchdog_interval
 from vhostd.channel import Channel
 from vhostd.device import Device
 from vhostd.endpoint import Endpoint
@@ -35,17 +35,19 @@ async def serve(device: Device, endpoint: Endpoint, metrics: "Metrics | None" = 
     Raises what the device's `run` raises.
     """
     loop = asyncio.get_running_loop()
-    server = Server(device, endpoint, Virtqueue if metrics is None else metrics.meters.make_queue)
+    notifier = Notifier()
+    make_queue = Virtqueue if metrics is None else metrics.meters.make_queue
+    server = Server(device, endpoint, make_queue, notifier.tell)
     serving = loop.create_task(server.run(), name="serving")
     living = loop.create_task(device.run(), name="device")
     living.add_done_callback(lambda task: None if _ended_well(task) else _end(serving))
-    beside = [living, loop.create_task(_show_life(), name="watchdog")]
+    beside = [living, loop.create_task(_show_life(notifier), name="watchdog")]
     if metrics is not None:
         beside.append(loop.create_task(metrics.run(server), name="metrics"))
     with _signals_taken(server, serving):
-        notify("READY=1")
+        notifier.tell("READY=1")
         await asyncio.wait([serving])
-    notify("STOPPING=1")
+    await notifier.close("STOPPING=1")
     for task in beside:
         task.cancel()
     await asyncio.wait(beside)
@@ -54,11 +56,11 @@ async def serve(device: Device, endpoint: Endpoint, metrics: "Metrics | None" = 
             task.result()
 
 
-async def _show_life() -> None:
+async def _show_life(notifier: Notifier) -> None:
     """Tells a service manager's watchdog, again and again, that the event loop runs."""
     if interval := watchdog_interval():
         while True:
-            notify("WATCHDOG=1")
+            notifier.tell("WATCHDOG=1")
             await asyncio.sleep(interval)
 
 
@@ -89,13 +91,21 @@ def _ended_well(task: asyncio.Task[None]) -> bool:
 class Server:
     """Accepts front-ends, of which one at a time is served and any other refused at once."""
 
-    def __init__(self, device: Device, endpoint: Endpoint, make_queue: MakeQueue = Virtqueue) -> None:
+    def __init__(
+        self,
+        device: Device,
+        endpoint: Endpoint,
+        make_queue: MakeQueue = Virtqueue,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`tell` hears what is served, in the words of sd_notify(3)."""
         self.session: Session | None = None  # with the front-end that is being served
         self.connections = 0  # of front-ends that were served
         self._device = device
         self._endpoint = endpoint
         self._make_queue = make_queue
         self._leftovers = Leftovers()
+        self._tell = tell
         self._current: socket.socket | None = None
         self._next: socket.socket | None = None
         self._arrived = asyncio.Event()
@@ -109,7 +119,7 @@ class Server:
         self._watch(on=True)
         try:
             while True:
-                notify("STATUS=waiting for a front-end")
+                self._tell("STATUS=waiting for a front-end")
                 await self._arrived.wait()
                 self._arrived.clear()
                 self._current, self._next = self._next, None
@@ -141,7 +151,7 @@ class Server:
 
     async def _serve(self, sock: socket.socket) -> None:
         log.info("a front-end has connected")
-        notify("STATUS=serving a front-end")
+        self._tell("STATUS=serving a front-end")
         self.connections += 1
         self.session = Session(self._device, Channel(sock), self._make_queue, self._leftovers)
         try:

@@ -252,7 +252,11 @@ class Display:
     async def _send(self, data: bytes | bytearray, fds: Sequence[int] = ()) -> None:
         view = memoryview(data)
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        await self._push(len(view), lambda done: self._socket.sendmsg([view[done:]], [] if done else rights))
+
+        def send(done: int) -> int:
+            return self._socket.sendmsg([view[done:]], [] if done else rights, socket.MSG_DONTWAIT)
+
+        await self._push(len(view), send)
 
     async def _push(self, size: int, send: Callable[[int], int]) -> None:
         """Calls `send` with how many bytes are sent already until all are, whenever the socket takes more.

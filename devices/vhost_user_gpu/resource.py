@@ -45,7 +45,10 @@ class Resource:
         self.backing = None
 
     def send(self, sock: socket.socket, offset: int, size: int, head: bytes = b"") -> int:
-        """Sends `head`, then up to `size` bytes from `offset`; returns how many of both. Raises OSError."""
+        """Sends `head`, then up to `size` bytes from `offset`; returns how many of both. Raises OSError.
+
+        BlockingIOError, too, if the front-end has made its copy of the fd, and so ours, a blocking one.
+        """
         raise NotImplementedError
 
     def copy_rows(self, offset: int, row: int, rows: int, stride: int) -> bytearray:
@@ -86,9 +89,9 @@ class Picture(Resource):
 
     def send(self, sock: socket.socket, offset: int, size: int, head: bytes = b"") -> int:
         if self._pixels.closed:
-            return sock.sendmsg([head, ZEROS[:size]])
+            return sock.sendmsg([head, ZEROS[:size]], [], socket.MSG_DONTWAIT)
         with memoryview(self._pixels) as whole, whole[offset : offset + size] as part:
-            return sock.sendmsg([head, part])
+            return sock.sendmsg([head, part], [], socket.MSG_DONTWAIT)
 
     def copy_rows(self, offset: int, row: int, rows: int, stride: int) -> bytearray:
         if self._pixels.closed:
@@ -108,13 +111,13 @@ class Blob(Resource):
 
     def send(self, sock: socket.socket, offset: int, size: int, head: bytes = b"") -> int:
         if head:
-            return sock.send(head)
+            return sock.send(head, socket.MSG_DONTWAIT)
         try:
             if self.backing is not None:
-                return self.backing.sendmsg(sock.fileno(), offset, size)
+                return self.backing.sendmsg(sock.fileno(), offset, size, socket.MSG_DONTWAIT)
         except BadRequest:  # there is another backing now, a smaller one
             pass
-        return sock.send(ZEROS[:size])
+        return sock.send(ZEROS[:size], socket.MSG_DONTWAIT)
 
     def copy_rows(self, offset: int, row: int, rows: int, stride: int) -> bytearray:
         copy = bytearray(row * rows)

@@ -1,18 +1,25 @@
-"""Screenshots of a guest that nobody looks at, taken when somebody sends SIGUSR1."""
+"""Screenshots of a guest that nobody looks at, taken when somebody sends SIGUSR1.
+
+Pixels are copied on the event loop, where the guest changes them; a thread compresses and writes them, since
+that may have to wait for a disk.
+"""
 
 import asyncio
 import logging
 import os
 import signal
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from vhost_user_gpu.pixels import PIXEL
 from vhost_user_gpu.png import png
 from vhost_user_gpu.scanout import Scanout
-from vhostd import MemoryLost
+from vhostd import MemoryLost, Threads
 
-BAND = 1 << 18  # bytes that are copied and compressed at a time: some milliseconds
+BAND = 1 << 18  # bytes that are copied, and wait to be written, at a time
+PATIENCE = 0.05  # seconds that the removal of a file that did not become whole is waited for
 
 log = logging.getLogger(__name__)
 
@@ -21,44 +28,62 @@ async def take_on_signal(path: str, scanouts: Sequence[Scanout]) -> None:
     """Writes what the scan-outs show, each time the signal comes: the first that shows something to `path`.
 
     Another one's number goes in front of the file's suffix. A file is replaced as a whole, or, with a line in
-    the log that says why, not at all.
+    the log that says why, not at all. Signals that come meanwhile are one.
     """
+    threads = Threads(name="screenshot")
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, asked.set)
     try:
         while await asked.wait():
             asked.clear()
-            await _take(Path(path), [scanout for scanout in scanouts if scanout.framebuffer is not None])
+            showing = [scanout for scanout in scanouts if scanout.framebuffer is not None]
+            await _take(Path(path), showing, threads)
     finally:
         loop.remove_signal_handler(signal.SIGUSR1)
+        threads.close()
 
 
-async def _take(path: Path, showing: Sequence[Scanout]) -> None:
+async def _take(path: Path, showing: Sequence[Scanout], threads: Threads) -> None:
     if not showing:
         log.warning("no screenshot: the guest shows nothing")
     targets = [path, *(path.with_stem(f"{path.stem}-{scanout.number}") for scanout in showing[1:])]
     for target, scanout in zip(targets, showing, strict=False):
         try:
-            await _write(target, scanout)
+            await _write(target, scanout, threads)
         except (OSError, MemoryLost) as error:
             log.error("no screenshot at %s: %s", target, error)
         else:
             log.info("screenshot of scan-out %d: %s", scanout.number, target)
 
 
-async def _write(path: Path, scanout: Scanout) -> None:
+async def _write(path: Path, scanout: Scanout, threads: Threads) -> None:
     """Writes a picture band by band, and lets the guest be served meanwhile."""
     framebuffer, rect = scanout.framebuffer, scanout.rect
     if framebuffer is None:
         raise FileNotFoundError(f"scan-out {scanout.number} shows nothing any more")
-    bands = (framebuffer.copy(band) for band in rect.bands(BAND // (rect.width * PIXEL)))
+    bands = deque[bytearray | None]()
+    saving = _save(path, png(rect.width, rect.height, iter(bands.popleft, None)))
+    try:
+        await threads.run(lambda: next(saving))  # the file's head
+        for band in rect.bands(BAND // (rect.width * PIXEL)):
+            bands.append(framebuffer.copy(band))
+            await threads.run(lambda: next(saving))
+        bands.append(None)
+        await threads.run(lambda: list(saving))
+    finally:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(threads.run(saving.close), PATIENCE)
+
+
+def _save(path: Path, pieces: Iterator[bytes]) -> Generator[None, None, None]:
+    """Writes a file, a piece with each step. After the last it is at `path`; closed before, there is none."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with partial.open("wb") as file:
-            for piece in png(rect.width, rect.height, bands):
+            for piece in pieces:
                 file.write(piece)
-                await asyncio.sleep(0)
+                yield
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)

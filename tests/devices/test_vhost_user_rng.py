@@ -4,23 +4,27 @@ import asyncio
 import os
 from argparse import Namespace
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Run
+from tests.line import Line, opened_line
+from tests.programs import connected, executable
 from tests.sessions import negotiated
 from vhost_user_rng import MAX_REQUEST, Rng
 from vhostd import budget
 from vhostd.errors import SetupError, UsageError
-from vhostd.frontend import Frontend, Queue
+from vhostd.frontend import Frontend, Queue, SharedMemory
 from vhostd.frontend.queue import signalled
+from vhostd.messages import GET_FEATURES, Empty
 from vhostd.options import parse
 
 Make = Callable[..., Rng]
 
 DATA = bytes(range(256)) * 8
+LIMIT = 2.0  # seconds from SIGTERM to the end, on a busy machine
 
 
 @pytest.fixture
@@ -42,6 +46,13 @@ def source(tmp_path: Path) -> Path:
     path = tmp_path / "source"
     path.write_bytes(DATA)
     return path
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    """A source that has what the test gives it."""
+    with opened_line() as line:
+        yield line
 
 
 @asynccontextmanager
@@ -141,6 +152,69 @@ def test_a_source_that_never_ends(make: Make, run_async: Run) -> None:
     async def main() -> None:
         async with started(make("--rng-source=/dev/zero")) as (_, queue):
             assert await queue.request(room=4096) == bytes(4096)
+
+    run_async(main)
+
+
+def test_the_ring_stops_while_a_source_hangs(make: Make, line: Line, run_async: Run) -> None:
+    """What the source gives after that is for the next start, whole and in order."""
+
+    async def main() -> None:
+        device = make(f"--rng-source={line.path}")
+        for sent in (b"first", b"second"):
+            async with started(device) as (frontend, queue):
+                queue.add(room=64)
+                queue.kick()
+                await frontend.call(GET_FEATURES, Empty())
+                assert await frontend.stop(queue) == 0
+                assert queue.poll() is None
+            line.write(sent)
+            async with started(device) as (_, queue):
+                assert await queue.request(room=2) + await queue.request(room=64) == sent
+
+    run_async(main)
+
+
+def test_a_request_gets_what_a_slow_source_has(make: Make, line: Line, run_async: Run) -> None:
+    async def main() -> None:
+        async with started(make(f"--rng-source={line.path}")) as (_, queue):
+            line.write(b"a few bytes")
+            assert await queue.request(room=4096) == b"a few bytes"
+            queue.add(room=64)
+            queue.kick()
+            line.write(b"and more")
+            assert (await queue.used())[1] == b"and more"
+
+    run_async(main)
+
+
+def test_of_a_source_nothing_is_read_before_a_request(make: Make, source: Path, run_async: Run) -> None:
+    async def main() -> None:
+        device = make(f"--rng-source={source}")
+        async with started(device):
+            pass
+        source.write_bytes(b"later")
+        async with started(device) as (_, queue):
+            assert await queue.request(room=64) == b"later"
+
+    run_async(main)
+
+
+def test_the_program_answers_and_ends_while_its_source_hangs(line: Line, run_async: Run) -> None:
+    command = [executable("vhost-user-rng"), f"--rng-source={line.path}"]
+
+    async def main() -> None:
+        with connected(command) as (program, sock), closing(SharedMemory(1 << 20)) as memory:
+            frontend = Frontend(sock.dup())
+            await frontend.negotiate()
+            await frontend.share(memory)
+            with closing(await frontend.start(memory)) as queue:
+                queue.add(room=64)
+                queue.kick()
+                program.until(lambda program: program.status("Threads") == "2")
+                await frontend.call(GET_FEATURES, Empty())
+                assert program.stop() < LIMIT
+            frontend.close()
 
     run_async(main)
 
@@ -308,8 +382,14 @@ def test_a_pipe_is_refused_as_source(tmp_path: Path) -> None:
 def test_a_source_that_fails_ends_the_program(make: Make, run_async: Run) -> None:
     """Reading one's own memory at address 0 is an I/O error."""
 
+    async def fail() -> None:
+        async with started(make("--rng-source=/proc/self/mem")) as (frontend, queue):
+            queue.add(room=64)
+            queue.kick()
+            assert await frontend.channel.receive() is None
+
     async def main() -> None:
         with pytest.raises(SetupError, match="--rng-source=/proc/self/mem: Input/output error"):
-            make("--rng-source=/proc/self/mem")._random(1)
+            await fail()
 
     run_async(main)

@@ -4,7 +4,10 @@ import asyncio
 import logging
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -30,8 +33,10 @@ from vhost_user_gpu import screenshot
 from vhost_user_gpu.pixels import Format, to_wire
 from vhost_user_gpu.png import png
 from vhostd.fds import Fd
+from vhostd.threads import Threads
 
 PIXELS = noise(8 * 6 * 4)
+LIMIT = 2.0  # seconds, on a busy machine
 
 
 class Lines(logging.Handler):
@@ -144,6 +149,75 @@ def test_memory_that_vanished(run_async: Run, log: Lines, tmp_path: Path) -> Non
             assert list(tmp_path.iterdir()) == []
 
     run_async(main)
+
+
+class SlowFile:
+    """Makes the file that is written first a pipe, which keeps its writer waiting until it is read."""
+
+    def __init__(self, target: Path) -> None:
+        self.path = target.with_name(f".{target.name}.{os.getpid()}")
+        os.mkfifo(self.path)
+
+    async def writer(self) -> threading.Thread:
+        """The thread that waits, once it is there."""
+        while not (writers := [thread for thread in threading.enumerate() if thread.name == "screenshot"]):
+            await asyncio.sleep(0)
+        return writers[0]
+
+    async def read(self) -> bytes:
+        """All that is written."""
+        threads = Threads()
+        try:
+            return await threads.run(self.path.read_bytes)
+        finally:
+            threads.close()
+
+
+def test_nothing_waits_for_a_disk_that_hangs(
+    run_async: Run, guest: Guest, log: Lines, tmp_path: Path
+) -> None:
+    path = tmp_path / "shot.png"
+    slow = SlowFile(path)
+
+    async def main() -> None:
+        guest.run(set_scanout(0, 1, (0, 0, 8, 6)))
+        taker = Taker(guest, path, log)
+        await taker.take(lines=0)
+        await slow.writer()
+        guest.run(set_scanout(0, 1, (0, 0, 1, 1)))
+        for _ in range(20):
+            await taker.take(lines=0)
+        assert await slow.read() == b"".join(png(8, 6, [PIXELS]))
+        for _ in range(2):  # all other signals are one
+            assert await log.lines.get() == f"screenshot of scan-out 0: {path}"
+        assert path.read_bytes() == b"".join(png(1, 1, [PIXELS[:4]]))
+        await taker.stop()
+        assert log.lines.empty()
+        assert list(tmp_path.iterdir()) == [path]
+
+    run_async(main)
+
+
+def test_a_disk_that_hangs_does_not_keep_the_program_from_ending(
+    run_async: Run, guest: Guest, log: Lines, tmp_path: Path
+) -> None:
+    slow = SlowFile(tmp_path / "shot.png")
+    reader = ExitStack()
+
+    async def main() -> None:
+        guest.run(set_scanout(0, 1, (0, 0, 8, 6)))
+        taker = Taker(guest, tmp_path / "shot.png", log)
+        await taker.take(lines=0)
+        writer = await slow.writer()
+        before = time.monotonic()
+        await taker.stop()
+        assert time.monotonic() - before < LIMIT
+        reader.enter_context(Fd(os.open(slow.path, os.O_RDONLY | os.O_NONBLOCK)))
+        writer.join(20)
+        assert not writer.is_alive()
+
+    with reader:
+        run_async(main)
 
 
 @pytest.mark.parametrize("target", ["", "none/shot.png", "/proc/shot.png"])

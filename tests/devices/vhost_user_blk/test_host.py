@@ -93,7 +93,7 @@ class Sysfs:
 
     def __init__(self, root: Path, *, partition: bool) -> None:
         self.root = root
-        disk = root / "devices/nvme0n1"
+        self._disk = disk = root / "devices/nvme0n1"
         self._queue = disk / "queue"
         self._queue.mkdir(parents=True)
         self._device = disk / "nvme0n1p3" if partition else disk
@@ -108,6 +108,11 @@ class Sysfs:
     def tell(self, **queue: int | str) -> None:
         for name, value in queue.items():
             self._queue.joinpath(name).write_text(f"{value}\n")
+
+    def zero(self, mode: str) -> None:
+        folder = self._disk / "device/scsi_disk/0:0:0:0"
+        folder.mkdir(parents=True)
+        folder.joinpath("zeroing_mode").write_text(f"{mode}\n")
 
     def align(self, discards: int) -> None:
         self._device.joinpath("discard_alignment").write_text(f"{discards}\n")
@@ -187,6 +192,20 @@ def test_linux_6_17_tells_whether_zeroes_give_space_back(
 ) -> None:
     sysfs.tell(discard_max_bytes=MIB, discard_granularity=512, write_zeroes_max_bytes=MIB)
     sysfs.tell(write_zeroes_unmap_max_bytes=told)
+    assert of_device(monkeypatch, sysfs.root, Ioctls()).unmaps == wanted
+
+
+@pytest.mark.parametrize(
+    ("mode", "wanted"), [("writesame", False), ("writesame_16_unmap", True), ("writesame_10_unmap", True)]
+)
+def test_a_scsi_disk_tells_how_it_is_zeroed(
+    sysfs: Sysfs,
+    mode: str,
+    wanted: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sysfs.tell(discard_max_bytes=MIB, discard_granularity=512, write_zeroes_max_bytes=MIB)
+    sysfs.zero(mode)
     assert of_device(monkeypatch, sysfs.root, Ioctls()).unmaps == wanted
 
 

@@ -305,7 +305,7 @@ def test_a_scsi_disk_with_discard(how: str, sector_size: int) -> None:
     with scsi_debug(sector_size=sector_size, **{how: 1}) as node, opened(node) as image:
         features, space = offers(image)
         assert features == DISCARD | WRITE_ZEROES
-        assert space.blk_size == sector_size
+        assert (space.blk_size, space.write_zeroes_may_unmap) == (sector_size, int(how != "lbpu"))
         assert space.discard_sector_alignment * SECTOR >= sector_size
         before = node.fill()
         full = provisioned()
@@ -337,6 +337,23 @@ def test_zeroes_that_are_to_keep_space() -> None:
         zero(image, 0, MIB, may_unmap=True)
         assert provisioned() == full
         assert node.read() == with_zeroes(before, 0, MIB)
+
+
+@pytest.mark.parametrize("how", ["lbpws", "lbpu"])
+@pytest.mark.parametrize("may_unmap", [False, True])
+def test_nothing_old_is_left_in_the_page_cache(how: str, may_unmap: bool) -> None:  # noqa: FBT001
+    """As it once was with QEMU, and a disk like these: what was written last was read after it was zeroed."""
+    with scsi_debug(sector_size=4096, **{how: 1}) as node, opened(node) as image:
+        node.fill()
+        new = noise(4 * MIB, 1)
+        os.pwrite(image.fd, new, 0)  # and not yet on the disk
+        zero(image, 512, 2 * MIB, may_unmap=may_unmap)
+        wanted = with_zeroes(new, 512, 2 * MIB)
+        assert os.pread(image.fd, 4 * MIB, 0) == wanted
+        discard(image, 3 * MIB, 512 * KIB)
+        assert os.pread(image.fd, 4 * MIB, 0) == with_zeroes(wanted, 3 * MIB, 512 * KIB)
+        os.fsync(image.fd)
+        assert node.read() == with_zeroes(wanted, 3 * MIB, 512 * KIB)
 
 
 def test_sizes_that_a_scsi_disk_likes() -> None:

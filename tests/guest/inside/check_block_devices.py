@@ -18,7 +18,7 @@ import pytest
 
 from tests.devices.vhost_user_blk.driver import UNSUPP, Driver, FailedRequest
 from tests.devices.vhost_user_blk.guest import noise
-from vhost_user_blk.clearing import discarding, zeroing
+from vhost_user_blk.clearing import discarding, whole_blocks, zeroing
 from vhost_user_blk.config import Config, features_of
 from vhost_user_blk.engine import SyncEngine
 from vhost_user_blk.image import Image
@@ -277,6 +277,17 @@ def test_null_blk_without_discard() -> None:
         zero(image, 512, MIB, may_unmap=True)  # the blocks at either end in part only
         os.fsync(image.fd)
         assert node.read() == with_zeroes(before, 512, MIB)
+
+
+def test_past_the_page_cache_parts_of_blocks_are_the_caller_s() -> None:
+    with null_blk(blocksize=4096) as node, opened(node, direct=True) as image:
+        before = node.fill()
+        with pytest.raises(OSError, match="Invalid argument"):
+            zero(image, 512, MIB)
+        assert node.read() == before
+        first, last = whole_blocks(image, 512, MIB)
+        zero(image, first, last - first)
+        assert node.read() == with_zeroes(before, 4096, MIB - 4096)
 
 
 @pytest.mark.parametrize("sector_size", [512, 4096])

@@ -77,11 +77,12 @@ def _with_space(fd: int, has: Abilities, folder: str) -> Abilities:
     discards = _takes_discards(fd) if most is None else most > 0
     # Linux makes it no less than a physical block, but has not always done so.
     unit = max(_read(f"{queue}/discard_granularity") or 0, has.physical_block_size)
+    first = _read(f"{folder}/discard_alignment") or 0
     zeroes = bool(_read(f"{queue}/write_zeroes_max_bytes"))
     return has._replace(
         discards=discards and unit <= LARGEST_UNIT,
         discard_granularity=unit,
-        discard_alignment=_read(f"{folder}/discard_alignment") or 0,
+        discard_alignment=0 if first % has.logical_block_size else first,  # -1 if it cannot be said
         max_discard=most or UNBOUNDED,
         zeroes_fast=zeroes,
         unmaps=zeroes and _may_unmap(disk, discards=discards),

@@ -167,6 +167,14 @@ def test_an_ssd(sysfs: Sysfs, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.parametrize(("told", "wanted"), [(1024, 1024), (100, 0), (-1, 0), ((1 << 32) - 1, 0)])
+def test_where_units_begin(sysfs: Sysfs, told: int, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where a discard can begin: -1 is said of disks put together of others that do not match."""
+    sysfs.tell(discard_max_bytes=MIB, discard_granularity=4096)
+    sysfs.align(told)
+    assert of_device(monkeypatch, sysfs.root, Ioctls()).discard_alignment == wanted
+
+
 def test_a_thin_pool(sysfs: Sysfs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Discards, but no zeroes."""
     sysfs.tell(discard_max_bytes=64 * KIB, discard_granularity=64 * KIB, write_zeroes_max_bytes=0)

@@ -22,7 +22,7 @@ readonly packages=(
     libseccomp2                                                       # the programs' sandbox
     systemd evemu-tools edid-decode                                   # used by some tests
     mandoc groff-base zsh fish                                        # to check manual pages and completions
-    e2fsprogs fio mount util-linux                                    # used in the guest, on a disk
+    e2fsprogs fio mount util-linux dmsetup                            # used in the guest, on a disk
 )
 readonly qemu_packages=(
     qemu-system-x86 qemu-system-common qemu-system-data seabios

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import glob
 import os
 import struct
 from typing import NamedTuple
@@ -71,27 +72,37 @@ def of_device(fd: int, *, read_only: bool, sysfs: str = SYSFS) -> Abilities:
 
 def _with_space(fd: int, has: Abilities, folder: str) -> Abilities:
     """The same, with what the device can do with a range, of which `folder` tells."""
-    # A partition's folder lies in its disk's, which has the queue.
-    queue = f"{folder}/../queue" if os.path.exists(f"{folder}/partition") else f"{folder}/queue"
+    # A partition's folder lies in its disk's.
+    disk = f"{folder}/.." if os.path.exists(f"{folder}/partition") else folder
+    queue = f"{disk}/queue"
     most = _read(f"{queue}/discard_max_bytes")
     discards = _takes_discards(fd) if most is None else most > 0
     # Linux makes it no less than a physical block, but has not always done so.
     unit = max(_read(f"{queue}/discard_granularity") or 0, has.physical_block_size)
+    first = _read(f"{folder}/discard_alignment") or 0
     zeroes = bool(_read(f"{queue}/write_zeroes_max_bytes"))
     return has._replace(
         discards=discards and unit <= LARGEST_UNIT,
         discard_granularity=unit,
-        discard_alignment=_read(f"{folder}/discard_alignment") or 0,
+        discard_alignment=0 if first % has.logical_block_size else first,  # -1 if it cannot be said
         max_discard=most or UNBOUNDED,
         zeroes_fast=zeroes,
-        unmaps=zeroes and _may_unmap(queue, discards=discards),
+        unmaps=zeroes and _may_unmap(disk, discards=discards),
     )
 
 
-def _may_unmap(queue: str, *, discards: bool) -> bool:
-    """Whether zeroes give space back, which Linux tells since 6.17; before, any that discards may do so."""
-    told = _read(f"{queue}/write_zeroes_unmap_max_bytes")
-    return discards if told is None else told > 0
+def _may_unmap(disk: str, *, discards: bool) -> bool:
+    """Whether zeroes give space back.
+
+    Linux tells since 6.17. Before, a SCSI disk tells how it is zeroed, and any other that discards may do so.
+    """
+    told = _read(f"{disk}/queue/write_zeroes_unmap_max_bytes")
+    if told is not None:
+        return told > 0
+    for path in glob.iglob(f"{glob.escape(disk)}/device/scsi_disk/*/zeroing_mode"):
+        with open(path, encoding="ascii") as file:
+            return file.read().strip().endswith("_unmap")
+    return discards
 
 
 def _takes_discards(fd: int) -> bool:

@@ -14,7 +14,17 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Run
-from tests.devices.vhost_user_blk.driver import FLUSH, HEADER, IN, SECTOR, UNSUPP, Driver, FailedRequest
+from tests.devices.vhost_user_blk.driver import (
+    FEATURE_DISCARD,
+    FEATURE_WRITE_ZEROES,
+    FLUSH,
+    HEADER,
+    IN,
+    SECTOR,
+    UNSUPP,
+    Driver,
+    FailedRequest,
+)
 from tests.devices.vhost_user_blk.guest import SIZE, Clock, Recording, noise, skipped_without
 from tests.sessions import backend_requests, negotiated, refused
 from vhost_user_blk import Blk, locking
@@ -106,6 +116,7 @@ def test_defaults() -> None:
         "locking": "auto",
         "share_rw": False,
         "cache": "writeback",
+        "discard": "on",
         "aio": None,
         "num_queues": 64,
         "queue_size": 128,
@@ -128,6 +139,7 @@ def test_defaults() -> None:
         ("--logical-block-size=512", "logical_block_size", 512),
         ("--physical-block-size=1048576", "physical_block_size", 1 << 20),
         ("--cache=direct", "cache", "direct"),
+        ("--discard=off", "discard", "off"),
         ("--aio=threads", "aio", "threads"),
         ("--num-queues=1", "num_queues", 1),
         ("--num-queues=256", "num_queues", 256),
@@ -253,6 +265,31 @@ def test_what_the_options_do_to_the_config_space(
     assert (read.blk_size, read.physical_block_exp, read.num_queues, read.seg_max, read.writeback) == wanted
     assert len(device.queues) == wanted[2]
     device.close()
+
+
+@pytest.mark.parametrize("image", ["file", "ram"])
+def test_an_image_that_is_to_stay_allocated(run_async: Run, path: str, image: str) -> None:
+    """Neither a discard nor zeroes that may unmap make a hole."""
+
+    async def main() -> None:
+        disk = f"--blk-file={path}" if image == "file" else f"--ram={SIZE}"
+        device = make(disk, "--discard=off")
+        fd = device._requests.image.fd
+        assert not device.features >> FEATURE_DISCARD & 1
+        assert device.features >> FEATURE_WRITE_ZEROES & 1
+        async with driven(device) as (frontend, driver):
+            assert not (await config_of(frontend)).write_zeroes_may_unmap
+            await driver.write(0, noise(SIZE))
+            before = os.fstat(fd).st_blocks
+            with pytest.raises(FailedRequest) as raised:
+                await driver.discard((0, 64))
+            assert raised.value.status == UNSUPP
+            assert await driver.read(0, SIZE) == noise(SIZE)
+            await driver.write_zeroes((0, 64), unmap=True)
+            assert await driver.read(0, SIZE) == bytes(64 * SECTOR) + noise(SIZE)[64 * SECTOR :]
+            assert os.fstat(fd).st_blocks >= before
+
+    run_async(main)
 
 
 # --- The cache ------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ class Sysfs:
 
     def __init__(self, root: Path, *, partition: bool) -> None:
         self.root = root
-        disk = root / "devices/nvme0n1"
+        self._disk = disk = root / "devices/nvme0n1"
         self._queue = disk / "queue"
         self._queue.mkdir(parents=True)
         self._device = disk / "nvme0n1p3" if partition else disk
@@ -105,6 +105,11 @@ class Sysfs:
     def tell(self, **queue: int | str) -> None:
         for name, value in queue.items():
             self._queue.joinpath(name).write_text(f"{value}\n")
+
+    def zero(self, mode: str) -> None:
+        folder = self._disk / "device/scsi_disk/0:0:0:0"
+        folder.mkdir(parents=True)
+        folder.joinpath("zeroing_mode").write_text(f"{mode}\n")
 
     def align(self, discards: int) -> None:
         self._device.joinpath("discard_alignment").write_text(f"{discards}\n")
@@ -159,6 +164,14 @@ def test_an_ssd(sysfs: Sysfs, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.parametrize(("told", "wanted"), [(1024, 1024), (100, 0), (-1, 0), ((1 << 32) - 1, 0)])
+def test_where_units_begin(sysfs: Sysfs, told: int, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where a discard can begin: -1 is said of disks put together of others that do not match."""
+    sysfs.tell(discard_max_bytes=MIB, discard_granularity=4096)
+    sysfs.align(told)
+    assert of_device(monkeypatch, sysfs.root, Ioctls()).discard_alignment == wanted
+
+
 def test_a_thin_pool(sysfs: Sysfs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Discards, but no zeroes."""
     sysfs.tell(discard_max_bytes=64 * KIB, discard_granularity=64 * KIB, write_zeroes_max_bytes=0)
@@ -184,6 +197,20 @@ def test_linux_6_17_tells_whether_zeroes_give_space_back(
 ) -> None:
     sysfs.tell(discard_max_bytes=MIB, discard_granularity=512, write_zeroes_max_bytes=MIB)
     sysfs.tell(write_zeroes_unmap_max_bytes=told)
+    assert of_device(monkeypatch, sysfs.root, Ioctls()).unmaps == wanted
+
+
+@pytest.mark.parametrize(
+    ("mode", "wanted"), [("writesame", False), ("writesame_16_unmap", True), ("writesame_10_unmap", True)]
+)
+def test_a_scsi_disk_tells_how_it_is_zeroed(
+    sysfs: Sysfs,
+    mode: str,
+    wanted: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sysfs.tell(discard_max_bytes=MIB, discard_granularity=512, write_zeroes_max_bytes=MIB)
+    sysfs.zero(mode)
     assert of_device(monkeypatch, sysfs.root, Ioctls()).unmaps == wanted
 
 

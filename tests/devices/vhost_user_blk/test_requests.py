@@ -319,6 +319,36 @@ def test_as_many_segments_as_there_may_be(guest: Guest) -> None:
     assert guest.contents() == wanted
 
 
+MOST_DISCARDED, MOST_ZEROED = (128 << 20) // SECTOR, (16 << 20) // SECTOR
+
+
+def test_no_more_than_a_request_may_have(plain: Guest) -> None:
+    """What one may name is bounded, since few bytes name much: 2 GiB are discarded, or 256 MiB zeroed."""
+    os.ftruncate(plain.image.fd, 4 << 30)
+    plain.image.refresh()
+    for kind, most in ((DISCARD, MOST_DISCARDED), (WRITE_ZEROES, MOST_ZEROED)):
+        ranges = [(i * most, most) for i in range(16)]
+        plain.do(kind, data=segments(ranges))
+        for wrong in ([(0, most + 1)], [*ranges[:-1], (0, most + 1)], [*ranges, (0, 1)]):
+            assert plain.ask(kind, data=segments(wrong)) == ends(IOERR)
+
+
+def test_few_zeroes_where_each_has_to_be_written(plain: Guest) -> None:
+    plain.image.abilities = plain.image.abilities._replace(zeroes_fast=False)
+    os.ftruncate(plain.image.fd, 64 << 20)
+    plain.image.refresh()
+    plain.do(WRITE_ZEROES, data=segments([(0, MOST_ZEROED)]))
+    assert plain.ask(WRITE_ZEROES, data=segments([(0, MOST_ZEROED + 1)])) == ends(IOERR)
+    assert plain.ask(WRITE_ZEROES, data=segments([(0, 8), (8, 8)])) == ends(IOERR)
+
+
+def test_a_discard_that_is_not_offered(plain: Guest) -> None:
+    plain.image.abilities = plain.image.abilities.keeping_space()
+    assert plain.ask(DISCARD, data=segments([(0, 8)])) == ends(UNSUPP)
+    plain.do(WRITE_ZEROES, data=segments([(8, 8)], UNMAP))  # a driver may ask, whatever it was told
+    assert plain.contents() == noise(SIZE)[:PAGE] + bytes(PAGE) + noise(SIZE)[2 * PAGE :]
+
+
 def test_segments_of_nothing(guest: Guest) -> None:
     for kind in (DISCARD, WRITE_ZEROES):
         assert guest.ask(kind, data=segments([(0, 0), (SECTORS, 0)])) == ends(OK)

@@ -18,7 +18,7 @@ import pytest
 
 from tests.devices.vhost_user_blk.driver import UNSUPP, Driver, FailedRequest
 from tests.devices.vhost_user_blk.guest import noise
-from vhost_user_blk.clearing import discarding, zeroing
+from vhost_user_blk.clearing import discarding, whole_blocks, zeroing
 from vhost_user_blk.config import Config, features_of
 from vhost_user_blk.engine import SyncEngine
 from vhost_user_blk.image import Image
@@ -279,6 +279,17 @@ def test_null_blk_without_discard() -> None:
         assert node.read() == with_zeroes(before, 512, MIB)
 
 
+def test_past_the_page_cache_parts_of_blocks_are_the_caller_s() -> None:
+    with null_blk(blocksize=4096) as node, opened(node, direct=True) as image:
+        before = node.fill()
+        with pytest.raises(OSError, match="Invalid argument"):
+            zero(image, 512, MIB)
+        assert node.read() == before
+        first, last = whole_blocks(image, 512, MIB)
+        zero(image, first, last - first)
+        assert node.read() == with_zeroes(before, 4096, MIB - 4096)
+
+
 @pytest.mark.parametrize("sector_size", [512, 4096])
 def test_a_scsi_disk_without_discard(sector_size: int) -> None:
     """It has WRITE SAME: zeroes are fast, and give nothing back."""
@@ -305,7 +316,7 @@ def test_a_scsi_disk_with_discard(how: str, sector_size: int) -> None:
     with scsi_debug(sector_size=sector_size, **{how: 1}) as node, opened(node) as image:
         features, space = offers(image)
         assert features == DISCARD | WRITE_ZEROES
-        assert space.blk_size == sector_size
+        assert (space.blk_size, space.write_zeroes_may_unmap) == (sector_size, int(how != "lbpu"))
         assert space.discard_sector_alignment * SECTOR >= sector_size
         before = node.fill()
         full = provisioned()
@@ -337,6 +348,23 @@ def test_zeroes_that_are_to_keep_space() -> None:
         zero(image, 0, MIB, may_unmap=True)
         assert provisioned() == full
         assert node.read() == with_zeroes(before, 0, MIB)
+
+
+@pytest.mark.parametrize("how", ["lbpws", "lbpu"])
+@pytest.mark.parametrize("may_unmap", [False, True])
+def test_nothing_old_is_left_in_the_page_cache(how: str, may_unmap: bool) -> None:  # noqa: FBT001
+    """As it once was with QEMU, and a disk like these: what was written last was read after it was zeroed."""
+    with scsi_debug(sector_size=4096, **{how: 1}) as node, opened(node) as image:
+        node.fill()
+        new = noise(4 * MIB, 1)
+        os.pwrite(image.fd, new, 0)  # and not yet on the disk
+        zero(image, 512, 2 * MIB, may_unmap=may_unmap)
+        wanted = with_zeroes(new, 512, 2 * MIB)
+        assert os.pread(image.fd, 4 * MIB, 0) == wanted
+        discard(image, 3 * MIB, 512 * KIB)
+        assert os.pread(image.fd, 4 * MIB, 0) == with_zeroes(wanted, 3 * MIB, 512 * KIB)
+        os.fsync(image.fd)
+        assert node.read() == with_zeroes(wanted, 3 * MIB, 512 * KIB)
 
 
 def test_sizes_that_a_scsi_disk_likes() -> None:

@@ -137,7 +137,7 @@ class Hanging(Disk):
         return "deaf" in self._hanging
 
     def _is_particular(self, request: Request) -> bool:
-        """Whether this is a write that is refused, as one is whose memory lies where the disk cannot have it."""
+        """Whether this write is to be refused, as one is whose memory is not aligned."""
         particular: bool = self._options.particular and request.opcode == WRITE
         return particular and request.place[0] not in self._written
 

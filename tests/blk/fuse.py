@@ -199,10 +199,16 @@ def on_disk(module: str, *arguments: str | Path) -> list[str]:
     ]
 
 
-def why_not(beginning: Sequence[str]) -> str | None:
+def why_not(beginning: Sequence[str], fds: Sequence[int] = ()) -> str | None:
     """Why no command can be run on such a disk here: in a container without privileges, for example."""
     done = subprocess.run(
-        [*beginning, "true"], cwd=CHECKOUT, capture_output=True, text=True, timeout=20, check=False
+        [*beginning, "true"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+        pass_fds=fds,
     )
     if done.returncode == UNAVAILABLE or done.stderr.startswith("unshare:"):
         return done.stderr.strip()

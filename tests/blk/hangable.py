@@ -112,7 +112,7 @@ def hangable(
     size: int = SIZE,
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Hangable]:
-    """Starts the program, with these options, on such a disk, of zeros; nothing hangs any more when it has ended."""
+    """Starts the program, with these options, on such a disk, of zeros; at the end nothing hangs."""
     path, image, target = folder / "disk.sock", folder / "backing.img", folder / "hanging.img"
     with image.open("wb") as file:
         file.truncate(size)

@@ -13,9 +13,10 @@ SOON is generous, for busy machines. What was measured is printed (`pytest -rP`)
 import asyncio
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -48,6 +49,7 @@ from vhostd.frontend import Frontend, Queue, SharedMemory, signalled
 from vhostd.messages import (
     GET_CONFIG,
     GET_FEATURES,
+    GET_VRING_BASE,
     SET_VRING_CALL,
     SET_VRING_ENABLE,
     SET_VRING_ERR,
@@ -86,9 +88,11 @@ def _disks(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("probe")
     (folder / "hanging.img").touch()
     (folder / "backing.img").write_bytes(bytes(SECTOR))
-    beginning = on_disk("tests.blk.hanging", "--control=0", folder / "hanging.img", folder / "backing.img")
-    if reason := why_not(beginning):
-        pytest.skip(reason)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        disk = (f"--control={theirs.fileno()}", folder / "hanging.img", folder / "backing.img")
+        if reason := why_not(on_disk("tests.blk.hanging", *disk), [theirs.fileno()]):
+            pytest.skip(reason)
 
 
 @pytest.fixture
@@ -134,14 +138,14 @@ async def guest(path: Path, *, area: bool = False, size: int = 128) -> AsyncIter
 
 async def soon(answer: Awaitable[T], what: str, limit: float = SOON) -> T:
     """What is awaited; fails if it takes longer than it may."""
-    start = time.monotonic()
-    try:
+    start, result = time.monotonic(), None
+    with suppress(TimeoutError):
         async with asyncio.timeout(limit):
-            result = await answer
-    except TimeoutError:
-        pytest.fail(f"{what} took longer than {limit} s")
-    print(f"{what}: {(time.monotonic() - start) * 1000:.1f} ms")
-    return result
+            result = [await answer]
+    took = time.monotonic() - start
+    print(f"{what}: {took * 1000:.1f} ms")
+    assert result is not None, f"{what} took longer than {limit} s"
+    return result[0]
 
 
 async def answers(frontend: Frontend) -> None:
@@ -239,7 +243,7 @@ async def leave_hanging(disk: Hangable, late: Late, *, area: bool = False) -> No
 @pytest.mark.parametrize("late", LATE)
 @pytest.mark.parametrize("aio", ENGINES)
 def test_what_is_late_never_undoes_what_came_after_it(
-    tmp_path: Path, run_async: Run, aio: str, late: str, area: bool
+    tmp_path: Path, run_async: Run, aio: str, late: str, *, area: bool
 ) -> None:
     """The next guest is served at once, but for its requests: those wait, and come after."""
     old, sector = LATE[late], LATE[late].sector
@@ -571,7 +575,7 @@ def test_sigterm_while_the_disk_hangs(
 @pytest.mark.parametrize("writes", [False, True], ids=["idle", "writing"])
 @pytest.mark.parametrize("aio", ENGINES)
 def test_sigterm_while_what_hangs_can_be_ended(
-    tmp_path: Path, run_async: Run, aio: str, writes: bool
+    tmp_path: Path, run_async: Run, aio: str, *, writes: bool
 ) -> None:
     """The kernel takes back what no disk has taken yet, and so the process ends at once, by itself."""
 
@@ -708,7 +712,7 @@ def test_others_go_on_while_reads_hang(tmp_path: Path, run_async: Run, aio: str)
 @pytest.mark.parametrize("stops", [False, True], ids=["", "GET_VRING_BASE before"])
 @pytest.mark.parametrize("aio", [*ENGINES, "sync"])
 def test_the_most_that_one_request_may_ask_for_keeps_nobody(
-    tmp_path: Path, run_async: Run, aio: str, stops: bool
+    tmp_path: Path, run_async: Run, aio: str, *, stops: bool
 ) -> None:
     """All that may be zeroed at once, where the file system has no way but writing zeros."""
 
@@ -735,8 +739,6 @@ def test_the_most_that_one_request_may_ask_for_keeps_nobody(
 
 def _get_vring_base() -> bytes:
     """GET_VRING_BASE, whose reply nobody waits for."""
-    from vhostd.messages import GET_VRING_BASE
-
     return encode(GET_VRING_BASE.request, VringState(0, 0))
 
 
@@ -766,11 +768,11 @@ class Flood(NamedTuple):
     """Chains made by hand, which share all of their buffers but the header, and their status."""
 
     it: Guest
-    count: int
+    size: int
 
     def send(self) -> None:
         """Announces them all."""
-        self.it.queue.driver.publish(self.count)
+        self.it.queue.driver.publish(self.size)
         os.eventfd_write(self.it.queue.kick_fd.fileno(), 1)
 
     async def taken(self, program_of: Hangable, before: int) -> int:
@@ -785,7 +787,7 @@ class Flood(NamedTuple):
     async def answered(self) -> None:
         """Waits until all have been used."""
         driver, before = self.it.queue.driver, 0
-        while before < self.count:
+        while before < self.size:
             if driver.used() is not None:
                 before += 1
             elif not driver.arm():
@@ -836,7 +838,7 @@ def test_requests_that_wait_for_a_thread_take_little_memory(tmp_path: Path, run_
         with hangable(tmp_path, f"--aio={aio}") as disk:
             async with raw_guest(disk.path, 8192) as it:
                 flood = Flood(it, 2000)
-                status = largest_discards(it, flood.count, (await config(it.frontend)).max_discard_seg)
+                status = largest_discards(it, flood.size, (await config(it.frontend)).max_discard_seg)
                 it.memory.map.write(status, b"\xff")
                 before = disk.program.resident()
                 disk.hang("fallocate")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.blk.fuse import CHECKOUT, on_disk
-from tests.programs import PATIENCE, Program, executable, listening
+from tests.programs import Program, executable, listening
 
 SIZE = 4 << 20
 
@@ -99,8 +99,8 @@ class Hangable:
 
     async def ends(self) -> float:
         """Waits for the program's end, and fails unless its status is 0; the time of the clock then."""
-        status = await asyncio.to_thread(self.program.wait)
-        assert status == 0
+        status, lines = await asyncio.to_thread(self.program.ends)
+        assert status == 0, "\n".join(lines)
         return time.monotonic()
 
 
@@ -131,9 +131,9 @@ def hangable(
                 yield Hangable(program, path, image, ours)
 
 
-def until_gone(path: Path) -> None:
-    """Looks again and again until there is nothing at `path`; nobody tells of that."""
-    end = time.monotonic() + PATIENCE
+def until_gone(path: Path, limit: float) -> None:
+    """Looks again and again, for so many seconds, until there is nothing at `path`; nobody tells of that."""
+    end = time.monotonic() + limit
     while path.exists():
         assert time.monotonic() < end, f"{path} is still there"
         os.sched_yield()

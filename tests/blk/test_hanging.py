@@ -552,7 +552,10 @@ HANGS = {
 
 @pytest.mark.parametrize(
     ("what", "release"),
-    [*((what, "go") for what in HANGS), ("a write hangs", "abort"), ("everything hangs", "abort")],
+    [
+        *((what, "go") for what in HANGS),
+        *((what, "abort") for what in ("a write hangs", "a flush hangs", "everything hangs")),
+    ],
 )
 @pytest.mark.parametrize("aio", ENGINES)
 def test_sigterm_while_the_disk_hangs(
@@ -725,7 +728,7 @@ def test_others_go_on_while_reads_hang(tmp_path: Path, run_async: Run, aio: str)
 
 
 @pytest.mark.parametrize("stops", [False, True], ids=["", "GET_VRING_BASE before"])
-@pytest.mark.parametrize("aio", [*ENGINES, "sync"])
+@pytest.mark.parametrize("aio", ENGINES)
 def test_the_most_that_one_request_may_ask_for_keeps_nobody(
     tmp_path: Path, run_async: Run, aio: str, *, stops: bool
 ) -> None:

@@ -10,14 +10,13 @@ import random
 import signal
 import struct
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.blk.lossy import UNAVAILABLE
+from tests.blk.fuse import CHECKOUT, on_disk, why_not
 from tests.blk.scripted import Guest, guest
 from tests.conftest import Run
 from tests.devices.vhost_user_blk.driver import (
@@ -28,7 +27,7 @@ from tests.devices.vhost_user_blk.driver import (
     Driver,
     FailedRequest,
 )
-from tests.programs import PATIENCE, Program, executable, listening
+from tests.programs import Program, executable, listening
 from vhostd.messages import GET_FEATURES, SET_CONFIG, ConfigSpace, Empty
 
 SIZE = 1 << 20
@@ -79,11 +78,7 @@ class Lossy:
 
 def on_lossy_disk(folder: Path, *options: str) -> list[str]:
     """The beginning of a command that has a lossy disk."""
-    disk = [str(folder / name) for name in ("lossy.img", "stable.img")]
-    return [
-        *("unshare", "--map-root-user", "--mount", "--propagation=unchanged"),
-        *(sys.executable, "-m", "tests.blk.lossy", *options, *disk),
-    ]
+    return on_disk("tests.blk.lossy", *options, folder / "lossy.img", folder / "stable.img")
 
 
 @contextmanager
@@ -96,7 +91,7 @@ def lossy(folder: Path, *options: str, disk: str | None = None) -> Iterator[Loss
     with listening(
         [*command, f"--blk-file={target}", *options],
         path,
-        cwd=str(Path(__file__).parents[2]),
+        cwd=str(CHECKOUT),
         stderr=2,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -110,17 +105,8 @@ def _lossy_disks(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("probe")
     for name in ("lossy.img", "stable.img"):
         (folder / name).write_bytes(bytes(SIZE))
-    done = subprocess.run(
-        [*on_lossy_disk(folder), "true"],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    if done.returncode == UNAVAILABLE or done.stderr.startswith("unshare:"):
-        pytest.skip(done.stderr.strip())
-    assert done.returncode == 0, done.stderr
+    if reason := why_not(on_lossy_disk(folder)):
+        pytest.skip(reason)
 
 
 class Writers:

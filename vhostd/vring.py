@@ -240,7 +240,7 @@ class Vring:
     async def _wait_for_leftovers(self) -> None:
         if requests := self._leftovers.requests:
             log.warning(
-                "vring %d waits: %d requests of before, which were given up, are still under way",
+                "vring %d waits for %d requests that were given up before and are still under way",
                 self.index,
                 requests,
             )

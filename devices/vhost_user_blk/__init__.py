@@ -101,7 +101,7 @@ class Blk(Device):
         image = _open_image(options)
         try:
             block_sizes = _choose_block_sizes(options, image)
-            engine = make_engine(options.aio)
+            engine = make_engine(options.aio, may_wait=image.may_wait)
         except BaseException:
             image.close()
             raise

@@ -107,9 +107,9 @@ class ThreadEngine:
 class UringEngine:
     """Leaves everything to the kernel, a batch at a time (io_uring), and what that cannot do to threads."""
 
-    def __init__(self) -> None:
-        """Raises OSError if the host forbids or lacks io_uring."""
-        self._uring = Uring(URING_ENTRIES)
+    def __init__(self, *, may_wait: bool) -> None:
+        """Raises OSError if the host forbids or lacks io_uring. `may_wait`: see `make_engine`."""
+        self._uring = Uring(URING_ENTRIES, in_threads=may_wait)
         self._threads = ThreadEngine()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._submitting = False
@@ -169,14 +169,17 @@ class UringEngine:
                 self._queue(chain, request, then)
 
 
-def make_engine(name: str | None) -> Engine:
-    """The engine of this name; without one the best that the host has. Raises SetupError if it has it not."""
+def make_engine(name: str | None, *, may_wait: bool = False) -> Engine:
+    """The engine of this name; without one the best that the host has. Raises SetupError if it has it not.
+
+    `may_wait` says that what promises not to wait for the image waits all the same.
+    """
     if name == "sync":
         return SyncEngine()
     if name == "threads":
         return ThreadEngine()
     try:
-        return UringEngine()
+        return UringEngine(may_wait=may_wait)
     except OSError as error:
         if name is not None:
             raise SetupError(f"--aio=io_uring: {error.strerror}") from None

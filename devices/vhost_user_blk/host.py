@@ -1,5 +1,6 @@
 """What the host has for an image. It is asked once, at open: the sandbox hides sysfs later."""
 
+import ctypes
 import errno
 import fcntl
 import glob
@@ -15,9 +16,16 @@ BLKDISCARD = 0x1277
 RANGE = struct.Struct("=QQ")
 NUMBER = struct.Struct("=i")  # of the answers only BLKALIGNOFF's is ever negative
 
+# struct statfs begins with f_type; Linux, include/uapi/linux/magic.h: ext4, XFS, btrfs, tmpfs, F2FS
+STATFS_SIZE = 256
+HEEDING = (0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010)
+
 SYSFS = "/sys"
 UNBOUNDED = (1 << 64) - 1  # where the host names no most: what is too much for the device it divides itself
 LARGEST_UNIT = 2 << 30  # bytes: who gives back no less is never asked for so much at a time
+
+
+_libc = ctypes.CDLL(None)
 
 
 class Abilities(NamedTuple):
@@ -53,6 +61,18 @@ def of_file(fd: int, *, punches: bool, zeroes: bool) -> Abilities:
         zeroes_fast=punches or zeroes,  # a hole is zeros, and can be filled again
         unmaps=punches,
     )
+
+
+def may_wait(fd: int) -> bool:
+    """Whether the file system may keep a caller waiting who asks not to (RWF_NOWAIT).
+
+    Those of Linux that are known to heed it do not; FUSE, for one, says that it does, and waits.
+    """
+    about = ctypes.create_string_buffer(STATFS_SIZE)
+    if _libc.fstatfs(fd, about):
+        return True
+    (kind,) = struct.unpack_from("@l", about)
+    return kind & 0xFFFF_FFFF not in HEEDING
 
 
 def of_device(fd: int, *, read_only: bool, sysfs: str = SYSFS) -> Abilities:

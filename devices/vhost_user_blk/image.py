@@ -33,7 +33,8 @@ class Image:
 
     `length` is what the host says that it holds; `size` is what the guest sees, in whole blocks of
     `block_size`. What is between the two is read as zeroes; a write there makes the file grow. Offsets and
-    sizes of transfers must be multiples of `unit`, or go by way of bounce.py: the host wants that.
+    sizes of transfers must be multiples of `unit`, or go by way of bounce.py: the host wants that. `may_wait`
+    says that RWF_NOWAIT and io_uring are no promise here.
     `abilities` are the host's, but for those that are not to be used; what it turned out to lack, `lacking`.
     """
 
@@ -52,6 +53,7 @@ class Image:
         self.abilities = found if discard else found.keeping_space()
         self.lacking: set[str] = set()
         self.block_size, self.physical_block_size = found.logical_block_size, found.physical_block_size
+        self.may_wait = not self.is_device and host.may_wait(fd)
         self.unit = self._least_transfer() if direct else 1
         self.size = 0
         self.resize(self.length)
@@ -169,8 +171,11 @@ class Image:
                 offset, size = offset + done, size - done
 
     def close(self) -> None:
-        """Closes the image; the lock goes with it."""
-        os.close(self.fd)
+        """Closes the image; the lock goes with it. Storage that has something to say only then is heard."""
+        try:
+            os.close(self.fd)
+        except OSError as error:
+            log.warning("closing %s: %s: what was not flushed may be lost", self.path, error.strerror)
 
     def _ask_host(self) -> host.Abilities:
         if self.is_device:

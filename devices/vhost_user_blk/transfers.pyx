@@ -55,9 +55,9 @@ cdef class Transfers(Shortcut):
         self.unit = max(self.image.unit, SECTOR)
         # Where a part of a unit may be rewritten, all that is written is to take turns.
         self.may_write = not self.image.read_only and self.unit == SECTOR
-        self.reads_at_once = self.writes_at_once = not self.image.direct
-        may_wait = self.image.is_memory or isinstance(requests.engine, engine.SyncEngine)
-        self.read_flags = self.write_flags = 0 if may_wait else NOWAIT
+        is_free = self.image.is_memory or isinstance(requests.engine, engine.SyncEngine)
+        self.reads_at_once = self.writes_at_once = not self.image.direct and (is_free or not self.image.may_wait)
+        self.read_flags = self.write_flags = 0 if is_free else NOWAIT
 
     cdef int serve(self, queue, Chain chain) except -1:
         cdef Header header

@@ -27,6 +27,7 @@ cdef extern from "<linux/io_uring.h>":
         io_cqring_offsets cq_off
     struct io_uring_sqe:
         uint8_t opcode
+        uint8_t flags
         int32_t fd
         uint64_t off
         uint64_t addr
@@ -53,6 +54,7 @@ cdef class Uring:
     cdef readonly uint32_t in_flight
     cdef uint32_t entries
     cdef uint32_t queued  # of those in flight: the kernel does not know of them yet
+    cdef bint in_threads  # of the kernel's, from the beginning
     cdef bint open  # `fd` is ours: when __cinit__ was not even called, all fields are 0
     cdef int fd
     cdef unsigned char *queues  # both

@@ -70,6 +70,8 @@ cdef extern from "<linux/io_uring.h>":
     enum: IORING_REGISTER_RESTRICTIONS
     enum: IORING_REGISTER_ENABLE_RINGS
     enum: IORING_RESTRICTION_SQE_OP
+    enum: IORING_RESTRICTION_SQE_FLAGS_ALLOWED
+    enum: IOSQE_ASYNC
     enum: IORING_FEAT_EXT_ARG
     enum: IORING_ENTER_GETEVENTS
     enum: IORING_ENTER_EXT_ARG
@@ -84,6 +86,7 @@ cdef extern from "<linux/io_uring.h>":
     struct io_uring_restriction:
         uint16_t opcode
         uint8_t sqe_op
+        uint8_t sqe_flags
     struct io_uring_getevents_arg:
         uint64_t ts
     struct __kernel_timespec:
@@ -114,8 +117,11 @@ cdef class Uring:
     thread at a time; what a thread submitted, the kernel may cancel when that thread ends.
     """
 
-    def __cinit__(self, uint32_t entries):
+    def __cinit__(self, uint32_t entries, *, bint in_threads=False):
         """Makes an io_uring for `entries` requests at a time, at most 32768.
+
+        The kernel first tries whether a read or a write need not wait. Some file systems wait all the same, and
+        `submit` with them; `in_threads` has the kernel try nothing and begin each in a thread of its own.
 
         Raises:
             OSError: the host has no io_uring, or none for us (ENOSYS, EPERM), or no more of what it takes
@@ -133,6 +139,7 @@ cdef class Uring:
             self.numbers[i] = i
         self.tokens = [None] * entries
         self.entries = entries
+        self.in_threads = in_threads
 
     def __dealloc__(self):
         cdef uint32_t i
@@ -259,7 +266,7 @@ cdef class Uring:
 
     cdef int _restrict(self) except -1:
         """Has the kernel refuse all operations but ours, and begin to take requests."""
-        cdef io_uring_restriction[OPERATIONS] allowed
+        cdef io_uring_restriction[OPERATIONS + 1] allowed
         cdef int i
         cdef uint8_t *ours = [
             IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE, IORING_OP_ASYNC_CANCEL
@@ -268,7 +275,9 @@ cdef class Uring:
         for i in range(OPERATIONS):
             allowed[i].opcode = IORING_RESTRICTION_SQE_OP
             allowed[i].sqe_op = ours[i]
-        register(self.fd, IORING_REGISTER_RESTRICTIONS, allowed, OPERATIONS)
+        allowed[OPERATIONS].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED
+        allowed[OPERATIONS].sqe_flags = IOSQE_ASYNC
+        register(self.fd, IORING_REGISTER_RESTRICTIONS, allowed, OPERATIONS + 1)
         register(self.fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0)
         return 0
 
@@ -350,6 +359,7 @@ cdef class Uring:
         cdef io_uring_sqe *sqe = &self.sqes[tail & self.sq_mask]
         memset(sqe, 0, sizeof(io_uring_sqe))
         sqe.opcode = <uint8_t> opcode
+        sqe.flags = IOSQE_ASYNC if self.in_threads and user_data != CANCEL else 0
         sqe.fd = fd
         sqe.off = off
         sqe.addr = addr

@@ -108,7 +108,6 @@ def test_defaults() -> None:
         "blk_file": None,
         "ram": 1 << 20,
         "read_only": False,
-        "discard": "on",
         "serial": "",
         "logical_block_size": None,
         "physical_block_size": None,

@@ -76,11 +76,15 @@ class Blk(Device):
         add("--locking", choices=LOCKINGS, default="auto", help="default: auto, with locks if there are any")
         add("--share-rw", action="store_true", help="let other programs write to it, too")
         add("--serial", default="", help="the disk's serial number, of up to 20 bytes")
-        add("--logical-block-size", metavar="N", type=_block_size, help="default: the host's least, or 512")
+        add("--logical-block-size", metavar="N", type=_block_size, help="default: 512; a device's own")
         add("--physical-block-size", metavar="N", type=_block_size, help="default: the host's")
         add("--cache", choices=CACHES, default="writeback", help="default: %(default)s")
         add("--discard", choices=("on", "off"), default="on", help="default: on; off: give no space back")
-        add("--aio", choices=ENGINES, help="default: the first of these that the host has")
+        add(
+            "--aio",
+            choices=ENGINES,
+            help="default: the first that the host has; with sync all else waits while the storage does",
+        )
         add("--num-queues", metavar="N", type=_num_queues, default=64, help="queues at most; default: 64")
         add("--queue-size", metavar="N", type=_queue_size, default=128, help="to suggest; default: 128")
         add("--poll-us", metavar="N", type=_poll, default=0, help="look for requests so long; default: 0")

@@ -94,6 +94,7 @@ class Blk(Device):
     @classmethod
     def from_options(cls, options: "argparse.Namespace") -> "Self":
         """Opens the image; raises SetupError if that cannot be, UsageError for options that contradict."""
+        from vhost_user_blk import size  # noqa: F401  # now: later the sandbox may hide it
         from vhost_user_blk.config import Config, features_of
         from vhost_user_blk.engine import make_engine
         from vhost_user_blk.protocol import ID_SIZE

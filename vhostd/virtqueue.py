@@ -231,23 +231,19 @@ class Virtqueue:
     async def quiesce(self) -> None:
         """Waits, after `stop`, until every chain taken is back or given up, and interrupts the driver."""
         while self.ring.in_flight and not self.ring.given_up:
-            await self._change()
+            self._changed.clear()
+            self.ring.when_empty(partial(self._soon, self._changed.set))
+            await self._changed.wait()
         self.flush()
 
-    async def emptied(self) -> None:
-        """Waits, after `stop`, until no chain is out, be they given up or not: the device works on none."""
-        while self.ring.in_flight:
-            await self._change()
+    def when_emptied(self, call: Callable[[], object]) -> None:
+        """Has it called, after the ring has stopped, when no chain is out, be they given up or not."""
+        self.ring.when_empty(partial(self._soon, call))
 
     def give_up(self) -> None:
         """Gives up the chains that are out: they are never returned to the driver."""
         self.ring.give_up()
         self._changed.set()
-
-    async def _change(self) -> None:
-        self._changed.clear()
-        self.ring.when_empty(partial(self._soon, self._changed.set))
-        await self._changed.wait()
 
     def _soon(self, call: Callable[[], object]) -> None:
         """Has it called on the event loop, from whatever thread."""

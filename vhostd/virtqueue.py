@@ -13,7 +13,8 @@ from functools import partial
 
 from vhostd.ring import Chain, Ready, Shortcut, SplitRing
 
-# After so many chains without a pause the event loop gets a turn, for signals, messages and other rings.
+# After so many chains without a pause, or fewer that take longer (`SplitRing.effort`), the event loop gets a
+# turn, for signals, messages and other rings.
 POP_BURST = 64
 
 
@@ -51,7 +52,7 @@ class Virtqueue:
         self._shortcut: Shortcut | None = None
         self._ahead: Chain | None = None  # what the shortcut left while the handler slept
         self._poll = 0.0
-        self._popped = 0  # since others had a turn
+        self._spent = 0  # of a burst, since others had a turn
         self._flushes = False  # at the end of this turn
 
     @property
@@ -71,7 +72,7 @@ class Virtqueue:
 
     def __anext__(self) -> Awaitable[Chain]:
         # No coroutine and no future are made while chains are at hand: this is the hot path.
-        if self._popped < POP_BURST and (chain := self._take()) is not None:
+        if self._spent < POP_BURST and (chain := self._take()) is not None:
             return Ready(chain)
         return self._next()
 
@@ -102,7 +103,10 @@ class Virtqueue:
                 return True
             if self._wake is None or self._wake.done():
                 self._wake = self._loop.create_future()
-            await self._wake
+            try:
+                await self._wake
+            finally:
+                self._wake = None  # the frames of an exception in it may hold a chain
             if self._ahead is not None:
                 return True
         return False
@@ -135,9 +139,9 @@ class Virtqueue:
 
     async def _next(self) -> Chain:
         while True:
-            if self._popped >= POP_BURST:
+            if self._spent >= POP_BURST:
                 await asyncio.sleep(0)
-                self._popped = 0
+                self._spent = 0
             if (chain := self._take()) is not None:
                 return chain
             if not await self.ready():
@@ -148,21 +152,22 @@ class Virtqueue:
         if (chain := self._ahead) is not None:
             self._ahead = None
         elif self._shortcut is None:
+            before = self.ring.effort
             chain = self.pop()
-            self._popped += 1
+            self._spent += self.ring.effort - before
         elif self._runs:
-            before = self.ring.popped
-            chain = self._serve(self._shortcut, POP_BURST - self._popped)
-            self._popped += self.ring.popped - before
+            before = self.ring.effort
+            chain = self._serve(self._shortcut, POP_BURST - self._spent)
+            self._spent += self.ring.effort - before
         return chain
 
     def _serve(self, shortcut: Shortcut, most: int) -> Chain | None:
-        """Has a shortcut serve up to so many chains; the first that it leaves."""
+        """Has a shortcut serve chains, with up to so much effort; the first that it leaves."""
         return self.ring.serve(shortcut, self, most)
 
     def _serve_all(self, shortcut: Shortcut) -> bool:
         """Has the shortcut serve what has come; True if that is all, and a kick will tell of more."""
-        while self._runs and self._popped < POP_BURST:
+        while self._runs and self._spent < POP_BURST:
             self.ring.disarm()
             self._ahead = self._take()
             if self._ahead is not None:
@@ -177,7 +182,7 @@ class Virtqueue:
             self.ring.when_eased(partial(self._soon, self.kicked))
         elif (self._poll and self._spin()) or self.ring.arm():
             return True
-        self._popped = 0
+        self._spent = 0
         return False
 
     def _spin(self) -> bool:
@@ -185,11 +190,11 @@ class Virtqueue:
 
         A whole wait counts as a whole burst: for others it is the same.
         """
-        if self._popped and not self.ring.in_flight:
+        if self._spent and not self.ring.in_flight:
             begin = time.perf_counter()
             while (waited := time.perf_counter() - begin) < self._poll:
                 if not self.ring.is_empty:
-                    self._popped += int(POP_BURST * waited / self._poll)
+                    self._spent += int(POP_BURST * waited / self._poll)
                     return True
         return False
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import pairwise
@@ -168,6 +169,33 @@ def test_a_chain_whose_shortcut_fails_is_not_kept(memory: SharedMemory, run_asyn
         assert bench.queue.in_flight == 0
 
     run_async(main)
+
+
+def test_all_queues_together_poll_as_long_as_one(
+    memory: SharedMemory, run_async: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one turn; in the next one they poll again."""
+    clock = itertools.count(step=1e-4)
+
+    async def main() -> None:
+        benches = [Bench(memory) for _ in range(4)]
+        for _ in range(2):
+            for bench in benches:
+                bench.queue.poll(1e-3)
+                bench.offer()
+                chain = await anext(bench.queue)
+                bench.queue.push(chain)
+            begin = next(clock)
+            waiting = [asyncio.create_task(bench.queue.ready()) for bench in benches]
+            await asyncio.sleep(0)
+            assert 1e-3 < next(clock) - begin < 3e-3
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vhostd.virtqueue.time.perf_counter", lambda: next(clock))
+        run_async(main)
 
 
 def test_the_loop_waits_for_a_kick_and_ends_with_the_ring(memory: SharedMemory, run_async: Run) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from weakref import WeakKeyDictionary
 
 from vhostd.ring import Chain, Ready, Shortcut, SplitRing
 
@@ -19,6 +20,25 @@ POP_BURST = 64
 
 
 MakeQueue = Callable[[int, SplitRing, Callable[[], None], Callable[[Exception], None] | None], "Virtqueue"]
+
+
+class Turn:
+    """A turn of an event loop: for how many seconds its queues have looked for chains in it, all together."""
+
+    def __init__(self) -> None:
+        self.polled = 0.0
+
+    def spend(self, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+        """Counts seconds, until the next turn."""
+        if not self.polled:
+            loop.call_soon(self._end)
+        self.polled += seconds
+
+    def _end(self) -> None:
+        self.polled = 0.0
+
+
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turn] = WeakKeyDictionary()
 
 
 class Virtqueue:
@@ -52,6 +72,7 @@ class Virtqueue:
         self._shortcut: Shortcut | None = None
         self._ahead: Chain | None = None  # what the shortcut left while the handler slept
         self._poll = 0.0
+        self._turn = Turn()
         self._spent = 0  # of a burst, since others had a turn
         self._flushes = False  # at the end of this turn
 
@@ -83,9 +104,11 @@ class Virtqueue:
     def poll(self, seconds: float) -> None:
         """Has the queue look for chains that long before it waits for kicks, while no other is in flight.
 
-        Nothing else that the event loop serves goes on meanwhile.
+        Nothing else that the event loop serves goes on meanwhile; so in one turn of it all queues
+        together look no longer than one of them may.
         """
         self._poll = seconds
+        self._turn = _turns.setdefault(self._loop, Turn())
 
     def pop(self) -> Chain | None:
         """The next chain, if one is there now and the ring runs; raises GuestError for one that is broken.
@@ -191,11 +214,13 @@ class Virtqueue:
         A whole wait counts as a whole burst: for others it is the same.
         """
         if self._spent and not self.ring.in_flight:
-            begin = time.perf_counter()
-            while (waited := time.perf_counter() - begin) < self._poll:
+            begin, most = time.perf_counter(), self._poll - self._turn.polled
+            while (waited := time.perf_counter() - begin) < most:
                 if not self.ring.is_empty:
+                    self._turn.spend(waited, self._loop)
                     self._spent += int(POP_BURST * waited / self._poll)
                     return True
+            self._turn.spend(waited, self._loop)
         return False
 
     def _flush_rest(self) -> None:

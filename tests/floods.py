@@ -13,6 +13,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.devices.vhost_user_blk.driver import DISCARD, HEADER, IN, OUT, SECTOR, SEGMENT, WRITE_ZEROES
 from tests.programs import PATIENCE, connect, executable, get_features, listening
 from vhostd.framing import encode
 from vhostd.frontend import Frontend, Queue, SharedMemory
@@ -29,9 +30,10 @@ class Victim(NamedTuple):
     ring: int
     data: bytes
     room: int
+    what: str = ""
 
     def __str__(self) -> str:
-        return self.name
+        return f"{self.name} {self.what}".rstrip()
 
 
 RNG = Victim("vhost-user-rng", (), 0, b"", 4096)
@@ -39,6 +41,39 @@ GPU = Victim("vhost-user-gpu", (), 0, (0x0100).to_bytes(4, "little") + bytes(20)
 LED = b"\x11\0\1\0\1\0\0\0"
 INPUT = Victim("vhost-user-input", ("--event-socket={folder}/events",), 1, LED, 0)
 VICTIMS = (RNG, GPU, INPUT)
+
+BLK_DATA, BLK_SIZE = (
+    256 << 10,
+    64 << 20,
+)  # bytes: of one transfer, the most that is done at once; and the disk's
+SEGMENTS, DISCARDED, ZEROED = 16, 128 << 20, 16 << 20  # the most that a request may name
+IMAGES = {"a tmpfs": Path("/dev/shm"), "the disk": Path("/var/tmp")}
+
+
+def _blk(what: str, data: bytes, room: int, *options: str) -> Victim:
+    return Victim("vhost-user-blk", options, 0, data, room, what)
+
+
+def _segments(count: int, size: int) -> bytes:
+    """The data of a request that names so many ranges, all of them the disk's first bytes."""
+    return SEGMENT.pack(0, min(size, BLK_SIZE) // SECTOR, 0) * count
+
+
+def _disks() -> Iterator[Victim]:
+    """One for each kind of request, and of storage."""
+    for place, folder in IMAGES.items():
+        image = f"--blk-file={folder}/{{name}}"
+        yield _blk(f"reads of {place}", HEADER.pack(IN, 0, 0), BLK_DATA + 1, image)
+        yield _blk(f"writes to {place}", HEADER.pack(OUT, 0, 0) + bytes(BLK_DATA), 1, image)
+        yield _blk(
+            f"zeroes on {place}", HEADER.pack(WRITE_ZEROES, 0, 0) + _segments(SEGMENTS, ZEROED), 1, image
+        )
+        yield _blk(
+            f"discards on {place}", HEADER.pack(DISCARD, 0, 0) + _segments(SEGMENTS, DISCARDED), 1, image
+        )
+
+
+BLK = _blk("", HEADER.pack(IN, 0, 0), 4097, "--ram=64M")
 
 
 class Target(NamedTuple):
@@ -104,7 +139,8 @@ def event_lines(target: Target) -> None:
 
 
 CASES: tuple[tuple[Victim, Flood], ...] = (
-    *((victim, flood) for victim in VICTIMS for flood in (messages, requests, kicks, connections)),
+    *((victim, flood) for victim in (*VICTIMS, BLK) for flood in (messages, requests, kicks, connections)),
+    *((victim, requests) for victim in _disks()),
     (INPUT, event_clients),
     (INPUT, event_lines),
 )
@@ -113,12 +149,14 @@ CASES: tuple[tuple[Victim, Flood], ...] = (
 async def measure(victim: Victim, flood: Flood, folder: Path, duration: float = DURATION) -> Times:
     """Floods a program, asks it questions meanwhile, and ends it."""
     path = folder / "vhost.sock"
-    command = [executable(victim.name), *(option.format(folder=folder) for option in victim.options)]
     with ExitStack() as stack:
+        names = {"folder": folder, "name": f"flood-{os.getpid()}.img"}
+        command = [executable(victim.name), *(option.format(**names) for option in victim.options)]
+        stack.enter_context(_image(command))
         program = stack.enter_context(listening([*command, "--log-level=error"], path))
         sock = stack.enter_context(connect(path))
         frontend = stack.enter_context(closing(Frontend(sock.dup())))
-        memory = stack.enter_context(closing(SharedMemory(4 << 20)))
+        memory = stack.enter_context(closing(SharedMemory(16 << 20)))
         await frontend.negotiate()
         await frontend.share(memory)
         queue = stack.enter_context(closing(await frontend.start(memory, victim.ring)))
@@ -130,6 +168,19 @@ async def measure(victim: Victim, flood: Flood, folder: Path, duration: float = 
             while time.monotonic() < end:
                 answer = max(answer, _seconds(lambda: get_features(sock)))
             return Times(answer, program.stop())
+
+
+@contextmanager
+def _image(command: list[str]) -> Iterator[None]:
+    """The file that is the disk in this command, if there is one: all of it is data at first."""
+    paths = [Path(option.partition("=")[2]) for option in command if option.startswith("--blk-file=")]
+    try:
+        for path in paths:
+            path.write_bytes(b"x" * BLK_SIZE)
+        yield
+    finally:
+        for path in paths:
+            path.unlink()
 
 
 @contextmanager

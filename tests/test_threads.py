@@ -107,3 +107,28 @@ async def threads_started(threads):
 asyncio.run(main())
 """
     assert subprocess.run([sys.executable, "-c", program], timeout=20, check=False).returncode == 0
+
+
+def test_fewer_threads_than_wanted(run_async: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host has no more for us: those that are there do all the work; without any, none of it is done."""
+
+    async def main() -> None:
+        threads = Threads(2)
+        refused = "can't start new thread"
+
+        def start(_: threading.Thread) -> None:
+            raise RuntimeError(refused)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start)
+            with pytest.raises(OSError, match="no thread"):
+                await threads.run(lambda: 1)
+        assert threads.under_way == 0
+        assert await threads.run(lambda: 2) == 2
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start)
+            assert await asyncio.gather(*(threads.run(lambda: 3) for _ in range(4))) == [3] * 4
+        assert threads.under_way == 0
+        threads.close()
+
+    run_async(main)

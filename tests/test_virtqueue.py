@@ -1,40 +1,47 @@
 """The device's end of a ring: batching of interrupts, turns for the event loop, and the stop rule."""
 
 import asyncio
+import gc
+import itertools
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
 
 from tests.conftest import Run
-from vhostd.errors import BadRing
+from vhostd.errors import BadRing, MemoryLost
 from vhostd.frontend import SharedMemory
-from vhostd.ring import SplitRing
+from vhostd.ring import Chain, Shortcut, SplitRing
 from vhostd.ring.driver import SplitDriver
 from vhostd.virtqueue import POP_BURST, Virtqueue
 
 SIZE = 256
+INDIRECT_DESC = 1 << 28
+PIECES_OF_EFFORT = 128  # of a chain that takes twice as long as the shortest
 PUSH_BATCH = 32  # what interrupts are batched to at most
 
 
 class Bench:
     """A virtqueue over a ring, with its driver and a count of its interrupts; made on the running loop."""
 
-    def __init__(self, memory: SharedMemory) -> None:
+    def __init__(self, memory: SharedMemory, *, pieces: int = 1, make: type[Virtqueue] = Virtqueue) -> None:
+        """Its chains have so many pieces."""
         footprint = SplitRing.footprint(SIZE)
         self.driver = SplitDriver(memory.map, memory.allocate(sum(footprint) + 8, 4096), SIZE)
         addresses = (self.driver.desc_addr, self.driver.avail_addr, self.driver.used_addr)
         windows = [memory.map.guest(addr, size) for addr, size in zip(addresses, footprint, strict=True)]
         desc, avail, used = windows
-        self.ring = SplitRing(SIZE, desc, avail, used, memory.map, features=0, base=0)
+        self.ring = SplitRing(SIZE, desc, avail, used, memory.map, features=INDIRECT_DESC, base=0)
         self.interrupts = 0
-        self.queue = Virtqueue(0, self.ring, self._interrupt)
+        self.queue = make(0, self.ring, self._interrupt)
         self.queue.enable(on=True)
-        self._buffer = memory.allocate(16)
+        self._buffers = [(memory.allocate(16), 16, True)] * pieces
+        self._table = memory.allocate(16 * pieces) if pieces > 1 else None
 
     def offer(self, count: int = 1) -> None:
         for _ in range(count):
-            self.driver.add([(self._buffer, 16, True)])
+            self.driver.add(self._buffers, indirect=self._table)
         self.queue.kicked()
 
     def used(self) -> int:
@@ -112,6 +119,83 @@ def test_the_event_loop_gets_a_turn_under_load(memory: SharedMemory, run_async: 
         assert seen[0] <= POP_BURST
 
     run_async(main)
+
+
+def test_chains_that_take_longer_make_a_shorter_burst(memory: SharedMemory, run_async: Run) -> None:
+    """Each of these has the ring walk as many descriptors as many chains of an ordinary guest."""
+
+    async def main() -> None:
+        bench = Bench(memory, pieces=SIZE)
+        for _ in range(POP_BURST):
+            bench.offer()
+        served = 0
+        seen = []
+        asyncio.get_running_loop().call_soon(lambda: seen.append(served))
+        async for chain in bench.queue:
+            served += 1
+            bench.queue.push(chain)
+            if served == POP_BURST:
+                break
+        assert seen
+        assert seen[0] <= POP_BURST // (1 + SIZE // PIECES_OF_EFFORT) + 1
+
+    run_async(main)
+
+
+def test_a_chain_whose_shortcut_fails_is_not_kept(memory: SharedMemory, run_async: Run) -> None:
+    """Not in the frames of the exception either: the next ring would wait for it for ever."""
+
+    class Failing(Virtqueue):
+        def _serve(self, shortcut: Shortcut, most: int) -> Chain | None:
+            chain = self.ring.pop()
+            if chain is not None:
+                raise MemoryLost("in the middle of it")
+            return chain
+
+    async def main() -> None:
+        bench = Bench(memory, make=Failing)
+        bench.queue.shorten(Shortcut())
+
+        async def serve() -> None:
+            with suppress(MemoryLost):
+                async for _ in bench.queue:
+                    pass
+
+        task = asyncio.create_task(serve())
+        await asyncio.sleep(0)
+        bench.offer()
+        await task
+        gc.collect()
+        assert bench.queue.in_flight == 0
+
+    run_async(main)
+
+
+def test_all_queues_together_poll_as_long_as_one(
+    memory: SharedMemory, run_async: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one turn; in the next one they poll again."""
+    clock = itertools.count(step=1e-4)
+
+    async def main() -> None:
+        benches = [Bench(memory) for _ in range(4)]
+        for _ in range(2):
+            for bench in benches:
+                bench.queue.poll(1e-3)
+                bench.offer()
+                chain = await anext(bench.queue)
+                bench.queue.push(chain)
+            begin = next(clock)
+            waiting = [asyncio.create_task(bench.queue.ready()) for bench in benches]
+            await asyncio.sleep(0)
+            assert 1e-3 < next(clock) - begin < 3e-3
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vhostd.virtqueue.time.perf_counter", lambda: next(clock))
+        run_async(main)
 
 
 def test_the_loop_waits_for_a_kick_and_ends_with_the_ring(memory: SharedMemory, run_async: Run) -> None:

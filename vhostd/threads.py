@@ -4,6 +4,8 @@ None of them belongs on the event loop, where everybody would wait with them.
 """
 
 import asyncio
+import errno
+import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,6 +14,8 @@ from threading import Thread
 from typing import TypeVar
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 CLOSE_PATIENCE = 0.02  # seconds that what is under way is waited for at the end
 
@@ -30,7 +34,10 @@ class Threads:
         self._waiting: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
     def do(self, work: Callable[[], T], then: Callable[[T | Exception], None]) -> None:
-        """Has a thread do the work, and calls `then` on this event loop with its result, or its exception."""
+        """Has a thread do the work, and calls `then` on this event loop with its result, or its exception.
+
+        That is an OSError, and the work is not done, where the host lets us have no thread at all.
+        """
         loop = asyncio.get_running_loop()
 
         def done() -> None:
@@ -41,10 +48,10 @@ class Threads:
         self.under_way += 1
         self._waiting.put(done)
         if len(self._threads) < min(self._most, self.under_way):
-            # Python waits at its end for all but daemons, and a thread may be in the kernel for ever.
-            thread = Thread(target=self._serve, name=self._name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            self._start_one()
+        if not self._threads:
+            self._waiting.get_nowait()
+            loop.call_soon(self._tell, then, OSError(errno.EAGAIN, "no thread could be started"))
 
     async def run(self, work: Callable[[], T]) -> T:
         """Has a thread do the work; returns its result, or raises its exception.
@@ -77,6 +84,17 @@ class Threads:
         end = time.monotonic() + CLOSE_PATIENCE
         for thread in self._threads:
             thread.join(max(end - time.monotonic(), 0))
+
+    def _start_one(self) -> None:
+        """Starts a thread, if the host has one for us; the others do its work as well."""
+        # Python waits at its end for all but daemons, and a thread may be in the kernel for ever.
+        thread = Thread(target=self._serve, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            log.warning("%s: %s: %d are there", self._name, error, len(self._threads))
+        else:
+            self._threads.append(thread)
 
     def _tell(self, then: Callable[[T | Exception], None], result: T | Exception) -> None:
         self.under_way -= 1

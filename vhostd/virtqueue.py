@@ -10,14 +10,35 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from weakref import WeakKeyDictionary
 
 from vhostd.ring import Chain, Ready, Shortcut, SplitRing
 
-# After so many chains without a pause the event loop gets a turn, for signals, messages and other rings.
+# After so many chains without a pause, or fewer that take longer (`SplitRing.effort`), the event loop gets a
+# turn, for signals, messages and other rings.
 POP_BURST = 64
 
 
 MakeQueue = Callable[[int, SplitRing, Callable[[], None], Callable[[Exception], None] | None], "Virtqueue"]
+
+
+class Turn:
+    """A turn of an event loop: for how many seconds its queues have looked for chains in it, all together."""
+
+    def __init__(self) -> None:
+        self.polled = 0.0
+
+    def spend(self, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+        """Counts seconds, until the next turn."""
+        if not self.polled:
+            loop.call_soon(self._end)
+        self.polled += seconds
+
+    def _end(self) -> None:
+        self.polled = 0.0
+
+
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turn] = WeakKeyDictionary()
 
 
 class Virtqueue:
@@ -51,7 +72,8 @@ class Virtqueue:
         self._shortcut: Shortcut | None = None
         self._ahead: Chain | None = None  # what the shortcut left while the handler slept
         self._poll = 0.0
-        self._popped = 0  # since others had a turn
+        self._turn = Turn()
+        self._spent = 0  # of a burst, since others had a turn
         self._flushes = False  # at the end of this turn
 
     @property
@@ -71,7 +93,7 @@ class Virtqueue:
 
     def __anext__(self) -> Awaitable[Chain]:
         # No coroutine and no future are made while chains are at hand: this is the hot path.
-        if self._popped < POP_BURST and (chain := self._take()) is not None:
+        if self._spent < POP_BURST and (chain := self._take()) is not None:
             return Ready(chain)
         return self._next()
 
@@ -82,9 +104,11 @@ class Virtqueue:
     def poll(self, seconds: float) -> None:
         """Has the queue look for chains that long before it waits for kicks, while no other is in flight.
 
-        Nothing else that the event loop serves goes on meanwhile.
+        Nothing else that the event loop serves goes on meanwhile; so in one turn of it all queues
+        together look no longer than one of them may.
         """
         self._poll = seconds
+        self._turn = _turns.setdefault(self._loop, Turn())
 
     def pop(self) -> Chain | None:
         """The next chain, if one is there now and the ring runs; raises GuestError for one that is broken.
@@ -102,7 +126,10 @@ class Virtqueue:
                 return True
             if self._wake is None or self._wake.done():
                 self._wake = self._loop.create_future()
-            await self._wake
+            try:
+                await self._wake
+            finally:
+                self._wake = None  # the frames of an exception in it may hold a chain
             if self._ahead is not None:
                 return True
         return False
@@ -135,9 +162,9 @@ class Virtqueue:
 
     async def _next(self) -> Chain:
         while True:
-            if self._popped >= POP_BURST:
+            if self._spent >= POP_BURST:
                 await asyncio.sleep(0)
-                self._popped = 0
+                self._spent = 0
             if (chain := self._take()) is not None:
                 return chain
             if not await self.ready():
@@ -148,21 +175,22 @@ class Virtqueue:
         if (chain := self._ahead) is not None:
             self._ahead = None
         elif self._shortcut is None:
+            before = self.ring.effort
             chain = self.pop()
-            self._popped += 1
+            self._spent += self.ring.effort - before
         elif self._runs:
-            before = self.ring.popped
-            chain = self._serve(self._shortcut, POP_BURST - self._popped)
-            self._popped += self.ring.popped - before
+            before = self.ring.effort
+            chain = self._serve(self._shortcut, POP_BURST - self._spent)
+            self._spent += self.ring.effort - before
         return chain
 
     def _serve(self, shortcut: Shortcut, most: int) -> Chain | None:
-        """Has a shortcut serve up to so many chains; the first that it leaves."""
+        """Has a shortcut serve chains, with up to so much effort; the first that it leaves."""
         return self.ring.serve(shortcut, self, most)
 
     def _serve_all(self, shortcut: Shortcut) -> bool:
         """Has the shortcut serve what has come; True if that is all, and a kick will tell of more."""
-        while self._runs and self._popped < POP_BURST:
+        while self._runs and self._spent < POP_BURST:
             self.ring.disarm()
             self._ahead = self._take()
             if self._ahead is not None:
@@ -177,7 +205,7 @@ class Virtqueue:
             self.ring.when_eased(partial(self._soon, self.kicked))
         elif (self._poll and self._spin()) or self.ring.arm():
             return True
-        self._popped = 0
+        self._spent = 0
         return False
 
     def _spin(self) -> bool:
@@ -185,12 +213,14 @@ class Virtqueue:
 
         A whole wait counts as a whole burst: for others it is the same.
         """
-        if self._popped and not self.ring.in_flight:
-            begin = time.perf_counter()
-            while (waited := time.perf_counter() - begin) < self._poll:
+        if self._spent and not self.ring.in_flight:
+            begin, most = time.perf_counter(), self._poll - self._turn.polled
+            while (waited := time.perf_counter() - begin) < most:
                 if not self.ring.is_empty:
-                    self._popped += int(POP_BURST * waited / self._poll)
+                    self._turn.spend(waited, self._loop)
+                    self._spent += int(POP_BURST * waited / self._poll)
                     return True
+            self._turn.spend(waited, self._loop)
         return False
 
     def _flush_rest(self) -> None:
@@ -231,23 +261,19 @@ class Virtqueue:
     async def quiesce(self) -> None:
         """Waits, after `stop`, until every chain taken is back or given up, and interrupts the driver."""
         while self.ring.in_flight and not self.ring.given_up:
-            await self._change()
+            self._changed.clear()
+            self.ring.when_empty(partial(self._soon, self._changed.set))
+            await self._changed.wait()
         self.flush()
 
-    async def emptied(self) -> None:
-        """Waits, after `stop`, until no chain is out, be they given up or not: the device works on none."""
-        while self.ring.in_flight:
-            await self._change()
+    def when_emptied(self, call: Callable[[], object]) -> None:
+        """Has it called, after the ring has stopped, when no chain is out, be they given up or not."""
+        self.ring.when_empty(partial(self._soon, call))
 
     def give_up(self) -> None:
         """Gives up the chains that are out: they are never returned to the driver."""
         self.ring.give_up()
         self._changed.set()
-
-    async def _change(self) -> None:
-        self._changed.clear()
-        self.ring.when_empty(partial(self._soon, self._changed.set))
-        await self._changed.wait()
 
     def _soon(self, call: Callable[[], object]) -> None:
         """Has it called on the event loop, from whatever thread."""

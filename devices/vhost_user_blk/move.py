@@ -61,8 +61,11 @@ class Move:
         self._bounces = 0  # shares of `requests.bounces`
 
     def begin(self) -> None:
-        """Does the first step."""
-        self._guard(self._step)
+        """Does the next step, unless the chain was given up while it waited for its turn."""
+        if self._chain.given_up:
+            self._guard(self._end, -errno.ECANCELED)
+        else:
+            self._guard(self._step)
 
     def __call__(self, result: Result) -> None:
         """After a step."""
@@ -95,8 +98,6 @@ class Move:
             self._left = 0
         if not self._left:
             self._end(0)
-        elif self._chain.given_up:
-            self._end(-errno.ECANCELED)
         else:  # an engine may call back at once, and there may be many steps
             asyncio.get_running_loop().call_soon(self.begin)
 

@@ -13,6 +13,7 @@ class Shares:
     def __init__(self, count: int) -> None:
         self.count = count
         self._free = count
+        self._dealing = False
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
 
     def take(self, count: int, begin: Callable[[], None]) -> None:
@@ -26,7 +27,13 @@ class Shares:
         self._deal()
 
     def _deal(self) -> None:
-        while self._waiting and self._waiting[0][0] <= self._free:
-            count, begin = self._waiting.popleft()
-            self._free -= count
-            begin()
+        if self._dealing:  # by whoever called what gives back at once, and who goes on
+            return
+        self._dealing = True
+        try:
+            while self._waiting and self._waiting[0][0] <= self._free:
+                count, begin = self._waiting.popleft()
+                self._free -= count
+                begin()
+        finally:
+            self._dealing = False

@@ -31,8 +31,8 @@ def figures(victim: Victim, flood: Flood, rounds: int) -> list[Figure]:
     answer, end = (statistics.median(values) * 1000 for values in zip(*times, strict=True))
     name = flood.__name__.replace("_", " ")
     return [
-        Figure(victim.name, f"GET_FEATURES under {name}", "ms", answer, limit=ANSWER_LIMIT),
-        Figure(victim.name, f"SIGTERM to exit under {name}", "ms", end, limit=END_LIMIT),
+        Figure(str(victim), f"GET_FEATURES under {name}", "ms", answer, limit=ANSWER_LIMIT),
+        Figure(str(victim), f"SIGTERM to exit under {name}", "ms", end, limit=END_LIMIT),
     ]
 
 

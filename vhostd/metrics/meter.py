@@ -72,7 +72,8 @@ class MeteredVirtqueue(Virtqueue):
 
     def _serve(self, shortcut: Shortcut, most: int) -> Chain | None:
         try:
-            for _ in range(most):
+            end = self.ring.effort + most
+            while self.ring.effort < end:
                 chain = self.pop()
                 if chain is None or not shortcut.take(self, chain):
                     return chain

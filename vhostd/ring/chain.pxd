@@ -22,6 +22,9 @@ cdef enum:
 cdef enum:
     # Pieces of guest memory in all chains of a ring that the device has: with more, no chain is popped.
     MOST_PIECES = 16384
+    # What takes about as long as a chain does at least: pieces to walk, and bytes to copy.
+    PIECES_OF_EFFORT = 128
+    BYTES_OF_EFFORT = 32768
 
 
 cdef struct Stream:
@@ -35,6 +38,7 @@ cdef struct Stream:
 cdef class InFlight:
     cdef readonly uint32_t chains
     cdef size_t pieces  # of guest memory that the chains name: iovecs
+    cdef uint64_t effort  # that it took so far to take chains, and to copy at once what they ask for
     cdef bint given_up
     cdef object emptied  # what to call, once, when no chain is left
     cdef object eased  # and when few pieces are left

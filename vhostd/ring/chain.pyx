@@ -42,6 +42,7 @@ cdef class InFlight:
     cdef void add(self, Chain chain) noexcept:
         self.chains += 1
         self.pieces += chain.count
+        self.effort += 1 + chain.count // PIECES_OF_EFFORT
         chain.among = self
 
     cdef void remove(self, Chain chain) noexcept:
@@ -212,7 +213,10 @@ cdef class Chain:
         """
         cdef iovec iov[MOST_IOVECS]
         cdef size_t count = self._lend(&self.sink if call == READ else &self.source, iov, n, skip)
-        return attempt(self.memory, call, fd, iov, count, offset, flags)
+        cdef ssize_t done = attempt(self.memory, call, fd, iov, count, offset, flags)
+        if done > 0 and self.among is not None:
+            self.among.effort += done // BYTES_OF_EFFORT
+        return done
 
     cdef void finish(self, unsigned char status) noexcept:
         """Writes the last byte of the writable stream, which has one; what is before it counts as written."""

@@ -50,7 +50,6 @@ cdef enum:
 cdef class SplitRing:
     cdef readonly uint32_t size
     cdef readonly uint16_t base
-    cdef readonly uint64_t popped
     cdef readonly uint32_t unfinished
     cdef bint indirect
     cdef bint event_idx

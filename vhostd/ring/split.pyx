@@ -47,8 +47,8 @@ cdef class SplitRing:
     """The device half of one split virtqueue, from its start to its stop.
 
     `size` is the number of descriptors. `base` is the avail index of the next chain to pop: what
-    GET_VRING_BASE answers. `popped` counts all chains that were; `unfinished` those that whoever served the ring
-    before popped and did not push, which are popped again before any other.
+    GET_VRING_BASE answers. `unfinished` counts the chains that whoever served the ring before popped and did not
+    push, which are popped again before any other.
     """
 
     def __cinit__(
@@ -202,7 +202,6 @@ cdef class SplitRing:
     cdef inline void _take(self, Chain chain) noexcept:
         self.out.add(chain)
         self.taken[chain.head] = 1
-        self.popped += 1
 
     cdef bint _look(self) except -1:
         """Loads the driver's avail index; True if it announces chains."""
@@ -310,6 +309,14 @@ cdef class SplitRing:
         return self.out.chains
 
     @property
+    def effort(self):
+        """What the event loop has done for this ring so far: 1 for each chain, and more for those that take longer.
+
+        These have very many pieces, or a shortcut has copied much for them.
+        """
+        return self.out.effort
+
+    @property
     def is_full(self):
         """Whether the device has chains of so much guest memory, in pieces, that it gets no more for now."""
         return self.out.pieces >= MOST_PIECES
@@ -350,18 +357,19 @@ cdef class SplitRing:
         self.patience = 1
 
     def serve(self, Shortcut shortcut not None, queue, uint32_t most):
-        """Has a shortcut serve up to `most` chains of a queue; returns the first that it leaves, or None.
+        """Has a shortcut serve chains of a queue; returns the first that it leaves, or None.
 
-        None says that there are no more chains now, or that there were so many. The queue is asked to `flush`
-        whenever `push` would say that it is time, and at the end.
+        None says that there are no more chains now, or that they have taken `most` of `effort`. The queue is asked
+        to `flush` whenever `push` would say that it is time, and at the end.
 
         Raises:
             BadRing, BadDescriptor, MemoryLost: as `pop`; and whatever the shortcut raises.
         """
         cdef Chain chain
         cdef int outcome
+        cdef uint64_t end = self.out.effort + most
         try:
-            for _ in range(most):
+            while self.out.effort < end:
                 chain = self.pop()
                 if chain is None:
                     return None

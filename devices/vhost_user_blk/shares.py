@@ -14,6 +14,7 @@ class Shares:
         self.count = count
         self._free = count
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+        self._deals = False
 
     def take(self, count: int, begin: Callable[[], None]) -> None:
         """Calls `begin` when so many are there for it: at once, or when others give theirs back."""
@@ -26,7 +27,13 @@ class Shares:
         self._deal()
 
     def _deal(self) -> None:
-        while self._waiting and self._waiting[0][0] <= self._free:
-            count, begin = self._waiting.popleft()
-            self._free -= count
-            begin()
+        if self._deals:  # who ends while he is begun would have the next one begin in his frames
+            return
+        self._deals = True
+        try:
+            while self._waiting and self._waiting[0][0] <= self._free:
+                count, begin = self._waiting.popleft()
+                self._free -= count
+                begin()
+        finally:
+            self._deals = False

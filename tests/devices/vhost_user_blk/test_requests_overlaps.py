@@ -66,10 +66,11 @@ STEP = 2 * UNIT
 class Pieces(ThreadEngine):
     """Moves as little at a time as a host may, `most` bytes, and has the shortcut begin nothing."""
 
-    most = SECTOR
+    most = 3 * SECTOR
+    odd = 0  # more bytes that are read: whole sectors only are written at a time, or others tear them
 
     def preadv(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
-        super().preadv(chain, fd, offset, min(size, self.most), flags, then)
+        super().preadv(chain, fd, offset, min(size, self.most + self.odd), flags, then)
 
     def pwritev(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
         super().pwritev(chain, fd, offset, min(size, self.most), flags, then)
@@ -136,7 +137,8 @@ def guest_of(engine: Engine, host: str, cache: str, folder: Path) -> Iterator[Gu
         if host == "units":
             image.unit = UNIT
         if isinstance(engine, Pieces):
-            engine.most = 3 * SECTOR + 7 if image.unit == 1 else max(3 * SECTOR, image.unit)
+            engine.most = max(engine.most, image.unit)
+            engine.odd = 7 if image.unit == 1 else 0
         requests = Requests(image, engine, SERIAL, writeback=cache != "writethrough")
         guest = Guest(requests, queues=2, size=512)
         stack.callback(guest.close)

@@ -71,7 +71,7 @@ def test_engines_by_name() -> None:
 def test_the_best_engine_that_the_host_has(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def missing(_: int) -> None:
+    def missing(_: int, **_how: bool) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(engines, "Uring", missing)

@@ -350,6 +350,31 @@ def test_a_model_agrees(guest: Guest) -> None:
     agrees()
 
 
+@pytest.mark.parametrize("length", [1, 513, 1025, 3 * SECTOR, 5000])
+def test_what_a_host_wants_is_known_of_the_shortest_file(length: int, tmp_path: Path) -> None:
+    """It may grow, and what it grows by is read and written as well."""
+    with ExitStack() as stack:
+        path = stack.enter_context(path_of("blocks", tmp_path))
+        os.truncate(path, length)
+        image = Image.open(path, read_only=False, direct=True, raw=True)
+        stack.callback(image.close)
+        assert image.unit == UNIT
+
+
+def test_zeroes_that_are_written_do_not_make_a_file_grow(guest: Guest) -> None:
+    guest.image.lacking |= {"punch", "zero", "refill"}
+    model = Model(guest, 20 * SECTOR + 100, UNIT)
+    steps = [
+        Ask(WRITE_ZEROES, 19, 5, 0, 0, 0, 0),
+        Ask(OUT, 21, 2, 1, 0, 0, 0),  # behind the odd end, of which the program knows no more
+        Ask(WRITE_ZEROES, 22, 2, 0, 0, 0, 0),
+        Ask(WRITE_ZEROES, 16, 8, 0, 0, 0, 0),
+    ]
+    for ask in steps:
+        Batch((ask,)).take(guest, model)
+    check_rest(guest)
+
+
 def test_neighbours_in_a_unit_are_not_lost(guest: Guest) -> None:
     """Each sector of some units written on its own, and whole units beside them, all at the same time."""
     model = Model(guest, SECTORS * SECTOR, SECTOR)

@@ -261,8 +261,8 @@ def test_a_batch_is_submitted_together_but_for_its_first(
         class Counting:
             """A Uring that says how much each submission took."""
 
-            def __init__(self, entries: int) -> None:
-                self._uring = Uring(entries)
+            def __init__(self, entries: int, *, in_threads: bool) -> None:
+                self._uring = Uring(entries, in_threads=in_threads)
 
             def __getattr__(self, name: str) -> Callable[..., object]:
                 found: Callable[..., object] = getattr(self._uring, name)

@@ -56,7 +56,15 @@ quick = settings(
 UNIT = 4096
 SECTORS = 40  # that requests name: five units
 MOST = SECTORS * SECTOR + UNIT  # bytes of an image
-LENGTHS = (SECTORS * SECTOR, 33 * SECTOR, 33 * SECTOR + 100, 20 * SECTOR + 1, 24 * SECTOR - 1, MOST - 511, 700)
+LENGTHS = (
+    SECTORS * SECTOR,
+    33 * SECTOR,
+    33 * SECTOR + 100,
+    20 * SECTOR + 1,
+    24 * SECTOR - 1,
+    MOST - 511,
+    700,
+)
 STEP = 2 * UNIT
 
 

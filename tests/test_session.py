@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import PATIENCE, Run
 from tests.sessions import Echo, backend_requests, closed, connected, negotiated, refused
 from vhostd.channel import Channel
 from vhostd.dispatch import ACK, NACK
@@ -16,6 +16,7 @@ from vhostd.fds import Fd
 from vhostd.framing import encode
 from vhostd.frontend import Frontend, Queue, SharedMemory
 from vhostd.frontend.queue import signalled
+from vhostd.leftovers import Leftovers
 from vhostd.messages import (
     ADD_MEM_REG,
     GET_CONFIG,

@@ -187,7 +187,10 @@ class Image:
         return host.of_file(self.fd, punches=punches, zeroes=zeroes)
 
     def _least_transfer(self) -> int:
-        """The smallest read that the host allows without its page cache, at the beginning: behind the end it allows any."""
+        """The smallest read that the host allows without its page cache.
+
+        It is tried at the beginning: behind a file's end the host allows any.
+        """
         with mmap.mmap(-1, PAGE) as aligned:
             for size in TRIED_BLOCK_SIZES:
                 part = memoryview(aligned)[:size]

@@ -223,10 +223,15 @@ def test_what_was_given_up_meanwhile_is_not_begun(run_async: Run, name: str) -> 
     async def main() -> None:
         let_go, machine = threading.Event(), Machine()
         chain = machine.chain([(DATA, 64, True)])
+
+        def begin() -> int:
+            begun.append(1)
+            return 0
+
         async with running(name) as (engine, answers):
             for _ in range(engines.THREADS):
                 engine.do(a_chain(), lambda: let_go.wait(PATIENCE) + 0, answers.then)
-            engine.do(chain, lambda: begun.append(1) or 0, answers.then)
+            engine.do(chain, begin, answers.then)
             machine.ring.give_up()
             let_go.set()
             results = [await answers.next() for _ in range(engines.THREADS + 1)]

@@ -1,7 +1,7 @@
 """Moves: step after step to the end, and what is given back whatever the end is."""
 
+import asyncio
 import errno
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +10,10 @@ import pytest
 
 from tests.devices.vhost_user_blk.driver import FLUSH, HEADER, IN, IOERR, OK, OUT, SECTOR
 from tests.devices.vhost_user_blk.guest import SEAM, SIZE, Guest, disk, memory_to_cut, noise
-from vhost_user_blk import move
+from vhost_user_blk import Blk, move
+from vhost_user_blk.config import Config
 from vhost_user_blk.engine import SyncEngine, Then, Work
-from vhost_user_blk.requests import BOUNCES, MOST, TURNS, Requests
+from vhost_user_blk.requests import BOUNCES, MOST, Requests
 from vhost_user_blk.shares import Shares
 from vhostd import Chain
 from vhostd.errors import MemoryLost
@@ -21,7 +22,7 @@ UNIT = 4096
 
 
 class Held(SyncEngine):
-    """Does nothing until it is told to; notes the ranges that it is asked to move, up to `most` bytes each."""
+    """Does nothing until it is told to, and notes what it is asked to move, `most` bytes at a time."""
 
     def __init__(self, most: int = 1 << 30) -> None:
         self.ranges: list[tuple[int, int]] = []
@@ -115,7 +116,8 @@ def go_on(guest: Guest, engine: Held) -> None:
 
 def without_shortcut(guest: Guest) -> None:
     """Has the engine do everything."""
-    guest.requests.shortcut.read_flags = guest.requests.shortcut.write_flags = -1
+    for name in ("read_flags", "write_flags"):
+        setattr(guest.requests.shortcut, name, -1)
 
 
 # --- Steps ----------------------------------------------------------------------------------------------
@@ -267,9 +269,6 @@ def test_steps_end_when_the_chain_is_given_up(
 
 
 def test_a_flood_is_taken_up_to_a_bound_and_goes_on_by_itself(tmp_path: Path, engine: Held) -> None:
-    from vhost_user_blk import Blk
-    from vhost_user_blk.config import Config
-
     with disk(tmp_path, engine, queue_size=4096) as guest:
         requests = guest.requests
         config = Config(requests, queues=1, queue_size=128, block_sizes=(SECTOR, SECTOR))
@@ -280,7 +279,6 @@ def test_a_flood_is_taken_up_to_a_bound_and_goes_on_by_itself(tmp_path: Path, en
         ]
         for i in range(MOST + 100):
             guest.memory.write(SEAM + 64 * i, HEADER.pack(FLUSH, 0, 0))
-        import asyncio
 
         async def flood() -> None:
             serving = asyncio.create_task(device.requestq(guest.queues[0]))
@@ -303,9 +301,3 @@ def test_a_flood_is_taken_up_to_a_bound_and_goes_on_by_itself(tmp_path: Path, en
         guest.run(flood)
         assert guest.wait(*buffers) == [1] * len(buffers)
         check_rest(guest)
-
-
-def test_all_turns_are_more_than_what_is_under_way() -> None:
-    """Or whole units would wait for each other; what the ring lets through is bounded otherwise."""
-    assert TURNS > MOST
-    assert os.RWF_DSYNC

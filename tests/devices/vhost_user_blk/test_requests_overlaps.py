@@ -221,7 +221,7 @@ class Ask(NamedTuple):
 
     kind: int
     first: int
-    count: int
+    many: int
     seed: int
     flags: int
     shift: int
@@ -229,20 +229,20 @@ class Ask(NamedTuple):
 
     @property
     def sectors(self) -> range:
-        return range(self.first, self.first + self.count)
+        return range(self.first, self.first + self.many)
 
     @property
     def data(self) -> bytes:
-        return noise(self.count * SECTOR, self.seed)
+        return noise(self.many * SECTOR, self.seed)
 
     def begin(self, guest: Guest) -> Buffer:
         """Has it offered to the device."""
-        room = self.count * SECTOR if self.kind == IN else 0
+        room = self.many * SECTOR if self.kind == IN else 0
         data = self.data if self.kind == OUT else b""
         sector = self.first if self.kind in (IN, OUT) else 0
         if self.kind in (DISCARD, WRITE_ZEROES):
-            middle = self.count // 2
-            parts = [(self.first, middle), (self.first + middle, self.count - middle)]
+            middle = self.many // 2
+            parts = [(self.first, middle), (self.first + middle, self.many - middle)]
             data = segments(parts, self.flags if self.kind == WRITE_ZEROES else 0)
         return guest.begin(self.kind, sector, data, room, queue=self.queue, shift=self.shift)
 
@@ -272,7 +272,7 @@ class Batch(NamedTuple):
     asks: tuple[Ask, ...]
 
     def take(self, guest: Guest, model: Model) -> None:
-        asks = [ask for ask in self.asks if (ask.first + ask.count) * SECTOR <= guest.image.size]
+        asks = [ask for ask in self.asks if (ask.first + ask.many) * SECTOR <= guest.image.size]
         buffers = [ask.begin(guest) for ask in asks]
         guest.start_all()
         for ask, answer in zip(asks, guest.finish(*buffers), strict=True):
@@ -290,7 +290,7 @@ class Batch(NamedTuple):
     def _check_image(self, guest: Guest, model: Model, asks: list[Ask]) -> None:
         found = Path(guest.image.path).read_bytes()
         if not guest.image.is_device:
-            ends = [(ask.first + ask.count) * SECTOR for ask in asks if ask.kind == OUT and ask.count]
+            ends = [(ask.first + ask.many) * SECTOR for ask in asks if ask.kind == OUT and ask.many]
             model.length = max([model.length, *ends])
             assert len(found) == model.length
         found = found[: len(model.bytes)].ljust(len(model.bytes), b"\0")
@@ -333,12 +333,12 @@ ASKS = st.builds(
     Ask,
     kind=st.sampled_from([IN, IN, OUT, OUT, OUT, OUT, DISCARD, WRITE_ZEROES, WRITE_ZEROES, FLUSH]),
     first=st.integers(0, SECTORS - 1) | st.sampled_from([0, 8, 16, 24, 32]),
-    count=st.integers(0, 3) | st.sampled_from([1, 8, 8, 16, 24, SECTORS]),
+    many=st.integers(0, 3) | st.sampled_from([1, 8, 8, 16, 24, SECTORS]),
     seed=st.integers(0, 99),
     flags=st.sampled_from([0, UNMAP]),
     shift=st.sampled_from([0, 0, 0, 1, 4, 511]),
     queue=st.integers(0, 1),
-).map(lambda ask: ask._replace(count=min(ask.count, SECTORS - ask.first)))
+).map(lambda ask: ask._replace(many=min(ask.many, SECTORS - ask.first)))
 BATCHES = st.lists(ASKS, min_size=1, max_size=20).map(lambda asks: Batch(tuple(asks)))
 STEPS = st.lists(
     BATCHES | BATCHES | BATCHES | st.builds(Resize, st.sampled_from((0, *LENGTHS))), min_size=1, max_size=6

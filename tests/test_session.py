@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from tests.conftest import PATIENCE, Run
+from tests.conftest import Run
 from tests.sessions import Echo, backend_requests, closed, connected, negotiated, refused
 from vhostd.channel import Channel
 from vhostd.dispatch import ACK, NACK
@@ -54,7 +54,7 @@ from vhostd.messages import (
     VringFd,
     VringState,
 )
-from vhostd.session import Session
+from vhostd.session import DISCONNECT_PATIENCE, Session
 from vhostd.virtio import Feature, mask
 
 # --- Negotiation -----------------------------------------------------------------------------------------
@@ -735,7 +735,7 @@ def test_the_program_s_end_cuts_the_wait_for_requests_in_flight_short(run_async:
 def test_who_wants_to_be_served_next_need_not_wait_for_requests_that_hang(
     run_async: Run, *, early: bool
 ) -> None:
-    """They are left behind, and their ring stops; a patience of seconds would be too long for this test."""
+    """They are left behind, and their ring stops, long before a session's patience with its device ends."""
 
     async def main() -> None:
         device, leftovers = Echo(), Leftovers()
@@ -758,7 +758,7 @@ def test_who_wants_to_be_served_next_need_not_wait_for_requests_that_hang(
         await device.ended.wait()
         if not early:
             session.hurry()
-        async with asyncio.timeout(PATIENCE / 2):
+        async with asyncio.timeout(DISCONNECT_PATIENCE / 2):
             await serving
         assert device.held[0].given_up
         assert leftovers.requests == 1

@@ -16,6 +16,7 @@ from vhostd.fds import Fd
 from vhostd.framing import encode
 from vhostd.frontend import Frontend, Queue, SharedMemory
 from vhostd.frontend.queue import signalled
+from vhostd.leftovers import Leftovers
 from vhostd.messages import (
     ADD_MEM_REG,
     GET_CONFIG,
@@ -53,7 +54,7 @@ from vhostd.messages import (
     VringFd,
     VringState,
 )
-from vhostd.session import Session
+from vhostd.session import DISCONNECT_PATIENCE, Session
 from vhostd.virtio import Feature, mask
 
 # --- Negotiation -----------------------------------------------------------------------------------------
@@ -723,6 +724,46 @@ def test_the_program_s_end_cuts_the_wait_for_requests_in_flight_short(run_async:
         assert theirs.fileno() == -1
         assert device.resets == 1
         device.release()  # too late: nobody hears of it
+        assert queue.poll() is None
+        queue.close()
+        memory.close()
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["before the end", "during it"])
+def test_who_wants_to_be_served_next_need_not_wait_for_requests_that_hang(
+    run_async: Run, *, early: bool
+) -> None:
+    """They are left behind, and their ring stops, long before a session's patience with its device ends."""
+
+    async def main() -> None:
+        device, leftovers = Echo(), Leftovers()
+        memory = SharedMemory(1 << 16)
+        ours, theirs = socket.socketpair()
+        session = Session(device, Channel(theirs), leftovers=leftovers)
+        serving = asyncio.create_task(session.run())
+        frontend = Frontend(ours)
+        await frontend.negotiate()
+        await frontend.share(memory)
+        queue = await frontend.start(memory, 1)
+        queue.add(b"x", 4)
+        queue.kick()
+        await device.holding.wait()
+        if early:
+            session.hurry()
+            await frontend.call(GET_FEATURES, Empty())  # it is served on
+            assert not device.held[0].given_up
+        frontend.close()
+        await device.ended.wait()
+        if not early:
+            session.hurry()
+        async with asyncio.timeout(DISCONNECT_PATIENCE / 2):
+            await serving
+        assert device.held[0].given_up
+        assert leftovers.requests == 1
+        device.release()
+        await leftovers.gone()
         assert queue.poll() is None
         queue.close()
         memory.close()

@@ -3,8 +3,10 @@
 import asyncio
 import gc
 import itertools
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -12,9 +14,10 @@ import pytest
 from tests.conftest import Run
 from vhostd.errors import BadRing, MemoryLost
 from vhostd.frontend import SharedMemory
+from vhostd.metrics.meter import Meters
 from vhostd.ring import Chain, Shortcut, SplitRing
 from vhostd.ring.driver import SplitDriver
-from vhostd.virtqueue import POP_BURST, Virtqueue
+from vhostd.virtqueue import POP_BURST, MakeQueue, Virtqueue
 
 SIZE = 256
 INDIRECT_DESC = 1 << 28
@@ -25,16 +28,24 @@ PUSH_BATCH = 32  # what interrupts are batched to at most
 class Bench:
     """A virtqueue over a ring, with its driver and a count of its interrupts; made on the running loop."""
 
-    def __init__(self, memory: SharedMemory, *, pieces: int = 1, make: type[Virtqueue] = Virtqueue) -> None:
+    def __init__(
+        self,
+        memory: SharedMemory,
+        size: int = SIZE,
+        make_queue: MakeQueue = Virtqueue,
+        *,
+        pieces: int = 1,
+    ) -> None:
         """Its chains have so many pieces."""
-        footprint = SplitRing.footprint(SIZE)
-        self.driver = SplitDriver(memory.map, memory.allocate(sum(footprint) + 8, 4096), SIZE)
+        footprint = SplitRing.footprint(size)
+        self.driver = SplitDriver(memory.map, memory.allocate(sum(footprint) + 8, 4096), size)
         addresses = (self.driver.desc_addr, self.driver.avail_addr, self.driver.used_addr)
         windows = [memory.map.guest(addr, size) for addr, size in zip(addresses, footprint, strict=True)]
         desc, avail, used = windows
-        self.ring = SplitRing(SIZE, desc, avail, used, memory.map, features=INDIRECT_DESC, base=0)
+        self.ring = SplitRing(size, desc, avail, used, memory.map, features=INDIRECT_DESC, base=0)
         self.interrupts = 0
-        self.queue = make(0, self.ring, self._interrupt)
+        self.failures: list[Exception] = []
+        self.queue = make_queue(0, self.ring, self._interrupt, self.failures.append)
         self.queue.enable(on=True)
         self._buffers = [(memory.allocate(16), 16, True)] * pieces
         self._table = memory.allocate(16 * pieces) if pieces > 1 else None
@@ -43,6 +54,11 @@ class Bench:
         for _ in range(count):
             self.driver.add(self._buffers, indirect=self._table)
         self.queue.kicked()
+
+    def offer_pieces(self, *chains: int) -> None:
+        """Offers chains of so many pieces each, without a kick."""
+        for pieces in chains:
+            self.driver.add([(*self._buffers[0][:1], 1, True)] * pieces)
 
     def used(self) -> int:
         """How many chains the driver gets back now."""
@@ -153,7 +169,7 @@ def test_a_chain_whose_shortcut_fails_is_not_kept(memory: SharedMemory, run_asyn
             return chain
 
     async def main() -> None:
-        bench = Bench(memory, make=Failing)
+        bench = Bench(memory, make_queue=Failing)
         bench.queue.shorten(Shortcut())
 
         async def serve() -> None:
@@ -294,3 +310,192 @@ def test_a_broken_ring_is_the_handler_s_exception(memory: SharedMemory, run_asyn
             await anext(bench.queue)
 
     run_async(main)
+
+
+# --- Chains that are given up, or forgotten ---------------------------------------------------------------
+
+
+async def turns() -> None:
+    """Lets everybody go on who can."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def emptied(queue: Virtqueue) -> None:
+    """Waits until no chain of the queue is out."""
+    event = asyncio.Event()
+    queue.when_emptied(event.set)
+    await event.wait()
+
+
+def taken(bench: Bench, count: int = 1) -> list[Chain]:
+    """Chains that the device has now."""
+    bench.offer(count)
+    return [chain for _ in range(count) if (chain := bench.queue.pop()) is not None]
+
+
+def test_what_is_given_up_is_waited_for_by_who_needs_it_empty(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        chains = taken(bench, 2)
+        bench.queue.stop()
+        quiescing = asyncio.create_task(bench.queue.quiesce())
+        emptied = asyncio.create_task(emptied(bench.queue))
+        await turns()
+        assert not quiescing.done()
+        bench.queue.give_up()
+        await quiescing
+        await turns()
+        assert not emptied.done()
+        for chain in chains:
+            assert chain.given_up
+            bench.queue.push(chain)
+        await emptied
+        assert not bench.used()
+        assert not bench.interrupts
+
+    run_async(main)
+
+
+def test_a_chain_that_is_forgotten_keeps_nobody_waiting(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        chains = taken(bench)
+        bench.queue.stop()
+        waiting = [
+            asyncio.create_task(wait()) for wait in (bench.queue.quiesce, partial(emptied, bench.queue))
+        ]
+        await turns()
+        assert not any(each.done() for each in waiting)
+        thread = threading.Thread(target=chains.clear)  # whoever lets go of it
+        thread.start()
+        await asyncio.gather(*waiting)
+        thread.join()
+        assert not bench.used()
+
+    run_async(main)
+
+
+def test_a_failure_gives_up_and_is_told(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        [chain] = taken(bench)
+        error = ZeroDivisionError()
+        bench.queue.fail(error)
+        assert bench.failures == [error]
+        assert chain.given_up
+        assert bench.queue.pop() is None
+        await bench.queue.quiesce()
+        bench.queue.push(chain)
+        await emptied(bench.queue)
+
+    run_async(main)
+
+
+def test_a_chain_may_be_forgotten_after_the_event_loop(memory: SharedMemory) -> None:
+    async def main() -> list[Chain]:
+        bench = Bench(memory)
+        chains = taken(bench)
+        bench.queue.stop()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await emptied(bench.queue)
+        return chains
+
+    chains = asyncio.run(main())
+    chains.clear()
+
+
+# --- More pieces than there may be -------------------------------------------------------------------------
+
+
+class Holding(Shortcut):
+    """Leaves each chain: what derives from it in Python is not asked."""
+
+
+def serving(bench: Bench, held: list[Chain], *, short: bool) -> asyncio.Task[None]:
+    """A handler that holds what it gets."""
+
+    async def serve() -> None:
+        if short:
+            bench.queue.shorten(Holding())
+        async for chain in bench.queue:
+            held.append(chain)
+            del chain
+
+    return asyncio.create_task(serve())
+
+
+@pytest.mark.parametrize("short", [False, True], ids=["plain", "shortcut"])
+@pytest.mark.parametrize("make_queue", [Virtqueue, Meters().make_queue], ids=["unmetered", "metered"])
+@pytest.mark.parametrize("forgets", [False, True], ids=["push", "forget"])
+def test_a_queue_full_of_pieces_goes_on_by_itself(
+    make_queue: MakeQueue, run_async: Run, *, short: bool, forgets: bool
+) -> None:
+    """No kick comes: the driver has told of all its chains already."""
+    memory = SharedMemory(2 << 20)
+
+    async def main() -> None:
+        bench = Bench(memory, 32768, make_queue)
+        held: list[Chain] = []
+        task = serving(bench, held, short=short)
+        await turns()
+        bench.offer_pieces(8000, 9000, 100, 200)
+        bench.queue.kicked()
+        await turns()
+        assert [chain.writable for chain in held] == [8000, 9000]
+        bench.queue.kicked()  # which changes nothing
+        await turns()
+        assert len(held) == 2
+        give_back(bench, held, 8000, forgets=forgets)
+        await turns()
+        assert [chain.writable for chain in held] == [9000]  # more than half are out still
+        give_back(bench, held, 9000, forgets=forgets)
+        await turns()
+        assert [chain.writable for chain in held] == [100, 200]
+        for chain in held:
+            bench.queue.push(chain)
+        bench.offer_pieces(5)
+        bench.queue.kicked()
+        await turns()
+        assert held.pop().writable == 5
+        held.clear()
+        bench.queue.stop()
+        await task
+
+    run_async(main)
+    memory.close()
+
+
+def give_back(bench: Bench, held: list[Chain], pieces: int, *, forgets: bool) -> None:
+    """Pushes a chain, or lets go of it in another thread."""
+    [at] = [i for i, chain in enumerate(held) if chain.writable == pieces]
+    if not forgets:
+        bench.queue.push(held.pop(at))
+        return
+    thread = threading.Thread(target=held.pop, args=(at,))
+    thread.start()
+    thread.join()
+
+
+def test_a_full_queue_that_stops_gives_nothing_more(run_async: Run) -> None:
+    memory = SharedMemory(2 << 20)
+
+    async def main() -> None:
+        bench = Bench(memory, 32768)
+        held: list[Chain] = []
+        task = serving(bench, held, short=False)
+        await turns()
+        bench.offer_pieces(20000, 1)
+        bench.queue.kicked()
+        await turns()
+        bench.queue.stop()
+        await task
+        bench.queue.push(held.pop())
+        await turns()
+        assert not held
+        await bench.queue.quiesce()
+        assert bench.used() == 1
+
+    run_async(main)
+    memory.close()

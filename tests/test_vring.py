@@ -4,16 +4,22 @@ import asyncio
 import gc
 import logging
 import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Run
 from tests.sessions import NO_FD, Echo, closed, connected, negotiated, refused
+from vhostd.channel import Channel
+from vhostd.errors import BadRequest
 from vhostd.fds import Fd
 from vhostd.framing import encode
-from vhostd.frontend import SharedMemory
+from vhostd.frontend import Frontend, SharedMemory
 from vhostd.frontend.queue import Queue, signalled
+from vhostd.leftovers import Leftovers
 from vhostd.messages import (
     GET_QUEUE_NUM,
     GET_VRING_BASE,
@@ -31,7 +37,9 @@ from vhostd.messages import (
     VringFd,
     VringState,
 )
+from vhostd.session import Session
 from vhostd.virtio import Feature, mask
+from vhostd.virtqueue import Virtqueue
 
 ALL_BUT_EVENT_IDX = ~mask(Feature.EVENT_IDX)
 
@@ -401,3 +409,126 @@ def test_guest_memory_is_unmapped_after_a_fault(run_async: Run) -> None:
         run_async(main)
     finally:
         logging.disable(logging.NOTSET)
+
+
+# --- The start rule ---------------------------------------------------------------------------------------
+
+
+class Stuck(Echo):
+    """Its second queue breaks at "?", and holds what it has even so; there is no end to its work on it."""
+
+    async def holdq(self, queue: Virtqueue) -> None:
+        self.held_queue = queue
+        async for chain in queue:
+            data = chain.read(chain.readable)
+            self.held.append(chain)
+            self.holding.set()
+            del chain  # or the log's record of the exception holds it
+            if data == b"?":
+                raise BadRequest("what cannot be")
+
+
+async def stuck(device: Stuck, frontend: Frontend, memory: SharedMemory) -> None:
+    """Leaves a request behind that was given up, its ring broken and stopped."""
+    queue = await frontend.start(memory, 1)
+    queue.add(b"?", 4)
+    queue.kick()
+    await device.holding.wait()
+    device.holding.clear()
+    await frontend.stop(queue)
+    assert device.held[0].given_up
+    queue.close()
+
+
+def test_a_ring_begins_when_nothing_of_before_is_under_way(
+    run_async: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Messages are served meanwhile, and the ring itself may be stopped."""
+
+    async def main() -> None:
+        device = Stuck()
+        async with negotiated(device) as (frontend, memory):
+            await stuck(device, frontend, memory)
+            [left] = device.held
+            device.held.clear()
+            assert device.held_queue is not None
+            for _ in range(2):
+                queue = await frontend.start(memory, 0)
+                queue.add(b"later", 5)
+                queue.kick()
+                for _ in range(5):
+                    await frontend.call(GET_QUEUE_NUM, Empty())
+                assert not device.served
+                assert await frontend.stop(queue) == 0
+                queue.close()
+            queue = await frontend.start(memory, 0)
+            queue.add(b"later", 5)
+            queue.kick()
+            await frontend.call(GET_QUEUE_NUM, Empty())
+            assert not device.served
+            device.held_queue.push(left)
+            assert (await queue.used())[1] == b"later"
+            queue.close()
+
+    caplog.set_level(logging.INFO)
+    run_async(main)
+    assert "vring 0 waits for 1 requests that were given up before and are still under way" in caplog.text
+    assert "vring 0 goes on: no request of before is under way any more" in caplog.text
+
+
+def test_a_ring_waits_for_what_an_earlier_session_left(run_async: Run) -> None:
+    """Its memory is gone for the new front-end, but not for who still writes to it."""
+
+    async def main() -> None:
+        device, leftovers = Stuck(), Leftovers()
+        async with sharing(device, leftovers) as (frontend, memory):
+            await stuck(device, frontend, memory)
+        assert leftovers.requests == 1
+        async with sharing(device, leftovers) as (frontend, memory):
+            queue = await frontend.start(memory, 0)
+            queue.add(b"later", 5)
+            queue.kick()
+            await frontend.call(GET_QUEUE_NUM, Empty())
+            assert not device.served
+            device.held.pop().write(b"old")  # which is forgotten with that, and never pushed
+            assert (await queue.used())[1] == b"later"
+            assert leftovers.requests == 0
+            queue.close()
+
+    run_async(main)
+
+
+def test_without_leftovers_nobody_waits(run_async: Run, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        device = Stuck()
+        async with negotiated(device) as (frontend, memory):
+            queue = await frontend.start(memory, 1)
+            queue.add(b"x", 4)
+            queue.kick()
+            await device.holding.wait()
+            asyncio.get_running_loop().call_soon(device.release)
+            await frontend.stop(queue)
+            other = await frontend.start(memory, 0)
+            assert await other.request(b"now", 3) == b"now"
+            other.close()
+            queue.close()
+
+    run_async(main)
+    assert "waits for" not in caplog.text
+
+
+@asynccontextmanager
+async def sharing(device: Echo, leftovers: Leftovers) -> AsyncIterator[tuple[Frontend, SharedMemory]]:
+    """A front-end, negotiated, of a session that shares leftovers with others."""
+    ours, theirs = socket.socketpair()
+    memory = SharedMemory(1 << 20)
+    serving = asyncio.create_task(Session(device, Channel(theirs), leftovers=leftovers).run())
+    frontend = Frontend(ours)
+    try:
+        await frontend.negotiate()
+        await frontend.share(memory)
+        yield frontend, memory
+    finally:
+        frontend.close()
+        await serving
+        memory.close()

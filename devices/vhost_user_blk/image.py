@@ -160,7 +160,10 @@ class Image:
         fcntl.ioctl(self.fd, BLKSECDISCARD, RANGE.pack(offset, size))
 
     def write_zeroes(self, offset: int, size: int) -> None:
-        """Writes zeros where the host knows no faster way; raises OSError."""
+        """Writes zeros where the host knows no faster way, up to the end of the file; raises OSError."""
+        size = min(size, self.measure() - offset)
+        if size <= 0:
+            return
         if (offset | size) % self.unit:
             bounce.write(self.fd, self.unit, offset, bytes(size), 0)
             return
@@ -184,12 +187,15 @@ class Image:
         return host.of_file(self.fd, punches=punches, zeroes=zeroes)
 
     def _least_transfer(self) -> int:
-        """The smallest read that the host allows without its page cache."""
+        """The smallest read that the host allows without its page cache.
+
+        It is tried at the beginning: behind a file's end the host allows any.
+        """
         with mmap.mmap(-1, PAGE) as aligned:
             for size in TRIED_BLOCK_SIZES:
                 part = memoryview(aligned)[:size]
                 try:
-                    os.preadv(self.fd, [part], size)
+                    os.preadv(self.fd, [part], 0)
                 except OSError as error:
                     if error.errno == errno.EINVAL:
                         continue

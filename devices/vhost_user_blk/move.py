@@ -72,6 +72,9 @@ class Move:
         self._guard(self._went, result)
 
     def _step(self, _: int) -> None:
+        if self._chain.given_up:
+            self._end(-errno.ECANCELED)
+            return
         size = min(self._left, STEP)
         if (self._offset | size) % self._requests.image.unit:
             self._bounce()
@@ -87,13 +90,14 @@ class Move:
             self._advance(result)
 
     def _advance(self, result: int) -> None:
-        at_end = not self._writing and self._offset + max(result, 0) >= self._requests.image.length
+        # Only where there is nothing more: the file may be longer by now than is known of it.
+        at_end = not self._writing and result == 0 and self._offset >= self._requests.image.length
         if result < 0 or (result == 0 and not at_end):  # 0 if the image has become shorter than it was
             self._end(result or -errno.EIO)
             return
         self._offset += result
         self._left -= result
-        if at_end and self._left:
+        if at_end:
             self._chain.write(bytes(self._left))
             self._left = 0
         if not self._left:

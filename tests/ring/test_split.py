@@ -1,5 +1,9 @@
 """The device half of a split virtqueue under a driver that keeps the rules."""
 
+import os
+import threading
+from collections.abc import Iterator
+
 import pytest
 
 from tests.ring.machine import (
@@ -12,11 +16,12 @@ from tests.ring.machine import (
     USER,
     Machine,
     device_half,
+    memfd,
     two_regions,
     unmade,
 )
 from vhostd.errors import BadDescriptor, RefusedRequest
-from vhostd.ring import Chain, SplitRing
+from vhostd.ring import Chain, GuestMemory, Region, SplitRing
 from vhostd.ring.driver import SplitDriver
 
 ONE = [(DATA, 1, True)]
@@ -326,3 +331,157 @@ def test_features_are_those_negotiated() -> None:
     machine = Machine(features=INDIRECT_DESC)
     machine.ring.disarm()
     assert machine.driver.used_flags == 1
+
+
+# --- What the device has ---------------------------------------------------------------------------------
+
+
+def test_a_chain_that_is_forgotten_is_not_in_flight() -> None:
+    machine = Machine()
+    calls: list[str] = []
+    chain = machine.chain([(DATA, 4, True)])
+    machine.ring.when_empty(lambda: calls.append("empty"))
+    assert (machine.ring.in_flight, calls) == (1, [])
+    del chain
+    assert (machine.ring.in_flight, calls) == (0, ["empty"])
+    machine.ring.push(machine.chain([(DATA, 4, True)]))
+    assert calls == ["empty"]  # once
+
+
+def test_another_thread_may_forget_it() -> None:
+    machine = Machine()
+    seen: list[int] = []
+    chains = [machine.chain([(DATA, 4, True)])]
+    machine.ring.when_empty(lambda: seen.append(threading.get_ident()))
+    thread = threading.Thread(target=chains.clear)
+    thread.start()
+    number = thread.ident
+    thread.join()
+    assert (machine.ring.in_flight, seen) == (0, [number])
+
+
+def test_the_ring_may_be_gone_before_its_chains() -> None:
+    machine = Machine()
+    calls: list[str] = []
+    chain = machine.chain([(DATA, 4, True)])
+    machine.ring.when_empty(lambda: calls.append("empty"))
+    machine.ring.give_up()
+    del machine
+    assert chain.given_up
+    chain.write(b"data")
+    assert not calls
+    del chain
+    assert calls == ["empty"]
+
+
+def test_an_empty_ring_says_so_at_once_and_can_be_called_off() -> None:
+    machine = Machine()
+    calls: list[str] = []
+    machine.ring.when_empty(lambda: calls.append("at once"))
+    chain = machine.chain([(DATA, 4, True)])
+    machine.ring.when_empty(lambda: calls.append("replaced"))
+    machine.ring.when_empty(lambda: calls.append("later"))
+    machine.ring.when_empty(None)
+    machine.ring.push(chain)
+    assert calls == ["at once"]
+
+
+def test_what_is_called_back_may_ask_again() -> None:
+    machine = Machine()
+    calls: list[str] = []
+
+    def again() -> None:
+        calls.append("again")
+        if len(calls) < 3:
+            machine.ring.when_empty(again)
+
+    chain = machine.chain([(DATA, 4, True)])
+    machine.ring.when_empty(again)
+    machine.ring.push(chain)
+    assert len(calls) == 3
+    machine.close()
+
+
+def test_what_is_given_up_is_dropped_and_not_told() -> None:
+    machine = Machine()
+    first, second = machine.chain([(DATA, 4, True)]), machine.chain([(DATA, 4, True)])
+    assert not first.given_up
+    assert not machine.ring.given_up
+    machine.ring.give_up()
+    assert first.given_up
+    assert second.given_up
+    assert machine.ring.given_up
+    machine.ring.drop(first)
+    assert machine.ring.in_flight == 1
+    assert machine.driver.used() is None
+    assert not machine.ring.must_call()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="not in flight"):
+            machine.ring.drop(first)
+    assert not first.given_up  # it is nobody's any more
+    machine.ring.drop(second)
+    assert machine.ring.in_flight == 0
+
+
+def test_only_a_ring_s_own_chains_are_dropped() -> None:
+    machine, other = Machine(), Machine()
+    chain = other.chain([(DATA, 4, True)])
+    with pytest.raises(ValueError, match="not in flight"):
+        machine.ring.drop(chain)
+    assert other.ring.in_flight == 1
+
+
+class Large(Machine):
+    """A machine with the largest ring."""
+
+    def __init__(self) -> None:
+        fd = memfd(4 << 20)
+        self.memory = GuestMemory([Region(fd, guest_addr=GUEST, user_addr=USER, size=4 << 20)])
+        os.close(fd)
+        self.driver = SplitDriver(self.memory, GUEST, 32768)
+        self.ring = device_half(self.driver, self.memory, features=0)
+
+    def add(self, *chains: int) -> None:
+        """Offers chains of so many pieces each."""
+        for pieces in chains:
+            self.driver.add([(GUEST + (3 << 20), 1, True)] * pieces)
+
+
+@pytest.fixture
+def large() -> Iterator[Large]:
+    large = Large()
+    yield large
+    large.close()
+
+
+def test_a_ring_that_is_full_of_pieces_gives_no_more(large: Large) -> None:
+    """16384 in all; chains come again when half of them are back, and not before that is told."""
+    calls: list[str] = []
+    large.add(8191, 8193, 1)
+    first = large.pop()
+    assert not large.ring.is_full
+    second = large.pop()
+    assert large.ring.is_full
+    assert large.ring.pop() is None
+    assert not large.ring.is_empty
+    large.ring.when_eased(lambda: calls.append("eased"))
+    assert not calls
+    large.ring.push(first)
+    assert not large.ring.is_full
+    assert not calls  # 8193 are out
+    large.ring.push(second)
+    assert calls == ["eased"]
+    third = large.pop()
+    large.ring.when_eased(lambda: calls.append("at once"))
+    assert calls == ["eased", "at once"]
+    large.ring.push(third)
+
+
+def test_one_chain_may_be_more_than_all(large: Large) -> None:
+    large.add(30000, 1)
+    chain = large.pop()
+    assert large.ring.pop() is None
+    large.ring.when_eased(lambda: None)
+    large.ring.when_eased(None)
+    del chain
+    assert large.pop().writable == 1

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -744,3 +745,81 @@ def run_script(script: str) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=PATIENCE,
     )
+
+
+# --- Threads of the kernel, and an end that waits only so long ----------------------------------------------
+
+
+def test_in_threads_the_kernel_tries_nothing_at_once(machine: Machine, file: int) -> None:
+    """Bytes, results and the end are as ever."""
+    uring = Uring(8, in_threads=True)
+    machine.memory.write(DATA, b"abcd")
+    uring.pwritev(chain_of(machine), file, 100, 4, "write")
+    assert uring.submit() == 1
+    assert take(uring, 1) == [("write", 4)]
+    chain = chain_of(machine)
+    uring.preadv(chain, file, 98, 4, "read")
+    uring.fsync(file, "sync")
+    uring.submit()
+    assert sorted(take(uring, 2), key=str) == [("read", 4), ("sync", 0)]
+    assert machine.memory.read(DATA, 4) == PATTERN[98:100] + b"ab"
+    assert chain.written == 4
+    uring.close()
+
+
+def test_in_threads_what_hangs_keeps_no_other_waiting(
+    machine: Machine, file: int, pipe: tuple[int, int]
+) -> None:
+    uring = Uring(8, in_threads=True)
+    uring.preadv(chain_of(machine), pipe[0], 0, 4, "pipe")
+    uring.preadv(chain_of(machine, addr=DATA + 16), file, 0, 4, "file")
+    uring.submit()
+    assert take(uring, 1) == [("file", 4)]
+    os.write(pipe[1], b"abcd")
+    assert take(uring, 1) == [("pipe", 4)]
+    uring.preadv(chain_of(machine), pipe[0], 0, 4, "again")
+    uring.submit()
+    uring.close()  # which cancels what hangs
+    os.write(pipe[1], b"abcd")
+    assert os.read(pipe[0], 4) == b"abcd"
+
+
+@pytest.mark.parametrize("patience", [0, 0.001, 5.0, None])
+@pytest.mark.parametrize("in_threads", [False, True])
+def test_what_can_be_cancelled_takes_no_patience(
+    machine: Machine, pipe: tuple[int, int], patience: float | None, *, in_threads: bool
+) -> None:
+    uring = Uring(8, in_threads=in_threads)
+    uring.preadv(chain_of(machine), pipe[0], 0, 4, None)
+    uring.submit()
+    if patience == 0:
+        with suppress(TimeoutError):  # a first look may come too early
+            uring.close(patience)
+    else:
+        uring.close(patience)
+    uring.close(patience)
+
+
+def test_an_end_that_takes_too_long_leaves_the_memory_to_the_kernel() -> None:
+    """Each look ends as if there had been nothing to see, and nothing is cancelled."""
+    script = """
+import errno, os
+from tests.ring.test_uring import ENTER, chain_of, mapped, refuse
+from tests.ring.machine import SIZE, Machine
+from vhostd.ring.uring import Uring
+
+reader, writer = os.pipe()
+machine, uring = Machine(), Uring(1)
+uring.preadv(chain_of(machine), reader, 0, 4, None)
+uring.submit()
+refuse(ENTER, errno.ETIME)
+try:
+    uring.close(0.02)
+except TimeoutError:
+    uring.close(0.02)  # which does nothing more
+    del uring, machine
+    assert mapped() == SIZE
+    print("kept")
+"""
+    done = run_script(script)
+    assert done.stdout == "kept\n", done.stderr

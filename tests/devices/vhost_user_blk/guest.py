@@ -102,6 +102,7 @@ class Guest:
         self.failed: list[Exception] = []  # what the queues were told
         self.unseen: list[Any] = []  # what nobody was told
         self.order: list[int] = []  # the heads in the order in which they were used
+        self.holds = False  # whether the device is told of what is begun only by `start_all`
         self.left: list[int] = []  # the heads that the shortcut left, if handlers serve the queues
         self._handlers: list[asyncio.Task[None]] = []
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
@@ -241,7 +242,7 @@ class Guest:
             [(*piece, False) for piece in readable] + [(*piece, True) for piece in writable]
         )
         self._under_way += 1
-        if start:
+        if start and not self.holds:
             self.run(partial(self._start, queue))
         return Buffer(queue, head, [*writable])
 
@@ -356,14 +357,14 @@ class Recording:
         self.flags.append(flags)
         self._engine.pwritev(chain, fd, offset, size, flags, then)
 
-    def fdatasync(self, fd: int, then: Then) -> None:
-        self._engine.fdatasync(fd, then)
+    def fdatasync(self, chain: Chain, fd: int, then: Then) -> None:
+        self._engine.fdatasync(chain, fd, then)
 
     def watch(self) -> None:
         """All are to come here."""
 
-    def do(self, work: Work, then: Then) -> None:
-        self._engine.do(work, then)
+    def do(self, chain: Chain, work: Work, then: Then) -> None:
+        self._engine.do(chain, work, then)
 
     def close(self) -> None:
         self._engine.close()

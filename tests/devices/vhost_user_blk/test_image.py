@@ -334,8 +334,9 @@ def test_zeros_written_one_by_one(path: str, size: int) -> None:
     image.close()
 
 
-def test_zeros_for_which_there_is_no_space(path: str) -> None:
+def test_zeros_for_which_there_is_no_space(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     image = open_file(path)
+    monkeypatch.setattr(image, "measure", lambda: 4096)
     full = os.open("/dev/full", os.O_RDWR)
     os.dup2(full, image.fd)
     os.close(full)

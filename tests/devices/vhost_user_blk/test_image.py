@@ -132,7 +132,7 @@ def test_a_host_without_direct_io(path: str, monkeypatch: pytest.MonkeyPatch) ->
     ("first", "second", "advice"),
     [
         (False, False, ""),
-        (False, True, ", and writes to it: --share-rw allows that"),
+        (False, True, ", and writes to it: --share-rw lets both, if their guests know of each other"),
         (True, False, ", and lets nobody else write: --read-only goes with that"),
         (True, True, None),
     ],
@@ -217,6 +217,25 @@ def test_whole_blocks_and_a_warning_of_what_the_last_one_lacks(
     os.truncate(path, SIZE)
     image.resize(image.measure())
     image.set_block_size(block_size)
+    assert not caplog.messages
+    image.close()
+
+
+def test_a_last_block_that_nobody_may_write(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    os.truncate(path, SIZE + 600)
+    image = open_file(path, read_only=True)
+    image.set_block_size(512)
+    assert image.size == SIZE + 1024
+    (line,) = caplog.messages
+    assert line.endswith("behind them the guest reads 424 zeroes")
+    image.close()
+
+
+def test_memory_of_any_size(caplog: pytest.LogCaptureFixture) -> None:
+    """There is no file of which anybody could be told."""
+    image = Image.in_memory(100)
+    image.set_block_size(4096)
+    assert image.size == 4096
     assert not caplog.messages
     image.close()
 
@@ -379,3 +398,36 @@ def test_a_block_device(loop_device: str, direct: bool) -> None:  # noqa: FBT001
         wanted[start : start + size] = bytes(size)
     with open(loop_device, "rb") as file:
         assert file.read() == wanted
+
+
+def test_a_device_ends_where_it_ends(loop_device: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It cannot grow: the guest sees its whole blocks."""
+    image = open_file(loop_device)
+    image.set_block_size(1 << 19)
+    assert (image.size, caplog.messages) == (1 << 20, [])
+    image.resize((1 << 20) - 4096)
+    image.set_block_size(1 << 19)
+    assert image.size == 1 << 19
+    assert caplog.messages == [
+        f"{loop_device} has {(1 << 20) - 4096} bytes, no whole number of blocks of {1 << 19}: "
+        f"the guest does not see the last {(1 << 19) - 4096}"
+    ]
+    image.resize(4096)
+    with pytest.raises(SetupError, match=rf"^--logical-block-size=8192: {loop_device} has only 4096 bytes$"):
+        image.set_block_size(8192)
+    image.close()
+
+
+def test_a_device_that_the_host_uses(loop_device: str, caplog: pytest.LogCaptureFixture) -> None:
+    """As a mount does."""
+    fd = os.open(loop_device, os.O_RDONLY | os.O_EXCL)
+    open_file(loop_device, read_only=True).close()
+    assert not caplog.messages
+    open_file(loop_device).close()
+    assert caplog.messages == [
+        f"{loop_device} is mounted, or in use by this host in another way, which lsblk shows"
+    ]
+    os.close(fd)
+    caplog.clear()
+    open_file(loop_device).close()
+    assert not caplog.messages

@@ -395,7 +395,7 @@ def test_the_program_may_be_killed_again_and_again(machine: Machine) -> None:
         pattern = ("--rw=randwrite", "--bs=4k", "--size=8M", "--offset_increment=8M", "--fsync=32")
         both = ("--verify_backlog=64", "--verify_backlog_batch=64")
         fio = machine.start_fio(*pattern, *both, filename=f"{directory}/file")
-        for done in range(500, 4000, 500):
+        for done in range(500, 3000, 500):
             machine.wait_requests(reads + done, writes + done)
             machine.backend.restart(end=signal.SIGKILL)
             machine.backend.restart(end=signal.SIGKILL)

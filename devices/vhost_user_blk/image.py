@@ -201,12 +201,22 @@ class Image:
         return host.of_file(self.fd, punches=punches, zeroes=zeroes)
 
     def _least_transfer(self) -> int:
-        """The smallest read that the host allows without its page cache."""
+        """The smallest transfer that the host allows without its page cache."""
+        if self.is_device:
+            return self.abilities.logical_block_size
+        return host.direct_unit(self.fd) or self._least_read()
+
+    def _least_read(self) -> int:
+        """The same, as reads of data show it, for a hole is read in any way; a page if there are none."""
+        try:
+            data = os.lseek(self.fd, 0, os.SEEK_DATA)
+        except OSError:
+            return PAGE
         with mmap.mmap(-1, PAGE) as aligned:
             for size in TRIED_BLOCK_SIZES:
                 part = memoryview(aligned)[:size]
                 try:
-                    os.preadv(self.fd, [part], size)
+                    os.preadv(self.fd, [part], data + size)
                 except OSError as error:
                     if error.errno == errno.EINVAL:
                         continue

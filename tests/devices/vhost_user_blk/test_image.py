@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.devices.vhost_user_blk.guest import noise, skipped_without
+from vhost_user_blk import host, locking
 from vhost_user_blk import image as module
-from vhost_user_blk import locking
 from vhost_user_blk.image import PUNCH_HOLE, ZERO_RANGE, Image
 from vhostd import SetupError
 
@@ -273,11 +273,54 @@ def test_the_least_transfer(path: str, least: int, monkeypatch: pytest.MonkeyPat
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return len(buffers[0])
 
+    monkeypatch.setattr(host, "direct_unit", lambda _: 0)
     monkeypatch.setattr(os, "preadv", reading)
     with skipped_without("--cache=direct"):
         image = open_file(path, direct=True)
     assert (image.unit, image.block_size) == (least, 512)
     image.close()
+
+
+@pytest.mark.parametrize("size", [300, SIZE])
+def test_the_least_transfer_where_there_are_no_data(
+    path: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody may read a hole, and nobody is told of the rest."""
+    os.truncate(path, 0)
+    os.truncate(path, size)
+    monkeypatch.setattr(host, "direct_unit", lambda _: 0)
+    with skipped_without("--cache=direct"):
+        image = open_file(path, direct=True)
+    assert image.unit == 4096
+    image.close()
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("size", [300, 1 << 20])
+def test_a_new_file_on_a_device_of_large_blocks(
+    loop_device: str,
+    tmp_path: Path,
+    size: int,
+    told: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The host wants whole blocks written, but lets anybody read what is not there."""
+    if not told:
+        monkeypatch.setattr(host, "direct_unit", lambda _: 0)
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", loop_device], check=True)
+    subprocess.run(["mount", loop_device, folder], check=True)
+    try:
+        file = folder / "disk.img"
+        file.touch()
+        os.truncate(file, size)
+        image = open_file(str(file), direct=True)
+        assert image.unit == 4096
+        assert (image.block_size, image.size) == (512, -(-size // 512) * 512)
+        image.close()
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 # --- What its host can do -------------------------------------------------------------------------------

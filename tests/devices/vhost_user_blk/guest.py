@@ -356,14 +356,14 @@ class Recording:
         self.flags.append(flags)
         self._engine.pwritev(chain, fd, offset, size, flags, then)
 
-    def fdatasync(self, fd: int, then: Then) -> None:
-        self._engine.fdatasync(fd, then)
+    def fdatasync(self, chain: Chain, fd: int, then: Then) -> None:
+        self._engine.fdatasync(chain, fd, then)
 
     def watch(self) -> None:
         """All are to come here."""
 
-    def do(self, work: Work, then: Then) -> None:
-        self._engine.do(work, then)
+    def do(self, chain: Chain, work: Work, then: Then) -> None:
+        self._engine.do(chain, work, then)
 
     def close(self) -> None:
         self._engine.close()

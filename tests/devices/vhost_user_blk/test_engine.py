@@ -71,7 +71,7 @@ def test_engines_by_name() -> None:
 def test_the_best_engine_that_the_host_has(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def missing(_: int) -> None:
+    def missing(_: int, *, in_threads: bool) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(engines, "Uring", missing)
@@ -220,13 +220,17 @@ def test_the_end_begins_nothing_that_waits_for_a_thread(name: str) -> None:
 def test_what_was_given_up_meanwhile_is_not_begun(run_async: Run, name: str) -> None:
     begun: list[int] = []
 
+    def begin() -> int:
+        begun.append(1)
+        return 0
+
     async def main() -> None:
         let_go, machine = threading.Event(), Machine()
         chain = machine.chain([(DATA, 64, True)])
         async with running(name) as (engine, answers):
             for _ in range(engines.THREADS):
                 engine.do(a_chain(), lambda: let_go.wait(PATIENCE) + 0, answers.then)
-            engine.do(chain, lambda: begun.append(1) or 0, answers.then)
+            engine.do(chain, begin, answers.then)
             machine.ring.give_up()
             let_go.set()
             results = [await answers.next() for _ in range(engines.THREADS + 1)]
@@ -261,8 +265,8 @@ def test_a_batch_is_submitted_together_but_for_its_first(
         class Counting:
             """A Uring that says how much each submission took."""
 
-            def __init__(self, entries: int) -> None:
-                self._uring = Uring(entries)
+            def __init__(self, entries: int, *, in_threads: bool) -> None:
+                self._uring = Uring(entries, in_threads=in_threads)
 
             def __getattr__(self, name: str) -> Callable[..., object]:
                 found: Callable[..., object] = getattr(self._uring, name)

@@ -325,7 +325,7 @@ MOST_DISCARDED, MOST_ZEROED = (128 << 20) // SECTOR, (16 << 20) // SECTOR
 def test_no_more_than_a_request_may_have(plain: Guest) -> None:
     """What one may name is bounded, since few bytes name much: 2 GiB are discarded, or 256 MiB zeroed."""
     os.ftruncate(plain.image.fd, 4 << 30)
-    plain.image.refresh()
+    plain.image.resize(plain.image.measure())
     for kind, most in ((DISCARD, MOST_DISCARDED), (WRITE_ZEROES, MOST_ZEROED)):
         ranges = [(i * most, most) for i in range(16)]
         plain.do(kind, data=segments(ranges))
@@ -336,7 +336,7 @@ def test_no_more_than_a_request_may_have(plain: Guest) -> None:
 def test_few_zeroes_where_each_has_to_be_written(plain: Guest) -> None:
     plain.image.abilities = plain.image.abilities._replace(zeroes_fast=False)
     os.ftruncate(plain.image.fd, 64 << 20)
-    plain.image.refresh()
+    plain.image.resize(plain.image.measure())
     plain.do(WRITE_ZEROES, data=segments([(0, MOST_ZEROED)]))
     assert plain.ask(WRITE_ZEROES, data=segments([(0, MOST_ZEROED + 1)])) == ends(IOERR)
     assert plain.ask(WRITE_ZEROES, data=segments([(0, 8), (8, 8)])) == ends(IOERR)

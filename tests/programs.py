@@ -189,6 +189,14 @@ class Manager:
         """The lines of the next datagram."""
         return self._socket.recv(4096).decode().split("\n")
 
+    def next_is_last(self) -> None:
+        """Leaves room for one datagram more, at most: the start's."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, suppress(BlockingIOError):
+            sock.connect(self._socket.getsockname())
+            while True:
+                sock.send(b"unheard", socket.MSG_DONTWAIT)
+        self.next()
+
     def until(self, line: str) -> None:
         """Waits for a line, skipping others."""
         while line not in self.next():

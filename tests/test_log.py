@@ -8,12 +8,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
-from tests.programs import PATIENCE, Program, connect, executable, get_features, is_refused, listens_at
+from tests.programs import (
+    PATIENCE,
+    Program,
+    connect,
+    executable,
+    get_features,
+    is_refused,
+    listens_at,
+)
 from vhostd.log import BURST, LEVELS, REFILL, REPORTS, FloodGuard, set_up, write_line
 
 
@@ -158,6 +166,33 @@ def test_a_reader_who_has_stopped_reading_keeps_nobody_waiting() -> None:
         os.dup2(kept, 2)
         for fd in (kept, read, write):
             os.close(fd)
+
+
+def _fill(terminal: int, most: int = 1 << 20) -> int:
+    """Writes up to so many bytes to a terminal that nobody reads; how many it took."""
+    writer = os.open(os.ttyname(terminal), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    done = 0
+    try:
+        while done < most:
+            done += os.write(writer, b"x" * min(most - done, 64))
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(writer)
+    return done
+
+
+def test_a_terminal_with_room_for_a_part_of_a_line_keeps_nobody_waiting() -> None:
+    """As when somebody's ssh hangs: poll(2) says that it can be written to, and write(2) waits."""
+    with ExitStack() as stack:
+        terminals = []
+        for _ in range(2):
+            for fd in (ends := os.openpty()):
+                stack.callback(os.close, fd)
+            terminals.append(ends[1])
+        _fill(terminals[1], _fill(terminals[0]) - 300)
+        program = "import logging, vhostd.log as log; log.set_up('x', None); logging.error('y' * 1000)"
+        subprocess.run([sys.executable, "-c", program], stderr=terminals[1], check=True, timeout=PATIENCE)
 
 
 # --- Where stderr is /dev/null --------------------------------------------------------------------------

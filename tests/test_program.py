@@ -688,6 +688,18 @@ def test_another_process_s_watchdog_is_left_to_it(rng: Command) -> None:
     assert said == ["STATUS=starting", "READY=1", "STATUS=serving a front-end", "STOPPING=1"]
 
 
+def test_a_service_manager_that_does_not_listen(rng: Command, path: Path) -> None:
+    """Its socket is full after some datagrams, and whoever sends one more waits for it."""
+    with notified() as manager:
+        manager.next_is_last()
+        with listening(rng, path, env={"NOTIFY_SOCKET": manager.name}) as program:
+            for _ in range(2):
+                with connect(path) as sock:
+                    assert get_features(sock)
+            assert program.stop() < 2.0
+            ended_well(program)
+
+
 @pytest.mark.parametrize("address", ["/nowhere/notify", "nonsense", ""])
 def test_a_service_manager_that_is_not_there(rng: Command, address: str) -> None:
     with connected(rng, env={"NOTIFY_SOCKET": address}) as (program, sock):

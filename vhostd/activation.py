@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import socket
 from contextlib import suppress
 from functools import partial
 
@@ -53,12 +54,16 @@ def watchdog_interval() -> float | None:
 
 
 def notify(state: str) -> None:
-    """Tells the service manager, if there is one (sd_notify(3)): "READY=1", "STATUS=...", "WATCHDOG=1"."""
-    if "NOTIFY_SOCKET" in os.environ:
-        from systemd.daemon import notify as sd_notify
+    """Tells the service manager, if there is one (sd_notify(3)): "READY=1", "STATUS=...", "WATCHDOG=1".
 
+    Waits for one whose socket is full; libsystemd's would do that with Python's lock, and keep all threads.
+    """
+    if address := os.environ.get("NOTIFY_SOCKET"):
+        if address.startswith("@"):  # an abstract one
+            address = f"\0{address[1:]}"
         try:
-            sd_notify(state)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.sendto(state.encode(), address)
         except OSError as error:
             log.warning("the service manager could not be told %r: %s", state, error)
 
@@ -71,12 +76,12 @@ class Notifier:
 
     def tell(self, state: str) -> None:
         """As `notify`, in the order of the calls."""
-        if "NOTIFY_SOCKET" in os.environ and self._threads.under_way < MOST_UNHEARD:
+        if os.environ.get("NOTIFY_SOCKET") and self._threads.under_way < MOST_UNHEARD:
             self._threads.do(partial(notify, state), lambda _: None)
 
     async def close(self, state: str) -> None:
         """Tells a last thing."""
-        if "NOTIFY_SOCKET" in os.environ:
+        if os.environ.get("NOTIFY_SOCKET"):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._threads.run(partial(notify, state)), PATIENCE)
         self._threads.close()

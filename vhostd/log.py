@@ -21,6 +21,7 @@ PRIORITIES = {
     logging.WARNING: syslog.LOG_WARNING,
     logging.ERROR: syslog.LOG_ERR,
 }
+STDERR = 2
 SYSLOG = "/dev/log"
 REPORTS = "vhostd.reports"  # the logger of what somebody has asked for by a signal: it is heard at any level
 LEVELS = ("debug", "info", "warning", "error")
@@ -60,11 +61,21 @@ class FloodGuard(logging.Filter):
 class LineHandler(logging.Handler):
     """Writes each record to stderr."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._fd = _open_terminal() or STDERR
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            write_line(self.format(record))
+            write_line(self.format(record), self._fd)
         except Exception:
             self.handleError(record)
+
+    def close(self) -> None:
+        if self._fd != STDERR:
+            os.close(self._fd)
+            self._fd = STDERR
+        super().close()
 
 
 class Syslog:
@@ -105,7 +116,7 @@ class SyslogHandler(logging.Handler):
             self.handleError(record)
 
 
-def write_line(line: str) -> None:
+def write_line(line: str, fd: int = STDERR) -> None:
     """Writes a line to stderr; if nobody is there to read it, or does, it is lost and nothing happens.
 
     It is written in one piece, unless it is longer than what a pipe that can be written to has room for.
@@ -113,10 +124,10 @@ def write_line(line: str) -> None:
     """
     data = f"{line}\n".encode(errors="backslashreplace")
     writable = select.poll()
-    writable.register(2, select.POLLOUT)
+    writable.register(fd, select.POLLOUT)
     with contextlib.suppress(OSError):
         while data and writable.poll(PATIENCE):
-            data = data[os.write(2, data[: select.PIPE_BUF]) :]
+            data = data[os.write(fd, data[: select.PIPE_BUF]) :]
 
 
 def complain(program: str, error: Exception) -> None:
@@ -151,7 +162,20 @@ def _tell(kind: type[BaseException], error: BaseException, trace: "TracebackType
     logging.error("the program ends:", exc_info=(kind, error, trace))
 
 
+def _open_terminal() -> int | None:
+    """Another fd of the terminal that stderr is, if it is one, whose writer never waits.
+
+    A terminal with room for a byte can be written to, says poll(2), and then has its writer wait for the rest
+    of a line. Stderr's own fd is shared with others, who expect that.
+    """
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        return os.open(os.ttyname(STDERR), flags)
+    except OSError:  # it is none, or somebody else's
+        return None
+
+
 def _stderr_is_null() -> bool:
     """Whether nobody can ever see what is written there, as with libvirt."""
-    status = os.fstat(2)
+    status = os.fstat(STDERR)
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3)

@@ -52,7 +52,7 @@ def _run(kind: type[Device], options: "argparse.Namespace") -> None:
     from vhostd.options import program_name
 
     log.set_up(program_name(), options.log_level)
-    notify("STATUS=starting")  # what that takes is loaded now: later the sandbox may hide it
+    notify("STATUS=starting")
     place = choose(options.socket_path, options.fd, activated_fd())
     with ExitStack() as stack:
         if not isinstance(place, str):  # first, so that it is closed whatever fails

@@ -73,49 +73,26 @@ class Blk(Device):
         add = image.add_argument
         add("--read-only", action="store_true", help="let nobody write")
         add("--format", choices=("raw",), help="take it as it is, even if it looks like another format")
-        add(
-            "--locking",
-            choices=LOCKINGS,
-            default="auto",
-            help="default: auto, a lock where there are locks; on: or no start; off: none",
-        )
+        add("--locking", choices=LOCKINGS, default="auto", help="default: auto, on if there are any locks")
         add("--share-rw", action="store_true", help="let other programs write to it, too")
         add("--serial", default="", help="the disk's serial number, of up to 20 bytes")
-        add(
-            "--logical-block-size",
-            metavar="N",
-            type=_block_size,
-            help="default: 512, or the block device's own",
-        )
-        add("--physical-block-size", metavar="N", type=_block_size, help="default: what the host has")
+        add("--logical-block-size", metavar="N", type=_block_size, help="default: 512; a device's own")
+        add("--physical-block-size", metavar="N", type=_block_size, help="default: the host's")
         add(
             "--cache",
             choices=CACHES,
             default="writeback",
-            help="until the guest flushes, or at once, or past the page cache; default: writeback",
+            help="durable at a flush, or at once, or past the page cache; default: writeback",
         )
+        add("--discard", choices=("on", "off"), default="on", help="default: on; off: give no space back")
         add(
-            "--discard",
-            choices=("on", "off"),
-            default="on",
-            help="off: give no space back to the host; default: on",
+            "--aio",
+            choices=ENGINES,
+            help="default: the first that the host has; with sync all else waits while the storage does",
         )
-        add("--aio", choices=ENGINES, help="default: the first of these that the host has")
         add("--num-queues", metavar="N", type=_num_queues, default=64, help="queues at most; default: 64")
-        add(
-            "--queue-size",
-            metavar="N",
-            type=_queue_size,
-            default=128,
-            help="descriptors, to suggest to the guest; default: 128",
-        )
-        add(
-            "--poll-us",
-            metavar="N",
-            type=_poll,
-            default=0,
-            help="microseconds to look for a next request; default: 0",
-        )
+        add("--queue-size", metavar="N", type=_queue_size, default=128, help="to suggest; default: 128")
+        add("--poll-us", metavar="N", type=_poll, default=0, help="microseconds to look for more; default: 0")
         add("--rate-iops", metavar="N", type=positive, default=0, help="requests per second; default: any")
         add("--rate-bytes", metavar="SIZE", type=size, default=0, help="bytes per second; default: any")
 

@@ -4,9 +4,8 @@ import asyncio
 import gc
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
-from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -340,36 +339,37 @@ def test_what_is_given_up_is_waited_for_by_who_needs_it_empty(memory: SharedMemo
         chains = taken(bench, 2)
         bench.queue.stop()
         quiescing = asyncio.create_task(bench.queue.quiesce())
-        emptied = asyncio.create_task(emptied(bench.queue))
+        empty = asyncio.create_task(emptied(bench.queue))
         await turns()
         assert not quiescing.done()
         bench.queue.give_up()
         await quiescing
         await turns()
-        assert not emptied.done()
+        assert not empty.done()
         for chain in chains:
             assert chain.given_up
             bench.queue.push(chain)
-        await emptied
+        await empty
         assert not bench.used()
         assert not bench.interrupts
 
     run_async(main)
 
 
-def test_a_chain_that_is_forgotten_keeps_nobody_waiting(memory: SharedMemory, run_async: Run) -> None:
+@pytest.mark.parametrize("wait", [Virtqueue.quiesce, emptied])
+def test_a_chain_that_is_forgotten_keeps_nobody_waiting(
+    memory: SharedMemory, run_async: Run, wait: Callable[[Virtqueue], Coroutine[None, None, None]]
+) -> None:
     async def main() -> None:
         bench = Bench(memory)
         chains = taken(bench)
         bench.queue.stop()
-        waiting = [
-            asyncio.create_task(wait()) for wait in (bench.queue.quiesce, partial(emptied, bench.queue))
-        ]
+        waiting = asyncio.create_task(wait(bench.queue))
         await turns()
-        assert not any(each.done() for each in waiting)
+        assert not waiting.done()
         thread = threading.Thread(target=chains.clear)  # whoever lets go of it
         thread.start()
-        await asyncio.gather(*waiting)
+        await waiting
         thread.join()
         assert not bench.used()
 

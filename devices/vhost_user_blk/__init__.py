@@ -72,13 +72,18 @@ class Blk(Device):
         add("--ram", metavar="SIZE", type=size, help="a disk of zeros in memory, gone with the program")
         add = image.add_argument
         add("--read-only", action="store_true", help="let nobody write")
-        add("--format", choices=("raw",), help="do not look whether it looks like another format")
-        add("--locking", choices=LOCKINGS, default="auto", help="default: auto, with locks if there are any")
+        add("--format", choices=("raw",), help="take it as it is, even if it looks like another format")
+        add("--locking", choices=LOCKINGS, default="auto", help="default: auto, on if there are any locks")
         add("--share-rw", action="store_true", help="let other programs write to it, too")
         add("--serial", default="", help="the disk's serial number, of up to 20 bytes")
         add("--logical-block-size", metavar="N", type=_block_size, help="default: 512; a device's own")
         add("--physical-block-size", metavar="N", type=_block_size, help="default: the host's")
-        add("--cache", choices=CACHES, default="writeback", help="default: %(default)s")
+        add(
+            "--cache",
+            choices=CACHES,
+            default="writeback",
+            help="durable at a flush, or at once, or past the page cache; default: writeback",
+        )
         add("--discard", choices=("on", "off"), default="on", help="default: on; off: give no space back")
         add(
             "--aio",
@@ -87,7 +92,7 @@ class Blk(Device):
         )
         add("--num-queues", metavar="N", type=_num_queues, default=64, help="queues at most; default: 64")
         add("--queue-size", metavar="N", type=_queue_size, default=128, help="to suggest; default: 128")
-        add("--poll-us", metavar="N", type=_poll, default=0, help="look for requests so long; default: 0")
+        add("--poll-us", metavar="N", type=_poll, default=0, help="microseconds to look for more; default: 0")
         add("--rate-iops", metavar="N", type=positive, default=0, help="requests per second; default: any")
         add("--rate-bytes", metavar="SIZE", type=size, default=0, help="bytes per second; default: any")
 

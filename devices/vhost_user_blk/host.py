@@ -20,6 +20,10 @@ NUMBER = struct.Struct("=i")  # of the answers only BLKALIGNOFF's is ever negati
 STATFS_SIZE = 256
 HEEDING = (0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010)
 
+# Linux, include/uapi/linux/stat.h and fcntl.h: statx(2), and where struct statx has its last needed field
+AT_EMPTY_PATH, STATX_DIOALIGN = 0x1000, 0x2000
+STATX_SIZE, STX_DIO_OFFSET_ALIGN = 256, 156
+
 SYSFS = "/sys"
 UNBOUNDED = (1 << 64) - 1  # where the host names no most: what is too much for the device it divides itself
 LARGEST_UNIT = 2 << 30  # bytes: who gives back no less is never asked for so much at a time
@@ -73,6 +77,16 @@ def may_wait(fd: int) -> bool:
         return True
     (kind,) = struct.unpack_from("@l", about)
     return kind & 0xFFFF_FFFF not in HEEDING
+
+
+def direct_unit(fd: int) -> int:
+    """What a transfer past the page cache must be a multiple of; 0 if the host does not tell (Linux 6.1)."""
+    about = ctypes.create_string_buffer(STATX_SIZE)
+    if _libc.statx(fd, b"", AT_EMPTY_PATH, STATX_DIOALIGN, about):
+        return 0
+    (told,) = struct.unpack_from("=I", about)
+    (unit,) = struct.unpack_from("=I", about, STX_DIO_OFFSET_ALIGN)
+    return int(unit) if told & STATX_DIOALIGN else 0
 
 
 def of_device(fd: int, *, read_only: bool, sysfs: str = SYSFS) -> Abilities:

@@ -32,9 +32,10 @@ class Image:
     """An open image; owns its fds, and the lock that keeps other writers away.
 
     `length` is what the host says that it holds; `size` is what the guest sees, in whole blocks of
-    `block_size`. What is between the two is read as zeroes; a write there makes the file grow. Offsets and
-    sizes of transfers must be multiples of `unit`, or go by way of bounce.py: the host wants that. `may_wait`
-    says that RWF_NOWAIT and io_uring are no promise here.
+    `block_size`. Behind a file's length it reads zeroes, and a write there makes the file grow; a device,
+    which cannot grow, keeps its last bytes to itself. Offsets and sizes of transfers must be multiples of
+    `unit`, or go by way of bounce.py: the host wants that. `may_wait` says that RWF_NOWAIT and io_uring are
+    no promise here.
     `abilities` are the host's, but for those that are not to be used; what it turned out to lack, `lacking`.
     """
 
@@ -86,6 +87,8 @@ class Image:
         try:
             lock(fd, path, locking=locking, read_only=read_only, share_rw=share_rw)
             formats.check(fd, path, raw=raw)
+            if stat.S_ISBLK(mode) and not read_only and _is_claimed(path):
+                log.warning("%s is mounted, or in use by this host in another way, which lsblk shows", path)
             return cls(fd, path, read_only=read_only, direct=direct, discard=discard)
         except BaseException:
             os.close(fd)
@@ -105,23 +108,30 @@ class Image:
         return os.lseek(self.fd, 0, os.SEEK_END)
 
     def set_block_size(self, size: int) -> None:
-        """Has the guest see blocks of this size, a whole number of them; warns where the last is cut."""
+        """Has the guest see blocks of this size, a whole number of them; warns where the last is cut.
+
+        Raises SetupError if there is none.
+        """
         self.block_size = size
         self.resize(self.length)
-        if missing := self.size - self.length:
+        if not self.size:
+            raise SetupError(f"--logical-block-size={size}: {self.path} has only {self.length} bytes")
+        if self.size != self.length and not self.is_memory:
             log.warning(
-                "%s has %d bytes, no whole number of blocks of %d: behind them the guest reads %d zeroes, "
-                "and what it writes there makes the file grow",
+                "%s has %d bytes, no whole number of blocks of %d: %s",
                 self.path,
                 self.length,
                 size,
-                missing,
+                self._rounding(),
             )
 
     def resize(self, length: int) -> bool:
         """Takes note of the length; True if the guest sees another size now."""
         old, self.length = self.size, length
-        self.size = -(-length // self.block_size) * self.block_size
+        rest = length % self.block_size
+        self.size = length - rest
+        if rest and not self.is_device:
+            self.size += self.block_size
         return self.size != old
 
     def can_fallocate(self, mode: int) -> bool:
@@ -180,6 +190,13 @@ class Image:
         except OSError as error:
             log.warning("closing %s: %s: what was not flushed may be lost", self.path, error.strerror)
 
+    def _rounding(self) -> str:
+        """What the guest sees of a last block that is cut."""
+        if self.is_device:
+            return f"the guest does not see the last {self.length - self.size}"
+        zeroes = f"behind them the guest reads {self.size - self.length} zeroes"
+        return zeroes if self.read_only else f"{zeroes}, and what it writes there makes the file grow"
+
     def _ask_host(self) -> host.Abilities:
         if self.is_device:
             return host.of_device(self.fd, read_only=self.read_only)
@@ -187,15 +204,25 @@ class Image:
         return host.of_file(self.fd, punches=punches, zeroes=zeroes)
 
     def _least_transfer(self) -> int:
-        """The smallest read that the host allows without its page cache.
+        """The smallest transfer that the host allows without its page cache."""
+        if self.is_device:
+            return self.abilities.logical_block_size
+        return host.direct_unit(self.fd) or self._least_read()
 
-        It is tried at the beginning: behind a file's end the host allows any.
+    def _least_read(self) -> int:
+        """The same, as reads of data show it; a page if there are none.
+
+        Holes, and what is behind the end, the host reads in any way.
         """
+        try:
+            data = os.lseek(self.fd, 0, os.SEEK_DATA)
+        except OSError:
+            return PAGE
         with mmap.mmap(-1, PAGE) as aligned:
             for size in TRIED_BLOCK_SIZES:
                 part = memoryview(aligned)[:size]
                 try:
-                    os.preadv(self.fd, [part], 0)
+                    os.preadv(self.fd, [part], data)
                 except OSError as error:
                     if error.errno == errno.EINVAL:
                         continue
@@ -203,3 +230,12 @@ class Image:
                     part.release()
                 return size
         return PAGE
+
+
+def _is_claimed(path: str) -> bool:
+    """Whether a block device, or a part of it, is a file system's, LVM's, or anyone's who wants it alone."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno == errno.EBUSY
+    return False

@@ -107,7 +107,7 @@ def _is_opposed(fd: int, claim: Claim) -> bool:
 def _advise(fd: int, *, read_only: bool, share_rw: bool) -> str:
     """What the other does, if one more option would make both go together."""
     if not share_rw and not _is_opposed(fd, Claim.of(read_only=read_only, share_rw=True)):
-        return ", and writes to it: --share-rw allows that"
+        return ", and writes to it: --share-rw lets both, if their guests know of each other"
     if not read_only and not _is_opposed(fd, Claim.of(read_only=True, share_rw=share_rw)):
         return ", and lets nobody else write: --read-only goes with that"
     return ""

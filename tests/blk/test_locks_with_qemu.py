@@ -278,7 +278,7 @@ def test_no_locking(image: Path) -> None:
     [
         ("", "", ""),
         (",readonly=on", "", ", and lets nobody else write: --read-only goes with that"),
-        ("", ",share-rw=on", ", and writes to it: --share-rw allows that"),
+        ("", ",share-rw=on", ", and writes to it: --share-rw lets both, if their guests know of each other"),
     ],
 )
 def test_the_advice(image: Path, drive: str, device: str, advice: str) -> None:

@@ -387,6 +387,22 @@ def test_the_program_may_be_killed_under_a_file_system(machine: Machine) -> None
         machine.finish_fio(fio)
 
 
+def test_the_program_may_be_killed_again_and_again(machine: Machine) -> None:
+    """While a file system writes, flushes, and reads again what it has written; also just after a start."""
+    machine.shell("mkfs.ext4 -q -F /dev/vda")
+    with machine.mounted() as directory:
+        reads, writes = machine.requests()
+        pattern = ("--rw=randwrite", "--bs=4k", "--size=8M", "--offset_increment=8M", "--fsync=32")
+        both = ("--verify_backlog=64", "--verify_backlog_batch=64")
+        fio = machine.start_fio(*pattern, *both, filename=f"{directory}/file")
+        for done in range(500, 3000, 500):
+            machine.wait_requests(reads + done, writes + done)
+            machine.backend.restart(end=signal.SIGKILL)
+            machine.backend.restart(end=signal.SIGKILL)
+        machine.finish_fio(fio)
+        machine.shell(f"echo 3 > /proc/sys/vm/drop_caches && sha256sum {directory}/file")
+
+
 def interrupt_the_program(machine: Machine, end: signal.Signals, *options: str) -> None:
     """Restarts the program in the midst of verified writes and reads."""
     reads, writes = machine.requests()
@@ -454,6 +470,70 @@ def test_other_disks(tmp_path: Path) -> None:
         shell(guest, "blkdiscard /dev/vdb")
         assert shell(guest, "sha256sum < /dev/vdb").split()[0] == zeros(64 * MIB)
     assert hashlib.sha256(image.read_bytes()).hexdigest() == digest
+
+
+def test_an_image_of_any_size(tmp_path: Path) -> None:
+    """Behind its end the guest reads zeroes, up to a whole sector, and may write there."""
+    image = tmp_path / "image"
+    begun = os.urandom(MIB + 77)
+    image.write_bytes(begun)
+    whole = begun + bytes(SECTOR - 77)
+    with (
+        Backend(PROGRAM, tmp_path, f"--blk-file={image}") as backend,
+        Guest(options=vhost_user_options("vhost-user-blk-pci", backend.path, "disk")) as guest,
+    ):
+        guest.call("wait_disk", name="vda", attributes={"size": str(len(whole) // SECTOR)})
+        assert shell(guest, "sha256sum < /dev/vda").split()[0] == hashlib.sha256(whole).hexdigest()
+        assert image.read_bytes() == begun
+        last = f"seek={MIB // SECTOR} bs={SECTOR} count=1 oflag=direct conv=fsync status=none"
+        shell(guest, f"head -c {SECTOR} /dev/vda | dd of=/dev/vda {last}")
+        assert image.read_bytes() == begun[:MIB] + begun[:SECTOR]
+        beyond = guest.call("run", argv=["dd", "if=/dev/zero", "of=/dev/vda", f"seek={len(whole)}", "bs=1"])
+        assert "No space left" in beyond["output"]
+    assert image.stat().st_size == len(whole)
+
+
+@pytest.fixture
+def device_of_large_blocks(tmp_path: Path) -> Iterator[str]:
+    """A block device of 4096-byte blocks on this side, which only root can have."""
+    file = tmp_path / "backing"
+    with file.open("wb") as backing:
+        backing.truncate(64 * MIB)
+    command = ["losetup", "--find", "--show", "--sector-size=4096", str(file)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no loop devices here: {error}")
+    yield done.stdout.strip()
+    subprocess.run(["losetup", "--detach", done.stdout.strip()], check=True)
+
+
+def test_small_blocks_on_a_device_of_large_ones(device_of_large_blocks: str, tmp_path: Path) -> None:
+    """Past the page cache: what is a part of the device's block is read, modified and written."""
+    device = device_of_large_blocks
+    fio = (
+        "fio --name=verified --direct=1 --ioengine=libaio --iodepth=16 --rw=randwrite --eta=never "
+        "--bssplit=512/60:1536/20:4k/20 --size=4M --verify=crc32c --verify_fatal=1 --filename="
+    )
+    with (
+        Backend(
+            PROGRAM, tmp_path, f"--blk-file={device}", "--cache=direct", "--logical-block-size=512"
+        ) as backend,
+        Guest(options=vhost_user_options("vhost-user-blk-pci", backend.path, "disk")) as guest,
+    ):
+        blocks = {"queue/logical_block_size": "512", "queue/physical_block_size": "4096"}
+        guest.call("wait_disk", name="vda", attributes=blocks)
+        shell(guest, f"{fio}/dev/vda", FIO_TIMEOUT)
+        load_modules(guest, tmp_path / "modules", "crc32c_generic", "ext4")
+        shell(guest, "mkfs.ext4 -q -F -b 1024 /dev/vda && mkdir -p /mnt && mount -t ext4 /dev/vda /mnt")
+        shell(guest, f"cp -r {CHECKOUT}/vhostd /mnt")
+        shell(guest, f"{fio}/mnt/file", FIO_TIMEOUT)
+        shell(guest, "umount /mnt && fsck.ext4 -fn /dev/vda && echo 3 > /proc/sys/vm/drop_caches")
+        read = shell(guest, "sha256sum < /dev/vda").split()[0]
+        assert [line for line in guest.call("kernel_log") if COMPLAINT.search(line)] == []
+    subprocess.run(["blockdev", "--flushbufs", device], check=True)
+    assert hashlib.sha256(Path(device).read_bytes()).hexdigest() == read
+    subprocess.run(["/sbin/fsck.ext4", "-fn", device], check=True, capture_output=True)
 
 
 def test_a_second_writer_is_refused(machine: Machine, tmp_path: Path) -> None:

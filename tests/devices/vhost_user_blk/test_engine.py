@@ -71,7 +71,7 @@ def test_engines_by_name() -> None:
 def test_the_best_engine_that_the_host_has(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def missing(_: int, **_how: bool) -> None:
+    def missing(_: int, *, in_threads: bool) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(engines, "Uring", missing)
@@ -219,6 +219,10 @@ def test_the_end_begins_nothing_that_waits_for_a_thread(name: str) -> None:
 @pytest.mark.parametrize("name", ["io_uring", "threads"])
 def test_what_was_given_up_meanwhile_is_not_begun(run_async: Run, name: str) -> None:
     begun: list[int] = []
+
+    def begin() -> int:
+        begun.append(1)
+        return 0
 
     async def main() -> None:
         let_go, machine = threading.Event(), Machine()

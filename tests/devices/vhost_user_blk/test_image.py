@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.devices.vhost_user_blk.guest import noise, skipped_without
+from vhost_user_blk import host, locking
 from vhost_user_blk import image as module
-from vhost_user_blk import locking
 from vhost_user_blk.image import PUNCH_HOLE, ZERO_RANGE, Image
 from vhostd import SetupError
 
@@ -132,7 +132,7 @@ def test_a_host_without_direct_io(path: str, monkeypatch: pytest.MonkeyPatch) ->
     ("first", "second", "advice"),
     [
         (False, False, ""),
-        (False, True, ", and writes to it: --share-rw allows that"),
+        (False, True, ", and writes to it: --share-rw lets both, if their guests know of each other"),
         (True, False, ", and lets nobody else write: --read-only goes with that"),
         (True, True, None),
     ],
@@ -221,6 +221,25 @@ def test_whole_blocks_and_a_warning_of_what_the_last_one_lacks(
     image.close()
 
 
+def test_a_last_block_that_nobody_may_write(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    os.truncate(path, SIZE + 600)
+    image = open_file(path, read_only=True)
+    image.set_block_size(512)
+    assert image.size == SIZE + 1024
+    (line,) = caplog.messages
+    assert line.endswith("behind them the guest reads 424 zeroes")
+    image.close()
+
+
+def test_memory_of_any_size(caplog: pytest.LogCaptureFixture) -> None:
+    """There is no file of which anybody could be told."""
+    image = Image.in_memory(100)
+    image.set_block_size(4096)
+    assert image.size == 4096
+    assert not caplog.messages
+    image.close()
+
+
 def test_a_very_large_one(path: str) -> None:
     os.truncate(path, 8 << 40)
     image = open_file(path)
@@ -254,11 +273,54 @@ def test_the_least_transfer(path: str, least: int, monkeypatch: pytest.MonkeyPat
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return len(buffers[0])
 
+    monkeypatch.setattr(host, "direct_unit", lambda _: 0)
     monkeypatch.setattr(os, "preadv", reading)
     with skipped_without("--cache=direct"):
         image = open_file(path, direct=True)
     assert (image.unit, image.block_size) == (least, 512)
     image.close()
+
+
+@pytest.mark.parametrize("size", [300, SIZE])
+def test_the_least_transfer_where_there_are_no_data(
+    path: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody may read a hole, and nobody is told of the rest."""
+    os.truncate(path, 0)
+    os.truncate(path, size)
+    monkeypatch.setattr(host, "direct_unit", lambda _: 0)
+    with skipped_without("--cache=direct"):
+        image = open_file(path, direct=True)
+    assert image.unit == 4096
+    image.close()
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("size", [300, 1 << 20])
+def test_a_new_file_on_a_device_of_large_blocks(
+    loop_device: str,
+    tmp_path: Path,
+    size: int,
+    told: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The host wants whole blocks written, but lets anybody read what is not there."""
+    if not told:
+        monkeypatch.setattr(host, "direct_unit", lambda _: 0)
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", loop_device], check=True)
+    subprocess.run(["mount", loop_device, folder], check=True)
+    try:
+        file = folder / "disk.img"
+        file.touch()
+        os.truncate(file, size)
+        image = open_file(str(file), direct=True)
+        assert image.unit == 4096
+        assert (image.block_size, image.size) == (512, -(-size // 512) * 512)
+        image.close()
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 # --- What its host can do -------------------------------------------------------------------------------
@@ -380,3 +442,36 @@ def test_a_block_device(loop_device: str, direct: bool) -> None:  # noqa: FBT001
         wanted[start : start + size] = bytes(size)
     with open(loop_device, "rb") as file:
         assert file.read() == wanted
+
+
+def test_a_device_ends_where_it_ends(loop_device: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It cannot grow: the guest sees its whole blocks."""
+    image = open_file(loop_device)
+    image.set_block_size(1 << 19)
+    assert (image.size, caplog.messages) == (1 << 20, [])
+    image.resize((1 << 20) - 4096)
+    image.set_block_size(1 << 19)
+    assert image.size == 1 << 19
+    assert caplog.messages == [
+        f"{loop_device} has {(1 << 20) - 4096} bytes, no whole number of blocks of {1 << 19}: "
+        f"the guest does not see the last {(1 << 19) - 4096}"
+    ]
+    image.resize(4096)
+    with pytest.raises(SetupError, match=rf"^--logical-block-size=8192: {loop_device} has only 4096 bytes$"):
+        image.set_block_size(8192)
+    image.close()
+
+
+def test_a_device_that_the_host_uses(loop_device: str, caplog: pytest.LogCaptureFixture) -> None:
+    """As a mount does."""
+    fd = os.open(loop_device, os.O_RDONLY | os.O_EXCL)
+    open_file(loop_device, read_only=True).close()
+    assert not caplog.messages
+    open_file(loop_device).close()
+    assert caplog.messages == [
+        f"{loop_device} is mounted, or in use by this host in another way, which lsblk shows"
+    ]
+    os.close(fd)
+    caplog.clear()
+    open_file(loop_device).close()
+    assert not caplog.messages

@@ -40,7 +40,7 @@ SHARING_WRITER, SHARING_READER = User(read_only=False, share_rw=True), User(read
 USERS = (WRITER, READER, SHARING_WRITER, SHARING_READER)
 
 IN_USE = "another program has it in use"
-WRITES = ", and writes to it: --share-rw allows that"
+WRITES = ", and writes to it: --share-rw lets both, if their guests know of each other"
 FORBIDS = ", and lets nobody else write: --read-only goes with that"
 # What the second is told; every other pair goes together.
 CONFLICTS = {

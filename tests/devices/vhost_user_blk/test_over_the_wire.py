@@ -454,7 +454,11 @@ def test_growth_is_noticed_without_a_word(run_async: Run, path: Path) -> None:
     ("first", "second", "advice"),
     [
         ((), (), ""),
-        ((), ("--read-only",), ", and writes to it: --share-rw allows that"),
+        (
+            (),
+            ("--read-only",),
+            ", and writes to it: --share-rw lets both, if their guests know of each other",
+        ),
         (("--read-only",), (), ", and lets nobody else write: --read-only goes with that"),
         (("--cache=direct",), (), ""),
     ],

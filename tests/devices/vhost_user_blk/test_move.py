@@ -4,6 +4,7 @@ import asyncio
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -327,7 +328,7 @@ def test_guest_memory_that_vanishes_while_an_engine_works(tmp_path: Path, engine
             guest.start_all()
             cut(0)
 
-            guest.run(lambda: ended(guest.requests))
+            guest.run(partial(ended, guest.requests))
             check_rest(guest)
             assert all(isinstance(error, MemoryLost) for error in guest.failed)
             guest.failed.clear()  # their tracebacks hold chains

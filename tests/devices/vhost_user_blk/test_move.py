@@ -10,11 +10,20 @@ from pathlib import Path
 import pytest
 
 from tests.devices.vhost_user_blk.driver import FLUSH, HEADER, IN, IOERR, OK, OUT, SECTOR
-from tests.devices.vhost_user_blk.guest import SEAM, SIZE, Guest, disk, memory_to_cut, noise
+from tests.devices.vhost_user_blk.guest import (
+    ENGINES,
+    SEAM,
+    SIZE,
+    Guest,
+    disk,
+    engine_of,
+    memory_to_cut,
+    noise,
+)
 from tests.test_virtqueue import emptied
 from vhost_user_blk import Blk, move
 from vhost_user_blk.config import Config
-from vhost_user_blk.engine import SyncEngine, Then, Work
+from vhost_user_blk.engine import Engine, SyncEngine, Then, Work
 from vhost_user_blk.requests import BOUNCES, MOST, Requests
 from vhost_user_blk.shares import Shares
 from vhostd import Chain
@@ -78,7 +87,7 @@ def engine() -> Held:
 
 
 @contextmanager
-def units(engine: SyncEngine, folder: Path, **how: object) -> Iterator[Guest]:
+def units(engine: Engine, folder: Path, **how: object) -> Iterator[Guest]:
     """A guest whose host wants whole units."""
     with disk(folder, engine, "direct", queue_size=1024, **how) as guest:  # type: ignore[arg-type]
         guest.image.unit = UNIT
@@ -303,3 +312,32 @@ def test_a_flood_is_taken_up_to_a_bound_and_goes_on_by_itself(tmp_path: Path, en
         guest.run(flood)
         assert guest.wait(*buffers) == [1] * len(buffers)
         check_rest(guest)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", [IN, OUT])
+def test_guest_memory_that_vanishes_while_an_engine_works(tmp_path: Path, engine: str, kind: int) -> None:
+    """All that had been begun comes to an end, whatever that is, and gives back what it has."""
+    with memory_to_cut(UNIT) as (memory, cut):
+        with units(engine_of(engine), tmp_path, memory=memory) as guest:
+            for i in range(100):
+                header = 0x30_0000 + 64 * i
+                guest.memory.write(header, HEADER.pack(kind, 0, i % 8))
+                pieces = [(header, HEADER.size)], [(header + 32, 1)]
+                pieces[kind == IN].insert(kind == OUT, (SEAM, SECTOR))
+                guest.offer_memory(*pieces, start=False)
+            guest.start_all()
+            cut(0)
+
+            guest.run(partial(ended, guest.requests))
+            check_rest(guest)
+            assert all(isinstance(error, MemoryLost) for error in guest.failed)
+            guest.failed.clear()  # their tracebacks hold chains
+            guest.run(guest.queues[0].emptied)
+        del memory, guest
+
+
+async def ended(requests: Requests) -> None:
+    """Waits until nothing is under way."""
+    while requests.under_way:
+        await asyncio.sleep(0)

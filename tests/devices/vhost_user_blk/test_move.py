@@ -333,7 +333,7 @@ def test_guest_memory_that_vanishes_while_an_engine_works(tmp_path: Path, engine
             check_rest(guest)
             assert all(isinstance(error, MemoryLost) for error in guest.failed)
             guest.failed.clear()  # their tracebacks hold chains
-            guest.run(guest.queues[0].emptied)
+            guest.run(partial(emptied, guest.queues[0]))
         del memory, guest
 
 

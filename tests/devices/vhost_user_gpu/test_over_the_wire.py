@@ -279,6 +279,10 @@ def test_the_cursor(run_async: Run) -> None:
             assert cursor.is_visible
             await guest.driver.update_cursor(0, 50, 60, 0)
             await display.until(lambda: not cursor.is_visible)
+            for resource in (1, 0, 1):  # as Windows hides it, and shows it again
+                await guest.driver.move_cursor(0, 50, 60, resource)
+                await display.until(lambda: cursor.is_visible == bool(resource))  # noqa: B023
+            assert cursor.shape == noise(64, 64)
 
     run_async(main)
 

@@ -25,6 +25,7 @@ from vhostd.messages import (
     SET_FEATURES,
     SET_LOG_FD,
     SET_OWNER,
+    SET_PROTOCOL_FEATURES,
     SET_STATUS,
     SET_VRING_BASE,
     SET_VRING_ERR,
@@ -42,6 +43,7 @@ from vhostd.messages import (
 from vhostd.virtio import mask
 
 REPLY_ACK = mask(ProtocolFeature.REPLY_ACK)
+INFLIGHT = mask(ProtocolFeature.INFLIGHT_SHMFD)
 ALL = (1 << 64) - 1
 ACK, NACK = U64(0), U64(1)
 
@@ -236,13 +238,84 @@ def test_a_subclass_may_replace_a_handler(run_async: Run) -> None:
     run_async(main)
 
 
+# --- What real front-ends send --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("negotiates", [True, False])
+@pytest.mark.parametrize("refuses", [False, True])
+def test_the_message_that_negotiates_acks_may_ask_for_one(
+    negotiates: bool,  # noqa: FBT001
+    refuses: bool,  # noqa: FBT001
+    run_async: Run,
+) -> None:
+    """As User-mode Linux does, which waits for it."""
+    features = REPLY_ACK if negotiates else INFLIGHT
+
+    class Negotiating(Service):
+        @handles(SET_PROTOCOL_FEATURES)
+        def set_protocol_features(self, features: U64) -> None:
+            self._see(features)
+            self.protocol_features = features.value
+
+    async def main() -> None:
+        async with served(kind=Negotiating) as (service, peer):
+            service.refuses = refuses
+            await peer.channel.send(encode(SET_PROTOCOL_FEATURES.request, U64(features), need_reply=True))
+            if negotiates:
+                message = await peer.channel.receive()
+                assert message is not None
+                assert message.payload == U64(int(refuses)).pack()
+            elif refuses:
+                await peer.breaks_with(RefusedRequest, "not now")
+            else:
+                await peer.is_silent()
+
+    run_async(main)
+
+
+def test_what_is_behind_the_end_of_a_payload_is_ignored(run_async: Run) -> None:
+    async def main() -> None:
+        async with served(REPLY_ACK) as (service, peer):
+            payload = U64(5).pack() + b"whatever"
+            await peer.channel.send(HEADER.pack(2, VERSION | NEED_REPLY, len(payload)) + payload)
+            message = await peer.channel.receive()
+            assert message is not None
+            assert (message.payload, service.seen) == (U64(0).pack(), [U64(5)])
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("size", [20, 24, 32])
+@pytest.mark.parametrize("refuses", [False, True])
+def test_an_inflight_description_is_answered_as_long_as_it_was_asked_for(
+    size: int,
+    refuses: bool,  # noqa: FBT001
+    run_async: Run,
+) -> None:
+    """The specification draws 20 bytes, C pads them to 24."""
+
+    async def main() -> None:
+        async with served(INFLIGHT) as (service, peer):
+            service.refuses = refuses
+            wanted = Inflight(1, 2, 3, 4)
+            payload = wanted.pack()[:size].ljust(size, b"\0")
+            await peer.channel.send(HEADER.pack(GET_INFLIGHT_FD.request, VERSION, size) + payload)
+            message = await peer.channel.receive()
+            assert message is not None
+            assert service.seen == [wanted]
+            assert message.payload == (bytes(24) if refuses else wanted.pack())[:size]
+            message.close()
+
+    run_async(main)
+
+
 # --- Malformed ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (HEADER.pack(2, VERSION | NEED_REPLY, 9) + bytes(9), "SET_FEATURES with a payload of 9 bytes"),
+        (HEADER.pack(2, VERSION | NEED_REPLY, 7) + bytes(7), "SET_FEATURES with a payload of 7 bytes"),
         (HEADER.pack(7, VERSION | NEED_REPLY, 0), "SET_LOG_FD with 0 fds, not 1"),
         (HEADER.pack(1, 2, 0), "GET_FEATURES of protocol version 2"),
     ],
@@ -468,9 +541,6 @@ def test_fds_of_requests_without_use_for_them_are_closed(row: Row[Any, Any], run
                 await peer.is_silent()
 
     run_async(main)
-
-
-INFLIGHT = mask(ProtocolFeature.INFLIGHT_SHMFD)
 
 
 def test_fds_of_a_reply_are_sent_with_it_and_closed(run_async: Run) -> None:

@@ -512,12 +512,25 @@ def test_an_inflight_area_that_shrinks_costs_the_connection(
 # --- Device ----------------------------------------------------------------------------------------------
 
 
+def test_behind_the_config_space_s_fields_are_zeroes(run_async: Run) -> None:
+    """SPDK asks for all that there may be."""
+
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, _):
+            for offset, size in ((0, 256), (8, 6), (12, 244)):
+                read = (await frontend.call(GET_CONFIG, ConfigSpace(offset, bytes(size)))).data
+                assert read == b"configuration"[offset:].ljust(size, b"\0")
+
+    run_async(main)
+
+
 def test_config_is_read_from_its_offset_and_never_beyond_its_end(run_async: Run) -> None:
     async def main() -> None:
         async with negotiated(Echo()) as (frontend, _):
             assert (await frontend.call(GET_CONFIG, ConfigSpace(0, bytes(13)))).data == b"configuration"
             assert (await frontend.call(GET_CONFIG, ConfigSpace(3, bytes(3)))).data == b"fig"
-            await refused(frontend.call(GET_CONFIG, ConfigSpace(8, bytes(6))))
+            await refused(frontend.call(GET_CONFIG, ConfigSpace(13, bytes(1))))
+            await refused(frontend.call(GET_CONFIG, ConfigSpace(1, bytes(256))))
             await refused(frontend.call(GET_CONFIG, ConfigSpace(0xFFFF_FFFF, bytes(1))))
 
     run_async(main)

@@ -9,7 +9,9 @@
     to start a ring without     a non-zero ack, if asked for; else nothing: libvirt starts domains like
     any guest memory            that, and QEMU bears a ring that stands still better than one that is gone
 
-An ack is asked for by need_reply once REPLY_ACK is negotiated; a message with a reply of its own gets none.
+An ack is asked for by need_reply once REPLY_ACK is negotiated, also by the very message that negotiates it,
+or would; a message with a reply of its own gets none. A reply that has the layout of its request is no longer
+than that was.
 """
 
 import asyncio
@@ -22,7 +24,17 @@ from vhostd.channel import Channel
 from vhostd.errors import NoGuestMemory, RefusedRequest, UnknownRequest
 from vhostd.fds import Fd, close_all
 from vhostd.framing import Message, describe, encode
-from vhostd.messages import REQUESTS, U64, P, Payload, ProtocolFeature, R, Request, Row
+from vhostd.messages import (
+    REQUESTS,
+    SET_PROTOCOL_FEATURES,
+    U64,
+    P,
+    Payload,
+    ProtocolFeature,
+    R,
+    Request,
+    Row,
+)
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +101,7 @@ class Dispatcher:
                 reply = await self._answer(message)
             finally:
                 message.close()
-            if reply is not None and not await self._send(message.request, reply):
+            if reply is not None and not await self._send(message, reply):
                 return
             await asyncio.sleep(0)  # a front-end that never pauses must not keep signals and rings waiting
 
@@ -99,7 +111,7 @@ class Dispatcher:
 
     async def _answer(self, message: Message) -> Reply[Any] | None:
         row = REQUESTS.get(message.request)
-        acked = message.needs_reply and self.negotiated(ProtocolFeature.REPLY_ACK)
+        acked = message.needs_reply and (self.negotiated(ProtocolFeature.REPLY_ACK) or _negotiates(message))
         try:
             reply = await self._handle(row, message) or (ACK if acked else None)
         except RefusedRequest as error:
@@ -107,12 +119,15 @@ class Dispatcher:
             log.warning("refused: %s", error)
         return reply if reply is None or isinstance(reply, Reply) else Reply(reply, [])
 
-    async def _send(self, request: int, reply: Reply[Any]) -> bool:
+    async def _send(self, message: Message, reply: Reply[Any]) -> bool:
         """Sends a reply and closes its fds; False if the peer has gone."""
         payload, fds = reply
-        log.debug("> %s %s%s", describe(Request, request), payload, _count(fds))
+        log.debug("> %s %s%s", describe(Request, message.request), payload, _count(fds))
+        row = REQUESTS.get(message.request)
+        most = len(message.payload) if row is not None and row.reply is row.payload else None
+        data = encode(message.request, payload, reply=True, most=most)
         try:
-            await self.channel.send(encode(request, payload, reply=True), tuple(fd.fileno() for fd in fds))
+            await self.channel.send(data, tuple(fd.fileno() for fd in fds))
         except ConnectionError:
             return False
         finally:
@@ -140,6 +155,13 @@ def _refusal(error: RefusedRequest, row: Row[Any, Any] | None, *, acked: bool) -
     if isinstance(error, UnknownRequest | NoGuestMemory):
         return None
     raise error
+
+
+def _negotiates(message: Message) -> bool:
+    """Whether it is the one that negotiates REPLY_ACK, to be answered as if that were done."""
+    if message.request != SET_PROTOCOL_FEATURES.request or len(message.payload) < U64.SIZE:
+        return False
+    return bool(U64.unpack(message.payload[: U64.SIZE]).value >> ProtocolFeature.REPLY_ACK & 1)
 
 
 def _count(fds: Fds) -> str:

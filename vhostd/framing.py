@@ -103,9 +103,16 @@ class MessageReader:
         return message
 
 
-def encode(request: int, payload: Payload, *, reply: bool = False, need_reply: bool = False) -> bytes:
-    """A message's bytes."""
-    data = payload.pack()
+def encode(
+    request: int,
+    payload: Payload,
+    *,
+    reply: bool = False,
+    need_reply: bool = False,
+    most: int | None = None,
+) -> bytes:
+    """A message's bytes, with at most so many of the payload's."""
+    data = payload.pack()[:most]
     flags = VERSION | (REPLY if reply else 0) | (NEED_REPLY if need_reply else 0)
     return HEADER.pack(request, flags, len(data)) + data
 

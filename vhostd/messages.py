@@ -3,6 +3,9 @@
 A row says all that can be checked without knowing the session: the payload's layout, how many fds ride
 along, whether the peer waits for a reply of its own, and the protocol feature without which the request
 does not exist. Read it beside QEMU's docs/interop/vhost-user.rst.
+
+A payload must be long enough. What is behind its end is ignored, because real front-ends send the room that
+they have, and not what they use of it.
 """
 
 import struct
@@ -192,8 +195,8 @@ class MemoryTable:
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         count, _padding = cls._HEAD.unpack_from(data)
-        body = data[cls._HEAD.size :]
-        if count > cls.MAX_REGIONS or len(body) != count * MemoryRegion.SIZE:
+        body = data[cls._HEAD.size :][: count * MemoryRegion.SIZE]
+        if count > cls.MAX_REGIONS or len(body) < count * MemoryRegion.SIZE:
             raise struct.error(f"{count} memory regions in {len(data)} bytes")
         chunks = (body[at : at + MemoryRegion.SIZE] for at in range(0, len(body), MemoryRegion.SIZE))
         return cls(tuple(MemoryRegion.unpack(chunk) for chunk in chunks))
@@ -219,8 +222,8 @@ class ConfigSpace:
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         offset, size, flags = cls._HEAD.unpack_from(data)
-        region = data[cls._HEAD.size :]
-        if size > cls.MAX_SIZE or len(region) != size:
+        region = data[cls._HEAD.size :][:size]
+        if size > cls.MAX_SIZE or len(region) < size:
             raise struct.error(f"config space of {size} bytes in a payload of {len(data)}")
         return cls(offset, region, flags)
 
@@ -258,7 +261,7 @@ class VringArea(Layout, byteorder="="):
 
 
 class Inflight(Layout, byteorder="="):
-    """An inflight description, with C's trailing padding."""
+    """An inflight description, with C's trailing padding, which the specification does not draw."""
 
     mmap_size: u64
     mmap_offset: u64
@@ -337,7 +340,8 @@ class Row(Generic[P, R]):
     """One message of the protocol.
 
     `fds` and `reply_fds` are the numbers of fds allowed with the request and its reply; `refusal` is the
-    payload of the reply that says no, where the message has a reply of its own and a way to say it.
+    payload of the reply that says no, where the message has a reply of its own and a way to say it. So many
+    bytes at the payload's end are `padding`, which may be missing.
     """
 
     @overload
@@ -348,6 +352,7 @@ class Row(Generic[P, R]):
         *,
         fds: range = NO_FDS,
         needs: ProtocolFeature | None = None,
+        padding: int = 0,
     ) -> None: ...
 
     @overload
@@ -361,6 +366,7 @@ class Row(Generic[P, R]):
         needs: ProtocolFeature | None = None,
         reply_fds: range = NO_FDS,
         refusal: Payload | None = None,
+        padding: int = 0,
     ) -> None: ...
 
     def __init__(
@@ -373,6 +379,7 @@ class Row(Generic[P, R]):
         needs: ProtocolFeature | None = None,
         reply_fds: range = NO_FDS,
         refusal: Payload | None = None,
+        padding: int = 0,
     ) -> None:
         TABLES[type(request)][request] = self
         self.request = request
@@ -382,21 +389,29 @@ class Row(Generic[P, R]):
         self.needs = needs
         self.reply_fds = reply_fds
         self.refusal = refusal
+        self.padding = padding
 
     def admit(self, payload: bytes, fd_count: int, negotiated: int) -> P:
         """The decoded payload, if a message like this is allowed at all.
 
         Raises UnknownRequest if `negotiated` (a protocol feature mask) lacks what the row needs, and
-        MalformedMessage for another payload size or number of fds than the row's.
+        MalformedMessage for a payload that is too short, or another number of fds than the row's.
         """
         if self.needs is not None and not negotiated >> self.needs & 1:
             raise UnknownRequest(f"{self} without {self.needs.name} negotiated")
         if fd_count not in self.fds:
             raise MalformedMessage(f"{self} with {fd_count} fds, not {_span(self.fds)}")
         try:
-            return self.payload.unpack(payload)
+            return self.payload.unpack(self._fit(payload))
         except struct.error as error:
             raise MalformedMessage(f"{self} with a payload of {len(payload)} bytes: {error}") from None
+
+    def _fit(self, payload: bytes) -> bytes:
+        """A payload of fixed size without what is behind it, and with its padding."""
+        size = getattr(self.payload, "SIZE", len(payload))
+        if len(payload) < size - self.padding:
+            return payload
+        return payload[:size].ljust(size, b"\0")
 
     def __str__(self) -> str:
         return self.request.name
@@ -447,8 +462,9 @@ GET_INFLIGHT_FD = Row(
     needs=F.INFLIGHT_SHMFD,
     reply_fds=range(2),
     refusal=Inflight(0, 0, 0, 0),  # an area of no bytes, and no fd
+    padding=4,
 )
-SET_INFLIGHT_FD = Row(Request.SET_INFLIGHT_FD, Inflight, fds=ONE_FD, needs=F.INFLIGHT_SHMFD)
+SET_INFLIGHT_FD = Row(Request.SET_INFLIGHT_FD, Inflight, fds=ONE_FD, needs=F.INFLIGHT_SHMFD, padding=4)
 GPU_SET_SOCKET = Row(Request.GPU_SET_SOCKET, Empty, fds=ONE_FD)
 RESET_DEVICE = Row(Request.RESET_DEVICE, Empty, needs=F.RESET_DEVICE)
 VRING_KICK = Row(Request.VRING_KICK, VringState, needs=F.INBAND_NOTIFICATIONS)

@@ -388,10 +388,12 @@ class Session(Dispatcher):
     def get_config(self, wanted: ConfigSpace) -> ConfigSpace:
         space = self.device.read_config()
         self._config_was_read = True
-        end = wanted.offset + len(wanted.data)
-        if end > len(space):
+        size = len(wanted.data)
+        end = wanted.offset + size
+        # Some ask for all that there may be (SPDK): what no field lies in is zeroes.
+        if wanted.offset >= len(space) or end > ConfigSpace.MAX_SIZE:
             raise RefusedRequest(f"GET_CONFIG of bytes {wanted.offset} to {end} of {len(space)}")
-        return ConfigSpace(wanted.offset, space[wanted.offset : end], wanted.flags)
+        return ConfigSpace(wanted.offset, space[wanted.offset : end].ljust(size, b"\0"), wanted.flags)
 
     @handles(SET_CONFIG)
     def set_config(self, config: ConfigSpace) -> None:

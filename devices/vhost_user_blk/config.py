@@ -2,7 +2,7 @@
 
 from vhost_user_blk import bounds
 from vhost_user_blk.host import Abilities
-from vhost_user_blk.image import Image
+from vhost_user_blk.image import PAGE, Image
 from vhost_user_blk.protocol import SECTOR, WRITEBACK, ConfigSpace, Feature
 from vhost_user_blk.requests import Requests
 from vhostd import RefusedRequest
@@ -18,7 +18,7 @@ ALWAYS = (
     Feature.MQ,
 )
 FLUSH = 1 << Feature.FLUSH
-MAX_SEGMENT = 0x7FFF_F000  # bytes: the most that Linux transfers at once
+MAX_TRANSFER = 0x7FFF_F000  # bytes of a request: the most that Linux transfers at once
 MAX_U8, MAX_U16, MAX_U32 = 0xFF, 0xFFFF, 0xFFFF_FFFF
 HEADS, SECTORS, MAX_CYLINDERS = 16, 63, 16383  # what partition tools of old believe in
 
@@ -47,8 +47,8 @@ class Config:
         discards, zeroes = bounds.of_discards(has), bounds.of_zeroes(has)
         return ConfigSpace(
             capacity=image.size // SECTOR,
-            size_max=MAX_SEGMENT,
-            seg_max=self._queue_size - 2,  # of a chain, the header and the status
+            size_max=self._size_max(),
+            seg_max=self._seg_max,
             cylinders=min(image.size // (SECTOR * HEADS * SECTORS), MAX_CYLINDERS),
             heads=HEADS,
             sectors=SECTORS,
@@ -80,6 +80,15 @@ class Config:
                 f"{len(data)} bytes at {offset} of the config space, which are not 0 or 1 at 32"
             )
         self._requests.writeback = data == b"\1"
+
+    @property
+    def _seg_max(self) -> int:
+        """All of a chain but the header and the status."""
+        return self._queue_size - 2
+
+    def _size_max(self) -> int:
+        """Whole pages. Front-ends multiply it with `seg_max`, and some do that in 31 bits (libblkio)."""
+        return MAX_TRANSFER // self._seg_max // PAGE * PAGE
 
     def _min_io_size(self, has: Abilities) -> int:
         """In blocks; a physical block where the host has no wish that can be told."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vhost_user_gpu.display import Display
     from vhost_user_gpu.dmabuf import Exporter
     from vhost_user_gpu.scanout import Scanout
-    from vhostd import Grants, Handler, Virtqueue
+    from vhostd import Chain, Grants, Handler, Virtqueue
 
 # As in commands.py, which --print-capabilities has no time to load.
 EDID, RESOURCE_UUID, RESOURCE_BLOB = 1, 2, 3  # feature bits (5.7.3)
@@ -68,6 +68,7 @@ class Gpu(Device):
         self._card = Card(self._outputs, memory, self._show_news)
         self._display: Display | None = None
         self._announcement: asyncio.TimerHandle | None = None
+        self._control: tuple[Virtqueue, asyncio.TaskGroup] | None = None  # while the controlq runs
         self._use_scanouts()
 
     @classmethod
@@ -125,32 +126,49 @@ class Gpu(Device):
 
     async def controlq(self, queue: "Virtqueue") -> None:
         """Executes commands; those that only the front-end can answer wait for it, the others do not."""
-        from asyncio import TaskGroup, sleep
-
-        from vhost_user_gpu.card import Request
+        from asyncio import TaskGroup
 
         try:
             async with TaskGroup() as later:
+                self._control = (queue, later)
                 async for chain in queue:
-                    request = Request(chain)
-                    if request.is_about_monitors and self._display is not None:
-                        later.create_task(self._execute_after(self._display.refresh(), queue, request))
-                    else:
-                        self._execute(queue, request)
-                    if self._card.copied > TURN:
-                        self._card.copied = 0
-                        await sleep(0)
+                    await self._take(chain, queue, later)
                 if self._display is not None:
                     self._display.give_up()
         except ExceptionGroup as failed:  # the group is our own affair
             raise failed.exceptions[0] from None
+        finally:
+            self._control = None
 
     async def cursorq(self, queue: "Virtqueue") -> None:
         """Executes commands that give the cursor its shape and its place."""
         from vhost_user_gpu.card import Request
 
         async for chain in queue:
+            await self._catch_up()
             self._execute(queue, Request(chain))
+
+    async def _catch_up(self) -> None:
+        """Executes what the controlq has: a driver that waits for no fence counts on that order."""
+        left = 0 if self._control is None else self._control[0].size
+        while left and self._control is not None and (chain := _pop(self._control[0])) is not None:
+            await self._take(chain, *self._control)
+            left -= 1
+
+    async def _take(self, chain: "Chain", queue: "Virtqueue", later: "asyncio.TaskGroup") -> None:
+        """Executes a command of the controlq, now or later."""
+        from asyncio import sleep
+
+        from vhost_user_gpu.card import Request
+
+        request = Request(chain)
+        if request.is_about_monitors and self._display is not None:
+            later.create_task(self._execute_after(self._display.refresh(), queue, request))
+        else:
+            self._execute(queue, request)
+        if self._card.copied > TURN:
+            self._card.copied = 0
+            await sleep(0)
 
     def read_config(self) -> bytes:
         """Events and the number of scan-outs."""
@@ -238,6 +256,16 @@ class Gpu(Device):
     def _use_scanouts(self) -> None:
         # A front-end that shows scan-outs tells the guest itself how many there are, and us it does not.
         self._card.usable = self._scanouts if self._display is None else MAX_SCANOUTS
+
+
+def _pop(queue: "Virtqueue") -> "Chain | None":
+    """The next chain of another handler's queue, if there is one that is whole."""
+    from vhostd import GuestError
+
+    try:
+        return queue.pop()
+    except GuestError:  # the ring stays as it was, and its own handler will see that
+        return None
 
 
 def _scanouts(text: str) -> int:

@@ -345,6 +345,12 @@ class Card:
     @executes(MOVE_CURSOR)
     def move_cursor(self, wanted: UpdateCursor, _chain: Chain) -> None:
         scanout = self._scanout(wanted.scanout_id)
+        # The specification has only the place count (5.7.6.10). Windows' driver hides the cursor by
+        # resource 0, and every other device takes it so.
+        if wanted.resource_id:
+            scanout.cursor.show()
+        else:
+            scanout.cursor.hide()
         scanout.cursor.move(wanted.x, wanted.y)
         self._changed(scanout)
 

@@ -191,7 +191,7 @@ class Display:
             shape = wire.CursorUpdate(*place, cursor.hot_x, cursor.hot_y, cursor.shape)
             await self._send(wire.CURSOR_UPDATE.encode(shape))
         elif moved:
-            row = wire.CURSOR_POS if cursor.shape else wire.CURSOR_POS_HIDE
+            row = wire.CURSOR_POS if cursor.visible else wire.CURSOR_POS_HIDE
             await self._send(row.encode(wire.CursorPos(*place)))
 
     async def _show_picture(self, scanout: Scanout) -> "asyncio.Future[Any] | None":

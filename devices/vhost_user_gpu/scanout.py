@@ -107,28 +107,34 @@ class Scanout:
     def reset(self) -> None:
         """Shows nothing any more, and no cursor."""
         self.show(None)
-        self.cursor.hide()
+        self.cursor.forget()
 
 
 class Cursor:
-    """A cursor's shape and place."""
+    """A cursor's shape and place; a hidden one keeps its shape."""
 
     def __init__(self) -> None:
         self.x = self.y = self.hot_x = self.hot_y = 0
-        self.shape: bytes = b""  # empty while it is hidden
+        self.shape: bytes = b""  # empty until it has one
+        self.visible = False
         self._moved = False
         self._reshaped = False
 
     @property
     def has_news(self) -> bool:
         """Whether there is anything that the front-end has yet to hear."""
-        return self._moved or self._reshaped
+        return self._moved or self._shape_is_news
 
     def take_news(self) -> tuple[bool, bool]:
         """Whether it was moved, shown or hidden, and whether it has another shape; both count as told."""
-        news = (self._moved, self._reshaped)
-        self._moved = self._reshaped = False
+        news = (self._moved, self._shape_is_news)
+        self._moved = False
+        self._reshaped = self._reshaped and not self.visible
         return news
+
+    @property
+    def _shape_is_news(self) -> bool:
+        return self._reshaped and self.visible
 
     def move(self, x: int, y: int) -> None:
         """Puts it elsewhere."""
@@ -138,13 +144,23 @@ class Cursor:
     def reshape(self, shape: bytes, hot_x: int, hot_y: int) -> None:
         """Shows it with `CURSOR_BYTES` of pixels; the hot spot is what is at the cursor's place."""
         self.shape, self.hot_x, self.hot_y = shape, hot_x, hot_y
-        self._reshaped = True
+        self._reshaped = self.visible = True
 
     def hide(self) -> None:
         """Shows it no longer."""
-        self._moved = self._moved or bool(self.shape)
+        self._moved = self._moved or self.visible
+        self.visible = False
+
+    def forget(self) -> None:
+        """Shows it no longer, and has no shape: it was another guest's."""
+        self.hide()
         self.shape = b""
         self._reshaped = False
+
+    def show(self) -> None:
+        """Shows it again with the shape that it had, if it had any."""
+        self._moved = self._moved or not self.visible
+        self.visible = bool(self.shape)
 
     def redraw(self) -> None:
         """Makes it news again."""

@@ -215,9 +215,9 @@ class Simple:
     def indirect_table(
         self, addr: int, length: int, flags: int, *, nested: bool
     ) -> list[tuple[int, int, bool]]:
-        if nested or not self.indirect or flags & 1 or not length or length % 16 or length > 16 * self.size:
+        if nested or not self.indirect or flags & 1 or not length or length % 16 or length > 16 * 1024:
             raise Broken
-        if not (GUEST <= addr <= addr + length <= SEAM or SEAM <= addr <= addr + length <= END):
+        if not GUEST <= addr <= addr + length <= END:
             raise Broken
         return self.walk(self.machine.memory.read(addr, length), 0, nested=True)
 

@@ -167,6 +167,23 @@ def test_longest_chains() -> None:
     assert chain.writable == 8
 
 
+@pytest.mark.parametrize("count", [9, 129, 1024])
+def test_a_chain_that_is_longer_than_the_ring(count: int) -> None:
+    """As Windows' drivers make them, and Linux' in a ring that is smaller than the device suggests."""
+    machine = Machine()
+    buffers = [(DATA + i, 1, i >= count // 2) for i in range(count)]
+    chain = machine.chain(buffers, indirect=DATA + 0x1000)
+    assert (chain.readable, chain.writable) == (count // 2, count - count // 2)
+    machine.ring.push(chain)
+
+
+def test_a_table_in_two_regions() -> None:
+    machine = Machine()
+    chain = machine.chain([(DATA + i, 1, False) for i in range(4)], indirect=SEAM - 24)
+    assert chain.readable == 4
+    machine.ring.push(chain)
+
+
 def test_direct_descriptors_before_an_indirect_one() -> None:
     machine = Machine()
     machine.memory.write(DATA, b"abcd")

@@ -42,6 +42,7 @@ cdef enum:
     INDEX = 2
     ELEMENTS = 4
     MOST_DESCRIPTORS = 32768
+    MOST_INDIRECT = 1024  # in a table, if the ring is smaller: drivers do not all stop at its size
     MOST_PUSHES = 32  # before the driver's wish for an interrupt is looked at
 
 

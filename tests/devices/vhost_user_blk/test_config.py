@@ -53,7 +53,7 @@ def mask(*bits: int) -> int:
 def test_all_of_it(image: Image) -> None:
     assert space(image) == ConfigSpace(
         capacity=SIZE // 512,
-        size_max=0x7FFF_F000,
+        size_max=0x104_1000,
         seg_max=126,
         cylinders=0,
         heads=16,
@@ -78,6 +78,13 @@ def test_all_of_it(image: Image) -> None:
         secure_erase_sector_alignment=1,
         zoned=bytes(24),
     )
+
+
+@pytest.mark.parametrize("queue_size", [4, 128, 1024, 32768])
+def test_the_longest_request_fits_31_bits(image: Image, queue_size: int) -> None:
+    read = space(image, queue_size=queue_size)
+    assert 0x7FFF_FFFF - (read.seg_max << 12) <= read.size_max * read.seg_max + 0xFFF <= 0x7FFF_FFFF
+    assert not read.size_max % 4096
 
 
 @pytest.mark.parametrize("size", [0, 512, 1 << 20, (504 << 20) - 512, 8 << 40])

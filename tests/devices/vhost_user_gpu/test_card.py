@@ -500,13 +500,23 @@ def test_cursor(guest: Guest) -> None:
     assert cursor.take_news()[1]
     guest.run(move_cursor(1, 9, 10, UNKNOWN))
     assert (cursor.x, cursor.y, cursor.hot_x, cursor.hot_y) == (9, 10, 7, 8)
-    assert cursor.shape, "other fields than the position are ignored (5.7.6.10)"
+    assert cursor.visible, "of the resource only whether there is one counts"
     assert cursor.take_news() == (True, False)
     guest.run(update_cursor(1, 0, 1, 2))
-    assert (cursor.x, cursor.y, cursor.shape) == (1, 2, b"")
+    assert (cursor.x, cursor.y, cursor.visible) == (1, 2, False)
     assert cursor.take_news() == (True, False)
     assert len(guest.changes) == 3
     assert not guest.scanout(0).cursor.has_news
+
+
+def test_windows_hides_and_shows_a_cursor_by_moving_it(guest: Guest) -> None:
+    cursor = guest.scanout().cursor
+    guest.run(update_cursor(0, CURSOR), move_cursor(0, 1, 2, 0))
+    assert not cursor.visible
+    guest.run(move_cursor(0, 3, 4, CURSOR))
+    assert (cursor.visible, cursor.shape) == (True, noise(CURSOR_SIZE, seed=2))
+    guest.run(move_cursor(0, 3, 4, 0), update_cursor(0, CURSOR))
+    assert cursor.visible
 
 
 def test_a_cursor_is_a_copy(guest: Guest) -> None:

@@ -26,6 +26,7 @@ from tests.devices.vhost_user_gpu.driver import (
     RefusedCommand,
     transfer,
 )
+from tests.devices.vhost_user_gpu.driver import HEADER as COMMAND
 from tests.programs import Program, connected, executable
 from vhostd.frontend import Frontend, SharedMemory
 from vhostd.messages import GET_FEATURES, Empty
@@ -279,6 +280,29 @@ def test_the_cursor(run_async: Run) -> None:
             assert cursor.is_visible
             await guest.driver.update_cursor(0, 50, 60, 0)
             await display.until(lambda: not cursor.is_visible)
+            for resource in (1, 0, 1):  # as Windows hides it, and shows it again
+                await guest.driver.move_cursor(0, 50, 60, resource)
+                await display.until(lambda: cursor.is_visible == bool(resource))  # noqa: B023
+            assert cursor.shape == noise(64, 64)
+
+    run_async(main)
+
+
+def test_a_cursor_does_not_overtake_what_was_drawn_before_it(run_async: Run) -> None:
+    """Windows' driver waits for no fence."""
+
+    async def main() -> None:
+        async with machine() as guest, shown(guest) as display:
+            shape = guest.picture(64, 64)
+            await guest.driver.create_2d(1, 64, 64, B8G8R8A8)
+            await guest.driver.attach_backing(1, shape.ranges)
+            drawing = COMMAND.pack(0x105, 0, 0, 0, 0) + transfer(1, shape.whole)
+            drawn = guest.driver.post(drawing, COMMAND.size)  # of which the device is not told
+            await guest.driver.update_cursor(0, 10, 20, 1)
+            cursor = display.monitors[0].cursor
+            await display.until(lambda: bool(cursor.shape))
+            assert cursor.shape == noise(64, 64)
+            await drawn
 
     run_async(main)
 

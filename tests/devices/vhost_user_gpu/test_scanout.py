@@ -201,10 +201,13 @@ def test_news_of_a_cursor() -> None:
     assert (cursor.x, cursor.y, cursor.hot_x, cursor.hot_y) == (3, 4, 5, 6)
     assert cursor.take_news()[1]
     cursor.hide()
-    assert cursor.shape == b""
+    assert not cursor.visible
     assert cursor.take_news() == (True, False)
     cursor.hide()
     assert not cursor.has_news, "it was hidden before"
+    cursor.show()
+    assert (cursor.visible, cursor.shape) == (True, SHAPE)
+    assert cursor.take_news() == (True, False), "the front-end has its shape"
 
 
 def test_a_cursor_that_is_hidden_before_its_shape_was_sent() -> None:
@@ -212,6 +215,15 @@ def test_a_cursor_that_is_hidden_before_its_shape_was_sent() -> None:
     cursor.reshape(SHAPE, 0, 0)
     cursor.hide()
     assert cursor.take_news() == (True, False)
+    cursor.show()
+    assert cursor.take_news() == (True, True), "the front-end has yet to hear of its shape"
+    assert not cursor.has_news
+
+
+def test_a_cursor_without_a_shape_cannot_be_shown() -> None:
+    cursor = Cursor()
+    cursor.show()
+    assert not cursor.visible
 
 
 def test_a_hidden_cursor_is_not_drawn_again() -> None:

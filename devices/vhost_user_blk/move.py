@@ -90,8 +90,11 @@ class Move:
             self._advance(result)
 
     def _advance(self, result: int) -> None:
-        # Only where there is nothing more: the file may be longer by now than is known of it.
-        at_end = not self._writing and result == 0 and self._offset >= self._requests.image.length
+        # Only where there is nothing more: the file may be longer by now than is known of it. What is missing
+        # of more than a block was there when the request came, and is no end to be filled up.
+        image = self._requests.image
+        is_rest = self._offset >= image.length and self._left < image.block_size
+        at_end = not self._writing and result == 0 and is_rest
         if result < 0 or (result == 0 and not at_end):  # 0 if the image has become shorter than it was
             self._end(result or -errno.EIO)
             return

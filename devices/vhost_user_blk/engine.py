@@ -26,7 +26,7 @@ Steps = Iterator[object]
 THREADS = 16  # as many requests as a file system takes at a time without io_uring
 URING_ENTRIES = 1024  # requests at a time; more wait
 STEP = 1 << 20  # bytes that an engine is given at a time: a guest may ask for 4 GiB in one request
-CLOSE_PATIENCE = 0.05  # seconds that the kernel gets at the end for what is under way
+CLOSE_PATIENCE = 0.02  # seconds that the kernel gets at the end for what is under way
 
 
 class Engine(Protocol):

@@ -54,7 +54,8 @@ SIZE = 4 << 20
 PAGE = 4096
 QUEUES = 4
 WAYS = [*((aio, "writeback") for aio in ENGINES), ("io_uring", "writethrough"), ("io_uring", "direct")]
-EXIT_LIMIT = 0.1  # seconds from SIGTERM to the end
+EXIT_LIMIT = 0.1  # seconds from SIGTERM to the end, of a program that has nothing to do
+LOADED_EXIT_LIMIT = 0.25  # of one that has very much to do
 PROGRAM = executable("vhost-user-blk")
 
 
@@ -342,7 +343,7 @@ def test_sigterm_under_load(run_async: Run, path: Path, aio: str, cache: str) ->
             for worker in workers:
                 worker.cancel()
             await asyncio.wait(workers)
-            assert took < EXIT_LIMIT
+            assert took < LOADED_EXIT_LIMIT
             content = path.read_bytes()
             for place in acknowledged:
                 assert content[place * SECTOR :][:PAGE] == noise(PAGE, place)
@@ -364,7 +365,7 @@ def test_sigterm_with_very_many_flushes_under_way(run_async: Run, path: Path, ai
             took = end(guest.program)
             for queue in queues:
                 queue.close()
-            assert took < EXIT_LIMIT
+            assert took < LOADED_EXIT_LIMIT
 
     run_async(main)
 

@@ -8,7 +8,7 @@ does not go as planned is left to `requests`: what is wrong with a request, what
 all.
 """
 
-from libc.errno cimport EOPNOTSUPP
+from libc.errno cimport EINVAL, EOPNOTSUPP
 from libc.stdint cimport uint32_t, uint64_t
 cimport cython
 
@@ -97,7 +97,7 @@ cdef class Transfers(Shortcut):
             if done == <ssize_t> size:
                 chain.finish(OK)
                 return DONE
-            if done == -EOPNOTSUPP:
+            if done == -EOPNOTSUPP or done == -EINVAL:  # it cannot promise not to wait
                 self.writes_at_once = False
         return self._begin(WRITE, queue, chain, sector, size, DSYNC if durable else 0)
 

@@ -16,6 +16,7 @@ from tests.guest.backend import Backend
 from tests.guest.guest import Guest
 from tests.guest.machine import CHECKOUT, vhost_user_options
 from tests.guest.modules import load_modules
+from tests.loop_device import loop_device
 
 pytestmark = pytest.mark.guest
 
@@ -499,13 +500,8 @@ def device_of_large_blocks(tmp_path: Path) -> Iterator[str]:
     file = tmp_path / "backing"
     with file.open("wb") as backing:
         backing.truncate(64 * MIB)
-    command = ["losetup", "--find", "--show", "--sector-size=4096", str(file)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no loop devices here: {error}")
-    yield done.stdout.strip()
-    subprocess.run(["losetup", "--detach", done.stdout.strip()], check=True)
+    with loop_device(file) as device:
+        yield device
 
 
 def test_small_blocks_on_a_device_of_large_ones(device_of_large_blocks: str, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.blk.newer_qemu import qemu_img
 from tests.devices.vhost_user_blk.driver import SECTOR
 from tests.devices.vhost_user_blk.guest import noise, skipped_without
+from tests.loop_device import loop_device
 from tests.programs import Program, executable
 from vhost_user_blk.formats import BEGINNING, MAGICS, recognize
 from vhost_user_blk.image import Image
@@ -195,39 +196,23 @@ def test_a_beginning_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Mon
 # --- Block devices, and the program ---------------------------------------------------------------------
 
 
-def loop_device(file: Path) -> str:
-    """A block device of 4096-byte blocks, as of a disk that has no smaller ones; only root can have one."""
-    command = ["losetup", "--find", "--show", "--sector-size=4096", str(file)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no loop devices here: {error}")
-    return done.stdout.strip()
-
-
 @pytest.mark.parametrize("direct", [False, True])
 def test_block_devices(tmp_path: Path, direct: bool) -> None:  # noqa: FBT001
     file = tmp_path / "backing"
     file.write_bytes(of(BEGINNINGS["qcow2 of version 3"]))
-    device = loop_device(file)
-    try:
+    with loop_device(file) as device:
         assert refusal(device, direct=direct) == sentence("qcow2")
         serves(device, direct=direct, raw=True)
         with open(device, "r+b") as disk:
             disk.write(bytes(SECTOR))
         serves(device, direct=direct)
-    finally:
-        subprocess.run(["losetup", "--detach", device], check=True)
 
 
 def test_a_block_device_of_no_size(tmp_path: Path) -> None:
     file = tmp_path / "backing"
     file.write_bytes(b"")
-    device = loop_device(file)
-    try:
+    with loop_device(file) as device:
         assert refusal(device) == EMPTY
-    finally:
-        subprocess.run(["losetup", "--detach", device], check=True)
 
 
 @pytest.mark.parametrize(

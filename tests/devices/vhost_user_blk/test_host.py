@@ -4,13 +4,13 @@ import errno
 import fcntl
 import os
 import struct
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.devices.vhost_user_blk.guest import noise, skipped_without
+from tests.loop_device import loop_device
 from vhost_user_blk import host
 from vhost_user_blk.host import UNBOUNDED, Abilities
 from vhost_user_blk.image import Image
@@ -258,18 +258,13 @@ def backing(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=[512, 4096])
-def loop_device(request: pytest.FixtureRequest, backing: Path) -> Iterator[str]:
-    command = ["losetup", "--find", "--show", f"--sector-size={request.param}", str(backing)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no loop devices here: {error}")
-    yield done.stdout.strip()
-    subprocess.run(["losetup", "--detach", done.stdout.strip()], check=True)
+def device(request: pytest.FixtureRequest, backing: Path) -> Iterator[str]:
+    with loop_device(backing, request.param) as path:
+        yield path
 
 
-def test_a_loop_device_as_sysfs_and_ioctls_tell_of_it(loop_device: str) -> None:
-    image = Image.open(loop_device, read_only=False, direct=False)
+def test_a_loop_device_as_sysfs_and_ioctls_tell_of_it(device: str) -> None:
+    image = Image.open(device, read_only=False, direct=False)
     has = image.abilities
     assert has.discards
     assert has.discard_granularity >= has.physical_block_size
@@ -280,9 +275,9 @@ def test_a_loop_device_as_sysfs_and_ioctls_tell_of_it(loop_device: str) -> None:
     image.close()
 
 
-def test_asking_changes_nothing(loop_device: str, backing: Path) -> None:
+def test_asking_changes_nothing(device: str, backing: Path) -> None:
     before = os.stat(backing)
-    Image.open(loop_device, read_only=False, direct=False).close()
+    Image.open(device, read_only=False, direct=False).close()
     after = os.stat(backing)
     assert (after.st_blocks, after.st_mtime_ns) == (before.st_blocks, before.st_mtime_ns)
     assert backing.read_bytes() == noise(SIZE)

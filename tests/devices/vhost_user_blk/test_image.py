@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.devices.vhost_user_blk.guest import noise, skipped_without
+from tests.loop_device import loop_device
 from vhost_user_blk import host, locking
 from vhost_user_blk import image as module
 from vhost_user_blk.image import PUNCH_HOLE, ZERO_RANGE, Image
@@ -298,7 +299,7 @@ def test_the_least_transfer_where_there_are_no_data(
 @pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize("size", [300, 1 << 20])
 def test_a_new_file_on_a_device_of_large_blocks(
-    loop_device: str,
+    device: str,
     tmp_path: Path,
     size: int,
     told: bool,  # noqa: FBT001
@@ -309,8 +310,8 @@ def test_a_new_file_on_a_device_of_large_blocks(
         monkeypatch.setattr(host, "direct_unit", lambda _: 0)
     folder = tmp_path / "mounted"
     folder.mkdir()
-    subprocess.run(["mkfs.ext4", "-q", loop_device], check=True)
-    subprocess.run(["mount", loop_device, folder], check=True)
+    subprocess.run(["mkfs.ext4", "-q", device], check=True)
+    subprocess.run(["mount", device, folder], check=True)
     try:
         file = folder / "disk.img"
         file.touch()
@@ -411,28 +412,23 @@ def test_zeros_for_which_there_is_no_space(path: str, monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
-def loop_device(tmp_path: Path) -> Iterator[str]:
+def device(tmp_path: Path) -> Iterator[str]:
     """A block device of 4096-byte blocks; only root can have one."""
     file = tmp_path / "backing"
     file.write_bytes(noise(1 << 20))
-    command = ["losetup", "--find", "--show", "--sector-size=4096", str(file)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no loop devices here: {error}")
-    yield done.stdout.strip()
-    subprocess.run(["losetup", "--detach", done.stdout.strip()], check=True)
+    with loop_device(file) as path:
+        yield path
 
 
 @pytest.mark.parametrize("direct", [False, True])
-def test_a_block_device(loop_device: str, direct: bool) -> None:  # noqa: FBT001
-    image = open_file(loop_device, direct=direct)
+def test_a_block_device(device: str, direct: bool) -> None:  # noqa: FBT001
+    image = open_file(device, direct=direct)
     assert image.is_device
     assert (image.size, image.block_size, image.physical_block_size) == (1 << 20, 4096, 4096)
     assert image.abilities.discards
     assert not image.can_erase_securely()
     assert not image.resize(image.measure())
-    refuses(loop_device, "another program has it in use")
+    refuses(device, "another program has it in use")
     image.fallocate(PUNCH_HOLE, 4096, 8192)
     image.fallocate(ZERO_RANGE, 16384, 4096)
     image.write_zeroes(32768, 4096)
@@ -440,38 +436,38 @@ def test_a_block_device(loop_device: str, direct: bool) -> None:  # noqa: FBT001
     wanted = bytearray(noise(1 << 20))
     for start, size in ((4096, 8192), (16384, 4096), (32768, 4096)):
         wanted[start : start + size] = bytes(size)
-    with open(loop_device, "rb") as file:
+    with open(device, "rb") as file:
         assert file.read() == wanted
 
 
-def test_a_device_ends_where_it_ends(loop_device: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_device_ends_where_it_ends(device: str, caplog: pytest.LogCaptureFixture) -> None:
     """It cannot grow: the guest sees its whole blocks."""
-    image = open_file(loop_device)
+    image = open_file(device)
     image.set_block_size(1 << 19)
     assert (image.size, caplog.messages) == (1 << 20, [])
     image.resize((1 << 20) - 4096)
     image.set_block_size(1 << 19)
     assert image.size == 1 << 19
     assert caplog.messages == [
-        f"{loop_device} has {(1 << 20) - 4096} bytes, no whole number of blocks of {1 << 19}: "
+        f"{device} has {(1 << 20) - 4096} bytes, no whole number of blocks of {1 << 19}: "
         f"the guest does not see the last {(1 << 19) - 4096}"
     ]
     image.resize(4096)
-    with pytest.raises(SetupError, match=rf"^--logical-block-size=8192: {loop_device} has only 4096 bytes$"):
+    with pytest.raises(SetupError, match=rf"^--logical-block-size=8192: {device} has only 4096 bytes$"):
         image.set_block_size(8192)
     image.close()
 
 
-def test_a_device_that_the_host_uses(loop_device: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_device_that_the_host_uses(device: str, caplog: pytest.LogCaptureFixture) -> None:
     """As a mount does."""
-    fd = os.open(loop_device, os.O_RDONLY | os.O_EXCL)
-    open_file(loop_device, read_only=True).close()
+    fd = os.open(device, os.O_RDONLY | os.O_EXCL)
+    open_file(device, read_only=True).close()
     assert not caplog.messages
-    open_file(loop_device).close()
+    open_file(device).close()
     assert caplog.messages == [
-        f"{loop_device} is mounted, or in use by this host in another way, which lsblk shows"
+        f"{device} is mounted, or in use by this host in another way, which lsblk shows"
     ]
     os.close(fd)
     caplog.clear()
-    open_file(loop_device).close()
+    open_file(device).close()
     assert not caplog.messages

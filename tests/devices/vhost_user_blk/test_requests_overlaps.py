@@ -40,6 +40,7 @@ from tests.devices.vhost_user_blk.guest import (
     noise,
     skipped_without,
 )
+from tests.loop_device import loop_device
 from vhost_user_blk import move
 from vhost_user_blk.engine import Engine, Then, ThreadEngine
 from vhost_user_blk.image import Image
@@ -94,21 +95,18 @@ def run(*command: str) -> str:
 
 
 @contextmanager
-def loop_device(folder: Path) -> Iterator[str]:
+def large_blocks(folder: Path) -> Iterator[str]:
     """A block device whose blocks have UNIT bytes."""
     file = folder / "loop.img"
     file.write_bytes(bytes(4 << 20))
-    path = run("losetup", f"--sector-size={UNIT}", "--find", "--show", str(file))
-    try:
-        yield path
-    finally:
-        subprocess.run(["losetup", "--detach", path], check=True)
+    with loop_device(file, UNIT) as device:
+        yield device
 
 
 @contextmanager
 def file_system(folder: Path) -> Iterator[Path]:
     """A folder on such a device."""
-    with loop_device(folder) as device:
+    with large_blocks(folder) as device:
         run("mkfs.ext4", "-q", "-O", "^has_journal", device)
         mounted = folder / "mounted"
         mounted.mkdir()
@@ -124,7 +122,7 @@ def path_of(host: str, folder: Path) -> Iterator[str]:
     """A file, or a device, on a kind of host."""
     with ExitStack() as stack:
         if host == "device":
-            yield stack.enter_context(loop_device(folder))
+            yield stack.enter_context(large_blocks(folder))
             return
         if host == "blocks":
             folder = stack.enter_context(file_system(folder))

@@ -195,6 +195,16 @@ def in_steps(chain: Chain, steps: Steps) -> int:
     return 0
 
 
+def hear(result: Result, then: Callable[[int], None], failed: Callable[[Exception], None]) -> None:
+    """Calls `then` with what an engine has told; `failed` with an exception of that, or of the engine's."""
+    try:
+        if isinstance(result, Exception):
+            raise result
+        then(result)
+    except Exception as error:
+        failed(error)
+
+
 def _result(work: Work) -> Result:
     try:
         return work()

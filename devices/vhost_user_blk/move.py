@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from vhost_user_blk import bounce
-from vhost_user_blk.engine import STEP, Result
+from vhost_user_blk.engine import STEP, Result, hear
 from vhostd import Chain, Virtqueue
 
 TYPE_CHECKING = False
@@ -121,13 +121,11 @@ class Move:
 
     def _guard(self, then: Callable[[int], None], result: Result = 0) -> None:
         """Calls `then`, whose exceptions, and those that an engine hands on, are the queue's."""
-        try:
-            if isinstance(result, Exception):
-                raise result
-            then(result)
-        except Exception as error:
-            self._give_back()
-            self._requests.fail(self._queue, error)
+        hear(result, then, self._fail)
+
+    def _fail(self, error: Exception) -> None:
+        self._give_back()
+        self._requests.fail(self._queue, error)
 
     # --- By way of memory of ours -----------------------------------------------------------------------
 

@@ -11,11 +11,12 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from vhost_user_blk import bounds
 from vhost_user_blk.bounds import Bounds
 from vhost_user_blk.clearing import discarding, erasing, zeroing
-from vhost_user_blk.engine import Engine, Result, Steps, Then, in_steps
+from vhost_user_blk.engine import Engine, Result, Steps, Then, hear, in_steps
 from vhost_user_blk.image import Image
 from vhost_user_blk.move import Move
 from vhost_user_blk.protocol import (
@@ -230,15 +231,8 @@ class Requests:
     # --- The end ----------------------------------------------------------------------------------------
 
     def _ending(self, queue: Virtqueue, chain: Chain, what: str) -> Then:
-        def then(result: Result) -> None:
-            try:
-                if isinstance(result, Exception):
-                    raise result
-                self.end(queue, chain, what, 0, result)
-            except Exception as error:
-                self.fail(queue, error)
-
-        return then
+        end = partial(self.end, queue, chain, what, 0)
+        return lambda result: hear(result, end, partial(self.fail, queue))
 
     def end(self, queue: Virtqueue, chain: Chain, what: str, offset: int, result: int) -> None:
         """Ends a request whose work is done: `result` is negative if it failed."""

@@ -2,10 +2,9 @@
 """Transfers: reads and writes from the ring to the host and back, without Python as long as all goes well.
 
 A request is its header, data, and room for a status, cut into buffers anywhere (virtio 1.3, 5.2.6). What the
-page cache can do at once is done on the way, without waiting for the host; the rest is begun in an io_uring, if the
-engine is one. All that
-does not go as planned is left to `requests`: what is wrong with a request, what the host did in part or not at
-all.
+page cache can do at once is done on the way, without waiting for the host; the rest is begun in an io_uring,
+if the engine is one. All that does not go as planned is left to `requests`: what is wrong with a request, what
+the host did in part or not at all.
 """
 
 from libc.errno cimport EINVAL, EOPNOTSUPP

@@ -13,14 +13,13 @@ Until then the ring is started, and messages about it are served, but it gives n
 
 import asyncio
 import logging
-import os
-import stat
 from collections.abc import Awaitable, Callable
 
 from vhostd.errors import GuestError, NoGuestMemory, RefusedRequest
 from vhostd.fds import Fd
 from vhostd.leftovers import Leftovers
 from vhostd.messages import VringAddr
+from vhostd.notification import Notification, notification
 from vhostd.ring import GuestMemory, InflightQueue, SplitRing, Window
 from vhostd.virtio import MAX_QUEUE_SIZE, Feature
 from vhostd.virtqueue import MakeQueue, Virtqueue
@@ -58,9 +57,9 @@ class Vring:
         self._leftovers = Leftovers() if leftovers is None else leftovers
         self._broken = False
         self._loop = asyncio.get_running_loop()
-        self._kick: Fd | None = None
-        self._call: Fd | None = None
-        self._err: Fd | None = None
+        self._kick: Notification | None = None
+        self._call: Notification | None = None
+        self._err: Notification | None = None
         self._owes_call = False
         self._poll: asyncio.TimerHandle | None = None
         self._queue: Virtqueue | None = None
@@ -263,18 +262,14 @@ class Vring:
         self._owes_call = self._call is None
         _signal(self._call)
 
-    def _watch_kick(self, kick: Fd | None) -> None:
-        if kick is None:
-            self._unwatch_kick()
-            self._poll_ring()
-            return
-        self._check_notifier(kick)
-        try:
-            self._loop.add_reader(kick.fileno(), self._kicked)
-        except OSError as error:
-            raise RefusedRequest(f"vring {self.index}: the kick fd cannot be waited for: {error}") from None
+    def _watch_kick(self, fd: Fd | None) -> None:
+        kick = self._notification(fd)
         self._unwatch_kick()
-        self._kick = Fd(kick.take())
+        self._kick = kick
+        if kick is None:
+            self._poll_ring()
+        else:
+            self._loop.add_reader(kick.fileno(), self._kicked)
 
     def _unwatch_kick(self) -> None:
         if self._poll is not None:
@@ -289,16 +284,13 @@ class Vring:
         assert self._kick is not None
         assert self._queue is not None
         try:
-            data = os.read(self._kick.fileno(), 8)
-        except BlockingIOError:
-            return
+            kicked = self._kick.clear()
         except OSError as error:
-            log.error("vring %d: the kick fd is of no use any more: %s", self.index, error)
-            data = b""
-        if not data:  # a pipe whose writer has gone would be readable for ever
+            log.warning("vring %d: the kick fd is of no use any more: %s", self.index, error)
             self._unwatch_kick()
-            return
-        self._queue.kicked()
+        else:
+            if kicked:
+                self._queue.kicked()
 
     def _poll_ring(self) -> None:
         if self._queue is not None:
@@ -306,23 +298,17 @@ class Vring:
         self._poll = self._loop.call_later(POLL_INTERVAL, self._poll_ring)
 
     def _replace_fd(self, name: str, fd: Fd | None) -> None:
-        if fd is not None:
-            self._check_notifier(fd)
-        old: Fd | None = getattr(self, name)
-        setattr(self, name, Fd(fd.take()) if fd is not None else None)
+        new = self._notification(fd)
+        old: Notification | None = getattr(self, name)
+        setattr(self, name, new)
         if old is not None:
             old.close()
 
-    def _check_notifier(self, fd: Fd) -> None:
-        mode = os.fstat(fd.fileno()).st_mode
-        if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode):
-            raise RefusedRequest(f"vring {self.index}: a file cannot carry notifications (mode {mode:o})")
+    def _notification(self, fd: Fd | None) -> Notification | None:
         try:
-            os.set_blocking(fd.fileno(), False)  # one that is full must not stop the whole program
-        except OSError as error:
-            raise RefusedRequest(
-                f"vring {self.index}: an fd without use for notifications: {error}"
-            ) from None
+            return None if fd is None else notification(fd)
+        except RefusedRequest as error:
+            raise RefusedRequest(f"vring {self.index}: {error}") from None
 
 
 def _index(memory: GuestMemory, user_addr: int) -> int | None:
@@ -333,11 +319,6 @@ def _index(memory: GuestMemory, user_addr: int) -> int | None:
         return None
 
 
-def _signal(fd: Fd | None) -> None:
-    """Adds one to an eventfd; one that is full, or whose reader has gone, is as signalled as it can be."""
-    if fd is None:
-        return
-    try:
-        os.write(fd.fileno(), b"\1\0\0\0\0\0\0\0")
-    except OSError as error:
-        log.debug("notification lost: %s", error)
+def _signal(target: Notification | None) -> None:
+    if target is not None:
+        target.signal()

@@ -3,7 +3,8 @@
     with Linux(tmp_path, Device(socket, DeviceType.BLOCK)) as linux:
         linux.shell("blkdiscard /dev/vda")
 
-Its root is the host's own file system (hostfs), read-only, so that what the host has installed is there. It has one processor.
+Its root is the host's own file system (hostfs), read-only: what the host has installed is there. What it
+writes goes to memory. It has one processor.
 """
 
 import os
@@ -119,6 +120,6 @@ class Linux:
 
 
 def memory_folder(folder: Path) -> str:
-    """Where the guest's memory may be: a tmpfs, unless nothing there may be executed, as in some containers."""
+    """Where the guest's memory is: a tmpfs, unless nothing there may be executed, as in some containers."""
     may_execute = not os.statvfs("/dev/shm").f_flag & os.ST_NOEXEC
     return "/dev/shm" if may_execute else str(folder)

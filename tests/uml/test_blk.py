@@ -79,7 +79,7 @@ def booted(folder: Path, disk: Path, fixed_disk: Path) -> Iterator[Linux]:
 
 @pytest.fixture
 def linux(booted: Linux) -> Iterator[Linux]:
-    """The guest of all tests, which has the disks vda and vdb, and whose kernel has nothing to complain of."""
+    """The guest of all tests, with the disks vda and vdb; its kernel has nothing to complain of."""
     yield booted
     assert COMPLAINT.findall(booted.console()) == []
 
@@ -135,7 +135,7 @@ def test_a_file_system(linux: Linux, image: Path) -> None:
     linux.shell("sync && umount /mnt && echo 3 >/proc/sys/vm/drop_caches && fsck.ext4 -fn /dev/vda")
     linux.shell(f"mount /dev/vda /mnt && diff -r {CHECKOUT}/vhostd /mnt/vhostd && umount /mnt")
     subprocess.run(["/sbin/e2fsck", "-fn", image], check=True, capture_output=True)
-    command = ["/sbin/debugfs", "-R", "cat /vhostd/virtio.py", image]
+    command = ["/sbin/debugfs", "-R", "cat /vhostd/virtio.py", str(image)]
     shown = subprocess.run(command, check=True, capture_output=True).stdout
     assert shown == (CHECKOUT / "vhostd/virtio.py").read_bytes()
 
@@ -159,6 +159,14 @@ def test_growth(linux: Linux, image: Path) -> None:
     os.truncate(image, grown * SECTOR)
     linux.shell(f'until [ "$(cat /sys/block/vda/size)" = {grown} ]; do :; done')
     linux.shell(f"dd if=/dev/urandom of=/dev/vda bs=1M seek={SIZE // MIB} count=32 conv=fsync")
+    assert linux.shell("sha256sum </dev/vda").split()[0] == digest(image.read_bytes())
+
+
+def test_a_driver_may_let_go_of_the_disk_and_take_it_again(linux: Linux, image: Path) -> None:
+    """This front-end sends no GET_VRING_BASE for that."""
+    driver = "/sys/bus/virtio/drivers/virtio_blk"
+    linux.shell(f"echo virtio0 >{driver}/unbind; [ ! -e /sys/block/vda ]")
+    linux.shell(f"echo virtio0 >{driver}/bind; [ -e /sys/block/vda ]")
     assert linux.shell("sha256sum </dev/vda").split()[0] == digest(image.read_bytes())
 
 

@@ -1,4 +1,4 @@
-"""Devices that Debian's User-mode Linux has no drivers for: it negotiates with their programs all the same, as it boots."""
+"""Devices that Debian's User-mode Linux has no drivers for: as it boots it talks to their programs too."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack

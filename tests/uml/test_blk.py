@@ -204,7 +204,9 @@ def test_a_guest_may_be_killed_under_load(program: Program, path: Path, tmp_path
     with Linux(tmp_path, Device(path, DeviceType.BLOCK)) as linux:
         keep_busy(linux)
     with Linux(tmp_path, Device(path, DeviceType.BLOCK)) as linux:
-        linux.shell("head -c 8M /dev/urandom >/tmp/written && dd if=/tmp/written of=/dev/vda bs=1M conv=fsync")
+        linux.shell(
+            "head -c 8M /dev/urandom >/tmp/written && dd if=/tmp/written of=/dev/vda bs=1M conv=fsync"
+        )
         written = linux.shell("sha256sum </tmp/written")
         linux.reboot()
         assert linux.shell("head -c 8M /dev/vda | sha256sum") == written

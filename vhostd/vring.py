@@ -1,8 +1,8 @@
 """A vring: what vhost-user keeps of one ring, and the task that serves it.
 
-A ring has two independent states. It is *started* by SET_VRING_KICK and stopped by GET_VRING_BASE; it is
-*enabled* or disabled by SET_VRING_ENABLE at any time. The device's handler runs from start to stop, and is
-given chains while the ring is enabled.
+A ring has two independent states. It is *started* by SET_VRING_KICK and stopped by GET_VRING_BASE, or when it
+is disabled and set up anew; it is *enabled* or disabled by SET_VRING_ENABLE at any time. The device's handler
+runs from start to stop, and is given chains while the ring is enabled.
 
 The stop rule: when the ring stops, the handler's loop ends; what it had taken it completes; only then, when
 it holds no chain, may it be cancelled.
@@ -67,7 +67,7 @@ class Vring:
 
     @property
     def started(self) -> bool:
-        """Whether the ring is between SET_VRING_KICK and GET_VRING_BASE, broken or not."""
+        """Whether the ring is between its start and its stop, broken or not."""
         return self._queue is not None
 
     @property

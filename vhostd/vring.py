@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from vhostd.errors import GuestError, NoGuestMemory, RefusedRequest
+from vhostd.errors import GuestError, MemoryLost, NoGuestMemory, RefusedRequest
 from vhostd.fds import Fd
 from vhostd.leftovers import Leftovers
 from vhostd.messages import VringAddr
@@ -27,6 +27,7 @@ from vhostd.virtqueue import MakeQueue, Virtqueue
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL = 0.001  # seconds between looks at a ring whose front-end gave no kick fd
+DOUBT = 1.0  # seconds after a kick until it is said that a ring never showed a request
 
 
 class Vring:
@@ -62,6 +63,7 @@ class Vring:
         self._err: Notification | None = None
         self._owes_call = False
         self._poll: asyncio.TimerHandle | None = None
+        self._doubt: asyncio.TimerHandle | None = None
         self._queue: Virtqueue | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -167,6 +169,9 @@ class Vring:
             self.base = queue.ring.base
             self._queue = None
             self._unwatch_kick()
+            if self._doubt is not None:
+                self._doubt.cancel()
+                self._doubt = None
             log.info("vring %d stopped at %d", self.index, self.base)
         return self.base
 
@@ -291,6 +296,16 @@ class Vring:
         else:
             if kicked:
                 self._queue.kicked()
+                if not self._queue.ring.effort and self._doubt is None:
+                    self._doubt = self._loop.call_later(DOUBT, self._say_if_empty, self._queue)
+
+    def _say_if_empty(self, queue: Virtqueue) -> None:
+        """A driver kicks when it has written a request: if none shows, it may write into other memory."""
+        if queue is self._queue and not queue.ring.effort and _is_empty(queue.ring):
+            log.warning(
+                "vring %d: kicked, and there is no request; is share=on missing from the memory backend?",
+                self.index,
+            )
 
     def _poll_ring(self) -> None:
         if self._queue is not None:
@@ -317,6 +332,13 @@ def _index(memory: GuestMemory, user_addr: int) -> int | None:
         return int.from_bytes(bytes(memory.user(user_addr, 4))[2:], "little")
     except RefusedRequest:
         return None
+
+
+def _is_empty(ring: SplitRing) -> bool:
+    try:
+        return ring.is_empty
+    except (GuestError, MemoryLost):
+        return False
 
 
 def _signal(target: Notification | None) -> None:

@@ -102,7 +102,10 @@ class Request:
         return self.command in (GET_DISPLAY_INFO, GET_EDID)
 
     def respond(self, answer: Answer) -> None:
-        """Writes the response, as far as the driver has room; to a fenced command it names the fence."""
+        """Writes the response, as far as the driver has room; to a fenced command it names the fence.
+
+        A driver whose memory for it is not shared gets none.
+        """
         kind, content = answer
         asked = self.header
         if asked.flags & Header.FENCE:
@@ -111,7 +114,10 @@ class Request:
         else:
             header = _unfenced(kind)
         data = header + content
-        self.chain.write(data[: self.chain.writable])
+        try:
+            self.chain.write(data[: self.chain.writable])
+        except GuestError as error:
+            log.warning("no response: %s", error)
 
 
 class Card:

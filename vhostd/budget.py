@@ -19,7 +19,8 @@ class Budget:
     async def refill(self) -> float:
         """Starts a new period if the old one is over; waits for that if nothing is left of it.
 
-        Returns the seconds that it waited. Call it where no chain is held: the ring's stop need not wait then.
+        Returns the seconds that it waited. Call it where no chain is held: the ring's stop need not wait
+        then.
         """
         import asyncio  # a device module imports this one, and must cost little
 

@@ -214,7 +214,9 @@ def test_what_a_limit_costs_shows(run_async: Run, path: Path) -> None:
                     assert len(await queue.request(room=4)) == 4
                 page = await ask(place)
         # The third was given before the third wait is over.
-        assert 0.05 < page.value("vhost_user_throttled_seconds_total", **ECHO) < 5.0
+        throttled = page.value("vhost_user_throttled_seconds_total", **ECHO)
+        assert throttled is not None
+        assert throttled > 0.05
         assert page.value("vhost_user_requests_total", **ECHO) == 3
 
     run_async(main)

@@ -9,8 +9,8 @@
     L: led state        S: switch state                state decimal, 0 if not mentioned
     E: seconds.microseconds type code value            value decimal
 
-Comments run from # to the end of the line, but not in a name. In version 1.0 only the bitmap of type 00, which has
-a bit for each type, tells that the device repeats keys. Nothing here opens a file.
+Comments run from # to the end of the line, but not in a name. In version 1.0 only the bitmap of type 00,
+which has a bit for each type, tells that the device repeats keys. Nothing here opens a file.
 """
 
 import re
@@ -55,16 +55,16 @@ def parse(text: str, origin: str, *further: tuple[str, str]) -> Recording:
     Raises SetupError with the file's name, the line's number and the wrong value.
     """
     reader = _Reader()
-    for text, origin in ((text, origin), *further):
+    for content, name in ((text, origin), *further):
         reader.begin()
-        for number, line in enumerate(text.removeprefix(BYTE_ORDER_MARK).split("\n"), 1):
+        for number, line in enumerate(content.removeprefix(BYTE_ORDER_MARK).split("\n"), 1):
             try:
                 reader.take(line)
             except ValueError as error:
-                raise SetupError(f"{origin}:{number}: {error}") from None
+                raise SetupError(f"{name}:{number}: {error}") from None
         for tag, missing in (("N", reader.name is None), ("I", not reader.ids)):
             if missing:
-                raise SetupError(f"{origin}: no {tag}: line, so this does not describe a device")
+                raise SetupError(f"{name}: no {tag}: line, so this does not describe a device")
     return Recording(reader.description, frozenset(reader.switches), reader.events)
 
 

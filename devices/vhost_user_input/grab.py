@@ -1,0 +1,34 @@
+"""Who gets the events of an evdev node: the host's programs, or this one alone (EVIOCGRAB)."""
+
+import errno
+from contextlib import suppress
+
+from vhost_user_input.evdev_node import Node, held_keys, reason
+
+
+def take(node: Node, *, alone: bool) -> str:
+    """Begins with the node while no key is down, alone if that is wanted; says what is in the way.
+
+    Who saw a key pressed is to see it released: the host, where the Enter that started the virtual machine
+    is often still down.
+    """
+    if held := held_keys(node):
+        return f"keys are down: {held}"
+    if not alone:
+        return ""
+    try:
+        node.grab()
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return reason(error)
+    if held := held_keys(node):  # the host may have seen it pressed, just before
+        node.ungrab()
+        return f"keys are down: {held}"
+    return ""
+
+
+def give(node: Node) -> None:
+    """Lets all have the events again, at once."""
+    with suppress(OSError):  # the device is gone, or was never taken
+        node.ungrab()

@@ -202,20 +202,19 @@ def test_a_device_has_a_moment_for_its_last_words(
 ) -> None:
     async def main() -> None:
         device = Finishing()
-        if has_words:
-            device.words.set()
         with closing(listen(str(path))) as endpoint:
             running = asyncio.create_task(serve(device, endpoint))
             async with negotiated(path) as (frontend, memory):
                 with closing(await frontend.start(memory, index=1, size=16)) as queue:
-                    queue.add(room=4)
-                    queue.kick()
-                    await device.holding.wait()
+                    if has_words:
+                        device.words.set()
+                        queue.add(room=4)
+                        queue.kick()
+                        await device.holding.wait()
                     os.kill(os.getpid(), signal.SIGTERM)
                     if has_words:
                         assert (await queue.used())[1] == b"held"
                     await asyncio.wait([running])
-                    device.release()
 
     run_async(main)
     assert ("the program ends before the driver was told" in caplog.text) != has_words

@@ -215,6 +215,7 @@ def test_a_device_has_a_moment_for_its_last_words(
                     if has_words:
                         assert (await queue.used())[1] == b"held"
                     await asyncio.wait([running])
+                    device.held_queue = None
 
     run_async(main)
     assert ("the program ends before the driver was told" in caplog.text) != has_words

@@ -31,7 +31,7 @@ from vhostd import Grants, SetupError, Threads
 
 log = logging.getLogger(__name__)
 
-LOOK_INTERVAL = 1.0  # seconds between looks for a device that is not plugged in
+LOOK_INTERVAL = 1.0  # seconds between looks for a device that is not plugged in, or not to be had
 ABSENT = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
 
 
@@ -62,6 +62,7 @@ class EvdevSource:
         self._ours = False  # the guest has the node
         self._lossy = False  # events were lost: what comes is no use until the state has been read
         self._said = ""
+        self._again: asyncio.TimerHandle | None = None  # to look whether nothing is in the way any more
         self._origin: Origin | None = None
         self._gone: asyncio.Future[str] | None = None
         self._threads = Threads(name="evdev")
@@ -116,6 +117,7 @@ class EvdevSource:
 
     def _settle(self) -> None:
         """Gives the node to whom it is due, as soon as that can be."""
+        self._call_off()
         if self._node is None or self._gone is None or self._gone.done():
             return
         due = self._listening and not self._lent
@@ -130,6 +132,7 @@ class EvdevSource:
     def _take_over(self, node: Node) -> None:
         if why_not := grab.take(node, alone=self._alone):
             self._say(f"the guest gets it later: {why_not}")
+            self._again = asyncio.get_running_loop().call_later(LOOK_INTERVAL, self._settle)
             return
         self._ours = True
         self._say("the guest has it")
@@ -138,6 +141,11 @@ class EvdevSource:
         if self._leds:
             lit = b"".join(EVENT.pack(EV_LED, *led) for led in self._leds.items())
             write_events(node, lit + SYN_REPORT_EVENT)
+
+    def _call_off(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
 
     def _hand_back(self, node: Node) -> None:
         self._ours = False
@@ -164,6 +172,7 @@ class EvdevSource:
             return await self._gone
         finally:
             loop.remove_reader(node.fd)
+            self._call_off()
             if self._ours:
                 self._hand_back(node)
 

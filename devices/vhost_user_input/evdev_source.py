@@ -31,7 +31,7 @@ from vhostd import Grants, SetupError, Threads
 
 log = logging.getLogger(__name__)
 
-LOOK_INTERVAL = 1.0  # seconds between looks for a device that is not plugged in, or not to be had
+LOOK_INTERVAL = 0.1  # seconds between looks for a device that is not plugged in, or not to be had
 ABSENT = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
 
 
@@ -240,8 +240,9 @@ class EvdevSource:
             await asyncio.sleep(LOOK_INTERVAL)
             try:
                 return await self._threads.run(partial(open_same, self._path, self.description))
-            except OSError as error:
-                if (why := reason(error)) != said:
+            except (OSError, SetupError) as error:
+                why = reason(error) if isinstance(error, OSError) else str(error)
+                if why != said:
                     log.info("%s: %s", self._path, why)
                 said = why
 

@@ -5,6 +5,8 @@ from contextlib import suppress
 
 from vhost_user_input.evdev_node import Node, held_keys, reason
 
+KEYS_DOWN = "keys are down"  # which ones, a log must not tell: it would be what the host's user types
+
 
 def take(node: Node, *, alone: bool) -> str:
     """Begins with the node while no key is down, alone if that is wanted; says what is in the way.
@@ -12,8 +14,8 @@ def take(node: Node, *, alone: bool) -> str:
     Who saw a key pressed is to see it released: the host, where the Enter that started the virtual machine
     is often still down.
     """
-    if held := held_keys(node):
-        return f"keys are down: {held}"
+    if held_keys(node):
+        return KEYS_DOWN
     if not alone:
         return ""
     try:
@@ -22,9 +24,9 @@ def take(node: Node, *, alone: bool) -> str:
         if error.errno != errno.EBUSY:
             raise
         return reason(error)
-    if held := held_keys(node):  # the host may have seen it pressed, just before
+    if held_keys(node):  # the host may have seen it pressed, just before
         node.ungrab()
-        return f"keys are down: {held}"
+        return KEYS_DOWN
     return ""
 
 

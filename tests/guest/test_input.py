@@ -91,15 +91,13 @@ def test_the_guest_sees_the_device_as_it_is_described(machine: Machine, kind: st
 
 
 @pytest.mark.parametrize("kind", VIRTUAL)
-def test_the_guest_sees_the_device_of_an_event_socket_alone(machine: Machine, kind: str) -> None:
-    description = VIRTUAL[kind]()
-    socket = f"--event-socket={machine.directory / 'alone'}"
-    with Backend(
-        "vhost-user-input", machine.directory, socket, f"--event-device={kind}", name="alone"
-    ) as backend:
-        machine.guest.plug_vhost_user("vhost-user-input-pci", "alone", backend.path)
+def test_the_guest_sees_the_device_that_an_event_socket_alone_is(machine: Machine, kind: str) -> None:
+    description, name = VIRTUAL[kind](), f"only-{kind}"
+    options = [f"--event-socket={machine.directory / name}", f"--event-device={kind}"]
+    with Backend("vhost-user-input", machine.directory, *options, name=name) as backend:
+        machine.guest.plug_vhost_user("vhost-user-input-pci", name, backend.path)
         check_description(machine.guest.call("wait_input_device", name=description.name), description)
-        remove(machine, "alone", description.name)
+        remove(machine, name, description.name)
 
 
 def remove(machine: Machine, identity: str, name: str) -> None:

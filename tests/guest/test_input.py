@@ -12,6 +12,7 @@ import pytest
 from tests.guest.backend import Backend, EventSocket
 from tests.guest.guest import CommandFailed, Guest
 from tests.guest.machine import vhost_user_options
+from tests.programs import listens_at
 from vhost_user_input.description import VIRTUAL, Description
 from vhost_user_input.evemu import parse
 from vhost_user_input.event_socket import MAX_CLIENTS
@@ -21,7 +22,8 @@ pytestmark = pytest.mark.guest
 RECORDINGS = Path(__file__).parents[1] / "devices" / "vhost_user_input" / "recordings"
 KINDS = ("keyboard", "mouse", "tablet", "touchscreen")
 EV_SYN, EV_KEY, EV_REL, EV_ABS, EV_LED, EV_REP = 0x00, 0x01, 0x02, 0x03, 0x11, 0x14
-KEY_A, LED_CAPSL = 30, 1
+KEY_A, KEY_ENTER, LED_CAPSL = 30, 28, 1
+KEYS = {"a": KEY_A, "b": 48}
 SYN = [EV_SYN, 0, 0]
 EVDEV_BUFFER = 64  # events that Linux keeps for a slow reader of a simple device
 DRIVER = "/sys/bus/virtio/drivers/virtio_input"
@@ -201,6 +203,25 @@ def test_what_clients_said_while_the_guest_paused_is_said_when_it_goes_on(machin
     received = machine.guest.call("wait_event", device=name, event=moves[-1])
     assert [event for event in received if event != SYN] == moves
     machine.guest.call("stop_recording", device=name)
+
+
+def test_what_was_typed_before_the_guest_takes_events_is_typed(machine: Machine) -> None:
+    """Key by key, by more clients than may be there at a time, all of which have gone."""
+    console = machine.guest.call("start", argv=["sh", "-c", "exec </dev/tty1; echo ready; exec cat"])
+    machine.guest.call("wait_output", pid=console, text="ready")
+    events = machine.directory / "early.events"
+    with Backend("vhost-user-input", machine.directory, f"--event-socket={events}", name="early") as backend:
+        while backend.process.poll() is None and not listens_at(events):
+            time.sleep(0.01)
+        text = "ab" * (MAX_CLIENTS // 2 + 5)
+        for key in [*(KEYS[letter] for letter in text), KEY_ENTER]:
+            with closing(EventSocket(events)) as socket:
+                socket.send([[EV_KEY, key, 1], SYN, [EV_KEY, key, 0], SYN])
+        machine.guest.plug_vhost_user("vhost-user-input-pci", "early", backend.path)
+        machine.guest.call("wait_output", pid=console, text=text)
+        remove(machine, "early", "vhostd virtual keyboard")
+    machine.guest.call("signal", pid=console)
+    machine.guest.call("finish", pid=console)
 
 
 def test_ten_thousand_events_at_full_speed(tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ class EventSocket:
     async def _read(self, client: socket.socket, lines: EventLines, origin: Origin, waiting: Waiting) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            await waiting.space()  # for the end as well, which takes a place in the queue
             data = await loop.sock_recv(client, CHUNK)
             heard = lines.feed(data) if data else lines.finish()
             if heard.reports:
@@ -110,7 +111,6 @@ class EventSocket:
             self._tell_errors(heard, client)
             if not data:
                 return
-            await waiting.space()
             # Neither of the waits above lets others run if there is nothing to wait for.
             await asyncio.sleep(0)
 

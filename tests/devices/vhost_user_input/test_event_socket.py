@@ -370,6 +370,25 @@ def test_too_many_clients(run: Runner, path: str) -> None:
     run(main())
 
 
+def test_clients_that_come_and_go_do_not_fill_memory(
+    run: Runner, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a guest that hangs: they wait, as many as there may be, and the others are told so."""
+
+    async def main() -> None:
+        sink = FakeSink()
+        monkeypatch.setattr(waiting, "MOST", 0)
+        monkeypatch.setattr(sink, "room", asyncio.Event().wait)
+        async with served(path, sink):
+            assert await say(path, PRESS) == b""  # the first fills the queue
+            clients = [await connect(path) for _ in range(MAX_CLIENTS)]
+            for _, writer in clients:
+                await hang_up(writer)
+            assert b"clients already" in await say(path, b"")
+
+    run(main())
+
+
 def test_a_stale_socket_is_replaced(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(path)

@@ -31,6 +31,7 @@ FOLDER = "/dev/input"  # where the kernel's nodes are, and links with names that
 # Numbers of ioctls that return state (linux/input.h).
 _EVIOCGMTSLOTS = 0x0A
 _EVIOCGKEY = 0x18
+_EVIOCGLED = 0x19
 _EVIOCGSW = 0x1B
 _BITMAP_BYTES = 96  # KEY_CNT bits, the longest
 _BITMAPS = {EV_KEY: _EVIOCGKEY, EV_SW: _EVIOCGSW}
@@ -101,6 +102,11 @@ def describe(node: Node) -> Description:
 def held_keys(node: Node) -> list[int]:
     """The keys that are down. What the kernel still has of key events for this reader it forgets."""
     return _bits_of(node, _EVIOCGKEY)
+
+
+def lit_leds(node: Node) -> list[int]:
+    """The LEDs that are on."""
+    return _bits_of(node, _EVIOCGLED)
 
 
 def drain(node: Node) -> None:

@@ -5,6 +5,8 @@ import errno
 import logging
 import os
 import signal
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 
 from vhost_user_input import grab
@@ -17,6 +19,7 @@ from vhost_user_input.evdev_node import (
     describe,
     drain,
     held_keys,
+    lit_leds,
     open_node,
     open_same,
     read_state,
@@ -57,6 +60,7 @@ class EvdevSource:
             raise SetupError(f"{path}: {reason(error)}") from error
         self._reports = Reports(self.description)
         self._leds: dict[int, int] = {}  # as the driver set them
+        self._hosts_leds: dict[int, int] = {}  # as they were before
         self._listening = False
         self._lent = False  # to the host, by the chord
         self._ours = False  # the guest has the node
@@ -94,7 +98,10 @@ class EvdevSource:
             origin.leave()
 
     def write(self, events: bytes) -> None:
-        """Writes the events to the node, while the guest has it; LEDs are made up for when it gets it."""
+        """Writes the events to the node, while the guest has it; LEDs are made up for when it gets it.
+
+        A host that does without the node meanwhile gets its LEDs back as they were.
+        """
         self._leds |= {code: value for kind, code, value in EVENT.iter_unpack(events) if kind == EV_LED}
         if self._ours and self._node is not None:
             try:
@@ -138,9 +145,9 @@ class EvdevSource:
         self._say("the guest has it")
         drain(node)
         self._begin(node)
-        if self._leds:
-            lit = b"".join(EVENT.pack(EV_LED, *led) for led in self._leds.items())
-            write_events(node, lit + SYN_REPORT_EVENT)
+        lit = lit_leds(node)
+        self._hosts_leds = {code: code in lit for code in self.description.codes.get(EV_LED, ())}
+        _light(node, self._leds)
 
     def _call_off(self) -> None:
         if self._again is not None:
@@ -151,6 +158,8 @@ class EvdevSource:
         self._ours = False
         self._say("the host has it")
         if self._alone:
+            with suppress(OSError):  # it is gone
+                _light(node, self._hosts_leds)
             grab.give(node)
         if self._origin is not None:
             self._origin.release()
@@ -245,6 +254,12 @@ class EvdevSource:
                 if why != said:
                     log.info("%s: %s", self._path, why)
                 said = why
+
+
+def _light(node: Node, leds: Mapping[int, int]) -> None:
+    """Sets LEDs; raises OSError."""
+    if leds:
+        write_events(node, b"".join(EVENT.pack(EV_LED, *led) for led in leds.items()) + SYN_REPORT_EVENT)
 
 
 def _open(path: str, *, wait: bool) -> Node:

@@ -28,6 +28,7 @@ class Rig:
     state: State
     kernel: int  # where the kernel's events are written; -1 once unplugged
     lit: list[bytes] = field(default_factory=list)  # what was written to it
+    host_lit: list[int] = field(default_factory=list)  # the LEDs that the host has on
     absent: list[int] = field(default_factory=list)  # errors of the next attempts to open it
 
     def open(self, _path: str) -> FakeNode:
@@ -62,6 +63,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     monkeypatch.setattr(evdev_source, "open_same", lambda path, description: made.open(path))
     monkeypatch.setattr(evdev_source, "read_state", lambda node, description: made.state.released(()))
     monkeypatch.setattr(evdev_source, "write_events", lambda node, events: made.lit.append(events))
+    monkeypatch.setattr(evdev_source, "lit_leds", lambda node: list(made.host_lit))
     for module in (evdev_source, grab):
         monkeypatch.setattr(module, "held_keys", lambda node: list(made.node.held))
     monkeypatch.setattr(evdev_source, "LOOK_INTERVAL", 0.001)
@@ -378,7 +380,7 @@ def test_a_device_that_is_unplugged_is_waited_for(rig: Rig, caplog: pytest.LogCa
             while not rig.node.grabbed:
                 await asyncio.sleep(0.001)
             assert gone.closed
-            assert rig.lit == [pack((0x11, 1, 1), SYN)]
+            assert rig.lit[-1] == pack((0x11, 1, 1), SYN)
             rig.send(PRESS, SYN)
             await sink.until(events=6)
 
@@ -435,6 +437,19 @@ def test_status_goes_to_the_node_while_the_guest_has_it(rig: Rig) -> None:
             assert rig.lit == [pack((0x11, 1, 1), SYN)]
             source.write(pack((0x11, 1, 0), (0x12, 1, 1), SYN))
             assert rig.lit[1:] == [pack((0x11, 1, 0), (0x12, 1, 1), SYN)]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_host_gets_its_leds_back(rig: Rig, alone: bool) -> None:  # noqa: FBT001
+    async def main() -> None:
+        sink = FakeSink()
+        rig.host_lit = [1]
+        async with running(sink, grab=alone) as source:
+            source.write(pack((0x11, 0, 1), (0x11, 1, 0), SYN))
+            sink.shut()
+            assert rig.lit[1:] == ([pack((0x11, 0, 0), (0x11, 1, 1), SYN)] if alone else [])
 
     asyncio.run(main())
 

@@ -330,6 +330,18 @@ def test_leds_and_sounds_go_back_to_the_node(node: UInput) -> None:
     run(path_of(node), scenario)
 
 
+def test_the_host_gets_its_leds_back(node: UInput) -> None:
+    async def scenario(driver: Driver) -> None:
+        for event in ((e.EV_LED, e.LED_CAPSL, 1), (e.EV_LED, e.LED_NUML, 0)):
+            await driver.statusq.request(EVENT.pack(*event))
+            await until(partial(written, node, event))
+
+    with closing(InputDevice(path_of(node))) as host:
+        host.set_led(e.LED_NUML, 1)
+        run(path_of(node), scenario)
+        assert host.leds() == [e.LED_NUML]
+
+
 seen: list[tuple[int, int, int]] = []
 
 

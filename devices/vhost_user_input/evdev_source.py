@@ -158,9 +158,9 @@ class EvdevSource:
         self._ours = False
         self._say("the host has it")
         if self._alone:
-            with suppress(OSError):  # it is gone
-                _light(node, self._hosts_leds)
             grab.give(node)
+            with suppress(OSError):  # it is gone
+                _light(node, self._hosts_leds)  # after the kernel, which sets those of its own console
         if self._origin is not None:
             self._origin.release()
 

@@ -96,13 +96,64 @@ def test_refuses_other_features_while_rings_run(run_async: Run) -> None:
     run_async(main)
 
 
-def test_a_second_owner_is_refused_until_the_first_is_reset(run_async: Run) -> None:
+def test_an_owner_may_say_so_again(run_async: Run) -> None:
     async def main() -> None:
         async with connected(Echo()) as frontend:
             await frontend.negotiate()
-            await refused(frontend.call(SET_OWNER, Empty()))
+            await frontend.call(SET_OWNER, Empty())
             await frontend.call(RESET_OWNER, Empty())
             await frontend.call(SET_OWNER, Empty())
+
+    run_async(main)
+
+
+def test_rings_may_only_be_disabled_before_another_driver_comes(run_async: Run) -> None:
+    """What libkrun sends at a reset and then: it asks for no acks, and stops no ring."""
+
+    async def main() -> None:
+        device = Echo()
+        memory = SharedMemory(1 << 20)
+        async with connected(device) as frontend:
+            await frontend.negotiate(protocol_features=mask(ProtocolFeature.MQ, ProtocolFeature.CONFIG))
+            for features in (frontend.features, mask(Feature.VERSION_1, Feature.PROTOCOL_FEATURES)):
+                frontend.features = features
+                await frontend.call(SET_OWNER, Empty())
+                await frontend.share(memory)
+                await frontend.call(SET_FEATURES, U64(features))
+                queues = [await frontend.start(memory, index, size=8) for index in range(2)]
+                for _ in range(3):
+                    assert await queues[0].request(b"echo", 4) == b"echo"
+                queues[1].add(b"slow", 4)
+                queues[1].kick()
+                await device.holding.wait()
+                for queue in queues:
+                    await frontend.call(SET_VRING_ENABLE, VringState(queue.index, 0))
+                device.release()
+                assert (await queues[1].used())[1] == b"held"
+                for queue in queues:
+                    queue.close()
+        memory.close()
+
+    run_async(main)
+
+
+def test_features_of_another_driver_wait_for_the_requests_of_the_one_before(run_async: Run) -> None:
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory):
+            queue = await frontend.start(memory, 1)
+            queue.add(b"slow", 4)
+            queue.kick()
+            await device.holding.wait()
+            await frontend.call(SET_VRING_ENABLE, VringState(1, 0))
+            features = mask(Feature.VERSION_1, Feature.PROTOCOL_FEATURES)
+            setting = asyncio.create_task(frontend.call(SET_FEATURES, U64(features)))
+            await device.ended.wait()
+            assert not setting.done()
+            device.release()
+            await setting
+            assert (await frontend.stop(queue), queue.poll()) == (1, (0, b"held"))
+            queue.close()
 
     run_async(main)
 
@@ -546,6 +597,24 @@ def test_config_is_written_where_the_device_allows_it(run_async: Run) -> None:
             await refused(frontend.call(SET_CONFIG, ConfigSpace(12, b"xx")))
 
     run_async(main)
+
+
+@pytest.mark.parametrize("write", [ConfigSpace(0, b"x"), ConfigSpace(12, b"xx")], ids=str)
+def test_a_config_write_of_the_driver_s_costs_no_connection(
+    write: ConfigSpace, run_async: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """crosvm and libkrun pass on whatever the guest writes, and ask for no ack."""
+
+    async def main() -> None:
+        device = Echo()
+        async with connected(device) as frontend:
+            await frontend.negotiate(protocol_features=mask(ProtocolFeature.CONFIG))
+            await frontend.call(SET_CONFIG, write)
+            answer = await frontend.call(GET_CONFIG, ConfigSpace(0, bytes(13)))
+            assert answer.data == b"configuration"
+
+    run_async(main)
+    assert "refused: " in caplog.text
 
 
 def test_reset_device_stops_all_rings_and_keeps_the_rest(run_async: Run) -> None:

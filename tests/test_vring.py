@@ -89,6 +89,7 @@ def test_a_call_fd_that_comes_late_is_signalled_at_once(run_async: Run) -> None:
         async with negotiated(device) as (frontend, memory):
             queue = await frontend.start(memory)
             await frontend.call(SET_VRING_CALL, VringFd(NO_FD))
+            os.eventfd_read(queue.call_fd.fileno())
             queue.add(b"quiet", 5)
             queue.kick()
             while not device.served:
@@ -96,6 +97,72 @@ def test_a_call_fd_that_comes_late_is_signalled_at_once(run_async: Run) -> None:
             await frontend.call(SET_VRING_CALL, VringFd(0), queue.call_fd)
             assert await signalled(queue.call_fd) == 1
             queue.close()
+
+    run_async(main)
+
+
+def test_a_call_fd_in_place_of_another_is_signalled_at_once(run_async: Run) -> None:
+    """What the other was told may be lost: front-ends close it unread. libvhost-user does the same."""
+
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory):
+            queue = await frontend.start(memory)
+            with Fd(os.eventfd(0)) as lost:
+                await frontend.call(SET_VRING_CALL, VringFd(0), lost)
+                os.eventfd_read(queue.call_fd.fileno())
+                queue.add(b"quiet", 5)
+                queue.kick()
+                while not device.served:
+                    await frontend.call(GET_QUEUE_NUM, Empty())
+            await frontend.call(SET_VRING_CALL, VringFd(0), queue.call_fd)
+            assert await signalled(queue.call_fd) == 1
+            assert (await queue.used())[1] == b"quiet"
+            queue.close()
+
+    run_async(main)
+
+
+def test_a_call_fd_of_a_stopped_ring_is_not_signalled(run_async: Run) -> None:
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            queue = Queue(memory, 0, 8, frontend.features)
+            await frontend.call(SET_VRING_CALL, VringFd(0), queue.call_fd)
+            await frontend.set_up(queue)
+            await frontend.call(SET_VRING_KICK, VringFd(0), queue.kick_fd)
+            with pytest.raises(BlockingIOError):
+                os.eventfd_read(queue.call_fd.fileno())
+            queue.close()
+
+    run_async(main)
+
+
+def test_a_ring_that_is_set_up_anew_stops_before_that(run_async: Run) -> None:
+    """Its size comes first; what is in flight is answered where the ring was."""
+
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory):
+            old = await frontend.start(memory, 1)
+            old.add(b"slow", 4)
+            old.kick()
+            await device.holding.wait()
+            await refused(frontend.call(SET_VRING_NUM, VringState(1, 3)))
+            assert not device.ended.is_set()
+            sizing = asyncio.create_task(frontend.call(SET_VRING_NUM, VringState(1, 8)))
+            await device.ended.wait()
+            assert not sizing.done()
+            device.release()
+            await sizing
+            assert old.poll() == (0, b"held")
+            new = await frontend.start(memory, 1, size=8)
+            new.add(b"x", 4)
+            new.kick()
+            await device.holding.wait()
+            device.release()
+            assert (await new.used())[1] == b"held"
+            old.close()
+            new.close()
 
     run_async(main)
 
@@ -252,7 +319,6 @@ def test_a_kick_needs_size_addresses_and_memory_first(
             assert "share=on" in caplog.text
             await frontend.share(memory)
             await frontend.call(SET_VRING_KICK, VringFd(0), queue.kick_fd)
-            await refused(frontend.call(SET_VRING_NUM, VringState(0, 16)))
             await refused(frontend.call(SET_VRING_BASE, VringState(0, 16)))
             queue.close()
         memory.close()

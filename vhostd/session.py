@@ -14,7 +14,7 @@ from vhostd.backend_channel import BackendChannel
 from vhostd.channel import Channel
 from vhostd.device import Device
 from vhostd.dispatch import Dispatcher, Fds, Reply, handles, handles_fds
-from vhostd.errors import FrontendError, FrontendGone, RefusedRequest, SetupError
+from vhostd.errors import FrontendError, FrontendGone, RefusedDriver, RefusedRequest, SetupError
 from vhostd.fds import Fd
 from vhostd.inflight import make_area, map_area
 from vhostd.leftovers import Leftovers
@@ -108,7 +108,6 @@ class Session(Dispatcher):
         ]
         self._patience = DISCONNECT_PATIENCE
         self._giving_up: asyncio.TimerHandle | None = None
-        self._owned = False
         self._backend: BackendChannel | None = None
         self._announcer: asyncio.Task[None] | None = None
         self._config_is_new = asyncio.Event()
@@ -209,11 +208,15 @@ class Session(Dispatcher):
         return U64(self._offered_features)
 
     @handles(SET_FEATURES)
-    def set_features(self, features: U64) -> None:
+    async def set_features(self, features: U64) -> None:
         if surplus := features.value & ~(self._offered_features | TOLERATED_FEATURES):
             raise RefusedRequest(f"SET_FEATURES with {surplus:#x}, which was not offered")
-        if self._running.is_set() and features.value != self.features:
-            raise RefusedRequest(f"SET_FEATURES {features.value:#x} while rings run with {self.features:#x}")
+        if features.value != self.features and (started := [ring for ring in self.vrings if ring.started]):
+            if any(vring.enabled for vring in started):
+                raise RefusedRequest(
+                    f"SET_FEATURES {features.value:#x} while rings run with {self.features:#x}"
+                )
+            await self._stop(started)  # another driver: libkrun only disables the rings of the one before
         self.features = features.value
         self.device.negotiated = features.value & self.device.features
         if not features.value & mask(Feature.PROTOCOL_FEATURES):
@@ -222,14 +225,12 @@ class Session(Dispatcher):
 
     @handles(SET_OWNER)
     def set_owner(self, _: Empty) -> None:
-        if self._owned:
-            raise RefusedRequest("SET_OWNER twice")
-        self._owned = True
+        # A front-end may say so again for each driver that comes: libkrun does.
+        pass
 
     @handles(RESET_OWNER)
     def reset_owner(self, _: Empty) -> None:
         # Deprecated; the specification recommends no more than disabling all rings.
-        self._owned = False
         self._disable_all()
 
     @handles(GET_PROTOCOL_FEATURES)
@@ -293,8 +294,11 @@ class Session(Dispatcher):
         return self.vrings[index]
 
     @handles(SET_VRING_NUM)
-    def set_vring_num(self, state: VringState) -> None:
-        self._vring(state.index).set_size(state.num)
+    async def set_vring_num(self, state: VringState) -> None:
+        vring = self._vring(state.index)
+        vring.set_size(state.num)
+        if vring.started:  # it is set up anew, by whoever does not stop a ring before that
+            await self._stop([vring])
 
     @handles(SET_VRING_ADDR)
     def set_vring_addr(self, addr: VringAddr) -> None:
@@ -399,9 +403,12 @@ class Session(Dispatcher):
     def set_config(self, config: ConfigSpace) -> None:
         space_size = len(self.device.read_config())
         end = config.offset + len(config.data)
-        if end > space_size:
-            raise RefusedRequest(f"SET_CONFIG of bytes {config.offset} to {end} of {space_size}")
-        self.device.write_config(config.offset, config.data)
+        try:
+            if end > space_size:
+                raise RefusedRequest(f"SET_CONFIG of bytes {config.offset} to {end} of {space_size}")
+            self.device.write_config(config.offset, config.data)
+        except RefusedRequest as error:
+            raise RefusedDriver(str(error)) from None
 
     @handles_fds(GPU_SET_SOCKET)
     def gpu_set_socket(self, _: Empty, fds: Fds) -> None:

@@ -61,7 +61,6 @@ class Vring:
         self._kick: Fd | None = None
         self._call: Fd | None = None
         self._err: Fd | None = None
-        self._owes_call = False
         self._poll: asyncio.TimerHandle | None = None
         self._queue: Virtqueue | None = None
         self._task: asyncio.Task[None] | None = None
@@ -90,11 +89,10 @@ class Vring:
             f"event_idx={features >> Feature.EVENT_IDX & 1} indirect={features >> Feature.INDIRECT_DESC & 1}"
         )
 
-    # --- Settings, all of which may change while the ring runs -------------------------------------------
+    # --- Settings ---------------------------------------------------------------------------------------
 
     def set_size(self, size: int) -> None:
-        """Raises RefusedRequest unless it is a power of two up to 32768, and the ring is stopped."""
-        self._require_stopped("SET_VRING_NUM")
+        """Sets the size that counts when the ring starts. RefusedRequest: no power of two up to 32768."""
         if not 0 < size <= MAX_QUEUE_SIZE or size & (size - 1):
             raise RefusedRequest(
                 f"vring {self.index}: size {size} is not a power of two up to {MAX_QUEUE_SIZE}"
@@ -102,8 +100,9 @@ class Vring:
         self.size = size
 
     def set_base(self, base: int) -> None:
-        """Sets the next index of the available ring to look at."""
-        self._require_stopped("SET_VRING_BASE")
+        """Sets the next index of the available ring to look at, of a ring that is stopped."""
+        if self.started:
+            raise RefusedRequest(f"vring {self.index}: SET_VRING_BASE while it is started")
         if base > 0xFFFF:
             raise RefusedRequest(f"vring {self.index}: base {base} is above 65535")
         self.base = base
@@ -130,9 +129,12 @@ class Vring:
             self._queue.enable(on=enabled)
 
     def set_call(self, fd: Fd | None) -> None:
-        """Replaces the eventfd that interrupts the driver, which gets what it missed while there was none."""
+        """Replaces the eventfd that interrupts the driver, and signals it if the ring has started.
+
+        What the one before was told may be lost, or there was none; an interrupt too many costs nothing.
+        """
         self._replace_fd("_call", fd)
-        if fd is not None and self._owes_call:
+        if self.started:
             self._interrupt()
 
     def set_err(self, fd: Fd | None) -> None:
@@ -253,14 +255,9 @@ class Vring:
             await asyncio.wait([self._task])
             self._task = None
 
-    def _require_stopped(self, request: str) -> None:
-        if self.started:
-            raise RefusedRequest(f"vring {self.index}: {request} while it is started")
-
     # --- Notifications ----------------------------------------------------------------------------------
 
     def _interrupt(self) -> None:
-        self._owes_call = self._call is None
         _signal(self._call)
 
     def _watch_kick(self, kick: Fd | None) -> None:

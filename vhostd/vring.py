@@ -129,13 +129,12 @@ class Vring:
             self._queue.enable(on=enabled)
 
     def set_call(self, fd: Fd | None) -> None:
-        """Replaces the eventfd that interrupts the driver, and signals it if the ring has started.
+        """Replaces the eventfd that interrupts the driver, and signals it, as libvhost-user does.
 
         What the one before was told may be lost, or there was none; an interrupt too many costs nothing.
         """
         self._replace_fd("_call", fd)
-        if self.started:
-            self._interrupt()
+        self._interrupt()
 
     def set_err(self, fd: Fd | None) -> None:
         """Replaces the eventfd that tells the front-end of a broken ring."""

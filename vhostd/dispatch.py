@@ -8,8 +8,8 @@
                                 reply of its own; else nothing
     to start a ring without     a non-zero ack, if asked for; else nothing: libvirt starts domains like
     any guest memory            that, and QEMU bears a ring that stands still better than one that is gone
-    to write to the config      the same: the guest's driver wants it, and some front-ends (crosvm, libkrun) ask
-    space what cannot be        for no ack
+    to write to the config      the same: the guest's driver wants it, and some front-ends (crosvm,
+    space what cannot be        libkrun) ask for no ack
 
 An ack is asked for by need_reply once REPLY_ACK is negotiated, also by the very message that negotiates it,
 or would; a message with a reply of its own gets none. A reply that has the layout of its request is no longer

@@ -225,8 +225,7 @@ class Session(Dispatcher):
 
     @handles(SET_OWNER)
     def set_owner(self, _: Empty) -> None:
-        # A front-end may say so again for each driver that comes: libkrun does.
-        pass
+        """Nothing depends on it. libkrun says it again for each driver that comes."""
 
     @handles(RESET_OWNER)
     def reset_owner(self, _: Empty) -> None:

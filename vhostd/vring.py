@@ -2,8 +2,8 @@
 
 A ring has two independent states. It is *started* by SET_VRING_KICK and stopped by GET_VRING_BASE; it is
 *enabled* or disabled by SET_VRING_ENABLE at any time. The device's handler runs from start to stop, and is
-given chains while the ring is enabled. A front-end that stops no rings has them stopped when the set-up begins
-anew: by SET_VRING_NUM, and those that are disabled by SET_FEATURES with others than before.
+given chains while the ring is enabled. A front-end that stops no rings has them stopped when their set-up
+begins anew: by SET_VRING_NUM, and those that are disabled by SET_FEATURES with others than before.
 
 The stop rule: when the ring stops, the handler's loop ends; what it had taken it completes; only then, when
 it holds no chain, may it be cancelled.

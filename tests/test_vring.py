@@ -135,36 +135,6 @@ def test_a_call_fd_is_signalled_before_its_ring_starts(run_async: Run) -> None:
     run_async(main)
 
 
-def test_a_ring_that_is_set_up_anew_stops_before_that(run_async: Run) -> None:
-    """Its size comes first; what is in flight is answered where the ring was."""
-
-    async def main() -> None:
-        device = Echo()
-        async with negotiated(device) as (frontend, memory):
-            old = await frontend.start(memory, 1)
-            old.add(b"slow", 4)
-            old.kick()
-            await device.holding.wait()
-            await refused(frontend.call(SET_VRING_NUM, VringState(1, 3)))
-            assert not device.ended.is_set()
-            sizing = asyncio.create_task(frontend.call(SET_VRING_NUM, VringState(1, 8)))
-            await device.ended.wait()
-            assert not sizing.done()
-            device.release()
-            await sizing
-            assert old.poll() == (0, b"held")
-            new = await frontend.start(memory, 1, size=8)
-            new.add(b"x", 4)
-            new.kick()
-            await device.holding.wait()
-            device.release()
-            assert (await new.used())[1] == b"held"
-            old.close()
-            new.close()
-
-    run_async(main)
-
-
 def test_a_disabled_ring_is_left_alone_until_it_is_enabled(run_async: Run) -> None:
     async def main() -> None:
         device = Echo()
@@ -225,6 +195,37 @@ def test_stop_waits_for_what_is_in_flight_and_goes_on_where_it_stopped(run_async
             assert await frontend.stop(queue) == 2
             assert await frontend.stop(queue) == 2
             queue.close()
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("row", [SET_VRING_NUM, SET_VRING_BASE], ids=lambda row: row.request.name)
+def test_a_disabled_ring_stops_when_it_is_set_up_anew(row: Row[VringState, None], run_async: Run) -> None:
+    """An enabled one stays. What is in flight is waited for."""
+
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory):
+            queue = await frontend.start(memory, 1)
+            queue.add(b"slow", 4)
+            queue.kick()
+            await device.holding.wait()
+            await refused(frontend.call(row, VringState(1, 8)))
+            await frontend.call(SET_VRING_ENABLE, VringState(1, 0))
+            setting_up = asyncio.create_task(frontend.call(row, VringState(1, 8)))
+            await device.ended.wait()
+            assert not setting_up.done()
+            device.release()
+            await setting_up
+            assert queue.poll() == (0, b"held")
+            queue.close()
+            again = await frontend.start(memory, 1)
+            again.add(b"slow", 4)
+            again.kick()
+            await device.holding.wait()
+            device.release()
+            assert (await again.used())[1] == b"held"
+            again.close()
 
     run_async(main)
 
@@ -317,6 +318,8 @@ def test_a_kick_needs_size_addresses_and_memory_first(
             assert "share=on" in caplog.text
             await frontend.share(memory)
             await frontend.call(SET_VRING_KICK, VringFd(0), queue.kick_fd)
+            await frontend.call(SET_VRING_ENABLE, VringState(0, 1))
+            await refused(frontend.call(SET_VRING_NUM, VringState(0, 16)))
             await refused(frontend.call(SET_VRING_BASE, VringState(0, 16)))
             queue.close()
         memory.close()

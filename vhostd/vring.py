@@ -1,9 +1,8 @@
 """A vring: what vhost-user keeps of one ring, and the task that serves it.
 
-A ring has two independent states. It is *started* by SET_VRING_KICK and stopped by GET_VRING_BASE; it is
-*enabled* or disabled by SET_VRING_ENABLE at any time. The device's handler runs from start to stop, and is
-given chains while the ring is enabled. A front-end that stops no rings has them stopped when their set-up
-begins anew: by SET_VRING_NUM, and those that are disabled by SET_FEATURES with others than before.
+A ring has two independent states. It is *started* by SET_VRING_KICK and stopped by GET_VRING_BASE, or when it
+is disabled and set up anew; it is *enabled* or disabled by SET_VRING_ENABLE at any time. The device's handler
+runs from start to stop, and is given chains while the ring is enabled.
 
 The stop rule: when the ring stops, the handler's loop ends; what it had taken it completes; only then, when
 it holds no chain, may it be cancelled.
@@ -14,14 +13,13 @@ Until then the ring is started, and messages about it are served, but it gives n
 
 import asyncio
 import logging
-import os
-import stat
 from collections.abc import Awaitable, Callable
 
 from vhostd.errors import GuestError, NoGuestMemory, RefusedRequest
 from vhostd.fds import Fd
 from vhostd.leftovers import Leftovers
 from vhostd.messages import VringAddr
+from vhostd.notification import Notification, notification
 from vhostd.ring import GuestMemory, InflightQueue, SplitRing, Window
 from vhostd.virtio import MAX_QUEUE_SIZE, Feature
 from vhostd.virtqueue import MakeQueue, Virtqueue
@@ -59,16 +57,16 @@ class Vring:
         self._leftovers = Leftovers() if leftovers is None else leftovers
         self._broken = False
         self._loop = asyncio.get_running_loop()
-        self._kick: Fd | None = None
-        self._call: Fd | None = None
-        self._err: Fd | None = None
+        self._kick: Notification | None = None
+        self._call: Notification | None = None
+        self._err: Notification | None = None
         self._poll: asyncio.TimerHandle | None = None
         self._queue: Virtqueue | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
     def started(self) -> bool:
-        """Whether the ring is between SET_VRING_KICK and its stop, broken or not."""
+        """Whether the ring is between its start and its stop, broken or not."""
         return self._queue is not None
 
     @property
@@ -90,10 +88,11 @@ class Vring:
             f"event_idx={features >> Feature.EVENT_IDX & 1} indirect={features >> Feature.INDIRECT_DESC & 1}"
         )
 
-    # --- Settings ---------------------------------------------------------------------------------------
+    # --- Settings, all of which may change while the ring runs -------------------------------------------
 
     def set_size(self, size: int) -> None:
-        """Sets the size that counts when the ring starts. RefusedRequest: no power of two up to 32768."""
+        """Raises RefusedRequest unless it is a power of two up to 32768, and the ring is stopped."""
+        self._require_stopped("SET_VRING_NUM")
         if not 0 < size <= MAX_QUEUE_SIZE or size & (size - 1):
             raise RefusedRequest(
                 f"vring {self.index}: size {size} is not a power of two up to {MAX_QUEUE_SIZE}"
@@ -101,9 +100,8 @@ class Vring:
         self.size = size
 
     def set_base(self, base: int) -> None:
-        """Sets the next index of the available ring to look at, of a ring that is stopped."""
-        if self.started:
-            raise RefusedRequest(f"vring {self.index}: SET_VRING_BASE while it is started")
+        """Sets the next index of the available ring to look at."""
+        self._require_stopped("SET_VRING_BASE")
         if base > 0xFFFF:
             raise RefusedRequest(f"vring {self.index}: base {base} is above 65535")
         self.base = base
@@ -255,23 +253,23 @@ class Vring:
             await asyncio.wait([self._task])
             self._task = None
 
+    def _require_stopped(self, request: str) -> None:
+        if self.started:
+            raise RefusedRequest(f"vring {self.index}: {request} while it is started")
+
     # --- Notifications ----------------------------------------------------------------------------------
 
     def _interrupt(self) -> None:
         _signal(self._call)
 
-    def _watch_kick(self, kick: Fd | None) -> None:
-        if kick is None:
-            self._unwatch_kick()
-            self._poll_ring()
-            return
-        self._check_notifier(kick)
-        try:
-            self._loop.add_reader(kick.fileno(), self._kicked)
-        except OSError as error:
-            raise RefusedRequest(f"vring {self.index}: the kick fd cannot be waited for: {error}") from None
+    def _watch_kick(self, fd: Fd | None) -> None:
+        kick = self._notification(fd)
         self._unwatch_kick()
-        self._kick = Fd(kick.take())
+        self._kick = kick
+        if kick is None:
+            self._poll_ring()
+        else:
+            self._loop.add_reader(kick.fileno(), self._kicked)
 
     def _unwatch_kick(self) -> None:
         if self._poll is not None:
@@ -286,16 +284,13 @@ class Vring:
         assert self._kick is not None
         assert self._queue is not None
         try:
-            data = os.read(self._kick.fileno(), 8)
-        except BlockingIOError:
-            return
+            kicked = self._kick.clear()
         except OSError as error:
-            log.error("vring %d: the kick fd is of no use any more: %s", self.index, error)
-            data = b""
-        if not data:  # a pipe whose writer has gone would be readable for ever
+            log.warning("vring %d: the kick fd is of no use any more: %s", self.index, error)
             self._unwatch_kick()
-            return
-        self._queue.kicked()
+        else:
+            if kicked:
+                self._queue.kicked()
 
     def _poll_ring(self) -> None:
         if self._queue is not None:
@@ -303,23 +298,17 @@ class Vring:
         self._poll = self._loop.call_later(POLL_INTERVAL, self._poll_ring)
 
     def _replace_fd(self, name: str, fd: Fd | None) -> None:
-        if fd is not None:
-            self._check_notifier(fd)
-        old: Fd | None = getattr(self, name)
-        setattr(self, name, Fd(fd.take()) if fd is not None else None)
+        new = self._notification(fd)
+        old: Notification | None = getattr(self, name)
+        setattr(self, name, new)
         if old is not None:
             old.close()
 
-    def _check_notifier(self, fd: Fd) -> None:
-        mode = os.fstat(fd.fileno()).st_mode
-        if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode):
-            raise RefusedRequest(f"vring {self.index}: a file cannot carry notifications (mode {mode:o})")
+    def _notification(self, fd: Fd | None) -> Notification | None:
         try:
-            os.set_blocking(fd.fileno(), False)  # one that is full must not stop the whole program
-        except OSError as error:
-            raise RefusedRequest(
-                f"vring {self.index}: an fd without use for notifications: {error}"
-            ) from None
+            return None if fd is None else notification(fd)
+        except RefusedRequest as error:
+            raise RefusedRequest(f"vring {self.index}: {error}") from None
 
 
 def _index(memory: GuestMemory, user_addr: int) -> int | None:
@@ -330,11 +319,6 @@ def _index(memory: GuestMemory, user_addr: int) -> int | None:
         return None
 
 
-def _signal(fd: Fd | None) -> None:
-    """Adds one to an eventfd; one that is full, or whose reader has gone, is as signalled as it can be."""
-    if fd is None:
-        return
-    try:
-        os.write(fd.fileno(), b"\1\0\0\0\0\0\0\0")
-    except OSError as error:
-        log.debug("notification lost: %s", error)
+def _signal(target: Notification | None) -> None:
+    if target is not None:
+        target.signal()

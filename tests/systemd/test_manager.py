@@ -2,16 +2,18 @@
 
 import grp
 import signal
+import socket
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
-from tests.programs import connect, get_features, is_refused
+from tests.programs import PATIENCE, connect, get_features, is_refused
 from tests.systemd.manager import Manager
-from tests.systemd.units import PROGRAMS
+from tests.systemd.units import CHECKOUT, PROGRAMS
 
 DISK = 1 << 20
 
@@ -126,14 +128,14 @@ def is_turned_away(path: Path) -> bool:
 
 def test_a_disk_that_was_away_is_served_again(manager: Manager) -> None:
     """However long that takes, and however often somebody asks for it meanwhile."""
-    service, socket = "vhost-user-blk@a.service", "vhost-user-blk@a.socket"
+    service, unit = "vhost-user-blk@a.service", "vhost-user-blk@a.socket"
     disk = manager.state / "vhost-user-blk/a/disk.img"
     away = disk.rename(disk.with_name("away"))
     path = start_socket(manager, "vhost-user-blk")
     for _ in range(BURST):
         assert is_turned_away(path)
-        assert manager.show(socket, "ActiveState") == "active"
-    manager.shows(socket, "SubState", "listening")  # nothing is tried again before somebody connects
+        assert manager.show(unit, "ActiveState") == "active"
+    manager.shows(unit, "SubState", "listening")  # nothing is tried again before somebody connects
     assert manager.show(service, "ActiveState") == "failed"
     assert manager.show(service, "ExecMainStatus") == "1"
     away.rename(disk)
@@ -145,12 +147,11 @@ def test_a_disk_that_was_away_is_served_again(manager: Manager) -> None:
 @PROGRAM
 def test_a_program_that_was_away_is_started_again(manager: Manager, program: str) -> None:
     """As while it is brought up to date."""
-    socket = f"{program}@a.socket"
     manager.drop_in(f"{program}@a.service", "ExecStart=", "ExecStart=/nowhere")
     path = start_socket(manager, program)
     for _ in range(BURST):
         assert is_turned_away(path)
-    manager.shows(socket, "SubState", "listening")
+    manager.shows(f"{program}@a.socket", "SubState", "listening")
     manager.undo_drop_ins(f"{program}@a.service")
     with connect(path) as sock:
         assert get_features(sock)
@@ -210,3 +211,49 @@ def test_a_disk_elsewhere_needs_to_be_let_in(manager: Manager, tmp_path: Path) -
     manager.run("start", service)
     with connect(manager.socket_path("vhost-user-blk", "b")) as sock:
         assert get_features(sock)
+
+
+def drop_in_of_readme(first: str) -> list[str]:
+    """The lines of a drop-in that README.md has users write, of which `first` is the first setting."""
+    _, _, rest = (CHECKOUT / "README.md").read_text().partition(f"    [Service]\n    {first}\n")
+    assert rest
+    return [first, *(line.strip() for line in takewhile(str.strip, rest.splitlines()))]
+
+
+@PROGRAM
+def test_metrics_at_a_port(manager: Manager, program: str) -> None:
+    """As README.md has it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    needed = {
+        "vhost-user-blk": f"--blk-file={manager.state}/vhost-user-blk/a/disk.img",
+        "vhost-user-input": f"--event-socket={manager.runtime}/vhost-user-input-a/events",
+    }
+    manager.configure(program, f"{needed.get(program, '')} --metrics=:{port}")
+    path = start_socket(manager, program)
+    assert is_turned_away(path)
+    manager.drop_in(f"{program}@a.service", *drop_in_of_readme("PrivateNetwork=no"))
+    with connect(path) as sock:
+        assert get_features(sock)
+        assert "vhost_user_front_end_connected 1.0\n" in scrape(socket.create_connection(("127.0.0.1", port)))
+
+
+def test_metrics_at_a_path(manager: Manager) -> None:
+    """As README.md has it."""
+    text = (CHECKOUT / "README.md").read_text()
+    assert "`--metrics=unix:/run/metrics-NAME/metrics.sock` takes `RuntimeDirectory=metrics-NAME`" in text
+    place = manager.runtime / "metrics-a/metrics.sock"
+    manager.configure("vhost-user-rng", f"--metrics=unix:{place}")
+    manager.drop_in("vhost-user-rng@a.service", "RuntimeDirectory=metrics-a")
+    with connect(start_socket(manager, "vhost-user-rng")) as sock:
+        assert get_features(sock)
+        assert "vhost_user_front_end_connected 1.0\n" in scrape(connect(place))
+
+
+def scrape(sock: socket.socket) -> str:
+    """The page of metrics."""
+    with sock:
+        sock.settimeout(PATIENCE)
+        sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        with sock.makefile("rb") as page:
+            return page.read().decode()

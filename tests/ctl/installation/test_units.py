@@ -103,7 +103,7 @@ def test_a_user_s_manager_runs_them(
         options = tmp_path / "config/vhost-user-rng/a.conf"
         options.parent.mkdir()
         options.write_text('OPTIONS="--max-bytes=4096"\n')
-        # The test's manager is root's: it has programs run as an ordinary user's would, or as root's own does.
+        # The test's manager is root's: programs run as in an ordinary user's, or as in root's own.
         manager.drop_in("vhost-user-rng@.service", account, *LET_IN)
         manager.run("start", "vhost-user-rng@a.socket")
         with connect(manager.socket_path("vhost-user-rng")) as sock:

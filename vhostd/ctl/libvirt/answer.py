@@ -87,15 +87,15 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 def _signals_put_off() -> Iterator[None]:
     """Lets what this process does on signals be done a little later; a mask would be the child's as well."""
     came: list[int] = []
-    taken = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
-    handlers = {number: handler for number, handler in taken.items() if callable(handler)}
-    for number in handlers:
-        signal.signal(number, lambda number, _: came.append(number))
+    taken = {each: signal.getsignal(each) for each in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+    handlers = {each: handler for each, handler in taken.items() if callable(handler)}
+    for each in handlers:
+        signal.signal(each, lambda number, _: came.append(number))
     try:
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
         for number in came:
             signal.raise_signal(number)
 

@@ -1,12 +1,16 @@
+import fcntl
 import os
 import socket
 import stat
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
+from vhostd import socket_file
 from vhostd.endpoint import Endpoint, adopt, choose, group_id, listen
 from vhostd.errors import SetupError, UsageError
 from vhostd.fds import Fd
@@ -305,6 +309,45 @@ def test_another_s_socket_at_the_path_is_left_at_the_end(path: str) -> None:
     assert connects(path)
     second.close()
     assert not os.path.exists(path)
+
+
+def test_of_two_that_start_at_once_one_listens(
+    path: str, hooked: Hooked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first has bound, and does not listen at yet, is not stale."""
+    second: list[str] = []
+    tried = threading.Event()
+    monkeypatch.setattr(time, "sleep", lambda _: tried.set())  # it waits for the first
+
+    def start() -> None:
+        try:
+            listen(path).close()
+        except SetupError as error:
+            second.append(str(error))
+        tried.set()
+
+    starting = threading.Thread(target=start)
+
+    def start_second() -> None:
+        hooked.after_bind = list
+        starting.start()
+        tried.wait(20)
+
+    hooked.after_bind = start_second
+    with closing(listen(path)):
+        starting.join(20)
+        assert connects(path)
+    assert second == [f"cannot listen at {path}: another socket is in use there"]
+
+
+def test_a_lock_that_somebody_keeps_is_not_waited_for(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_file, "PATIENCE", 0.02)
+    with Fd(os.open(tmp_path, os.O_RDONLY)) as folder:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        with closing(listen(path)):
+            assert connects(path)
 
 
 def test_a_path_that_was_removed_is_no_matter_at_the_end(path: str) -> None:

@@ -4,7 +4,6 @@ import grp
 import logging
 import os
 import socket
-from contextlib import ExitStack, closing
 
 from vhostd.errors import SetupError, UsageError
 from vhostd.fds import Fd
@@ -15,7 +14,6 @@ from vhostd.sockets import has_peer, is_unix_stream
 log = logging.getLogger(__name__)
 
 MAX_ID = 0xFFFF_FFFE  # of groups; the number above it means none
-BACKLOG = 4  # only one front-end is served; the others are accepted to be refused
 
 
 class Endpoint:
@@ -80,18 +78,17 @@ def adopt(fd: Fd) -> Endpoint:
 def listen(path: str, *, mode: int | None = None, group: int | None = None) -> Endpoint:
     """Makes a socket at `path` and listens; replaces a stale one, SetupError if the path is in use.
 
-    Nobody can connect before mode and group are set: that needs listening, which comes last.
+    Nobody can connect before mode and group are set.
     """
-    with ExitStack() as on_failure:
-        try:
-            sock = on_failure.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            file = SocketFile(sock, path, mode=mode, group=group)
-            endpoint = on_failure.enter_context(closing(Endpoint(sock, file)))
-            sock.listen(BACKLOG)
-        except OSError as error:
-            raise SetupError(f"cannot listen at {path}: {error.strerror or error}") from None
-        on_failure.pop_all()
-    return endpoint
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        return Endpoint(sock, SocketFile(sock, path, mode=mode, group=group))
+    except OSError as error:
+        sock.close()
+        raise SetupError(f"cannot listen at {path}: {error.strerror or error}") from None
+    except BaseException:
+        sock.close()
+        raise
 
 
 def group_id(name: str) -> int:

@@ -6,9 +6,11 @@ and what would be changed later is changed only where nobody else can be at work
 """
 
 import errno
+import fcntl
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -17,12 +19,16 @@ from vhostd.fds import Fd
 from vhostd.folder import Folder, reopened
 
 ALL = 0o777
+BACKLOG = 4  # only one front-end is served; the others are accepted to be refused
+PATIENCE = 1.0  # seconds for others that start at the same place, which takes them less than one thousandth
+PAUSE = 0.01
 
 
 class SocketFile:
-    """Binds a socket to a path, and holds the file that this makes; a stale one is replaced.
+    """Has a socket listen at a path, and holds the file that this makes; a stale one is replaced.
 
-    Raises SetupError if the path is in use, and, like OSError, leaves no file then.
+    Nobody can connect before mode and group are set: that needs listening, which comes last. Raises
+    SetupError if the path is in use, and, like OSError, leaves no file then.
     """
 
     def __init__(
@@ -34,15 +40,20 @@ class SocketFile:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         self.folder = Folder(place)
         try:
-            _remove_stale(self.folder, self._name, path)
-            with _made_with(mode, group):
-                sock.bind(path)  # by its own name, which ss(8) and fuser(1) show
-            self._made = self.folder.pin(self._name)
+            with _alone_in(self.folder):
+                _remove_stale(self.folder, self._name, path)
+                with _made_with(mode, group):
+                    sock.bind(path)  # by its own name, which ss(8) and fuser(1) show
+                self._made = self.folder.pin(self._name)
+                self._finish(sock, mode, group)
         except BaseException:
             self.folder.close()
             raise
+
+    def _finish(self, sock: socket.socket, mode: int | None, group: int | None) -> None:
         try:
-            _mend(self._made, self.folder, path, mode, group)
+            _mend(self._made, self.folder, self.path, mode, group)
+            sock.listen(BACKLOG)
         except BaseException:
             with suppress(OSError):
                 self.remove()
@@ -57,6 +68,33 @@ class SocketFile:
                         self.folder.remove(self._name)
             finally:
                 self.folder.close()
+
+
+@contextmanager
+def _alone_in(folder: Folder) -> Iterator[None]:
+    """Lets programs that start at the same place do so one after another.
+
+    A socket that another one has bound, and does not listen at yet, would be taken for a stale one. Whoever
+    may read the folder can hold the lock, and nobody is waited for long.
+    """
+    try:
+        lock = Fd(os.open(os.curdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder.fileno()))
+    except OSError:  # it may not be read
+        yield
+        return
+    with lock:
+        end = time.monotonic() + PATIENCE
+        while not _locked(lock) and time.monotonic() < end:
+            time.sleep(PAUSE)
+        yield
+
+
+def _locked(lock: Fd) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another one has it
+        return False
+    return True
 
 
 def _remove_stale(folder: Folder, name: str, path: str) -> None:

@@ -23,6 +23,7 @@ readonly packages=(
     systemd evemu-tools edid-decode                                   # used by some tests
     mandoc groff-base zsh fish                                        # to check manual pages and completions
     e2fsprogs fio mount util-linux dmsetup                            # used in the guest, on a disk
+    user-mode-linux                                                   # a kernel that runs as a process: another front-end
 )
 readonly qemu_packages=(
     qemu-system-x86 qemu-system-common qemu-system-data seabios

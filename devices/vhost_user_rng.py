@@ -53,7 +53,7 @@ class Rng(Device):
             queue.push(chain)
             self._budget.left -= len(data)
             self._need = min(max(chain.writable, LEAST), MAX_REQUEST)
-            await self._budget.refill()
+            queue.count_throttled(await self._budget.refill())
             if self._source is not None:
                 await self._read_ahead(self._source, queue)
 

@@ -33,6 +33,7 @@ LAYERS = {
     "vhostd.channel": 4,
     "vhostd.inflight": 4,
     "vhostd.leftovers": 4,
+    "vhostd.notification": 4,
     "vhostd.sockets": 4,
     "vhostd.virtqueue": 4,
     "vhostd.vring": 4,

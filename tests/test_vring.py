@@ -164,6 +164,37 @@ def test_stop_waits_for_what_is_in_flight_and_goes_on_where_it_stopped(run_async
     run_async(main)
 
 
+@pytest.mark.parametrize("row", [SET_VRING_NUM, SET_VRING_BASE], ids=lambda row: row.request.name)
+def test_a_disabled_ring_stops_when_it_is_set_up_anew(row: Row[VringState, None], run_async: Run) -> None:
+    """An enabled one stays. What is in flight is waited for."""
+
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory):
+            queue = await frontend.start(memory, 1)
+            queue.add(b"slow", 4)
+            queue.kick()
+            await device.holding.wait()
+            await refused(frontend.call(row, VringState(1, 8)))
+            await frontend.call(SET_VRING_ENABLE, VringState(1, 0))
+            setting_up = asyncio.create_task(frontend.call(row, VringState(1, 8)))
+            await device.ended.wait()
+            assert not setting_up.done()
+            device.release()
+            await setting_up
+            assert queue.poll() == (0, b"held")
+            queue.close()
+            again = await frontend.start(memory, 1)
+            again.add(b"slow", 4)
+            again.kick()
+            await device.holding.wait()
+            device.release()
+            assert (await again.used())[1] == b"held"
+            again.close()
+
+    run_async(main)
+
+
 def test_a_broken_ring_signals_its_error_and_stops_alone(run_async: Run) -> None:
     async def main() -> None:
         async with negotiated(Echo()) as (frontend, memory):
@@ -252,6 +283,7 @@ def test_a_kick_needs_size_addresses_and_memory_first(
             assert "share=on" in caplog.text
             await frontend.share(memory)
             await frontend.call(SET_VRING_KICK, VringFd(0), queue.kick_fd)
+            await frontend.call(SET_VRING_ENABLE, VringState(0, 1))
             await refused(frontend.call(SET_VRING_NUM, VringState(0, 16)))
             await refused(frontend.call(SET_VRING_BASE, VringState(0, 16)))
             queue.close()
@@ -294,6 +326,48 @@ def test_a_kick_pipe_may_close_and_a_call_fd_be_full(run_async: Run) -> None:
             queue.close()
 
     run_async(main)
+
+
+def test_a_driver_that_writes_into_other_memory_is_told_of(
+    run_async: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that is mapped privately by the front-end shows nothing of what the driver writes."""
+    monkeypatch.setattr("vhostd.vring.DOUBT", 0.0)
+
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            queue = await frontend.start(memory)
+            for _ in range(3):
+                os.eventfd_write(queue.kick_fd.fileno(), 1)
+                while "share=on" not in caplog.text:
+                    await frontend.call(GET_QUEUE_NUM, Empty())
+            assert await queue.request(b"late", 4) == b"late"
+            queue.close()
+
+    run_async(main)
+    assert caplog.text.count("kicked, and there is no request; is share=on missing") == 1
+
+
+def test_a_driver_whose_requests_show_is_not_doubted(
+    run_async: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vhostd.vring.DOUBT", 0.0)
+
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            disabled = await frontend.start(memory, 1)
+            await frontend.call(SET_VRING_ENABLE, VringState(1, 0))
+            disabled.add(b"later", 5)
+            os.eventfd_write(disabled.kick_fd.fileno(), 1)
+            queue = await frontend.start(memory)
+            for _ in range(3):
+                assert await queue.request(b"seen", 4) == b"seen"
+                os.eventfd_write(queue.kick_fd.fileno(), 1)
+            queue.close()
+            disabled.close()
+
+    run_async(main)
+    assert "share=on" not in caplog.text
 
 
 def test_a_storm_of_kicks_is_harmless(run_async: Run) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vhostd.folder import Folder
     from vhostd.grants import Grants
     from vhostd.layout import Layout, array, s32, u8, u16, u32, u64
-    from vhostd.options import positive, size
+    from vhostd.options import positive, size, socket_group, socket_mode
     from vhostd.program import run
     from vhostd.reader import Reader
     from vhostd.ring import Chain, Gather, Shortcut
@@ -41,7 +41,7 @@ _HOMES = {
     "folder": ("Folder",),
     "grants": ("Grants",),
     "layout": ("Layout", "array", "s32", "u8", "u16", "u32", "u64"),
-    "options": ("positive", "size"),
+    "options": ("positive", "size", "socket_group", "socket_mode"),
     "program": ("run",),
     "reader": ("Reader",),
     "ring": ("Chain", "Gather", "Shortcut"),
@@ -61,6 +61,8 @@ __all__ = [  # noqa: RUF022 (by topic)
     "run",
     "positive",
     "size",
+    "socket_group",
+    "socket_mode",
     "Virtqueue",
     "Chain",
     "Fd",

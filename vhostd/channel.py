@@ -1,4 +1,8 @@
-"""One AF_UNIX stream that carries messages and fds, on the event loop."""
+"""One AF_UNIX stream that carries messages and fds, on the event loop.
+
+Whoever passed the socket to this program may share its O_NONBLOCK flag, and clear it. So that is not relied
+on, and every call says MSG_DONTWAIT.
+"""
 
 import array
 import asyncio
@@ -11,6 +15,7 @@ from vhostd.errors import MalformedMessage
 from vhostd.fds import Fd, close_all
 from vhostd.framing import MAX_FDS, Message, MessageReader
 from vhostd.messages import Request
+from vhostd.sockets import is_other_end
 
 _FD_SIZE = array.array("i").itemsize
 # Come along, unasked for, if a launcher has set SO_PASSCRED or SO_PASSPIDFD: struct ucred, and an fd.
@@ -66,11 +71,15 @@ class Channel:
             if self._failure is not None:
                 raise self._failure
             try:
-                sent = self._socket.sendmsg([data], ancillary)
+                sent = self._socket.sendmsg([data], ancillary, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 await self._ready(self._loop.add_writer, self._loop.remove_writer)
                 continue
             data, ancillary = data[sent:], []
+
+    def is_peer(self, fd: Fd) -> bool:
+        """Whether `fd` is the peer's end of this connection; while it is open anywhere, the peer is there."""
+        return is_other_end(fd, self._socket)
 
     async def hang_up(self) -> None:
         """Waits until the peer has gone, be there messages of its own to read before that or not."""
@@ -97,7 +106,7 @@ class Channel:
 
     def _read(self) -> tuple[bytes, list[Fd]]:
         data, ancillary, flags, _ = self._socket.recvmsg(
-            self._reader.wants, _ANCILLARY, socket.MSG_CMSG_CLOEXEC
+            self._reader.wants, _ANCILLARY, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
         )
         fds: list[Fd] = []
         for level, kind, content in ancillary:

@@ -138,6 +138,8 @@ class Dispatcher:
         if row is None or row.request not in self.handlers:
             raise UnknownRequest(f"{describe(Request, message.request)} is not served here")
         payload = row.admit(message.payload, len(message.fds), self.protocol_features)
+        if any(map(self.channel.is_peer, message.fds)):  # with it we would keep this connection open for ever
+            raise RefusedRequest(f"{row} with the front-end's own end of this connection")
         log.debug("< %s %s%s", row, payload, _count(message.fds))
         reply = self.handlers[row.request](self, payload, message.fds)
         result: Payload | Reply[Any] | None = await reply if inspect.isawaitable(reply) else reply

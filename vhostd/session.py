@@ -293,16 +293,18 @@ class Session(Dispatcher):
         return self.vrings[index]
 
     @handles(SET_VRING_NUM)
-    def set_vring_num(self, state: VringState) -> None:
-        self._vring(state.index).set_size(state.num)
+    async def set_vring_num(self, state: VringState) -> None:
+        vring = await self._set_up_anew(state.index)
+        vring.set_size(state.num)
 
     @handles(SET_VRING_ADDR)
     def set_vring_addr(self, addr: VringAddr) -> None:
         self._vring(addr.index).set_addr(addr, self.memory)
 
     @handles(SET_VRING_BASE)
-    def set_vring_base(self, state: VringState) -> None:
-        self._vring(state.index).set_base(state.num)
+    async def set_vring_base(self, state: VringState) -> None:
+        vring = await self._set_up_anew(state.index)
+        vring.set_base(state.num)
 
     @handles(GET_VRING_BASE)
     async def get_vring_base(self, state: VringState) -> VringState:
@@ -334,6 +336,13 @@ class Session(Dispatcher):
         if state.num > 1:
             raise RefusedRequest(f"SET_VRING_ENABLE of vring {state.index} with {state.num}, not 0 or 1")
         self._vring(state.index).set_enabled(enabled=bool(state.num))
+
+    async def _set_up_anew(self, index: int) -> Vring:
+        """The ring, stopped if it is disabled: User-mode Linux disables rings, and says no more."""
+        vring = self._vring(index)
+        if vring.started and not vring.enabled:
+            await self._stop([vring])
+        return vring
 
     async def _stop(self, vrings: Sequence[Vring]) -> None:
         """Stops rings, after the requests in flight; FrontendGone if nobody waits for that any more."""

@@ -1,6 +1,8 @@
 """Sockets that arrive as fds: is it one that a byte stream with a peer on this machine can go through?"""
 
+import os
 import socket
+import stat
 
 from vhostd.errors import RefusedRequest
 from vhostd.fds import Fd
@@ -23,6 +25,26 @@ def connected_stream(fd: Fd, request: object) -> socket.socket:
         raise RefusedRequest(f"{request} with a socket that leads nowhere")
     fd.take()
     return sock
+
+
+def is_other_end(fd: Fd, sock: socket.socket) -> bool:
+    """Whether `fd` is the other end of the AF_UNIX connection that `sock` is one end of.
+
+    The kernel tells no more of the other end than its name. So a socket without a name gets one, from the
+    abstract namespace (unix(7), autobind), which does it no harm.
+    """
+    if not stat.S_ISSOCK(os.fstat(fd.fileno()).st_mode):
+        return False
+    with socket.socket(fileno=os.dup(fd.fileno())) as other:
+        if not is_unix_stream(other):
+            return False
+        try:
+            if not other.getsockname():
+                other.bind("")
+            names = other.getsockname(), other.getpeername()
+        except OSError:
+            return False
+    return names == (sock.getpeername(), sock.getsockname())
 
 
 def is_unix_stream(sock: socket.socket) -> bool:

@@ -1,8 +1,8 @@
 """A vring: what vhost-user keeps of one ring, and the task that serves it.
 
-A ring has two independent states. It is *started* by SET_VRING_KICK and stopped by GET_VRING_BASE; it is
-*enabled* or disabled by SET_VRING_ENABLE at any time. The device's handler runs from start to stop, and is
-given chains while the ring is enabled.
+A ring has two independent states. It is *started* by SET_VRING_KICK and stopped by GET_VRING_BASE, or when it
+is disabled and set up anew; it is *enabled* or disabled by SET_VRING_ENABLE at any time. The device's handler
+runs from start to stop, and is given chains while the ring is enabled.
 
 The stop rule: when the ring stops, the handler's loop ends; what it had taken it completes; only then, when
 it holds no chain, may it be cancelled.
@@ -13,14 +13,13 @@ Until then the ring is started, and messages about it are served, but it gives n
 
 import asyncio
 import logging
-import os
-import stat
 from collections.abc import Awaitable, Callable
 
-from vhostd.errors import GuestError, NoGuestMemory, RefusedRequest
+from vhostd.errors import GuestError, MemoryLost, NoGuestMemory, RefusedRequest
 from vhostd.fds import Fd
 from vhostd.leftovers import Leftovers
 from vhostd.messages import VringAddr
+from vhostd.notification import Notification, notification
 from vhostd.ring import GuestMemory, InflightQueue, SplitRing, Window
 from vhostd.virtio import MAX_QUEUE_SIZE, Feature
 from vhostd.virtqueue import MakeQueue, Virtqueue
@@ -28,6 +27,7 @@ from vhostd.virtqueue import MakeQueue, Virtqueue
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL = 0.001  # seconds between looks at a ring whose front-end gave no kick fd
+DOUBT = 1.0  # seconds after a kick until it is said that a ring never showed a request
 
 
 class Vring:
@@ -58,17 +58,18 @@ class Vring:
         self._leftovers = Leftovers() if leftovers is None else leftovers
         self._broken = False
         self._loop = asyncio.get_running_loop()
-        self._kick: Fd | None = None
-        self._call: Fd | None = None
-        self._err: Fd | None = None
+        self._kick: Notification | None = None
+        self._call: Notification | None = None
+        self._err: Notification | None = None
         self._owes_call = False
         self._poll: asyncio.TimerHandle | None = None
+        self._doubt: asyncio.TimerHandle | None = None
         self._queue: Virtqueue | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
     def started(self) -> bool:
-        """Whether the ring is between SET_VRING_KICK and GET_VRING_BASE, broken or not."""
+        """Whether the ring is between its start and its stop, broken or not."""
         return self._queue is not None
 
     @property
@@ -168,6 +169,9 @@ class Vring:
             self.base = queue.ring.base
             self._queue = None
             self._unwatch_kick()
+            if self._doubt is not None:
+                self._doubt.cancel()
+                self._doubt = None
             log.info("vring %d stopped at %d", self.index, self.base)
         return self.base
 
@@ -263,18 +267,14 @@ class Vring:
         self._owes_call = self._call is None
         _signal(self._call)
 
-    def _watch_kick(self, kick: Fd | None) -> None:
-        if kick is None:
-            self._unwatch_kick()
-            self._poll_ring()
-            return
-        self._check_notifier(kick)
-        try:
-            self._loop.add_reader(kick.fileno(), self._kicked)
-        except OSError as error:
-            raise RefusedRequest(f"vring {self.index}: the kick fd cannot be waited for: {error}") from None
+    def _watch_kick(self, fd: Fd | None) -> None:
+        kick = self._notification(fd)
         self._unwatch_kick()
-        self._kick = Fd(kick.take())
+        self._kick = kick
+        if kick is None:
+            self._poll_ring()
+        else:
+            self._loop.add_reader(kick.fileno(), self._kicked)
 
     def _unwatch_kick(self) -> None:
         if self._poll is not None:
@@ -289,16 +289,23 @@ class Vring:
         assert self._kick is not None
         assert self._queue is not None
         try:
-            data = os.read(self._kick.fileno(), 8)
-        except BlockingIOError:
-            return
+            kicked = self._kick.clear()
         except OSError as error:
-            log.error("vring %d: the kick fd is of no use any more: %s", self.index, error)
-            data = b""
-        if not data:  # a pipe whose writer has gone would be readable for ever
+            log.warning("vring %d: the kick fd is of no use any more: %s", self.index, error)
             self._unwatch_kick()
-            return
-        self._queue.kicked()
+        else:
+            if kicked:
+                self._queue.kicked()
+                if not self._queue.ring.effort and self._doubt is None:
+                    self._doubt = self._loop.call_later(DOUBT, self._say_if_empty, self._queue)
+
+    def _say_if_empty(self, queue: Virtqueue) -> None:
+        """A driver kicks when it has written a request: if none shows, it may write into other memory."""
+        if queue is self._queue and not queue.ring.effort and _is_empty(queue.ring):
+            log.warning(
+                "vring %d: kicked, and there is no request; is share=on missing from the memory backend?",
+                self.index,
+            )
 
     def _poll_ring(self) -> None:
         if self._queue is not None:
@@ -306,23 +313,17 @@ class Vring:
         self._poll = self._loop.call_later(POLL_INTERVAL, self._poll_ring)
 
     def _replace_fd(self, name: str, fd: Fd | None) -> None:
-        if fd is not None:
-            self._check_notifier(fd)
-        old: Fd | None = getattr(self, name)
-        setattr(self, name, Fd(fd.take()) if fd is not None else None)
+        new = self._notification(fd)
+        old: Notification | None = getattr(self, name)
+        setattr(self, name, new)
         if old is not None:
             old.close()
 
-    def _check_notifier(self, fd: Fd) -> None:
-        mode = os.fstat(fd.fileno()).st_mode
-        if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode):
-            raise RefusedRequest(f"vring {self.index}: a file cannot carry notifications (mode {mode:o})")
+    def _notification(self, fd: Fd | None) -> Notification | None:
         try:
-            os.set_blocking(fd.fileno(), False)  # one that is full must not stop the whole program
-        except OSError as error:
-            raise RefusedRequest(
-                f"vring {self.index}: an fd without use for notifications: {error}"
-            ) from None
+            return None if fd is None else notification(fd)
+        except RefusedRequest as error:
+            raise RefusedRequest(f"vring {self.index}: {error}") from None
 
 
 def _index(memory: GuestMemory, user_addr: int) -> int | None:
@@ -333,11 +334,13 @@ def _index(memory: GuestMemory, user_addr: int) -> int | None:
         return None
 
 
-def _signal(fd: Fd | None) -> None:
-    """Adds one to an eventfd; one that is full, or whose reader has gone, is as signalled as it can be."""
-    if fd is None:
-        return
+def _is_empty(ring: SplitRing) -> bool:
     try:
-        os.write(fd.fileno(), b"\1\0\0\0\0\0\0\0")
-    except OSError as error:
-        log.debug("notification lost: %s", error)
+        return ring.is_empty
+    except (GuestError, MemoryLost):
+        return False
+
+
+def _signal(target: Notification | None) -> None:
+    if target is not None:
+        target.signal()

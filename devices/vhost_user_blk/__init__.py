@@ -147,6 +147,8 @@ class Blk(Device):
 
     async def requestq(self, queue: "Virtqueue") -> None:
         """Begins requests as they come; they end on their own."""
+        from asyncio import sleep
+
         from vhost_user_blk.config import FLUSH
 
         requests = self._requests
@@ -167,7 +169,9 @@ class Blk(Device):
                 start(queue, chain)
             shortcut.settle()
             await requests.eased()
-            await self._rest(pause)
+            if pause:
+                await sleep(pause)
+                queue.count_throttled(pause)
 
     def read_config(self) -> bytes:
         """The disk as it is now."""
@@ -200,12 +204,6 @@ class Blk(Device):
         """Ends what is under way, and closes the image."""
         self._requests.engine.close()
         self._requests.image.close()
-
-    async def _rest(self, seconds: float) -> None:
-        from asyncio import sleep
-
-        if seconds:
-            await sleep(seconds)
 
 
 def _open_image(options: "argparse.Namespace") -> "Image":

@@ -106,6 +106,8 @@ class Requests:
 
     def _start(self, queue: Virtqueue, chain: Chain) -> None:
         try:
+            if chain.unreachable:
+                raise RequestError(IOERR, chain.unreachable)
             kind, _, sector = HEADER.unpack(chain.read(HEADER.size))
             if not chain.writable:
                 raise RequestError(b"", "a request without room for its status")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # As in commands.py, which --print-capabilities has no time to load.
 EDID, RESOURCE_UUID, RESOURCE_BLOB = 1, 2, 3  # feature bits (5.7.3)
 MAX_SCANOUTS = 16
-TURN = 16 << 20  # bytes that a guest may have copied before signals, messages and pictures have a turn
+TURN = 16 << 20  # a guest's work, in bytes copied, before signals, messages and pictures have a turn
 # Seconds that a guest waits until the front-end has said what monitors there are. Windows' driver gives up
 # after 1 second, and must not be answered after that.
 ANSWER_PATIENCE = 0.5
@@ -169,8 +169,8 @@ class Gpu(Device):
             later.create_task(self._execute_after(self._display.refresh(), queue, request))
         else:
             self._execute(queue, request)
-        if self._card.copied > TURN:
-            self._card.copied = 0
+        if self._card.work > TURN:
+            self._card.work = 0
             await sleep(0)
 
     def read_config(self) -> bytes:

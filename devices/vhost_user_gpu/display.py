@@ -164,11 +164,24 @@ class Display:
     async def _receive(self, size: int) -> bytes:
         data = b""
         while len(data) < size:
-            received = await self._loop.sock_recv(self._socket, size - len(data))
+            try:
+                # Not O_NONBLOCK: the front-end may have that flag too, and clear it.
+                received = self._socket.recv(size - len(data), socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                await self._readable()
+                continue
             if not received:
                 raise ConnectionResetError("it has closed the gpu socket")
             data += received
         return data
+
+    async def _readable(self) -> None:
+        readable = asyncio.Event()
+        self._loop.add_reader(self._socket, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            self._loop.remove_reader(self._socket)
 
     # --- Pictures ---------------------------------------------------------------------------------------
 

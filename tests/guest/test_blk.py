@@ -532,6 +532,39 @@ def test_small_blocks_on_a_device_of_large_ones(device_of_large_blocks: str, tmp
     subprocess.run(["/sbin/fsck.ext4", "-fn", device], check=True, capture_output=True)
 
 
+def test_memory_that_is_not_shared(tmp_path: Path) -> None:
+    """A DIMM that was plugged in without share=on: what lies there fails, and nothing else does."""
+    image = tmp_path / "image"
+    image.write_bytes(b"x" * MIB)
+    with (
+        Backend(PROGRAM, tmp_path, f"--blk-file={image}") as backend,
+        Guest(
+            options=[
+                *("-m", "512M,slots=1,maxmem=1G"),
+                *vhost_user_options("vhost-user-blk-pci", backend.path, "disk"),
+            ]
+        ) as guest,
+    ):
+        read = "dd if=/dev/vda of=/dev/null bs=64k iflag=direct 2>&1"
+        shell(guest, read)
+        blocks = "ls -d /sys/devices/system/memory/memory*"
+        before = shell(guest, blocks).split()
+        shell(guest, "echo online_movable >/sys/devices/system/memory/auto_online_blocks")
+        size = 128 * MIB
+        guest.qmp.execute("object-add", {"qom-type": "memory-backend-ram", "id": "more", "size": size})
+        guest.qmp.execute("device_add", {"driver": "pc-dimm", "id": "dimm", "memdev": "more"})
+        shell(guest, f"until [ $({blocks} | wc -l) -gt {len(before)} ]; do :; done")
+        (block,) = {*shell(guest, blocks).split()} - {*before}
+        shell(guest, f"until grep -q online {block}/state; do :; done")
+        failed = guest.call("run", argv=["sh", "-c", read])
+        assert failed["status"] != 0
+        assert "I/O error" in failed["output"] or "Input/output error" in failed["output"]
+        assert "is share=on missing from a memory backend?" in backend.log()
+        shell(guest, f"echo offline >{block}/state")
+        shell(guest, read)
+        assert "is broken" not in backend.log()
+
+
 def test_a_second_writer_is_refused(machine: Machine, tmp_path: Path) -> None:
     program = Path(sys.executable).with_name(PROGRAM)
     command = [str(program), f"--socket-path={tmp_path}/socket", f"--blk-file={machine.image}"]

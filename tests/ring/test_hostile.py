@@ -3,17 +3,23 @@
 The items of memory that test_memory.py covers (bad regions, overlaps, short files) are not repeated here.
 """
 
+import errno
 import os
+import re
+import select
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 
 import pytest
 
+from tests.conftest import PATIENCE
 from tests.ring.machine import (
     DATA,
     END,
     EVENT_IDX,
     GUEST,
+    SIZE,
     USER,
     Machine,
     device_half,
@@ -23,6 +29,7 @@ from tests.ring.machine import (
 from vhostd.errors import BadDescriptor, BadRequest, BadRing, RefusedRequest
 from vhostd.ring import GuestMemory, Region, SplitRing, Window
 from vhostd.ring.driver import INDIRECT, NEXT, WRITE, SplitDriver
+from vhostd.ring.uring import Uring
 
 PAGE = 4096
 
@@ -156,8 +163,76 @@ def test_loop_of_empty_buffers(machine: Machine) -> None:
 )
 @pytest.mark.parametrize("flags", [0, WRITE])
 def test_address_out_of_range(machine: Machine, addr: int, length: int, flags: int) -> None:
+    """The chain is there, and whatever touches such memory is refused and moves nothing."""
     machine.offer((addr, length, flags, 0))
-    refused(machine, BadDescriptor, r"bytes at guest address 0x[0-9a-f]+ are outside guest memory")
+    chain = machine.pop()
+    assert (chain.readable, chain.writable) == ((length, 0) if flags == 0 else (0, length))
+    assert chain.unreachable is not None
+    assert re.search(r"bytes at guest address 0x[0-9a-f]+ are outside the memory", chain.unreachable)
+    with memory_file() as fd:
+        deeds: list[Callable[[], object]] = [lambda: chain.read(length), lambda: chain.pwritev(fd, 0, length)]
+        if flags == WRITE:
+            deeds = [lambda: chain.write(bytes(min(length, SIZE + 1))), lambda: chain.preadv(fd, 0, length)]
+        for deed in deeds:
+            with pytest.raises(BadRequest, match=r"is share=on missing from a memory backend\?"):
+                deed()
+        assert os.fstat(fd).st_size == 0
+    assert (chain.readable, chain.writable) == ((length, 0) if flags == 0 else (0, length))
+    machine.ring.push(chain)
+    assert machine.driver.used_index == 1
+
+
+def test_what_is_beside_a_hole_is_as_good_as_ever(machine: Machine) -> None:
+    machine.memory.write(DATA, b"header")
+    chain = machine.chain(
+        [(DATA, 6, False), (0, 1 << 20, False), (END - 4, 4, False), (0, 1 << 20, True), (DATA, 1, True)]
+    )
+    assert chain.read(6) == b"header"
+    chain.skip(1 << 20)
+    assert chain.read(4) == bytes(4)
+    chain.skip_writable(1 << 20)
+    chain.write(b"!")
+    machine.ring.push(chain)
+    assert machine.driver.used() == (0, (1 << 20) + 1)
+    assert machine.memory.read(DATA, 1) == b"!"
+
+
+def test_a_hole_begins_where_the_memory_ends(machine: Machine) -> None:
+    chain = machine.chain([(END - 4, 8, False)])
+    assert chain.unreachable is not None
+    assert f"4 bytes at guest address {END:#x}" in chain.unreachable
+    assert chain.read(4) == bytes(4)
+    with pytest.raises(BadRequest):
+        chain.read(1)
+
+
+@pytest.mark.parametrize("in_threads", [False, True])
+@pytest.mark.parametrize("skipped", [0, 1, 1 << 30])
+def test_a_hole_in_an_io_uring(skipped: int, machine: Machine, *, in_threads: bool) -> None:
+    """Also when much of it was passed over: the kernel is never led to memory of ours."""
+    with memory_file() as fd, closing(Uring(4, in_threads=in_threads)) as uring:
+        os.write(fd, b"x" * 64)
+        for writable in (False, True):
+            chain = machine.chain([(0, (1 << 30) + 64, writable)])
+            if writable:
+                chain.skip_writable(skipped)
+                uring.preadv(chain, fd, 0, 64, "moved")
+            else:
+                chain.skip(skipped)
+                uring.pwritev(chain, fd, 0, 64, "moved")
+            uring.submit()
+            assert select.select([uring], [], [], PATIENCE)[0]
+            assert uring.completions() == [("moved", -errno.EFAULT)]
+            machine.ring.push(chain)
+
+
+@contextmanager
+def memory_file() -> Iterator[int]:
+    fd = memfd(0)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def test_buffer_at_the_top_of_the_address_space() -> None:
@@ -173,11 +248,17 @@ def test_buffer_at_the_top_of_the_address_space() -> None:
     for head in range(3):
         driver.offer(head)
     driver.publish(3)
-    chain = ring.pop()
-    assert chain is not None
-    assert chain.read(2) == b"\0\0"
-    with pytest.raises(BadDescriptor):
-        ring.pop()
+    whole, beyond, far_beyond = ring.pop(), ring.pop(), ring.pop()
+    assert whole is not None
+    assert beyond is not None
+    assert far_beyond is not None
+    assert whole.unreachable is None
+    assert whole.read(2) == b"\0\0"
+    for chain in (beyond, far_beyond):
+        assert chain.unreachable is not None
+        assert chain.read(2) == b"\0\0"
+        with pytest.raises(BadRequest):
+            chain.read(1)
 
 
 def test_readable_after_writable(machine: Machine) -> None:
@@ -314,7 +395,8 @@ def test_descriptors_that_change_while_they_are_read() -> None:
             except BadDescriptor:
                 machine.driver.set_avail_index(machine.ring.base)
                 continue
-            assert len(chain.read(chain.readable)) in (16, 0)
+            if chain.unreachable is None:
+                assert len(chain.read(chain.readable)) in (16, 0)
             machine.ring.push(chain)
     finally:
         os.kill(child, signal.SIGKILL)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tests.ring.machine import DATA, GUEST, device_half, memfd, two_regions
 from vhostd.errors import BadDescriptor, BadRing, GuestError, MemoryLost, RefusedRequest
 from vhostd.ring import Chain, GuestMemory, InflightQueue, Region, SplitRing
+from vhostd.ring.driver import NEXT as FOLLOWED
 from vhostd.ring.driver import SplitDriver
 
 SIZE = 8
@@ -287,7 +288,7 @@ def test_an_unfinished_chain_that_is_broken_stays_unfinished() -> None:
     host = Host()
     (chain,) = host.take(1)
     host.crash()
-    host.driver.descriptor(chain.head, 0, 1, 0, 0)
+    host.driver.descriptor(chain.head, DATA, 1, FOLLOWED, 0xFFFF)
     for _ in range(2):
         with pytest.raises(BadDescriptor):
             host.ring.pop()
@@ -298,7 +299,7 @@ def test_an_unfinished_chain_that_is_broken_stays_unfinished() -> None:
 
 def test_a_chain_that_is_broken_was_never_in_flight() -> None:
     host = Host()
-    host.driver.descriptor(3, 0, 1, 0, 0)
+    host.driver.descriptor(3, DATA, 1, FOLLOWED, 0xFFFF)
     host.driver.offer(3)
     host.driver.publish()
     with pytest.raises(BadDescriptor):

@@ -57,6 +57,9 @@ cdef class Chain:
     cdef Stream source
     cdef Stream sink
     cdef bint writing  # a writable buffer was added, so a readable one may not follow
+    cdef bint has_holes  # a part of it is memory that is not shared: what touches that fails
+    cdef uint64_t hole_addr  # the first of them
+    cdef uint32_t hole_length
     cdef bint lent  # to a request in a Uring, whose completion advances a stream
     cdef readonly size_t written
     cdef iovec *iov  # `count` of `room`: the readable ones, then the writable ones
@@ -68,6 +71,7 @@ cdef class Chain:
     cdef int _append(self, unsigned char *host, size_t length, bint writable) except -1
     cdef int _grow(self) except -1
     cdef Py_ssize_t _expect(self, amount, Stream *stream, str what) except -1
+    cdef int _reach(self, Stream *stream, size_t n) except -1
     cdef void _copy(self, Stream *stream, unsigned char *ours, size_t n) noexcept
     cdef void _advance(self, Stream *stream, size_t n) noexcept
     cdef size_t _lend(self, Stream *stream, iovec *iov, size_t n, size_t skip=*) noexcept

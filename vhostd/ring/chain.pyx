@@ -18,7 +18,8 @@ cimport cython
 from vhostd.ring.gather cimport gather
 from vhostd.ring.memory cimport GuestMemory
 from vhostd.ring.transfer cimport (
-    MOST_IOVECS, PREADV, PWRITEV, RECVMSG, SENDMSG, PyNumber_AsSsize_t, attempt, fits_file, iovec, transfer,
+    HOLE, MOST_IOVECS, PREADV, PWRITEV, RECVMSG, SENDMSG, PyNumber_AsSsize_t, attempt, fits_file, iovec,
+    is_hole, transfer,
 )
 
 from types import GenericAlias
@@ -70,6 +71,10 @@ cdef class Chain:
     Chains come from a ring's `pop` and go back with its `push`; between the two the device owns the buffers.
     A chain keeps the memory that it was resolved against mapped, also when the ring moves to a new map.
 
+    A buffer may lie outside the memory that the front-end shares: `unreachable`. What would read or write a byte
+    of it raises BadRequest, or OSError with EFAULT in an io_uring, and moves nothing; the rest of the chain is as
+    good as any.
+
     Counts are in bytes. An `n` that is negative or more than what is left raises BadRequest and consumes
     nothing: it can only have come from the driver. After MemoryLost a chain is only good for `push`.
     """
@@ -112,9 +117,20 @@ cdef class Chain:
         """
         return self.among is not None and self.among.given_up
 
+    @property
+    def unreachable(self):
+        """What to tell of a chain that is not wholly in guest memory; None for all others."""
+        if not self.has_holes:
+            return None
+        return (
+            f"chain {self.head}: {self.hole_length} bytes at guest address {self.hole_addr:#x} are outside the memory "
+            "that the front-end shares; is share=on missing from a memory backend?"
+        )
+
     def read(self, n):
         """Takes exactly `n` bytes from the readable stream."""
         cdef size_t size = self._expect(n, &self.source, "read")
+        self._reach(&self.source, size)
         cdef bytes data = PyBytes_FromStringAndSize(NULL, size)
         self._copy(&self.source, <unsigned char *> PyBytes_AS_STRING(data), size)
         self.memory.expect_whole()
@@ -127,9 +143,12 @@ cdef class Chain:
     def write(self, data):
         """Writes all of `data` to the writable stream, or raises BadRequest and writes nothing."""
         cdef Py_buffer view
+        cdef size_t size
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            self._copy(&self.sink, <unsigned char *> view.buf, self._expect(view.len, &self.sink, "written"))
+            size = self._expect(view.len, &self.sink, "written")
+            self._reach(&self.sink, size)
+            self._copy(&self.sink, <unsigned char *> view.buf, size)
         finally:
             PyBuffer_Release(&view)
         self.memory.expect_whole()
@@ -191,10 +210,12 @@ cdef class Chain:
     cdef bint peek(self, void *into, size_t n) except -1:
         """Copies the next `n` bytes of the readable stream, which stay there, if they lie in one piece.
 
+        So it returns True; False also for a chain that is not wholly in guest memory.
+
         Raises:
             MemoryLost: a page vanished.
         """
-        if self.source.left < n or self.iov[self.source.at].iov_len < n:
+        if self.source.left < n or self.iov[self.source.at].iov_len < n or self.has_holes:
             return False
         memcpy(into, self.iov[self.source.at].iov_base, n)
         self.memory.expect_whole()
@@ -226,7 +247,10 @@ cdef class Chain:
     # --- For the rings ----------------------------------------------------------------------------------
 
     cdef int add(self, uint64_t guest_addr, uint32_t length, bint writable) except -1:
-        """Appends a buffer: several iovecs if it crosses regions, none if it is empty."""
+        """Appends a buffer: several iovecs if it crosses regions, none if it is empty.
+
+        What is left of it where there is no region is a hole, as far as the buffer goes.
+        """
         cdef unsigned char *host
         cdef uint64_t room = 0
         if self.writing and not writable:
@@ -239,11 +263,9 @@ cdef class Chain:
         while length:
             host = self.memory.locate(guest_addr, &room)
             if host is NULL:
-                raise self.memory.blame(
-                    BadDescriptor,
-                    f"chain {self.head}: {length} bytes at guest address {guest_addr:#x} "
-                    "are outside guest memory",
-                )
+                if not self.has_holes:
+                    self.has_holes, self.hole_addr, self.hole_length = True, guest_addr, length
+                host, room = <unsigned char *> HOLE, length
             room = min(room, length)
             self._append(host, room, writable)
             guest_addr += room
@@ -286,15 +308,31 @@ cdef class Chain:
             )
         return n
 
+    cdef int _reach(self, Stream *stream, size_t n) except -1:
+        """Raises BadRequest if any of the next `n` bytes, which must be left, is not in guest memory."""
+        cdef size_t at = stream.at
+        cdef size_t passed = 0
+        while self.has_holes and passed < n:
+            if is_hole(self.iov[at].iov_base):
+                raise self.memory.blame(BadRequest, self.unreachable)
+            passed += self.iov[at].iov_len
+            at += 1
+        return 0
+
     cdef void _copy(self, Stream *stream, unsigned char *ours, size_t n) noexcept:
-        """Moves `n` bytes, which must be left, out of the readable or into the writable stream."""
+        """Moves `n` bytes, which must be left, out of the readable or into the writable stream.
+
+        There is nothing to be moved in a hole, where `_reach` would have raised.
+        """
         cdef iovec *iov
         cdef size_t step
         while n:
             iov = &self.iov[stream.at]
             step = min(n, iov.iov_len)
             # The ranges may overlap: `data` of `write` may be a view of guest memory itself.
-            if stream is &self.sink:
+            if is_hole(iov.iov_base):
+                pass
+            elif stream is &self.sink:
                 memmove(iov.iov_base, ours, step)
             else:
                 memcpy(ours, iov.iov_base, step)
@@ -348,6 +386,7 @@ cdef class Chain:
         cdef Stream *stream = &self.sink if call == PREADV or call == RECVMSG else &self.source
         cdef Py_ssize_t n = self._expect(amount, stream, "transferred")
         cdef long long position = self._position(offset, n)
+        self._reach(stream, n)
         # The chain's own iovecs stay as they are: another thread may look at them meanwhile.
         cdef iovec iov[MOST_IOVECS]
         cdef size_t count = self._lend(stream, iov, n)

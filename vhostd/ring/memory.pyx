@@ -62,7 +62,9 @@ cdef extern from "sigbus.h" nogil:
 # What other back-ends and vhost in the kernel allow: KVM once had 512 slots, and kept three to itself.
 MAX_REGIONS = 509
 
-cdef str LOST = "guest memory vanished: the file behind it shrank"
+cdef str LOST = (
+    "guest memory vanished: the file behind it shrank, or the host has no page for it, such as a huge page, left"
+)
 
 
 cdef size_t page_size(int fd) noexcept nogil:

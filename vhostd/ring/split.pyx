@@ -132,11 +132,12 @@ cdef class SplitRing:
     cpdef Chain pop(self):
         """Takes the next chain that the driver made available; None if there is none now, or the ring `is_full`.
 
-        Every address, index and length of the chain has been checked when it is returned.
+        Every address, index and length of the chain has been checked when it is returned; what is outside guest
+        memory it knows itself.
 
         Raises:
             BadRing: the avail index or a head cannot be right.
-            BadDescriptor: the chain cannot be followed, or is not wholly in guest memory.
+            BadDescriptor: the chain cannot be followed.
             MemoryLost: a page of guest memory, or of the inflight area, vanished.
             In any case the ring is as it was before.
         """

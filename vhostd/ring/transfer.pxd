@@ -1,6 +1,8 @@
 # cython: language_level=3
 """System calls on guest memory, as the other native modules make them."""
 
+from libc.stdint cimport intptr_t, uintptr_t  # for HOLE
+
 from vhostd.ring.memory cimport GuestMemory
 
 cdef extern from "Python.h":
@@ -15,6 +17,16 @@ cdef extern from "<sys/uio.h>":
 
 cdef enum:
     MOST_IOVECS = 1024  # what Linux takes in one system call
+
+cdef extern from *:
+    """
+    // What stands for guest memory that is not shared: an address of the kernel's half, where nothing of a process
+    // ever is. A system call that is given it fails with EFAULT, and moves nothing; no code of ours goes there.
+    #define HOLE ((void *) ((uintptr_t) 3 << (sizeof(void *) * 8 - 2)))
+    #define is_hole(address) ((intptr_t) (address) < 0)
+    """
+    void *HOLE
+    bint is_hole(void *address) noexcept nogil
 
 cdef enum:
     PREADV

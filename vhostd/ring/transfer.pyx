@@ -88,6 +88,8 @@ cdef void touch(iovec *iov, size_t count) noexcept nogil:
     cdef volatile unsigned char *last
     cdef size_t i
     for i in range(count):
+        if is_hole(iov[i].iov_base):
+            continue
         page = <volatile unsigned char *> iov[i].iov_base
         last = page + (iov[i].iov_len - 1)
         while page < last:

@@ -20,7 +20,7 @@ def enter(grants: Grants) -> None:
     """
 
     def restrict_files() -> None:
-        landlock.restrict(grants.read, grants.written, grants.cleared, landlock.interface())
+        landlock.restrict(grants, landlock.interface())
 
     for what, give_up in (
         ("limits", privileges.limit),

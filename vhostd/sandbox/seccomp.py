@@ -22,6 +22,8 @@ ALLOWED = (
     # bytes of what is open
     "read readv pread64 preadv preadv2 write writev pwrite64 pwritev pwritev2 lseek",
     "fsync fdatasync fallocate ftruncate fadvise64 io_uring_enter",
+    # what signals an eventfd without waiting
+    "io_submit io_getevents",
     # fds
     "close close_range dup dup2 dup3 fcntl pipe2 eventfd2 memfd_create",
     # files, as far as Landlock lets one reach them
@@ -106,6 +108,8 @@ def restrict(ioctls: Iterable[int]) -> None:
     # The event loop's pairs of sockets; libsystemd's, through which it tells the service manager.
     for name in ("socket", "socketpair"):
         rules.add(name, 0, INT, socket.AF_UNIX)
+    # A name that the kernel chooses, for a socket that has none (struct sockaddr_un, cut after the family).
+    rules.add("bind", 2, INT, 2)
     # Those of a terminal could type at it.
     for request in (FIONREAD, FIONBIO, FIONCLEX, FIOCLEX):
         rules.add("ioctl", 1, INT, request)

@@ -29,7 +29,7 @@ from tests.devices.vhost_user_blk.guest import SIZE, Clock, Recording, noise, sk
 from tests.sessions import backend_requests, negotiated, refused
 from vhost_user_blk import Blk, locking
 from vhost_user_blk.protocol import ConfigSpace as Space
-from vhostd import DeviceType, SetupError, UsageError
+from vhostd import DeviceType, SetupError, UsageError, Virtqueue
 from vhostd.capabilities import capabilities
 from vhostd.channel import Channel
 from vhostd.dispatch import ACK
@@ -506,6 +506,21 @@ def test_what_a_request_costs(run_async: Run, path: str, monkeypatch: pytest.Mon
             await driver.read(0, 4096)
             await driver.write(0, bytes(1024))
             assert meter.spent == [16 + 4096 + 1, 16 + 1024 + 1]
+
+    run_async(main)
+
+
+def test_what_the_limit_costs_is_counted(run_async: Run, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[float] = []
+    monkeypatch.setattr(Virtqueue, "count_throttled", lambda _, seconds: counted.append(seconds))
+
+    async def main() -> None:
+        device = make(f"--blk-file={path}", "--rate-iops=1")
+        monkeypatch.setattr(device, "_throttle", Meter(0.001, 0.0, 0.002))
+        async with driven(device) as (_, driver):
+            for _ in range(4):
+                await driver.flush()
+        assert counted == [0.001, 0.002]
 
     run_async(main)
 

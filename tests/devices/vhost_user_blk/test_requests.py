@@ -25,6 +25,7 @@ from tests.devices.vhost_user_blk.driver import (
     segments,
 )
 from tests.devices.vhost_user_blk.guest import (
+    BUFFERS,
     CACHES,
     CANARY,
     END,
@@ -42,7 +43,7 @@ from tests.devices.vhost_user_blk.guest import (
     noise,
     replaced,
 )
-from vhostd.errors import MemoryLost
+from vhostd.errors import BadRequest, MemoryLost
 
 PAGE = 4096
 SECTORS = SIZE // SECTOR
@@ -717,3 +718,55 @@ def test_each_place_is_heard_once(plain: Guest, caplog: pytest.LogCaptureFixture
         plain.exchange(b"?", 1)
     assert len(errors(caplog)) == 9
     assert len({(each.pathname, each.lineno) for each in caplog.records}) == 1
+
+
+# --- Memory that is not shared ------------------------------------------------------------------------------
+
+ELSEWHERE = END + (1 << 30)  # where a guest has memory of which its front-end told nothing
+HEADERS, STATUSES = BUFFERS, BUFFERS + 64
+
+
+@pytest.mark.parametrize(
+    ("kind", "readable", "writable"),
+    [
+        (IN, [], [(ELSEWHERE, PAGE)]),
+        (IN, [], [(HEADERS + PAGE, PAGE), (ELSEWHERE, PAGE)]),
+        (IN, [], [(END - 512, PAGE)]),
+        (OUT, [(ELSEWHERE, PAGE)], []),
+        (OUT, [(HEADERS + PAGE, PAGE), (ELSEWHERE, PAGE)], []),
+        (GET_ID, [], [(ELSEWHERE, 20)]),
+        (DISCARD, [(ELSEWHERE, 16)], []),
+        (WRITE_ZEROES, [(ELSEWHERE, 16)], []),
+    ],
+)
+def test_a_request_with_memory_that_is_not_shared_fails_alone(
+    guest: Guest,
+    caplog: pytest.LogCaptureFixture,
+    kind: int,
+    readable: list[tuple[int, int]],
+    writable: list[tuple[int, int]],
+) -> None:
+    guest.do(OUT, 0, noise(PAGE))
+    guest.memory.write(HEADERS, HEADER.pack(kind, 0, 0))
+    guest.memory.write(STATUSES, CANARY)
+    buffer = guest.offer_memory([(HEADERS, 16), *readable], [*writable, (STATUSES, 1)])
+    guest.wait(buffer)
+    assert guest.memory.read(STATUSES, 1) == bytes([IOERR])
+    assert guest.do(IN, 0, room=PAGE) == noise(PAGE)
+    assert "is share=on missing" in caplog.text
+
+
+def test_a_header_that_is_not_shared_fails_the_request_alone(plain: Guest) -> None:
+    buffer = plain.offer_memory([(ELSEWHERE, 16)], [(STATUSES, 1)])
+    plain.wait(buffer)
+    assert plain.memory.read(STATUSES, 1) == bytes([IOERR])
+    plain.do(FLUSH)
+
+
+@pytest.mark.parametrize("kind", [IN, FLUSH])
+def test_a_status_that_is_not_shared_breaks_the_ring(plain: Guest, kind: int) -> None:
+    """The driver would take what is there already for it: OK, as likely as not."""
+    plain.memory.write(HEADERS, HEADER.pack(kind, 0, 0))
+    plain.offer_memory([(HEADERS, 16)], [(HEADERS + PAGE, PAGE)] * (kind == IN) + [(ELSEWHERE, 1)])
+    with pytest.raises(BadRequest, match="is share=on missing"):
+        raise plain.fails()

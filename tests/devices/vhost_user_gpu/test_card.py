@@ -28,6 +28,7 @@ from tests.devices.vhost_user_gpu.driver import (
 from tests.devices.vhost_user_gpu.guest import (
     BGRA,
     BGRX,
+    COMMANDS,
     EDID,
     END,
     EVERYTHING,
@@ -64,6 +65,7 @@ from tests.devices.vhost_user_gpu.guest import (
     update_cursor,
 )
 from tests.ring.machine import memfd
+from vhost_user_gpu.card import ENTRY_WORK, Request
 from vhost_user_gpu.edid import edid
 from vhost_user_gpu.pixels import Format, to_wire
 from vhost_user_gpu.rect import Rect
@@ -187,6 +189,22 @@ def test_a_command_is_executed_although_there_is_no_room(
     assert guest.exchange(packed(command), 0) == b""
     assert len(other.exchange(packed(command))) == size
     assert gist(guest) == gist(other)
+
+
+def test_memory_for_a_response_that_is_not_shared(guest: Guest, caplog: pytest.LogCaptureFixture) -> None:
+    """The command is executed, and the card goes on."""
+    guest.memory.write(COMMANDS, packed(create_2d(77, 8, 8)))
+    elsewhere = END + (1 << 30)
+    for command in (COMMANDS, elsewhere):
+        guest.driver.add([(command, 40, False), (elsewhere, 24, True)])
+        chain = guest.ring.pop()
+        assert chain is not None
+        request = Request(chain)
+        request.respond(guest.card.execute(request, guest.features))
+        guest.ring.push(chain)
+        assert guest.driver.used() is not None
+        assert "is share=on missing" in caplog.text
+    guest.run(unref(77))
 
 
 @EACH
@@ -892,3 +910,13 @@ def test_guest_memory_that_vanishes() -> None:
         assert guest.shown() == bytes(256)
         guest.card.reset()
         assert guest.used == 0
+
+
+# --- Work -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [attach(BARE, (RAM, 16), count=64), create_blob(88, 1 << 40, count=64)])
+def test_entries_are_work_whatever_becomes_of_them(guest: Guest, command: Command) -> None:
+    before = guest.card.work
+    guest.ask(command)
+    assert guest.card.work >= before + 64 * ENTRY_WORK

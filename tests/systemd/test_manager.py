@@ -195,6 +195,17 @@ def test_options_that_make_no_sense_are_not_tried_again(manager: Manager) -> Non
         manager.shows(service, "ActiveState", "failed")
 
 
+def test_a_group_may_write_events(manager: Manager) -> None:
+    """As the unit's comments have it."""
+    place = manager.runtime / "vhost-user-input-a/events"
+    manager.configure("vhost-user-input", f"--event-socket={place} --event-socket-mode=0660")
+    manager.drop_in("vhost-user-input@a.service", "Group=kvm")
+    with connect(start_socket(manager, "vhost-user-input")) as sock:
+        assert get_features(sock)
+        status = place.stat()
+        assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o660, grp.getgrnam("kvm").gr_gid)
+
+
 def test_a_disk_elsewhere_needs_to_be_let_in(manager: Manager, tmp_path: Path) -> None:
     """As the unit's comments have it."""
     folder = tmp_path / "images"

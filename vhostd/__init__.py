@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from vhostd.fds import Fd
+    from vhostd.folder import Folder
     from vhostd.grants import Grants
     from vhostd.layout import Layout, array, s32, u8, u16, u32, u64
     from vhostd.options import positive, size, socket_group, socket_mode
@@ -37,6 +38,7 @@ _HOMES = {
     "endpoint": ("listen",),
     "errors": ("BadRequest", "GuestError", "MemoryLost", "RefusedRequest", "SetupError", "UsageError"),
     "fds": ("Fd",),
+    "folder": ("Folder",),
     "grants": ("Grants",),
     "layout": ("Layout", "array", "s32", "u8", "u16", "u32", "u64"),
     "options": ("positive", "size", "socket_group", "socket_mode"),
@@ -64,6 +66,7 @@ __all__ = [  # noqa: RUF022 (by topic)
     "Virtqueue",
     "Chain",
     "Fd",
+    "Folder",
     "Gather",
     "Shortcut",
     "Uring",

@@ -12,6 +12,7 @@ from vhostd.endpoint import group_id
 from vhostd.errors import UsageError
 from vhostd.log import LEVELS
 from vhostd.metrics.address import Address, parse_address
+from vhostd.stdout import say
 
 SANDBOXES = ("default", "none")
 MAX_FD = 0x7FFF_FFFF
@@ -19,10 +20,16 @@ MAX_DIGITS = 18  # of a number; all that have them fit 64 bits with a sign
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises UsageError, which becomes a single line, where argparse prints the usage and exits."""
+    """Raises UsageError, which becomes a single line, where argparse prints the usage and exits.
+
+    What it is to print it prints, or raises SetupError; argparse would leave that to the end of the program.
+    """
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        say(message)
 
 
 def program_name() -> str:

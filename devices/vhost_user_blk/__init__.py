@@ -76,8 +76,8 @@ class Blk(Device):
         add("--locking", choices=LOCKINGS, default="auto", help="default: auto, on if there are any locks")
         add("--share-rw", action="store_true", help="let other programs write to it, too")
         add("--serial", default="", help="the disk's serial number, of up to 20 bytes")
-        add("--logical-block-size", metavar="N", type=_block_size, help="default: 512; a device's own")
-        add("--physical-block-size", metavar="N", type=_block_size, help="default: the host's")
+        add("--logical-block-size", metavar="SIZE", type=_block_size, help="default: 512; a device's own")
+        add("--physical-block-size", metavar="SIZE", type=_block_size, help="default: the host's")
         add(
             "--cache",
             choices=CACHES,
@@ -231,12 +231,16 @@ def _choose_block_sizes(options: "argparse.Namespace", image: "Image") -> tuple[
     physical = options.physical_block_size or max(image.physical_block_size, logical)
     if physical < logical:
         raise UsageError(f"--physical-block-size={physical} is less than the logical one, {logical}")
+    if options.ram is not None and options.ram % logical:
+        raise UsageError(f"--ram={options.ram}: not a whole number of blocks of {logical} bytes")
     image.set_block_size(logical)
     return logical, physical
 
 
 def _block_size(text: str) -> int:
-    number = _count(text)
+    from vhostd import size
+
+    number = size(text)
     if not SMALLEST_BLOCK <= number <= LARGEST_BLOCK or number & (number - 1):
         raise _refusal(f"{text!r} is not a power of two from {SMALLEST_BLOCK} to {LARGEST_BLOCK}")
     return number

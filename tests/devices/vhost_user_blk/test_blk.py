@@ -134,7 +134,9 @@ def test_defaults() -> None:
         ("--share-rw", "share_rw", True),
         ("--serial=abc", "serial", "abc"),
         ("--logical-block-size=512", "logical_block_size", 512),
+        ("--logical-block-size=4K", "logical_block_size", 4096),
         ("--physical-block-size=1048576", "physical_block_size", 1 << 20),
+        ("--physical-block-size=1m", "physical_block_size", 1 << 20),
         ("--cache=direct", "cache", "direct"),
         ("--discard=off", "discard", "off"),
         ("--aio=threads", "aio", "threads"),
@@ -199,6 +201,8 @@ def test_one_image(arguments: tuple[str, ...]) -> None:
     [
         (("--ram=1M", "--read-only"), UsageError, "--ram goes with neither"),
         (("--ram=1M", "--cache=direct"), UsageError, "--ram goes with neither"),
+        (("--ram=1",), UsageError, "--ram=1: not a whole number of blocks of 512 bytes"),
+        (("--ram=2K", "--logical-block-size=4K"), UsageError, "--ram=2048: not a whole number of blocks of"),
         (("--blk-file=/missing",), SetupError, "--blk-file=/missing: No such file or directory"),
         (("--blk-file=/dev/null",), SetupError, "neither a file nor a block device"),
         (

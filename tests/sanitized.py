@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-RING = ("memory", "transfer", "gather", "chain", "uring", "inflight", "shortcut", "split", "driver")
+RING = ("memory", "transfer", "gather", "chain", "uring", "inflight", "shortcut", "split", "notify", "driver")
 MODULES = (*(f"vhostd.ring.{name}" for name in RING), "vhost_user_blk.transfers")
 
 

@@ -31,6 +31,7 @@ LAYERS = {
     "vhostd.ring": 3,
     "vhostd.backend_channel": 4,
     "vhostd.channel": 4,
+    "vhostd.doubt": 4,
     "vhostd.inflight": 4,
     "vhostd.leftovers": 4,
     "vhostd.notification": 4,

@@ -1,6 +1,7 @@
 """Rings as a front-end sees them: start and stop, notifications, what breaks them, what they refuse."""
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -230,6 +231,37 @@ def test_a_disabled_ring_stops_when_it_is_set_up_anew(row: Row[VringState, None]
     run_async(main)
 
 
+@pytest.mark.parametrize(("row", "wrong"), [(SET_VRING_NUM, 3), (SET_VRING_BASE, 65536)])
+def test_what_cannot_be_leaves_a_disabled_ring_as_it_was(
+    row: Row[VringState, None], wrong: int, run_async: Run
+) -> None:
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            queue = await frontend.start(memory)
+            await frontend.call(SET_VRING_ENABLE, VringState(0, 0))
+            await refused(frontend.call(row, VringState(0, wrong)))
+            await frontend.call(SET_VRING_ENABLE, VringState(0, 1))
+            assert await queue.request(b"still there", 11) == b"still there"
+            queue.close()
+
+    run_async(main)
+
+
+def test_a_ring_stops_although_no_fd_is_left(run_async: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            queue = await frontend.start(memory)
+            with monkeypatch.context() as patch:
+                patch.setattr("vhostd.channel.select.epoll", none_left)
+                assert await frontend.stop(queue) == 0
+            queue.close()
+
+    run_async(main)
+
+
 def test_a_broken_ring_signals_its_error_and_stops_alone(run_async: Run) -> None:
     async def main() -> None:
         async with negotiated(Echo()) as (frontend, memory):
@@ -361,48 +393,6 @@ def test_a_kick_pipe_may_close_and_a_call_fd_be_full(run_async: Run) -> None:
             queue.close()
 
     run_async(main)
-
-
-def test_a_driver_that_writes_into_other_memory_is_told_of(
-    run_async: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Memory that is mapped privately by the front-end shows nothing of what the driver writes."""
-    monkeypatch.setattr("vhostd.vring.DOUBT", 0.0)
-
-    async def main() -> None:
-        async with negotiated(Echo()) as (frontend, memory):
-            queue = await frontend.start(memory)
-            for _ in range(3):
-                os.eventfd_write(queue.kick_fd.fileno(), 1)
-                while "share=on" not in caplog.text:
-                    await frontend.call(GET_QUEUE_NUM, Empty())
-            assert await queue.request(b"late", 4) == b"late"
-            queue.close()
-
-    run_async(main)
-    assert caplog.text.count("kicked, and there is no request; is share=on missing") == 1
-
-
-def test_a_driver_whose_requests_show_is_not_doubted(
-    run_async: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vhostd.vring.DOUBT", 0.0)
-
-    async def main() -> None:
-        async with negotiated(Echo()) as (frontend, memory):
-            disabled = await frontend.start(memory, 1)
-            await frontend.call(SET_VRING_ENABLE, VringState(1, 0))
-            disabled.add(b"later", 5)
-            os.eventfd_write(disabled.kick_fd.fileno(), 1)
-            queue = await frontend.start(memory)
-            for _ in range(3):
-                assert await queue.request(b"seen", 4) == b"seen"
-                os.eventfd_write(queue.kick_fd.fileno(), 1)
-            queue.close()
-            disabled.close()
-
-    run_async(main)
-    assert "share=on" not in caplog.text
 
 
 def test_a_storm_of_kicks_is_harmless(run_async: Run) -> None:

@@ -6,6 +6,7 @@ on, and every call says MSG_DONTWAIT.
 
 import array
 import asyncio
+import logging
 import select
 import socket
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from vhostd.fds import Fd, close_all
 from vhostd.framing import MAX_FDS, Message, MessageReader
 from vhostd.messages import Request
 from vhostd.sockets import is_other_end
+
+log = logging.getLogger(__name__)
 
 _FD_SIZE = array.array("i").itemsize
 # Come along, unasked for, if a launcher has set SO_PASSCRED or SO_PASSPIDFD: struct ucred, and an fd.
@@ -82,8 +85,17 @@ class Channel:
         return is_other_end(fd, self._socket)
 
     async def hang_up(self) -> None:
-        """Waits until the peer has gone, be there messages of its own to read before that or not."""
-        with select.epoll() as watched:
+        """Waits until the peer has gone, be there messages of its own to read before that or not.
+
+        Where no fd is left to notice that, it waits for ever.
+        """
+        try:
+            watched = select.epoll()
+        except OSError as error:
+            log.warning("it will not be noticed if the front-end goes now: %s", error)
+            await asyncio.Event().wait()
+            return
+        with watched:
             watched.register(self._socket, select.EPOLLRDHUP)
             gone = asyncio.Event()
             self._loop.add_reader(watched.fileno(), gone.set)

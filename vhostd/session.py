@@ -14,6 +14,7 @@ from vhostd.backend_channel import BackendChannel
 from vhostd.channel import Channel
 from vhostd.device import Device
 from vhostd.dispatch import Dispatcher, Fds, Reply, handles, handles_fds
+from vhostd.doubt import Doubt
 from vhostd.errors import FrontendError, FrontendGone, RefusedDriver, RefusedRequest, SetupError
 from vhostd.fds import Fd
 from vhostd.inflight import make_area, map_area
@@ -102,9 +103,10 @@ class Session(Dispatcher):
         self.features = 0
         self.status = 0
         self.memory = GuestMemory()
-        leftovers = Leftovers() if leftovers is None else leftovers
+        leftovers, doubt = Leftovers() if leftovers is None else leftovers, Doubt()
         self.vrings = [
-            Vring(index, queue, self.fail, make_queue, leftovers) for index, queue in enumerate(device.queues)
+            Vring(index, queue, self.fail, make_queue, leftovers, doubt)
+            for index, queue in enumerate(device.queues)
         ]
         self._patience = DISCONNECT_PATIENCE
         self._giving_up: asyncio.TimerHandle | None = None
@@ -294,7 +296,9 @@ class Session(Dispatcher):
 
     @handles(SET_VRING_NUM)
     async def set_vring_num(self, state: VringState) -> None:
-        vring = await self._set_up_anew(state.index)
+        vring = self._vring(state.index)
+        vring.check_size(state.num)
+        await self._set_up_anew(vring)
         vring.set_size(state.num)
 
     @handles(SET_VRING_ADDR)
@@ -303,7 +307,9 @@ class Session(Dispatcher):
 
     @handles(SET_VRING_BASE)
     async def set_vring_base(self, state: VringState) -> None:
-        vring = await self._set_up_anew(state.index)
+        vring = self._vring(state.index)
+        vring.check_base(state.num)
+        await self._set_up_anew(vring)
         vring.set_base(state.num)
 
     @handles(GET_VRING_BASE)
@@ -337,12 +343,10 @@ class Session(Dispatcher):
             raise RefusedRequest(f"SET_VRING_ENABLE of vring {state.index} with {state.num}, not 0 or 1")
         self._vring(state.index).set_enabled(enabled=bool(state.num))
 
-    async def _set_up_anew(self, index: int) -> Vring:
-        """The ring, stopped if it is disabled: User-mode Linux disables rings, and says no more."""
-        vring = self._vring(index)
+    async def _set_up_anew(self, vring: Vring) -> None:
+        """Stops the ring if it is disabled: User-mode Linux disables rings, and says no more."""
         if vring.started and not vring.enabled:
             await self._stop([vring])
-        return vring
 
     async def _stop(self, vrings: Sequence[Vring]) -> None:
         """Stops rings, after the requests in flight; FrontendGone if nobody waits for that any more."""

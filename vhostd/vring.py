@@ -15,7 +15,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from vhostd.errors import GuestError, MemoryLost, NoGuestMemory, RefusedRequest
+from vhostd.doubt import Doubt
+from vhostd.errors import GuestError, NoGuestMemory, RefusedRequest
 from vhostd.fds import Fd
 from vhostd.leftovers import Leftovers
 from vhostd.messages import VringAddr
@@ -27,7 +28,6 @@ from vhostd.virtqueue import MakeQueue, Virtqueue
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL = 0.001  # seconds between looks at a ring whose front-end gave no kick fd
-DOUBT = 1.0  # seconds after a kick until it is said that a ring never showed a request
 
 
 class Vring:
@@ -35,7 +35,7 @@ class Vring:
 
     `failed` is called with an exception of the handler that is not the guest's fault. `inflight` is its part
     of the inflight area, if there is one; it counts when the ring starts. `leftovers` is what earlier rings
-    of the device have left behind.
+    of the device have left behind, `doubt` watches all rings of the session.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Vring:
         failed: Callable[[Exception], None],
         make_queue: MakeQueue = Virtqueue,
         leftovers: Leftovers | None = None,
+        doubt: Doubt | None = None,
     ) -> None:
         self.index = index
         self.size = 0
@@ -56,13 +57,13 @@ class Vring:
         self._failed = failed
         self._make_queue = make_queue
         self._leftovers = Leftovers() if leftovers is None else leftovers
+        self._doubt = Doubt() if doubt is None else doubt
         self._broken = False
         self._loop = asyncio.get_running_loop()
         self._kick: Notification | None = None
         self._call: Notification | None = None
         self._err: Notification | None = None
         self._poll: asyncio.TimerHandle | None = None
-        self._doubt: asyncio.TimerHandle | None = None
         self._queue: Virtqueue | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -92,20 +93,28 @@ class Vring:
 
     # --- Settings, all of which may change while the ring runs -------------------------------------------
 
-    def set_size(self, size: int) -> None:
-        """Raises RefusedRequest unless it is a power of two up to 32768, and the ring is stopped."""
-        self._require_stopped("SET_VRING_NUM")
+    def check_size(self, size: int) -> None:
+        """Raises RefusedRequest unless it is a power of two up to 32768."""
         if not 0 < size <= MAX_QUEUE_SIZE or size & (size - 1):
             raise RefusedRequest(
                 f"vring {self.index}: size {size} is not a power of two up to {MAX_QUEUE_SIZE}"
             )
+
+    def set_size(self, size: int) -> None:
+        """Sets the number of descriptors of a stopped ring; raises RefusedRequest if that cannot be."""
+        self.check_size(size)
+        self._require_stopped("SET_VRING_NUM")
         self.size = size
 
-    def set_base(self, base: int) -> None:
-        """Sets the next index of the available ring to look at."""
-        self._require_stopped("SET_VRING_BASE")
+    def check_base(self, base: int) -> None:
+        """Raises RefusedRequest unless it is an index of the available ring."""
         if base > 0xFFFF:
             raise RefusedRequest(f"vring {self.index}: base {base} is above 65535")
+
+    def set_base(self, base: int) -> None:
+        """Sets the next index of the available ring to look at; refused as `set_size` is."""
+        self.check_base(base)
+        self._require_stopped("SET_VRING_BASE")
         self.base = base
 
     def set_addr(self, addr: VringAddr, memory: GuestMemory) -> None:
@@ -170,9 +179,7 @@ class Vring:
             self.base = queue.ring.base
             self._queue = None
             self._unwatch_kick()
-            if self._doubt is not None:
-                self._doubt.cancel()
-                self._doubt = None
+            self._doubt.end(self.index)
             log.info("vring %d stopped at %d", self.index, self.base)
         return self.base
 
@@ -215,6 +222,7 @@ class Vring:
         self._queue = queue = self._make_queue(self.index, ring, self._interrupt, self._failed)
         self._broken = False
         queue.enable(on=self.enabled)
+        self._doubt.begin(self.index, ring)
         self._task = self._loop.create_task(self._serve(queue), name=f"vring {self.index}")
         log.info("vring %d started, %d entries, at %d", self.index, ring.size, ring.base)
         if ring.unfinished:
@@ -296,16 +304,8 @@ class Vring:
         else:
             if kicked:
                 self._queue.kicked()
-                if not self._queue.ring.effort and self._doubt is None:
-                    self._doubt = self._loop.call_later(DOUBT, self._say_if_empty, self._queue)
-
-    def _say_if_empty(self, queue: Virtqueue) -> None:
-        """A driver kicks when it has written a request: if none shows, it may write into other memory."""
-        if queue is self._queue and not queue.ring.effort and _is_empty(queue.ring):
-            log.warning(
-                "vring %d: kicked, and there is no request; is share=on missing from the memory backend?",
-                self.index,
-            )
+                if not self._queue.ring.effort:
+                    self._doubt.kicked(self.index)
 
     def _poll_ring(self) -> None:
         if self._queue is not None:
@@ -332,13 +332,6 @@ def _index(memory: GuestMemory, user_addr: int) -> int | None:
         return int.from_bytes(bytes(memory.user(user_addr, 4))[2:], "little")
     except RefusedRequest:
         return None
-
-
-def _is_empty(ring: SplitRing) -> bool:
-    try:
-        return ring.is_empty
-    except (GuestError, MemoryLost):
-        return False
 
 
 def _signal(target: Notification | None) -> None:

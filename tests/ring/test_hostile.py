@@ -291,6 +291,25 @@ def test_more_bytes_than_can_be_counted() -> None:
         ring.pop()
 
 
+def test_a_chain_in_very_many_regions() -> None:
+    """Which only a front-end can cause: each byte is a region."""
+    fd = memfd(PAGE)
+    dust = [Region(fd, guest_addr=END + i, user_addr=END + i, size=1, offset=i) for i in range(500)]
+    memory = GuestMemory([*two_regions().regions, *dust])
+    os.close(fd)
+    driver = SplitDriver(memory, GUEST, 256)
+    ring = device_half(driver, memory)
+    driver.add([(END, 500, True)] * 100)
+    chain = ring.pop()
+    assert chain is not None
+    chain.write(bytes(50_000))
+    ring.push(chain)
+    assert driver.used() == (0, 50_000)
+    driver.add([(END, 500, True)] * 140)
+    with pytest.raises(BadDescriptor, match="more than 65536 pieces of guest memory"):
+        ring.pop()
+
+
 def test_reserved_flags_are_ignored(machine: Machine) -> None:
     machine.offer((DATA, 1, 0xFFF8, 0))
     assert machine.pop().readable == 1

@@ -22,6 +22,8 @@ cdef enum:
 cdef enum:
     # Pieces of guest memory in all chains of a ring that the device has: with more, no chain is popped.
     MOST_PIECES = 16384
+    # Of one chain: twice the longest, so that many of its buffers may lie across two regions. A power of 2.
+    MOST_OF_CHAIN = 65536
     # What takes about as long as a chain does at least: pieces to walk, and bytes to copy.
     PIECES_OF_EFFORT = 128
     BYTES_OF_EFFORT = 32768

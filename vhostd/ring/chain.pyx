@@ -287,6 +287,10 @@ cdef class Chain:
         return 0
 
     cdef int _grow(self) except -1:
+        if self.room >= MOST_OF_CHAIN:
+            raise self.memory.blame(
+                BadDescriptor, f"chain {self.head}: more than {MOST_OF_CHAIN} pieces of guest memory"
+            )
         cdef iovec *more = <iovec *> malloc(2 * self.room * sizeof(iovec))
         if more is NULL:
             raise MemoryError

@@ -23,6 +23,7 @@ LAYERS = {
     "vhostd.fds": 1,
     "vhostd.grants": 1,
     "vhostd.layout": 1,
+    "vhostd.removal": 1,
     "vhostd.messages": 2,
     "vhostd.virtio": 2,
     "vhostd.framing": 3,

@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing
 from vhostd.errors import SetupError, UsageError
 from vhostd.fds import Fd
 from vhostd.grants import Grants
+from vhostd.removal import Removal
 from vhostd.sockets import has_peer, is_unix_stream
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ class Endpoint:
 
     def __init__(self, sock: socket.socket, path: str | None = None) -> None:
         self.socket = sock
-        self._path = path
+        self._removal = Removal(path) if path is not None else None
         self._made = _identity(path) if path is not None else None
         sock.setblocking(False)
 
@@ -35,17 +36,17 @@ class Endpoint:
 
     def grants(self) -> Grants:
         """The removal of the file that it made."""
-        return Grants() if self._path is None else Grants(cleared=(os.path.dirname(self._path) or os.curdir,))
+        return Grants() if self._removal is None else Grants(removed=(self._removal,))
 
     def close(self) -> None:
         """Closes the socket, and removes its file unless another has taken its place; idempotent."""
         self.socket.close()
-        if self._path is not None and _identity(self._path) == self._made:
+        if self._removal is not None and _identity(self._removal.path) == self._made:
             try:
-                os.unlink(self._path)
+                self._removal()
             except OSError as error:  # root without its capabilities, in somebody else's folder
-                log.warning("%s is left behind: %s", self._path, error.strerror)
-        self._path = None
+                log.warning("%s is left behind: %s", self._removal.path, error.strerror)
+        self._removal = None
 
 
 def choose(socket_path: str | None, fd: int | None, activated: Fd | None) -> str | Fd:

@@ -16,8 +16,6 @@ FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}  # how many each version of the inter
 BIND_TCP, CONNECT_TCP = 1, 2  # since version 4
 SCOPE_ABSTRACT_SOCKETS, SCOPE_SIGNALS = 1, 2  # since version 6
 
-LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
-
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -46,7 +44,7 @@ def restrict(read: Iterable[str], written: Iterable[str], cleared: Iterable[str]
     ruleset = _Ruleset(files, net, _scopes() if version >= 6 else 0)
     fd = _call(CREATE_RULESET, ctypes.byref(ruleset), ctypes.sizeof(ruleset), 0)
     try:
-        for folder in {*LIBRARIES, *module_folders(), *read}:
+        for folder in {*module_folders(), *read}:
             _allow(fd, folder, READ_FILE | READ_DIR)
         for folder in cleared:
             _allow(fd, folder, REMOVE_FILE)
@@ -64,7 +62,7 @@ def _scopes() -> int:
 
 
 def module_folders() -> Iterator[str]:
-    """Where modules were imported from, and more may be later."""
+    """Where modules were imported from, and more may be later, and where tracebacks find their lines."""
     for name, module in sys.modules.items():
         if "." not in name and name != "__main__" and (file := getattr(module, "__file__", None)):
             folder = os.path.dirname(file)

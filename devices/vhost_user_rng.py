@@ -53,7 +53,7 @@ class Rng(Device):
             queue.push(chain)
             self._budget.left -= len(data)
             self._need = min(max(chain.writable, LEAST), MAX_REQUEST)
-            await self._budget.refill()
+            queue.count_throttled(await self._budget.refill())
             if self._source is not None:
                 await self._read_ahead(self._source, queue)
 
@@ -70,11 +70,11 @@ class Rng(Device):
 
     @classmethod
     def add_options(cls, parser: "argparse.ArgumentParser") -> None:
-        from vhostd import positive  # with argparse behind it
+        from vhostd import positive, size  # with argparse behind it
 
         add = parser.add_argument_group("entropy").add_argument
         add("--rng-source", metavar="PATH", help="a device or file; default: getrandom(2)")
-        add("--max-bytes", metavar="N", type=positive, default=1 << 62, help="per period; default: any")
+        add("--max-bytes", metavar="SIZE", type=size, default=1 << 62, help="per period; default: any")
         add("--period", metavar="MS", type=positive, default=65536, help="milliseconds; default: 65536")
 
     @classmethod

@@ -6,6 +6,7 @@ While one goes on, the program is to answer a message, and to end, as if nothing
 import os
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,12 @@ class Victim(NamedTuple):
 
 RNG = Victim("vhost-user-rng", (), 0, b"", 4096)
 GPU = Victim("vhost-user-gpu", (), 0, (0x0100).to_bytes(4, "little") + bytes(20), 512)  # GET_DISPLAY_INFO
+ENTRIES = 16384  # of a blob that is refused for its size, when all of them have been looked up
+BLOBS = GPU._replace(
+    what="blobs",
+    data=struct.pack("<I20x4I2Q", 0x010C, 1, 1, 0, ENTRIES, 0, 1 << 60)
+    + struct.pack("<QII", 0x1000_0000, 16, 0) * ENTRIES,
+)
 LED = b"\x11\0\1\0\1\0\0\0"
 INPUT = Victim("vhost-user-input", ("--event-socket={folder}/events",), 1, LED, 0)
 VICTIMS = (RNG, GPU, INPUT)
@@ -141,6 +148,7 @@ def event_lines(target: Target) -> None:
 CASES: tuple[tuple[Victim, Flood], ...] = (
     *((victim, flood) for victim in (*VICTIMS, BLK) for flood in (messages, requests, kicks, connections)),
     *((victim, requests) for victim in _disks()),
+    (BLOBS, requests),
     (INPUT, event_clients),
     (INPUT, event_lines),
 )

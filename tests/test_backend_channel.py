@@ -1,4 +1,4 @@
-"""Requests to a front-end that acks, refuses, answers nonsense, or is gone."""
+"""Requests to a front-end that hears them, does not read, or is gone."""
 
 import asyncio
 import os
@@ -11,26 +11,20 @@ import pytest
 from tests.conftest import Run
 from vhostd.backend_channel import BackendChannel
 from vhostd.channel import Channel
-from vhostd.errors import MalformedMessage, RefusedRequest
+from vhostd.errors import RefusedRequest
 from vhostd.fds import Fd
-from vhostd.framing import HEADER, REPLY, VERSION, encode
 from vhostd.messages import (
     CONFIG_CHANGE_MSG,
-    U64,
     BackendRequest,
     Empty,
-    Payload,
-    SharedObject,
 )
-
-ACKED = HEADER.pack(2, VERSION | REPLY, 8) + bytes(8)
 
 
 @asynccontextmanager
-async def connected(*, acked: bool = True) -> AsyncIterator[tuple[BackendChannel, Channel]]:
+async def connected() -> AsyncIterator[tuple[BackendChannel, Channel]]:
     """A back-end's channel for requests, and the front-end's end of it."""
     ours, theirs = socket.socketpair()
-    backend = BackendChannel(Fd(ours.detach()), acked=acked)
+    backend = BackendChannel(Fd(ours.detach()))
     frontend = Channel(theirs, BackendRequest)
     try:
         yield backend, frontend
@@ -46,29 +40,9 @@ async def request(backend: BackendChannel) -> "asyncio.Task[None]":
     return task
 
 
-async def answer(frontend: Channel, number: int, payload: Payload) -> None:
-    """Answers the next request, with whatever number."""
-    message = await frontend.receive()
-    assert message is not None
-    assert message.needs_reply
-    await frontend.send(encode(number, payload, reply=True))
-
-
-def test_a_request_ends_with_its_ack(run_async: Run) -> None:
+def test_a_request_ends_when_it_is_sent(run_async: Run) -> None:
     async def main() -> None:
         async with connected() as (backend, frontend):
-            for _ in range(2):
-                task = await request(backend)
-                assert not task.done()
-                await answer(frontend, 2, U64(0))
-                await task
-
-    run_async(main)
-
-
-def test_without_acks_a_request_ends_when_it_is_sent(run_async: Run) -> None:
-    async def main() -> None:
-        async with connected(acked=False) as (backend, frontend):
             await backend.request(CONFIG_CHANGE_MSG, Empty())
             message = await frontend.receive()
             assert message is not None
@@ -77,90 +51,12 @@ def test_without_acks_a_request_ends_when_it_is_sent(run_async: Run) -> None:
     run_async(main)
 
 
-def test_a_refusal_is_an_error_and_the_next_request_goes_on(run_async: Run) -> None:
+def test_a_front_end_that_has_gone_is_a_connection_error(run_async: Run) -> None:
     async def main() -> None:
         async with connected() as (backend, frontend):
-            task = await request(backend)
-            await answer(frontend, 2, U64(5))
-            with pytest.raises(RefusedRequest, match="refused CONFIG_CHANGE_MSG with 5"):
-                await task
-            task = await request(backend)
-            await answer(frontend, 2, U64(0))
-            await task
-
-    run_async(main)
-
-
-@pytest.mark.parametrize(
-    ("number", "payload"),
-    [(3, U64(0)), (2, Empty()), (2, SharedObject(b"")), (99, U64(0))],
-    ids=["another request", "too short", "too long", "unknown"],
-)
-def test_what_is_no_ack_is_malformed(number: int, payload: Payload, run_async: Run) -> None:
-    async def main() -> None:
-        async with connected() as (backend, frontend):
-            task = await request(backend)
-            await answer(frontend, number, payload)
-            with pytest.raises(
-                MalformedMessage, match=f"request {number} where the ack of CONFIG_CHANGE_MSG"
-            ):
-                await task
-
-    run_async(main)
-
-
-def test_a_request_where_an_ack_is_due_is_malformed(run_async: Run) -> None:
-    async def main() -> None:
-        async with connected() as (backend, frontend):
-            task = await request(backend)
-            await frontend.send(encode(2, U64(0)))
-            with pytest.raises(MalformedMessage, match="CONFIG_CHANGE_MSG without the reply flag"):
-                await task
-
-    run_async(main)
-
-
-def test_fds_that_come_with_an_ack_are_closed(run_async: Run) -> None:
-    async def main() -> None:
-        async with connected() as (backend, frontend):
-            task = await request(backend)
-            await frontend.send(ACKED, (0, 1))
-            await task
-
-    run_async(main)
-
-
-@pytest.mark.parametrize("acked", [False, True])
-def test_a_front_end_that_has_gone_is_a_connection_error(*, acked: bool, run_async: Run) -> None:
-    async def main() -> None:
-        async with connected(acked=acked) as (backend, frontend):
             frontend.close()
             with pytest.raises(ConnectionError):
                 await backend.request(CONFIG_CHANGE_MSG, Empty())
-
-    run_async(main)
-
-
-def test_a_front_end_that_goes_instead_of_its_ack_is_a_connection_error(run_async: Run) -> None:
-    async def main() -> None:
-        async with connected() as (backend, frontend):
-            task = await request(backend)
-            assert await frontend.receive() is not None
-            frontend.close()
-            with pytest.raises(ConnectionResetError, match="closed the back-end's request socket"):
-                await task
-
-    run_async(main)
-
-
-def test_requests_take_turns(run_async: Run) -> None:
-    async def main() -> None:
-        async with connected() as (backend, frontend):
-            tasks = [await request(backend) for _ in range(3)]
-            for done, task in enumerate(tasks):
-                assert [each.done() for each in tasks] == [True] * done + [False] * (3 - done)
-                await answer(frontend, 2, U64(0))
-                await task
 
     run_async(main)
 
@@ -169,7 +65,7 @@ def test_a_slow_front_end_blocks_nobody_else(run_async: Run) -> None:
     """Its buffer is full: the request waits, the event loop does not."""
 
     async def main() -> None:
-        async with connected(acked=False) as (backend, frontend):
+        async with connected() as (backend, frontend):
 
             async def flood() -> None:
                 while True:
@@ -190,7 +86,7 @@ def test_a_slow_front_end_blocks_nobody_else(run_async: Run) -> None:
 
 def test_a_request_that_was_given_up_gives_its_turn_up(run_async: Run) -> None:
     async def main() -> None:
-        async with connected(acked=False) as (backend, frontend):
+        async with connected() as (backend, frontend):
             first, second = await request(backend), await request(backend)
             first.cancel()
             await second
@@ -223,7 +119,7 @@ def some_fd(kind: str) -> Fd:
 def test_an_fd_of_another_kind_is_refused_and_stays_the_caller_s(kind: str, why: str) -> None:
     with some_fd(kind) as fd:
         with pytest.raises(RefusedRequest, match=f"SET_BACKEND_REQ_FD with .*{why}"):
-            BackendChannel(fd, acked=True)
+            BackendChannel(fd)
         assert fd
 
 

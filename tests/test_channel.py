@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import Run
 from vhostd.channel import Channel
 from vhostd.errors import MalformedMessage, MemoryLost
-from vhostd.framing import HEADER, VERSION, Message
+from vhostd.framing import HEADER, MAX_FDS, VERSION, Message
 from vhostd.messages import BackendRequest
 
 PATIENCE = 20.0  # seconds for what takes none: it only bounds how long a fault is waited for
@@ -80,7 +80,7 @@ def test_fds_belong_to_the_message_that_they_were_sent_with(run_async: Run) -> N
 
     async def main() -> None:
         async with connected() as (channel, peer):
-            counts = [0, 1, 0, 2, 0, 8, 0]
+            counts = [0, 1, 0, 2, 0, MAX_FDS, 0]
             pipes = [os.pipe() for _ in range(sum(counts))]
             ends = iter(pipes)
             for number, count in enumerate(counts):
@@ -109,12 +109,12 @@ def test_received_fds_are_not_for_children(run_async: Run) -> None:
     run_async(main)
 
 
-@pytest.mark.parametrize("count", [9, 100])
+@pytest.mark.parametrize("count", [MAX_FDS + 1, 100])
 def test_more_fds_than_any_message_has_are_malformed_and_closed(count: int, run_async: Run) -> None:
     async def main() -> None:
         async with connected() as (channel, peer):
             send_with_fds(peer, HELLO, *[0] * count)
-            with pytest.raises(MalformedMessage, match="more than 8 fds"):
+            with pytest.raises(MalformedMessage, match=f"more than {MAX_FDS} fds"):
                 await channel.receive()
 
     run_async(main)

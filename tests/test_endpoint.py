@@ -164,17 +164,6 @@ def test_a_mode_and_a_group_are_set(path: str) -> None:
     endpoint.close()
 
 
-def test_nobody_connects_before_mode_and_group_are_set(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    connected = []
-
-    def chmod(path: str, _mode: int) -> None:
-        connected.append(connects(path))
-
-    monkeypatch.setattr(os, "chmod", chmod)
-    listen(path, mode=0o600).close()
-    assert connected == [False]
-
-
 @pytest.mark.usefixtures("stale")
 def test_a_stale_socket_is_replaced(path: str) -> None:
     endpoint = listen(path)
@@ -224,16 +213,6 @@ def test_what_is_no_socket_is_refused_and_left(kind: str, path: str) -> None:
 )
 def test_an_impossible_path_is_refused(path: str, why: str) -> None:
     refused_to_listen(path, f"cannot listen at {path}: .*{why}")
-
-
-def test_a_failure_after_the_bind_leaves_no_file(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "chown", fail)
-    with pytest.raises(SetupError, match="Operation not permitted"):
-        listen(path, group=0)
-    assert not os.path.exists(path)
 
 
 def test_another_s_socket_at_the_path_is_left_at_the_end(path: str) -> None:

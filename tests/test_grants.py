@@ -1,9 +1,13 @@
+from contextlib import closing
+
+from vhostd.folder import Folder
 from vhostd.grants import Grants
 from vhostd.removal import Removal
 
 
 def test_together_they_are_all_that_the_parts_need() -> None:
-    removal = Removal("c")
+    with closing(Folder("/")) as folder:
+        removal = Removal(folder, "c")
     parts = [
         Grants(written=("a",), ioctls=(1,)),
         Grants(),

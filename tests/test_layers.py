@@ -21,9 +21,11 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "vhostd.errors": 1,
     "vhostd.fds": 1,
+    "vhostd.folder": 1,
     "vhostd.grants": 1,
     "vhostd.layout": 1,
     "vhostd.removal": 1,
+    "vhostd.stdout": 1,
     "vhostd.messages": 2,
     "vhostd.virtio": 2,
     "vhostd.framing": 3,
@@ -55,6 +57,7 @@ LAYERS = {
     "vhostd.sandbox": 6,
     "vhostd.server": 6,
     "vhostd.shipped": 6,
+    "vhostd.socket_file": 6,
     "vhostd.ctl": 7,
 }
 PURE = 3  # the highest layer that leaves these alone

@@ -117,12 +117,12 @@ def test_mode_and_group_need_a_path(argument: str) -> None:
         parse(Lamp, [argument, "--fd=3"])
 
 
-def test_version_and_help_end_the_program_well(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_and_help_end_the_program_well(capfd: pytest.CaptureFixture[str]) -> None:
     for argument in ("--version", "--help"):
         with pytest.raises(SystemExit) as ended:
             parse(Lamp, [argument])
         assert ended.value.code == 0
-    printed = capsys.readouterr().out
+    printed = capfd.readouterr().out
     assert printed.startswith(f"vhost-user-lamp {vhostd.__version__}\n")
     assert "A vhost-user back-end: a lamp" in printed
     assert "Not for the help" not in printed

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -11,12 +12,13 @@ import pytest
 
 from tests.conftest import Run
 from tests.sessions import NO_FD, Echo
+from vhostd.activation import Notifier
 from vhostd.endpoint import listen
 from vhostd.frontend import Frontend, SharedMemory, signalled
 from vhostd.frontend.queue import Queue
 from vhostd.log import REPORTS
 from vhostd.messages import SET_VRING_ENABLE, SET_VRING_KICK, VringFd, VringState
-from vhostd.server import Server
+from vhostd.server import Server, serve
 from vhostd.virtio import Feature, mask
 
 
@@ -169,3 +171,52 @@ def test_a_ring_that_is_polled_and_one_in_memory_that_went(
         assert "avail=None used=None" in reported[4]
 
     run_async(main)
+
+
+class Finishing(Echo):
+    """A device that has last words for the driver of its ring 1, once it may say them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = asyncio.Event()
+
+    async def finish(self) -> None:
+        await self.words.wait()
+        self.release()
+
+
+@pytest.fixture
+def _signals() -> Iterator[None]:
+    """Signals as they were: a program that ends leaves them blocked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@pytest.mark.usefixtures("_signals")
+@pytest.mark.parametrize("has_words", [True, False])
+def test_a_device_has_a_moment_for_its_last_words(
+    run_async: Run,
+    path: Path,
+    caplog: pytest.LogCaptureFixture,
+    has_words: bool,  # noqa: FBT001
+) -> None:
+    async def main() -> None:
+        device = Finishing()
+        with closing(listen(str(path))) as endpoint, closing(Notifier()) as notifier:
+            running = asyncio.create_task(serve(device, endpoint, notifier))
+            async with negotiated(path) as (frontend, memory):
+                with closing(await frontend.start(memory, index=1, size=16)) as queue:
+                    if has_words:
+                        device.words.set()
+                        queue.add(room=4)
+                        queue.kick()
+                        await device.holding.wait()
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    if has_words:
+                        assert (await queue.used())[1] == b"held"
+                    await asyncio.wait([running])
+                    device.held_queue = None
+
+    run_async(main)
+    assert ("the program ends before the driver was told" in caplog.text) != has_words

@@ -89,6 +89,7 @@ def test_a_call_fd_that_comes_late_is_signalled_at_once(run_async: Run) -> None:
         async with negotiated(device) as (frontend, memory):
             queue = await frontend.start(memory)
             await frontend.call(SET_VRING_CALL, VringFd(NO_FD))
+            os.eventfd_read(queue.call_fd.fileno())
             queue.add(b"quiet", 5)
             queue.kick()
             while not device.served:
@@ -96,6 +97,40 @@ def test_a_call_fd_that_comes_late_is_signalled_at_once(run_async: Run) -> None:
             await frontend.call(SET_VRING_CALL, VringFd(0), queue.call_fd)
             assert await signalled(queue.call_fd) == 1
             queue.close()
+
+    run_async(main)
+
+
+def test_a_call_fd_in_place_of_another_is_signalled_at_once(run_async: Run) -> None:
+    """What the other was told may be lost: front-ends close it unread. libvhost-user does the same."""
+
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory):
+            queue = await frontend.start(memory)
+            with Fd(os.eventfd(0)) as lost:
+                await frontend.call(SET_VRING_CALL, VringFd(0), lost)
+                os.eventfd_read(queue.call_fd.fileno())
+                queue.add(b"quiet", 5)
+                queue.kick()
+                while not device.served:
+                    await frontend.call(GET_QUEUE_NUM, Empty())
+            await frontend.call(SET_VRING_CALL, VringFd(0), queue.call_fd)
+            assert await signalled(queue.call_fd) == 1
+            assert (await queue.used())[1] == b"quiet"
+            queue.close()
+
+    run_async(main)
+
+
+def test_a_call_fd_is_signalled_before_its_ring_starts(run_async: Run) -> None:
+    """QEMU's own test of vhost-user-blk waits for it."""
+
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, _):
+            with Fd(os.eventfd(0, os.EFD_NONBLOCK)) as call:
+                await frontend.call(SET_VRING_CALL, VringFd(0), call)
+                assert os.eventfd_read(call.fileno()) == 1
 
     run_async(main)
 

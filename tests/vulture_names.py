@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from vhost_user_input import config
     from vhostd import messages
     from vhostd.messages import ProtocolFeature
+    from vhostd.options import Parser
     from vhostd.virtio import DeviceType, Feature
 
     _annotations = (FileIO,)
     _compiled = (Requests.take_over,)
+    _overridden = (Parser._print_message,)
     _enumerated = (
         config.Select.UNSET,
         DeviceType.NET,

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
         UsageError,
     )
     from vhostd.fds import Fd
+    from vhostd.folder import Folder
     from vhostd.grants import Grants
     from vhostd.layout import Layout, array, s32, u8, u16, u32, u64
-    from vhostd.options import positive, size
+    from vhostd.options import positive, size, socket_group, socket_mode
     from vhostd.program import run
     from vhostd.reader import Reader
     from vhostd.ring import Chain, Gather, Shortcut
@@ -37,9 +38,10 @@ _HOMES = {
     "endpoint": ("listen",),
     "errors": ("BadRequest", "GuestError", "MemoryLost", "RefusedRequest", "SetupError", "UsageError"),
     "fds": ("Fd",),
+    "folder": ("Folder",),
     "grants": ("Grants",),
     "layout": ("Layout", "array", "s32", "u8", "u16", "u32", "u64"),
-    "options": ("positive", "size"),
+    "options": ("positive", "size", "socket_group", "socket_mode"),
     "program": ("run",),
     "reader": ("Reader",),
     "ring": ("Chain", "Gather", "Shortcut"),
@@ -59,9 +61,12 @@ __all__ = [  # noqa: RUF022 (by topic)
     "run",
     "positive",
     "size",
+    "socket_group",
+    "socket_mode",
     "Virtqueue",
     "Chain",
     "Fd",
+    "Folder",
     "Gather",
     "Shortcut",
     "Uring",

@@ -16,15 +16,18 @@ class Budget:
         self._period = period
         self._end = 0.0
 
-    async def refill(self) -> None:
+    async def refill(self) -> float:
         """Starts a new period if the old one is over; waits for that if nothing is left of it.
 
-        Call it where no chain is held: the ring's stop need not wait then.
+        Returns the seconds that it waited. Call it where no chain is held: the ring's stop need not wait
+        then.
         """
         import asyncio  # a device module imports this one, and must cost little
 
+        begin = time.monotonic()
         while (now := time.monotonic()) < self._end:
             if self.left:
-                return
+                return now - begin
             await asyncio.sleep(self._end - now)  # which may end early
         self.left, self._end = self._limit, now + self._period
+        return now - begin

@@ -98,6 +98,9 @@ class Device:
     def reset(self) -> None:
         """Returns to the initial state: the driver, or the front-end, starts afresh. No ring runs."""
 
+    async def finish(self) -> None:
+        """Tells the driver what it must know before the program ends; it has 50 ms, while the rings run."""
+
     def close(self) -> None:
         """Gives up what the device holds; the program ends."""
 

@@ -8,6 +8,8 @@
                                 reply of its own; else nothing
     to start a ring without     a non-zero ack, if asked for; else nothing: libvirt starts domains like
     any guest memory            that, and QEMU bears a ring that stands still better than one that is gone
+    to write to the config      the same: the guest's driver wants it, and some front-ends (crosvm,
+    space what cannot be        libkrun) ask for no ack
 
 An ack is asked for by need_reply once REPLY_ACK is negotiated, also by the very message that negotiates it,
 or would; a message with a reply of its own gets none. A reply that has the layout of its request is no longer
@@ -21,7 +23,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
 from vhostd.channel import Channel
-from vhostd.errors import NoGuestMemory, RefusedRequest, UnknownRequest
+from vhostd.errors import NoGuestMemory, RefusedDriver, RefusedRequest, UnknownRequest
 from vhostd.fds import Fd, close_all
 from vhostd.framing import Message, describe, encode
 from vhostd.messages import (
@@ -154,7 +156,7 @@ def _refusal(error: RefusedRequest, row: Row[Any, Any] | None, *, acked: bool) -
         return row.refusal
     if acked:
         return NACK
-    if isinstance(error, UnknownRequest | NoGuestMemory):
+    if isinstance(error, UnknownRequest | NoGuestMemory | RefusedDriver):
         return None
     raise error
 

@@ -1,32 +1,27 @@
 """Where the front-end is met: a socket made at a path, or one handed over by a launcher or by systemd."""
 
-import errno
 import grp
 import logging
 import os
 import socket
-import stat
-from contextlib import ExitStack, closing
 
 from vhostd.errors import SetupError, UsageError
 from vhostd.fds import Fd
 from vhostd.grants import Grants
-from vhostd.removal import Removal
+from vhostd.socket_file import SocketFile
 from vhostd.sockets import has_peer, is_unix_stream
 
 log = logging.getLogger(__name__)
 
 MAX_ID = 0xFFFF_FFFE  # of groups; the number above it means none
-BACKLOG = 4  # only one front-end is served; the others are accepted to be refused
 
 
 class Endpoint:
-    """A socket that listens, or is connected already; owns it, and the file that it made."""
+    """A socket that listens, or is connected already; owns it, and the file that was made for it."""
 
-    def __init__(self, sock: socket.socket, path: str | None = None) -> None:
+    def __init__(self, sock: socket.socket, file: SocketFile | None = None) -> None:
         self.socket = sock
-        self._removal = Removal(path) if path is not None else None
-        self._made = _identity(path) if path is not None else None
+        self._file = file
         sock.setblocking(False)
 
     @property
@@ -36,17 +31,17 @@ class Endpoint:
 
     def grants(self) -> Grants:
         """The removal of the file that it made."""
-        return Grants() if self._removal is None else Grants(removed=(self._removal,))
+        return Grants() if self._file is None else Grants(removed=(self._file.removal,))
 
     def close(self) -> None:
         """Closes the socket, and removes its file unless another has taken its place; idempotent."""
         self.socket.close()
-        if self._removal is not None and _identity(self._removal.path) == self._made:
+        if self._file is not None:
             try:
-                self._removal()
+                self._file.remove()
             except OSError as error:  # root without its capabilities, in somebody else's folder
-                log.warning("%s is left behind: %s", self._removal.path, error.strerror)
-        self._removal = None
+                log.warning("%s is left behind: %s", self._file.path, error.strerror)
+        self._file = None
 
 
 def choose(socket_path: str | None, fd: int | None, activated: Fd | None) -> str | Fd:
@@ -83,23 +78,17 @@ def adopt(fd: Fd) -> Endpoint:
 def listen(path: str, *, mode: int | None = None, group: int | None = None) -> Endpoint:
     """Makes a socket at `path` and listens; replaces a stale one, SetupError if the path is in use.
 
-    Nobody can connect before mode and group are set: that needs listening, which comes last.
+    Nobody can connect before mode and group are set.
     """
-    with ExitStack() as on_failure:
-        try:
-            sock = on_failure.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            _remove_stale(path)
-            sock.bind(path)
-            endpoint = on_failure.enter_context(closing(Endpoint(sock, path)))
-            if group is not None:
-                _give_to(group, path)
-            if mode is not None:
-                os.chmod(path, mode)
-            sock.listen(BACKLOG)
-        except OSError as error:
-            raise SetupError(f"cannot listen at {path}: {error.strerror or error}") from None
-        on_failure.pop_all()
-    return endpoint
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        return Endpoint(sock, SocketFile(sock, path, mode=mode, group=group))
+    except OSError as error:
+        sock.close()
+        raise SetupError(f"cannot listen at {path}: {error.strerror or error}") from None
+    except BaseException:
+        sock.close()
+        raise
 
 
 def group_id(name: str) -> int:
@@ -123,38 +112,3 @@ def _lack(sock: socket.socket) -> str | None:
 
 def _listens(sock: socket.socket) -> bool:
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-
-
-def _remove_stale(path: str) -> None:
-    """Removes a socket that nobody listens at."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        error = probe.connect_ex(path)
-    if error == errno.ENOENT:
-        return
-    if not _is_socket(path):
-        raise SetupError(f"cannot listen at {path}: what is there is no socket")
-    if error != errno.ECONNREFUSED:  # such as 0; EAGAIN for a full backlog; EACCES, EPROTOTYPE
-        raise SetupError(f"cannot listen at {path}: another socket is in use there")
-    os.unlink(path)
-
-
-def _give_to(group: int, path: str) -> None:
-    try:
-        os.chown(path, -1, group)
-    except OSError as error:
-        raise SetupError(
-            f"--socket-group: {path} cannot be given to group {group}: {error.strerror}"
-        ) from None
-
-
-def _is_socket(path: str) -> bool:
-    return stat.S_ISSOCK(os.lstat(path).st_mode)
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

@@ -7,6 +7,8 @@
                                asked for, else close the connection
           UnknownRequest         not a request of ours: non-zero ack if one was asked for, else ignore it,
                                  unless the peer now waits for a reply of its own: then close
+          NoGuestMemory          the front-end shares none: non-zero ack if one was asked for, else nothing
+          RefusedDriver          not the front-end's wish, but the driver's: the same
         FrontendGone           the peer went while its request was served: log, close the connection
         MemoryLost             shared memory vanished under us: log, close the connection
       GuestError             the driver broke a ring or a request: that ring stops and its err fd is
@@ -43,6 +45,10 @@ class UnknownRequest(RefusedRequest):
 
 class NoGuestMemory(RefusedRequest):
     """A ring cannot start, for the front-end shares no guest memory at all."""
+
+
+class RefusedDriver(RefusedRequest):
+    """The front-end passes on what the driver wants of the device, and cannot have."""
 
 
 class FrontendGone(FrontendError):

@@ -16,7 +16,7 @@ from vhostd.messages import TABLES, Payload, Request
 
 HEADER = struct.Struct("=III")
 MAX_PAYLOAD = 4096  # the largest of the table's, with room for a crypto session's keys
-MAX_FDS = 8  # the most of any row: SET_MEM_TABLE
+MAX_FDS = 32  # the most of any row: SET_MEM_TABLE
 
 VERSION = 0x1
 VERSION_MASK = 0x3

@@ -18,6 +18,7 @@ class Grants(NamedTuple):
     removed: tuple[Removal, ...] = ()  # files that are removed, such as a socket's at the end
     ioctls: tuple[int, ...] = ()  # types of ioctls, bits 8 to 15 of their numbers
     read: tuple[str, ...] = ()  # folders whose files are read
+    devices: tuple[str, ...] = ()  # folders whose device nodes are opened, and asked by ioctls
 
     @classmethod
     def together(cls, parts: Iterable[Self]) -> Self:

@@ -178,5 +178,8 @@ def _open_terminal() -> int | None:
 
 def _stderr_is_null() -> bool:
     """Whether nobody can ever see what is written there, as with libvirt."""
-    status = os.fstat(STDERR)
+    try:
+        status = os.fstat(STDERR)
+    except OSError:  # it is closed
+        return False
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3)

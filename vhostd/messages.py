@@ -186,7 +186,7 @@ class SingleRegion(Layout, byteorder="="):
 class MemoryTable:
     """Multiple memory regions: their number u32, padding u32, then 32 bytes each."""
 
-    MAX_REGIONS = 8  # of the specification; more need CONFIGURE_MEM_SLOTS
+    MAX_REGIONS = 32  # 8 of the specification; the Rust front-ends send as many as this
     _HEAD = struct.Struct("=II")
 
     def __init__(self, regions: tuple[MemoryRegion, ...]) -> None:

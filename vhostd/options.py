@@ -12,6 +12,7 @@ from vhostd.endpoint import group_id
 from vhostd.errors import UsageError
 from vhostd.log import LEVELS
 from vhostd.metrics.address import Address, parse_address
+from vhostd.stdout import say
 
 SANDBOXES = ("default", "none")
 MAX_FD = 0x7FFF_FFFF
@@ -19,10 +20,16 @@ MAX_DIGITS = 18  # of a number; all that have them fit 64 bits with a sign
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises UsageError, which becomes a single line, where argparse prints the usage and exits."""
+    """Raises UsageError, which becomes a single line, where argparse prints the usage and exits.
+
+    What it is to print it prints, or raises SetupError; argparse would leave that to the end of the program.
+    """
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        say(message)
 
 
 def program_name() -> str:
@@ -43,9 +50,11 @@ def make_parser(kind: type[Device]) -> argparse.ArgumentParser:
     shared = parser.add_argument_group("shared options")
     shared.add_argument("--socket-path", metavar="PATH", help="listen at PATH for one front-end at a time")
     shared.add_argument("--fd", metavar="N", type=_fd, help="use this socket: listening, or connected")
-    shared.add_argument("--socket-mode", metavar="MODE", type=_mode, help="PATH's mode, octal, such as 0660")
     shared.add_argument(
-        "--socket-group", metavar="GROUP", type=_group, help="PATH's group, by name or number"
+        "--socket-mode", metavar="MODE", type=socket_mode, help="PATH's mode, octal, such as 0660"
+    )
+    shared.add_argument(
+        "--socket-group", metavar="GROUP", type=socket_group, help="PATH's group, by name or number"
     )
     shared.add_argument(
         "--metrics",
@@ -85,13 +94,8 @@ def size(text: str) -> int:
     return int(number) << 10 * unit
 
 
-def _fd(text: str) -> int:
-    if not text.isdecimal() or len(text) > 10 or int(text) > MAX_FD:
-        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a file descriptor")
-    return int(text)
-
-
-def _mode(text: str) -> int:
+def socket_mode(text: str) -> int:
+    """The type of an option that takes a socket file's mode."""
     try:
         mode = int(text, 8)
     except ValueError:
@@ -101,15 +105,22 @@ def _mode(text: str) -> int:
     return mode
 
 
-def _metrics(text: str) -> Address:
+def socket_group(text: str) -> int:
+    """The type of an option that takes a socket file's group."""
     try:
-        return parse_address(text)
+        return group_id(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _group(text: str) -> int:
+def _fd(text: str) -> int:
+    if not text.isdecimal() or len(text) > 10 or int(text) > MAX_FD:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a file descriptor")
+    return int(text)
+
+
+def _metrics(text: str) -> Address:
     try:
-        return group_id(text)
+        return parse_address(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None

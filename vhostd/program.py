@@ -12,6 +12,7 @@ import sys
 from vhostd.capabilities import capabilities
 from vhostd.device import Device
 from vhostd.errors import SetupError, UsageError
+from vhostd.stdout import say
 
 TYPE_CHECKING = False  # typing's own would cost each --print-capabilities more than all of vhostd
 if TYPE_CHECKING:
@@ -27,24 +28,30 @@ if TYPE_CHECKING:
 def run(kind: type[Device], arguments: "Sequence[str] | None" = None) -> int:
     """Runs the device's program and returns its exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if "--print-capabilities" in arguments:  # which ignores all else, and must cost next to nothing
-        print(capabilities(kind))
-        return 0
-    _hold_signals()
-    _occupy_standard_fds()
-
-    from vhostd.log import complain
-    from vhostd.options import parse, program_name
-
     try:
-        _run(kind, parse(kind, arguments))
+        if "--print-capabilities" in arguments:  # which ignores all else, and must cost next to nothing
+            say(f"{capabilities(kind)}\n")
+        else:
+            _run(kind, arguments)
     except SetupError as error:
+        from vhostd.log import complain
+        from vhostd.options import program_name
+
         complain(program_name(), error)
         return 2 if isinstance(error, UsageError) else 1
     return 0
 
 
-def _run(kind: type[Device], options: "argparse.Namespace") -> None:
+def _run(kind: type[Device], arguments: "Sequence[str]") -> None:
+    _hold_signals()
+    _occupy_standard_fds()
+
+    from vhostd.options import parse
+
+    _serve(kind, parse(kind, arguments))
+
+
+def _serve(kind: type[Device], options: "argparse.Namespace") -> None:
     from contextlib import ExitStack, closing
 
     from vhostd import log
@@ -66,7 +73,7 @@ def _run(kind: type[Device], options: "argparse.Namespace") -> None:
         if isinstance(place, str):  # last: whoever can connect is served
             endpoint = listen(place, mode=options.socket_mode, group=options.socket_group)
             stack.enter_context(closing(endpoint))
-        _loop(device, endpoint, metrics, notifier, sandbox=options.sandbox != "none")
+        _loop(device, endpoint, notifier, metrics, sandbox=options.sandbox != "none")
 
 
 def _open_metrics(kind: type[Device], address: "Address") -> "Metrics":
@@ -86,7 +93,7 @@ def _open_metrics(kind: type[Device], address: "Address") -> "Metrics":
 
 
 def _loop(
-    device: Device, endpoint: "Endpoint", metrics: "Metrics | None", notifier: "Notifier", *, sandbox: bool
+    device: Device, endpoint: "Endpoint", notifier: "Notifier", metrics: "Metrics | None", *, sandbox: bool
 ) -> None:
     import asyncio
 
@@ -103,7 +110,7 @@ def _loop(
             grants.append(metrics.grants())
         enter(Grants.together(grants))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(device, endpoint, metrics, notifier))
+        runner.run(serve(device, endpoint, notifier, metrics))
 
 
 def _hold_signals() -> None:
@@ -123,6 +130,11 @@ def _hold_signals() -> None:
 
 def _occupy_standard_fds() -> None:
     """Opens /dev/null in place of a closed stdin, stdout or stderr, where no socket must come to lie."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(fd)
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            try:
+                os.open(os.devnull, os.O_RDWR)  # which gets the lowest number
+            except OSError as error:
+                raise SetupError(f"{os.devnull}: {error.strerror}, and fd {fd} is closed") from None

@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 reports = logging.getLogger(REPORTS)
 
+FINISH_PATIENCE = 0.05  # seconds that a device has for its last words
 ACCEPT_PAUSE = 1.0  # seconds until the next try when a connection could not be accepted
 ENDING = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = (*ENDING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)  # those that we, or a device, may take
 
 
-async def serve(device: Device, endpoint: Endpoint, metrics: "Metrics | None", notifier: Notifier) -> None:
+async def serve(
+    device: Device, endpoint: Endpoint, notifier: Notifier, metrics: "Metrics | None" = None
+) -> None:
     """Runs the device until SIGTERM, SIGINT, or the end of the only front-end of a connected socket.
 
     Raises what the device's `run` raises.
@@ -39,13 +42,18 @@ async def serve(device: Device, endpoint: Endpoint, metrics: "Metrics | None", n
     server = Server(device, endpoint, make_queue, notifier.tell)
     serving = loop.create_task(server.run(), name="serving")
     living = loop.create_task(device.run(), name="device")
-    living.add_done_callback(lambda task: None if _ended_well(task) else _end(serving))
+    ending: asyncio.Future[None] = loop.create_future()
+    living.add_done_callback(lambda task: None if _ended_well(task) else _end(ending))
     beside = [living, loop.create_task(_show_life(notifier), name="watchdog")]
     if metrics is not None:
         beside.append(loop.create_task(metrics.run(server), name="metrics"))
-    with _signals_taken(server, serving):
+    with _signals_taken(server, ending):
         notifier.tell("READY=1")
-        await asyncio.wait([serving])
+        await asyncio.wait([serving, ending], return_when=asyncio.FIRST_COMPLETED)
+        if not serving.done():
+            await _finish(device)
+            serving.cancel()
+            await asyncio.wait([serving])
     await notifier.end("STOPPING=1")
     for task in beside:
         task.cancel()
@@ -53,6 +61,14 @@ async def serve(device: Device, endpoint: Endpoint, metrics: "Metrics | None", n
     for task in (living, serving):
         if not task.cancelled():
             task.result()
+
+
+async def _finish(device: Device) -> None:
+    """Lets the device tell its driver a last thing, if that takes no more than a moment."""
+    try:
+        await asyncio.wait_for(device.finish(), FINISH_PATIENCE)
+    except TimeoutError:
+        log.warning("the program ends before the driver was told")
 
 
 async def _show_life(notifier: Notifier) -> None:
@@ -64,11 +80,11 @@ async def _show_life(notifier: Notifier) -> None:
 
 
 @contextmanager
-def _signals_taken(server: "Server", serving: "asyncio.Task[None]") -> Iterator[None]:
+def _signals_taken(server: "Server", ending: "asyncio.Future[None]") -> Iterator[None]:
     """Lets signals end the serving, or ask for a report; outside of this they are held (program.py)."""
     loop = asyncio.get_running_loop()
     for number in ENDING:
-        loop.add_signal_handler(number, _end, serving)
+        loop.add_signal_handler(number, _end, ending)
     loop.add_signal_handler(signal.SIGUSR2, server.report)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
@@ -77,10 +93,10 @@ def _signals_taken(server: "Server", serving: "asyncio.Task[None]") -> Iterator[
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
-def _end(serving: "asyncio.Task[None]") -> None:
-    """Ends the serving, once: a second time would cut short what it does at its end."""
-    if not serving.cancelling():
-        serving.cancel()
+def _end(ending: "asyncio.Future[None]") -> None:
+    """Asks for the end; asked once more, nothing is cut short."""
+    if not ending.done():
+        ending.set_result(None)
 
 
 def _ended_well(task: asyncio.Task[None]) -> bool:

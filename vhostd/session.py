@@ -14,7 +14,7 @@ from vhostd.backend_channel import BackendChannel
 from vhostd.channel import Channel
 from vhostd.device import Device
 from vhostd.dispatch import Dispatcher, Fds, Reply, handles, handles_fds
-from vhostd.errors import FrontendError, FrontendGone, RefusedRequest, SetupError
+from vhostd.errors import FrontendError, FrontendGone, RefusedDriver, RefusedRequest, SetupError
 from vhostd.fds import Fd
 from vhostd.inflight import make_area, map_area
 from vhostd.leftovers import Leftovers
@@ -108,7 +108,6 @@ class Session(Dispatcher):
         ]
         self._patience = DISCONNECT_PATIENCE
         self._giving_up: asyncio.TimerHandle | None = None
-        self._owned = False
         self._backend: BackendChannel | None = None
         self._announcer: asyncio.Task[None] | None = None
         self._config_is_new = asyncio.Event()
@@ -209,11 +208,15 @@ class Session(Dispatcher):
         return U64(self._offered_features)
 
     @handles(SET_FEATURES)
-    def set_features(self, features: U64) -> None:
+    async def set_features(self, features: U64) -> None:
         if surplus := features.value & ~(self._offered_features | TOLERATED_FEATURES):
             raise RefusedRequest(f"SET_FEATURES with {surplus:#x}, which was not offered")
-        if self._running.is_set() and features.value != self.features:
-            raise RefusedRequest(f"SET_FEATURES {features.value:#x} while rings run with {self.features:#x}")
+        if features.value != self.features and (started := [ring for ring in self.vrings if ring.started]):
+            if any(vring.enabled for vring in started):
+                raise RefusedRequest(
+                    f"SET_FEATURES {features.value:#x} while rings run with {self.features:#x}"
+                )
+            await self._stop(started)  # another driver: libkrun only disables the rings of the one before
         self.features = features.value
         self.device.negotiated = features.value & self.device.features
         if not features.value & mask(Feature.PROTOCOL_FEATURES):
@@ -222,14 +225,11 @@ class Session(Dispatcher):
 
     @handles(SET_OWNER)
     def set_owner(self, _: Empty) -> None:
-        if self._owned:
-            raise RefusedRequest("SET_OWNER twice")
-        self._owned = True
+        """Nothing depends on it. libkrun says it again for each driver that comes."""
 
     @handles(RESET_OWNER)
     def reset_owner(self, _: Empty) -> None:
         # Deprecated; the specification recommends no more than disabling all rings.
-        self._owned = False
         self._disable_all()
 
     @handles(GET_PROTOCOL_FEATURES)
@@ -408,9 +408,12 @@ class Session(Dispatcher):
     def set_config(self, config: ConfigSpace) -> None:
         space_size = len(self.device.read_config())
         end = config.offset + len(config.data)
-        if end > space_size:
-            raise RefusedRequest(f"SET_CONFIG of bytes {config.offset} to {end} of {space_size}")
-        self.device.write_config(config.offset, config.data)
+        try:
+            if end > space_size:
+                raise RefusedRequest(f"SET_CONFIG of bytes {config.offset} to {end} of {space_size}")
+            self.device.write_config(config.offset, config.data)
+        except RefusedRequest as error:
+            raise RefusedDriver(str(error)) from None
 
     @handles_fds(GPU_SET_SOCKET)
     def gpu_set_socket(self, _: Empty, fds: Fds) -> None:
@@ -443,7 +446,7 @@ class Session(Dispatcher):
 
     @handles_fds(SET_BACKEND_REQ_FD)
     async def set_backend_req_fd(self, _: Empty, fds: Fds) -> None:
-        backend = BackendChannel(fds[0], acked=self.negotiated(ProtocolFeature.REPLY_ACK))
+        backend = BackendChannel(fds[0])
         await self._stop_announcing()
         self._backend = backend
         self._announcer = asyncio.create_task(self._announce(backend), name="backend requests")
@@ -455,17 +458,9 @@ class Session(Dispatcher):
                 await self._running.wait()
                 self._config_is_new.clear()
                 if self.negotiated(ProtocolFeature.CONFIG):
-                    await self._announce_config(backend)
+                    await backend.request(CONFIG_CHANGE_MSG, Empty())
         except ConnectionError as error:
             log.info("no requests to the front-end any more: %s", error)
-        except FrontendError as error:
-            self.fail(error)
-
-    async def _announce_config(self, backend: BackendChannel) -> None:
-        try:
-            await backend.request(CONFIG_CHANGE_MSG, Empty())
-        except RefusedRequest as error:
-            log.warning("%s", error)
 
     async def _stop_announcing(self) -> None:
         if self._announcer is not None:

@@ -160,6 +160,9 @@ class Virtqueue:
     def count_error(self) -> None:
         """Notes that a request was ended with an error, or that the ring broke; of use to whoever counts."""
 
+    def count_throttled(self, seconds: float) -> None:
+        """Notes that a limit kept the device so long from taking chains; of use to whoever counts."""
+
     async def _next(self) -> Chain:
         while True:
             if self._spent >= POP_BURST:

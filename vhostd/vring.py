@@ -61,7 +61,6 @@ class Vring:
         self._kick: Notification | None = None
         self._call: Notification | None = None
         self._err: Notification | None = None
-        self._owes_call = False
         self._poll: asyncio.TimerHandle | None = None
         self._doubt: asyncio.TimerHandle | None = None
         self._queue: Virtqueue | None = None
@@ -131,10 +130,12 @@ class Vring:
             self._queue.enable(on=enabled)
 
     def set_call(self, fd: Fd | None) -> None:
-        """Replaces the eventfd that interrupts the driver, which gets what it missed while there was none."""
+        """Replaces the eventfd that interrupts the driver, and signals it, as libvhost-user does.
+
+        What the one before was told may be lost, or there was none; an interrupt too many costs nothing.
+        """
         self._replace_fd("_call", fd)
-        if fd is not None and self._owes_call:
-            self._interrupt()
+        self._interrupt()
 
     def set_err(self, fd: Fd | None) -> None:
         """Replaces the eventfd that tells the front-end of a broken ring."""
@@ -264,7 +265,6 @@ class Vring:
     # --- Notifications ----------------------------------------------------------------------------------
 
     def _interrupt(self) -> None:
-        self._owes_call = self._call is None
         _signal(self._call)
 
     def _watch_kick(self, fd: Fd | None) -> None:

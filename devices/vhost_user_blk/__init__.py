@@ -76,8 +76,8 @@ class Blk(Device):
         add("--locking", choices=LOCKINGS, default="auto", help="default: auto, on if there are any locks")
         add("--share-rw", action="store_true", help="let other programs write to it, too")
         add("--serial", default="", help="the disk's serial number, of up to 20 bytes")
-        add("--logical-block-size", metavar="N", type=_block_size, help="default: 512; a device's own")
-        add("--physical-block-size", metavar="N", type=_block_size, help="default: the host's")
+        add("--logical-block-size", metavar="SIZE", type=_block_size, help="default: 512; a device's own")
+        add("--physical-block-size", metavar="SIZE", type=_block_size, help="default: the host's")
         add(
             "--cache",
             choices=CACHES,
@@ -147,6 +147,8 @@ class Blk(Device):
 
     async def requestq(self, queue: "Virtqueue") -> None:
         """Begins requests as they come; they end on their own."""
+        from asyncio import sleep
+
         from vhost_user_blk.config import FLUSH
 
         requests = self._requests
@@ -167,7 +169,9 @@ class Blk(Device):
                 start(queue, chain)
             shortcut.settle()
             await requests.eased()
-            await self._rest(pause)
+            if pause:
+                await sleep(pause)
+                queue.count_throttled(pause)
 
     def read_config(self) -> bytes:
         """The disk as it is now."""
@@ -201,12 +205,6 @@ class Blk(Device):
         self._requests.engine.close()
         self._requests.image.close()
 
-    async def _rest(self, seconds: float) -> None:
-        from asyncio import sleep
-
-        if seconds:
-            await sleep(seconds)
-
 
 def _open_image(options: "argparse.Namespace") -> "Image":
     from vhost_user_blk.image import Image
@@ -233,12 +231,16 @@ def _choose_block_sizes(options: "argparse.Namespace", image: "Image") -> tuple[
     physical = options.physical_block_size or max(image.physical_block_size, logical)
     if physical < logical:
         raise UsageError(f"--physical-block-size={physical} is less than the logical one, {logical}")
+    if options.ram is not None and options.ram % logical:
+        raise UsageError(f"--ram={options.ram}: not a whole number of blocks of {logical} bytes")
     image.set_block_size(logical)
     return logical, physical
 
 
 def _block_size(text: str) -> int:
-    number = _count(text)
+    from vhostd import size
+
+    number = size(text)
     if not SMALLEST_BLOCK <= number <= LARGEST_BLOCK or number & (number - 1):
         raise _refusal(f"{text!r} is not a power of two from {SMALLEST_BLOCK} to {LARGEST_BLOCK}")
     return number

@@ -74,12 +74,16 @@ class Config:
         ).pack()
 
     def write(self, offset: int, data: bytes) -> None:
-        """Switches the write cache; raises RefusedRequest for anything else."""
-        if (offset, data) not in ((WRITEBACK, b"\0"), (WRITEBACK, b"\1")):
-            raise RefusedRequest(
-                f"{len(data)} bytes at {offset} of the config space, which are not 0 or 1 at 32"
-            )
-        self._requests.writeback = data == b"\1"
+        """Switches the write cache; raises RefusedRequest for anything else.
+
+        A front-end may write the bytes around it as they are: some do so four at a time.
+        """
+        space = bytearray(self.read())
+        space[offset : offset + len(data)] = data
+        wanted, space[WRITEBACK] = space[WRITEBACK], self._requests.writeback
+        if wanted > 1 or space != self.read():
+            raise RefusedRequest(f"{len(data)} bytes at {offset} of the config space, more than 0 or 1 at 32")
+        self._requests.writeback = bool(wanted)
 
     @property
     def _seg_max(self) -> int:

@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from vhost_user_gpu.display import Display
     from vhost_user_gpu.dmabuf import Exporter
     from vhost_user_gpu.scanout import Scanout
+    from vhost_user_gpu.screenshot import Target
     from vhostd import Chain, Grants, Handler, Virtqueue
 
 # As in commands.py, which --print-capabilities has no time to load.
 EDID, RESOURCE_UUID, RESOURCE_BLOB = 1, 2, 3  # feature bits (5.7.3)
 MAX_SCANOUTS = 16
-TURN = 16 << 20  # bytes that a guest may have copied before signals, messages and pictures have a turn
+TURN = 16 << 20  # a guest's work, in bytes copied, before signals, messages and pictures have a turn
 # Seconds that a guest waits until the front-end has said what monitors there are. Windows' driver gives up
 # after 1 second, and must not be answered after that.
 ANSWER_PATIENCE = 0.5
@@ -49,12 +50,12 @@ class Gpu(Device):
         scanouts: int,
         resolution: tuple[int, int],
         memory: int,
-        screenshot: str | None = None,
+        screenshot: "Target | None" = None,
         exporter: "Exporter | None" = None,
     ) -> None:
         """Has so many scan-outs of this resolution until a front-end says more, and `memory` bytes.
 
-        With an `exporter`, which it owns, it shows blobs as dmabufs.
+        With an `exporter` it shows blobs as dmabufs; it owns that, and where screenshots go.
         """
         from vhost_user_gpu.card import Card
         from vhost_user_gpu.config import Config
@@ -93,29 +94,31 @@ class Gpu(Device):
     @classmethod
     def from_options(cls, options: "argparse.Namespace") -> "Self":
         """Makes the device; raises SetupError for a GPU, for dmabufs where there are none, for no folder."""
+        from contextlib import ExitStack, closing
+
         from vhost_user_gpu import display, screenshot  # noqa: F401  # now: later the sandbox may hide them
 
         if options.virgl:
             raise SetupError("--virgl: this program renders in 2D only")
         if options.render_node is not None:
             raise SetupError(f"--render-node={options.render_node}: this program uses no GPU")
-        if options.screenshot is not None:
-            _expect_folder(options.screenshot)
-        exporter = None
-        if options.dmabuf:
-            from vhost_user_gpu.dmabuf import Exporter
+        with ExitStack() as on_failure:
+            exporter = target = None
+            if options.screenshot is not None:
+                target = on_failure.enter_context(closing(screenshot.Target(options.screenshot)))
+            if options.dmabuf:
+                from vhost_user_gpu.dmabuf import Exporter
 
-            exporter = Exporter()
-        return cls(options.scanouts, options.resolution, options.max_memory, options.screenshot, exporter)
+                exporter = Exporter()
+            on_failure.pop_all()
+        return cls(options.scanouts, options.resolution, options.max_memory, target, exporter)
 
     def grants(self) -> "Grants":
         """The folder of the screenshots, and what makes dmabufs."""
-        from pathlib import Path
-
         from vhostd import Grants
 
         return Grants(
-            written=() if self._screenshot is None else (str(Path(self._screenshot).parent),),
+            written=() if self._screenshot is None else (self._screenshot.folder.path,),
             ioctls=() if self._exporter is None else (self._exporter.ioctls,),
         )
 
@@ -166,8 +169,8 @@ class Gpu(Device):
             later.create_task(self._execute_after(self._display.refresh(), queue, request))
         else:
             self._execute(queue, request)
-        if self._card.copied > TURN:
-            self._card.copied = 0
+        if self._card.work > TURN:
+            self._card.work = 0
             await sleep(0)
 
     def read_config(self) -> bytes:
@@ -217,6 +220,8 @@ class Gpu(Device):
         self._card.reset()
         if self._exporter is not None:
             self._exporter.close()
+        if self._screenshot is not None:
+            self._screenshot.close()
 
     def _execute(self, queue: "Virtqueue", request: "Request") -> None:
         answer = self._card.execute(request, self.negotiated)
@@ -274,14 +279,6 @@ def _scanouts(text: str) -> int:
     if not text.isdecimal() or len(text) > 2 or not 1 <= int(text) <= MAX_SCANOUTS:
         raise ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_SCANOUTS}")
     return int(text)
-
-
-def _expect_folder(screenshot: str) -> None:
-    """Raises SetupError if there is none for it now: the sandbox knows none that is made later."""
-    from pathlib import Path
-
-    if not (folder := Path(screenshot).parent).is_dir():
-        raise SetupError(f"--screenshot={screenshot}: {folder} is no folder")
 
 
 def _file(text: str) -> str:

@@ -60,6 +60,7 @@ log = logging.getLogger(__name__)
 
 MEMORY_ENTRY = struct.Struct("<QI4x")  # struct virtio_gpu_mem_entry: guest address, length
 MAX_ENTRIES = 1 << 16  # of a backing: 256 MiB, page by page
+ENTRY_WORK = 1 << 10  # bytes that could be copied in the time that one of them takes
 MAX_SIDE = 32767  # pixels of a picture; pixman, by which QEMU shows it, has no larger ones
 
 C = TypeVar("C", bound="Card")
@@ -131,7 +132,7 @@ class Card:
         self.resources = Resources(memory)
         self.scanouts = [Scanout(number) for number in range(MAX_SCANOUTS)]
         self.usable = MAX_SCANOUTS  # how many of them the guest may use
-        self.copied = 0  # bytes, for whoever shares the time with us
+        self.work = 0  # bytes that were copied, or what took as long; for whoever shares the time with us
         self._changed = changed
         self._lit: list[Scanout] = []  # those that show something
 
@@ -249,12 +250,13 @@ class Card:
             raise CommandError(Response.ERR_UNSPEC, f"resource {resource.number} has no backing")
         if rect:
             resource.transfer(resource.backing, rect, part.offset)
-            self.copied += rect.width * rect.height * PIXEL
+            self.work += rect.width * rect.height * PIXEL
 
     def _gather(self, chain: Chain, count: int) -> Gather:
         """The guest memory that the next `count` entries name."""
         if not 0 < count <= MAX_ENTRIES:
             raise CommandError(Response.ERR_INVALID_PARAMETER, f"a backing of {count} entries")
+        self.work += count * ENTRY_WORK
         entries = MEMORY_ENTRY.iter_unpack(chain.read(count * MEMORY_ENTRY.size))
         # An entry may cross any number of memory regions, each of which makes it two; hardly ever one does.
         return chain.gather(entries, most=min(2 * MAX_ENTRIES, self.resources.room // RANGE_COST))

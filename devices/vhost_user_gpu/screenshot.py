@@ -6,7 +6,7 @@ that may have to wait for a disk.
 
 import asyncio
 import logging
-import os
+import secrets
 import signal
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -16,7 +16,7 @@ from pathlib import Path
 from vhost_user_gpu.pixels import PIXEL
 from vhost_user_gpu.png import png
 from vhost_user_gpu.scanout import Scanout
-from vhostd import MemoryLost, Threads
+from vhostd import Folder, MemoryLost, SetupError, Threads
 
 BAND = 1 << 18  # bytes that are copied, and wait to be written, at a time
 PATIENCE = 0.05  # seconds that the removal of a file that did not become whole is waited for
@@ -24,8 +24,28 @@ PATIENCE = 0.05  # seconds that the removal of a file that did not become whole 
 log = logging.getLogger(__name__)
 
 
-async def take_on_signal(path: str, scanouts: Sequence[Scanout]) -> None:
-    """Writes what the scan-outs show, each time the signal comes: the first that shows something to `path`.
+class Target:
+    """Where screenshots are written: a path, whose folder it holds; raises SetupError if it cannot be."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        try:
+            self.folder = Folder(str(self.path.parent))
+        except OSError as error:
+            raise SetupError(
+                f"--screenshot={path}: {self.path.parent} is no folder: {error.strerror}"
+            ) from None
+        if self.path.is_dir():
+            self.folder.close()
+            raise SetupError(f"--screenshot={path} is a folder, not a file's name")
+
+    def close(self) -> None:
+        """Lets the folder go; idempotent."""
+        self.folder.close()
+
+
+async def take_on_signal(target: Target, scanouts: Sequence[Scanout]) -> None:
+    """Writes what the scan-outs show, each time the signal comes: the first that shows something to `target`.
 
     Another one's number goes in front of the file's suffix. A file is replaced as a whole, or, with a line in
     the log that says why, not at all. Signals that come meanwhile are one.
@@ -38,32 +58,33 @@ async def take_on_signal(path: str, scanouts: Sequence[Scanout]) -> None:
         while await asked.wait():
             asked.clear()
             showing = [scanout for scanout in scanouts if scanout.framebuffer is not None]
-            await _take(Path(path), showing, threads)
+            await _take(target, showing, threads)
     finally:
         loop.remove_signal_handler(signal.SIGUSR1)
         threads.close()
 
 
-async def _take(path: Path, showing: Sequence[Scanout], threads: Threads) -> None:
+async def _take(target: Target, showing: Sequence[Scanout], threads: Threads) -> None:
     if not showing:
         log.warning("no screenshot: the guest shows nothing")
-    targets = [path, *(path.with_stem(f"{path.stem}-{scanout.number}") for scanout in showing[1:])]
-    for target, scanout in zip(targets, showing, strict=False):
+    path = target.path
+    paths = [path, *(path.with_stem(f"{path.stem}-{scanout.number}") for scanout in showing[1:])]
+    for each, scanout in zip(paths, showing, strict=False):
         try:
-            await _write(target, scanout, threads)
+            await _write(target.folder, each.name, scanout, threads)
         except (OSError, MemoryLost) as error:
-            log.error("no screenshot at %s: %s", target, error)
+            log.error("no screenshot at %s: %s", each, error)
         else:
-            log.info("screenshot of scan-out %d: %s", scanout.number, target)
+            log.info("screenshot of scan-out %d: %s", scanout.number, each)
 
 
-async def _write(path: Path, scanout: Scanout, threads: Threads) -> None:
+async def _write(folder: Folder, name: str, scanout: Scanout, threads: Threads) -> None:
     """Writes a picture band by band, and lets the guest be served meanwhile."""
     framebuffer, rect = scanout.framebuffer, scanout.rect
     if framebuffer is None:
         raise FileNotFoundError(f"scan-out {scanout.number} shows nothing any more")
     bands = deque[bytearray | None]()
-    saving = _save(path, png(rect.width, rect.height, iter(bands.popleft, None)))
+    saving = _save(folder, name, png(rect.width, rect.height, iter(bands.popleft, None)))
     try:
         await threads.run(lambda: next(saving))  # the file's head
         for band in rect.bands(BAND // (rect.width * PIXEL)):
@@ -76,14 +97,16 @@ async def _write(path: Path, scanout: Scanout, threads: Threads) -> None:
             await asyncio.wait_for(threads.run(saving.close), PATIENCE)
 
 
-def _save(path: Path, pieces: Iterator[bytes]) -> Generator[None, None, None]:
-    """Writes a file, a piece with each step. After the last it is at `path`; closed before, there is none."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+def _save(folder: Folder, name: str, pieces: Iterator[bytes]) -> Generator[None, None, None]:
+    """Writes a file, a piece with each step. After the last it has its name; closed before, there is none."""
+    partial = f".{name}.{secrets.token_hex(8)}"  # which nobody foresees
+    fd = folder.make(partial)
     try:
-        with partial.open("wb") as file:
+        with open(fd, "wb") as file:
             for piece in pieces:
                 file.write(piece)
                 yield
-        partial.rename(path)
+        folder.rename(partial, name)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, ValueError):  # it has its name, or the folder was let go at the end
+            folder.remove(partial)

@@ -9,7 +9,7 @@
 The events come from an evdev node of the host (--evdev-path), from a recording in evemu's format
 (--evemu-path), from programs that write such events to a socket (--event-socket), or from the last two.
 
-    sources --whole reports--> Feed(Backlog) --events--> eventq        statusq --LEDs--> sources
+    sources' Origins --whole reports--> Feed(Backlog) --events--> eventq        statusq --LEDs--> sources
 """
 
 from vhostd import Device, DeviceType, UsageError, run
@@ -17,7 +17,7 @@ from vhostd import Device, DeviceType, UsageError, run
 TYPE_CHECKING = False  # typing's own costs time, of which --print-capabilities has little
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Self
 
     from vhost_user_input.description import Description
@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 
 EVENT_SIZE = 8  # bytes of a struct virtio_input_event
 STATUS_BURST = 64  # status events that the sources get in one report
+DEVICES = ("keyboard", "mouse", "tablet", "touchscreen")  # that the event socket may be, by itself
+NEEDS = {
+    "no_grab": "evdev_path",
+    "grab_toggle": "evdev_path",
+    "wait": "evdev_path",
+    "event_socket_mode": "event_socket",
+    "event_socket_group": "event_socket",
+    "event_device": "event_socket",
+}
 
 
 class Input(Device):
@@ -45,16 +54,34 @@ class Input(Device):
         self._description = description
         self._sources = sources
         self._config = Config(description)
-        self._feed = Feed(Backlog(slots=description.slots > 0))
+        self._feed = Feed(Backlog(slots=description.slots > 0), description)
 
     @classmethod
     def add_options(cls, parser: "argparse.ArgumentParser") -> None:
         """Adds the sources, of which there must be one, and what may be changed of them."""
+        from vhostd import socket_group, socket_mode
+
         add = parser.add_argument_group("input").add_argument
         add("--evdev-path", metavar="PATH", help="take this evdev node, and its events")
         add("--no-grab", action="store_true", help="let the host go on using the evdev node")
-        add("--evemu-path", metavar="FILE", help="take the device of an evemu recording, and play it")
+        add(
+            "--grab-toggle", action="store_true", help="both Control keys give the node to the host, and back"
+        )
+        add("--wait", action="store_true", help="wait for an evdev node that is not plugged in")
+        add(
+            "--evemu-path",
+            metavar="FILE",
+            action="append",
+            help="take the device of an evemu recording, and play it; further ones may have events only",
+        )
         add("--event-socket", metavar="PATH", help="take evemu's E: lines from clients of this unix socket")
+        add("--event-socket-mode", metavar="MODE", type=socket_mode, help="that socket's mode, such as 0660")
+        add("--event-socket-group", metavar="GROUP", type=socket_group, help="that socket's group")
+        add(
+            "--event-device",
+            choices=DEVICES,
+            help="the device without an evemu description; default: keyboard",
+        )
         add("--name", help="the device's name in the guest")
         add("--serial", help="the device's serial number in the guest")
 
@@ -69,8 +96,7 @@ class Input(Device):
             raise UsageError("--evdev-path cannot go with --evemu-path or --event-socket")
         if not live and not scripted:
             raise UsageError("one of --evdev-path, --evemu-path and --event-socket is needed")
-        if options.no_grab and not live:
-            raise UsageError("--no-grab needs --evdev-path")
+        _check_dependents(options)
         sources = _open_sources(options)
         given = {"name": options.name, "serial": options.serial}
         changes = {what: text for what, text in given.items() if text is not None}
@@ -109,6 +135,20 @@ class Input(Device):
 
         await gather(*(source.run(self._feed) for source in self._sources))
 
+    def attach(self, config_changed: "Callable[[], None]") -> None:
+        """Another virtual machine has come."""
+        super().attach(config_changed)
+        for source in self._sources:
+            source.greet()
+
+    def resume(self) -> None:
+        """Lets the eventq say all that a driver may have been told wrongly by another program."""
+        self._feed.doubt()
+
+    async def finish(self) -> None:
+        """Releases what is held: nobody would release it later."""
+        await self._feed.end()
+
     def reset(self) -> None:
         """Forgets what the driver had selected; what it knows of keys and axes is the eventq's matter."""
         self._config.reset()
@@ -145,24 +185,47 @@ class Input(Device):
         return event if kind in STATUS_TYPES and self._description.has(kind, code) else b""
 
 
+def _check_dependents(options: "argparse.Namespace") -> None:
+    """Raises UsageError for an option that means nothing without another, or beside it."""
+    given = vars(options)
+    for option, needed in NEEDS.items():
+        if given[option] is not None and given[option] is not False and given[needed] is None:
+            raise UsageError(f"{_flag(option)} needs {_flag(needed)}")
+    for option, other in (("grab_toggle", "no_grab"), ("event_device", "evemu_path")):
+        if given[option] and given[other]:
+            raise UsageError(f"{_flag(option)} cannot go with {_flag(other)}")
+
+
+def _flag(option: str) -> str:
+    return "--" + option.replace("_", "-")
+
+
 def _open_sources(options: "argparse.Namespace") -> "list[Source]":
     """The sources that the options name; the first one describes the device. On failure none stays open."""
     if options.evdev_path is not None:
         from vhost_user_input.evdev_source import EvdevSource
 
-        return [EvdevSource(options.evdev_path, grab=not options.no_grab)]
-    from vhost_user_input.description import keyboard
+        return [
+            EvdevSource(
+                options.evdev_path,
+                grab=not options.no_grab,
+                toggle=options.grab_toggle,
+                wait=options.wait,
+            )
+        ]
+    from vhost_user_input.description import VIRTUAL
 
     sources: list[Source] = []
     if options.evemu_path is not None:
         from vhost_user_input.evemu_source import EvemuSource
 
-        sources.append(EvemuSource(options.evemu_path))
+        sources.append(EvemuSource(*options.evemu_path))
     if options.event_socket is not None:
         from vhost_user_input.event_socket import EventSocket
 
-        description = sources[0].description if sources else keyboard()
-        sources.append(EventSocket(options.event_socket, description))
+        description = sources[0].description if sources else VIRTUAL[options.event_device or DEVICES[0]]()
+        mode, group = options.event_socket_mode, options.event_socket_group
+        sources.append(EventSocket(options.event_socket, description, mode=mode, group=group))
     return sources
 
 

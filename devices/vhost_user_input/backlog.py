@@ -8,8 +8,10 @@ that was delivered. Wherever reports get lost, the difference of the two is what
                                      SYN_DROPPED, then the difference, then newer reports
     the source itself lost events    the same, with the state that the source has read anew
     no driver listens                nothing waits; the driver is told the difference when it starts
+    the program ends                 what waits is dropped; the guest is told that nothing is held any more
 """
 
+from vhost_user_input.description import Description
 from vhost_user_input.events import EVENT, SYN_DROPPED_REPORT, SYN_REPORT_EVENT
 from vhost_user_input.state import State
 
@@ -23,7 +25,7 @@ class Backlog:
         self.capacity = capacity
         self.listening = False
         self._waiting = bytearray()
-        self._device = State(slots=slots)
+        self.device = State(slots=slots)
         self._guest = State(slots=slots)
         self._behind = True  # reports were lost and the difference is not yet in `_waiting`
         self._dropped = False  # ... and a driver that listened is to know it
@@ -50,9 +52,21 @@ class Backlog:
         self._behind = True
         self._dropped = False
 
+    def doubt(self, description: Description) -> None:
+        """Another program, or another life of this one, may have told the guest anything. Nobody listens."""
+        self._guest.doubt_all(description, self.device)
+
+    def end(self) -> None:
+        """Nothing is held any more, and a guest that listens is to know no more than that."""
+        self._waiting.clear()
+        self.device = self._guest.released()
+        self._behind = True
+        self._dropped = False
+        self._catch_up()
+
     def add(self, reports: bytes) -> None:
         """Takes whole reports; all or none of them are to be delivered."""
-        self._device.apply(reports)
+        self.device.apply(reports)
         if not self.listening:
             return
         if self._behind or len(self._waiting) + len(reports) > self.capacity * EVENT.size:
@@ -62,7 +76,7 @@ class Backlog:
 
     def replace(self, state: State) -> None:
         """The device is in this state, whatever it reported before."""
-        self._device = state
+        self.device = state
         self._lose()
 
     def head(self, limit: int) -> bytes:
@@ -88,7 +102,7 @@ class Backlog:
             return
         if self._dropped:
             self._waiting += SYN_DROPPED_REPORT
-        self._waiting += self._guest.until(self._device)
+        self._waiting += self._guest.until(self.device)
         if self._torn and not self._waiting:
             # A guest that only paused still waits for the end of the report that `stop` cut.
             self._waiting += SYN_REPORT_EVENT

@@ -5,12 +5,17 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from vhost_user_input.events import (
+    ABS_MT_POSITION_X,
+    ABS_MT_POSITION_Y,
     ABS_MT_SLOT,
     ABS_MT_TRACKING_ID,
+    ABS_X,
+    ABS_Y,
     EV_ABS,
     EV_KEY,
     EV_LED,
     EV_MSC,
+    EV_REL,
     EV_REP,
     EV_SW,
     EV_SYN,
@@ -22,6 +27,8 @@ from vhost_user_input.events import (
 )
 
 BUS_VIRTUAL = 0x06
+REPEAT_CODES = frozenset((0, 1))  # REP_DELAY, REP_PERIOD: a device that repeats keys has both
+SYN_CODES = frozenset((SYN_REPORT, SYN_DROPPED))
 
 
 class Ids(NamedTuple):
@@ -42,6 +49,11 @@ class AbsInfo:
     fuzz: int = 0
     flat: int = 0
     resolution: int = 0
+
+
+AREA = AbsInfo(0, 0x7FFF)  # from edge to edge, as QEMU's
+BUTTONS = frozenset(range(0x110, 0x115))  # BTN_LEFT, BTN_RIGHT, BTN_MIDDLE, BTN_SIDE, BTN_EXTRA
+WHEELS = frozenset((6, 8))  # REL_HWHEEL, REL_WHEEL
 
 
 @dataclass(frozen=True)
@@ -94,15 +106,54 @@ class Description:
 
 
 def keyboard() -> Description:
-    """A full keyboard that exists nowhere else: all standard keys, three LEDs, repeat and scan codes."""
+    """A full keyboard: all standard keys, three LEDs, repeat and scan codes."""
     unassigned = {84, *range(195, 200)}
     return Description(
         name="vhostd virtual keyboard",
         codes={
-            EV_SYN: frozenset((SYN_REPORT, SYN_DROPPED)),
+            EV_SYN: SYN_CODES,
             EV_KEY: frozenset(range(1, 249)) - unassigned,  # KEY_ESC to KEY_MICMUTE
             EV_MSC: frozenset((4,)),  # MSC_SCAN
             EV_LED: frozenset((0, 1, 2)),  # LED_NUML, LED_CAPSL, LED_SCROLLL
-            EV_REP: frozenset((0, 1)),  # REP_DELAY, REP_PERIOD
+            EV_REP: REPEAT_CODES,
         },
     )
+
+
+def mouse() -> Description:
+    """A mouse with five buttons and two wheels."""
+    return Description(
+        name="vhostd virtual mouse",
+        codes={EV_SYN: SYN_CODES, EV_KEY: BUTTONS, EV_REL: frozenset((0, 1)) | WHEELS},  # REL_X, REL_Y
+    )
+
+
+def tablet() -> Description:
+    """A mouse that says where it is, as QEMU's tablets do."""
+    return Description(
+        name="vhostd virtual tablet",
+        codes={EV_SYN: SYN_CODES, EV_KEY: BUTTONS, EV_REL: WHEELS, EV_ABS: frozenset((ABS_X, ABS_Y))},
+        axes={ABS_X: AREA, ABS_Y: AREA},
+    )
+
+
+def touchscreen() -> Description:
+    """A screen that tells ten fingers apart."""
+    axes = {
+        ABS_X: AREA,
+        ABS_Y: AREA,
+        ABS_MT_SLOT: AbsInfo(0, 9),
+        ABS_MT_POSITION_X: AREA,
+        ABS_MT_POSITION_Y: AREA,
+        ABS_MT_TRACKING_ID: AbsInfo(0, 0xFFFF),
+    }
+    return Description(
+        name="vhostd virtual touchscreen",
+        properties=frozenset((1,)),  # INPUT_PROP_DIRECT
+        codes={EV_SYN: SYN_CODES, EV_KEY: frozenset((0x14A,)), EV_ABS: frozenset(axes)},  # BTN_TOUCH
+        axes=axes,
+    )
+
+
+# The devices that exist nowhere else, by their name on the command line.
+VIRTUAL = {make.__name__: make for make in (keyboard, mouse, tablet, touchscreen)}

@@ -9,19 +9,21 @@
     L: led state        S: switch state                state decimal, 0 if not mentioned
     E: seconds.microseconds type code value            value decimal
 
-Comments run from # to the end of the line, but not in a name. Nothing here opens a file.
+Comments run from # to the end of the line, but not in a name. In version 1.0 only the bitmap of type 00,
+which has a bit for each type, tells that the device repeats keys. Nothing here opens a file.
 """
 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vhost_user_input.description import AbsInfo, Description, Ids
-from vhost_user_input.events import ABS_CNT, ABS_MT_SLOT, EV_ABS, EV_CNT, BadEvent
+from vhost_user_input.description import REPEAT_CODES, AbsInfo, Description, Ids
+from vhost_user_input.events import ABS_CNT, ABS_MT_SLOT, EV_ABS, EV_CNT, EV_REP, EV_SYN, BadEvent
 from vhostd import SetupError
 
 BITMAP_BYTES = 128  # what the config space has room for
 MAX_SLOTS = 1024
+BYTE_ORDER_MARK = "\ufeff"  # with which editors of Windows let a file begin
 
 _EVENT = re.compile(
     r"E:\s*([0-9]{1,12})\.([0-9]{1,6})\s+([0-9a-fA-F]{1,4})\s+([0-9a-fA-F]{1,4})\s+(-?[0-9]{1,10})\s*(?:#.*)?"
@@ -39,24 +41,30 @@ Event = tuple[int, int, int, int]  # microseconds, type, code, value
 
 @dataclass(frozen=True)
 class Recording:
-    """What a file says."""
+    """What files say of a device, and of what happened to it."""
 
     description: Description
     switches: frozenset[int]  # those that were on when the recording began
     events: Sequence[Event]
 
 
-def parse(text: str, origin: str) -> Recording:
-    """Reads a whole file; raises SetupError naming `origin`, the line's number and the wrong value."""
+def parse(text: str, origin: str, *further: tuple[str, str]) -> Recording:
+    """Reads a whole file, or several as if they were one; each is its text and its name.
+
+    The first describes the device. The events of each follow those of the one before without a pause.
+    Raises SetupError with the file's name, the line's number and the wrong value.
+    """
     reader = _Reader()
-    for number, line in enumerate(text.split("\n"), 1):
-        try:
-            reader.take(line)
-        except ValueError as error:
-            raise SetupError(f"{origin}:{number}: {error}") from None
-    for tag, missing in (("N", reader.name is None), ("I", not reader.ids)):
-        if missing:
-            raise SetupError(f"{origin}: no {tag}: line, so this does not describe a device")
+    for content, name in ((text, origin), *further):
+        reader.begin()
+        for number, line in enumerate(content.removeprefix(BYTE_ORDER_MARK).split("\n"), 1):
+            try:
+                reader.take(line)
+            except ValueError as error:
+                raise SetupError(f"{name}:{number}: {error}") from None
+        for tag, missing in (("N", reader.name is None), ("I", not reader.ids)):
+            if missing:
+                raise SetupError(f"{name}: no {tag}: line, so this does not describe a device")
     return Recording(reader.description, frozenset(reader.switches), reader.events)
 
 
@@ -100,6 +108,7 @@ class _Reader:
         self.ids: list[int] = []
         self.switches: set[int] = set()
         self.events: list[Event] = []
+        self._shift: int | None = None  # of the times in this file, in microseconds
         self._properties = bytearray()
         self._bitmaps: dict[int, bytearray] = {}
         self._axes: dict[int, AbsInfo] = {}
@@ -119,6 +128,10 @@ class _Reader:
         if self._description is None:
             self._description = self._describe()
         return self._description
+
+    def begin(self) -> None:
+        """What is taken from now on is of another file, and of another clock."""
+        self._shift = None
 
     def take(self, line: str) -> None:
         line = line.strip()
@@ -140,7 +153,9 @@ class _Reader:
         if self.name is None or not self.ids:
             raise ValueError("an event before the N: and I: lines of the device")
         self.description.check(*event[1:])
-        self.events.append(event)
+        if self._shift is None:
+            self._shift = self.events[-1][0] - event[0] if self.events else 0
+        self.events.append((event[0] + self._shift, *event[1:]))
 
     def _take_name(self, name: str) -> None:
         if self.name is not None:
@@ -183,6 +198,8 @@ class _Reader:
 
     def _describe(self) -> Description:
         codes = {kind: _bits(bitmap) for kind, bitmap in self._bitmaps.items() if any(bitmap)}
+        if EV_REP in codes.get(EV_SYN, ()):
+            codes.setdefault(EV_REP, REPEAT_CODES)
         # An axis without an A: line has the range that evemu gives it.
         axes = {axis: self._axes.get(axis, AbsInfo()) for axis in codes.get(EV_ABS, ())}
         return Description(self.name or "", "", Ids(*self.ids), _bits(self._properties), codes, axes)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vhost_user_input.evemu import Event, Recording, format_event, parse
 from vhost_user_input.events import EV_SW, EVENT, BadEvent
+from vhost_user_input.origin import Origin
 from vhost_user_input.reports import Reports
 from vhost_user_input.source import Sink
 from vhost_user_input.state import State
@@ -22,21 +23,29 @@ class EvemuSource:
     A guest that stops listening makes the replay wait: the time until it listens again does not count.
     """
 
-    def __init__(self, path: str) -> None:
-        recording = _read(path)
+    def __init__(self, path: str, *further: str) -> None:
+        """The first file describes the device; further ones have events only."""
+        recording = parse(_read(path), path, *((_read(each), each) for each in further))
         self.description = recording.description
         self._switches = recording.switches
-        self._reports = _timed_reports(recording, path)
+        self._reports = _timed_reports(recording, (path, *further)[-1])
+
+    def greet(self) -> None:
+        """Has no effect: a recording is played once."""
 
     def grants(self) -> Grants:
         """Nothing: the recording was read."""
         return Grants()
 
     async def run(self, sink: Sink) -> None:
-        """Plays the recording, and returns at its end."""
-        if self._switches:
-            sink.replace(self._initial_state())
-        await self._play(sink)
+        """Plays the recording, and returns at its end; what it leaves pressed is released."""
+        origin = sink.origin()
+        try:
+            if self._switches:
+                origin.replace(self._initial_state())
+            await self._play(sink, origin)
+        finally:
+            origin.leave()
 
     def _initial_state(self) -> State:
         state = State(slots=self.description.slots > 0)
@@ -44,7 +53,7 @@ class EvemuSource:
             state.set(EV_SW, switch, 1)
         return state
 
-    async def _play(self, sink: Sink) -> None:
+    async def _play(self, sink: Sink, origin: Origin) -> None:
         loop = asyncio.get_running_loop()
         await sink.room()
         began = loop.time()
@@ -54,7 +63,7 @@ class EvemuSource:
             asked = loop.time()
             await sink.room()
             began += loop.time() - asked
-            sink.deliver(report)
+            origin.deliver(report)
         if self._reports:
             log.info("the recording has been played")
 
@@ -67,15 +76,14 @@ class EvemuSource:
         """Has no effect: nothing is held open."""
 
 
-def _read(path: str) -> Recording:
+def _read(path: str) -> str:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise SetupError(f"--evemu-path={path}: not a regular file, which alone is sure to end")
         # A name may be in any encoding; its bytes are kept as they are.
-        text = Path(path).read_text("utf-8", errors="surrogateescape")
+        return Path(path).read_text("utf-8", errors="surrogateescape")
     except OSError as error:
         raise SetupError(f"--evemu-path={path}: {error.strerror}") from error
-    return parse(text, path)
 
 
 def _timed_reports(recording: Recording, path: str) -> list[tuple[float, bytes]]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from vhost_user_input.description import Description
-from vhost_user_input.evemu import parse_event
+from vhost_user_input.evemu import BYTE_ORDER_MARK, parse_event
 from vhost_user_input.reports import Reports
 
 MAX_LINE = 1024  # bytes; an E: line with a comment needs less than 100
@@ -28,6 +28,7 @@ class EventLines:
         self._reports = Reports(description)
         self._rest = b""
         self._skipping = False
+        self._begun = False
 
     @property
     def incomplete(self) -> int:
@@ -61,7 +62,10 @@ class EventLines:
     def _take_line(self, line: bytes, heard: Heard) -> None:
         if len(line) > MAX_LINE:
             raise ValueError(f"a line of more than {MAX_LINE} bytes")
-        text = line.decode("utf-8", "replace").strip()
+        text = line.decode("utf-8", "replace")
+        if not self._begun:
+            self._begun, text = True, text.removeprefix(BYTE_ORDER_MARK)
+        text = text.strip()
         if not text or text.startswith(_IGNORED):
             return
         _time, kind, code, value = parse_event(text)

@@ -9,6 +9,7 @@ import struct
 
 EV_SYN = 0x00
 EV_KEY = 0x01
+EV_REL = 0x02
 EV_ABS = 0x03
 EV_MSC = 0x04
 EV_SW = 0x05
@@ -23,8 +24,12 @@ SYN_LAST = SYN_DROPPED
 
 KEY_REPEATED = 2  # the value of an EV_KEY event that says that the key is still pressed
 
+ABS_X = 0x00
+ABS_Y = 0x01
 ABS_MT_SLOT = 0x2F
 ABS_MT_FIRST = 0x30
+ABS_MT_POSITION_X = 0x35
+ABS_MT_POSITION_Y = 0x36
 ABS_MT_TRACKING_ID = 0x39
 ABS_MT_LAST = 0x3D
 ABS_CNT = 0x40

@@ -1,10 +1,13 @@
 """Carries reports from the sources to the eventq: the backlog, and those who wait for it."""
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vhost_user_input.backlog import Backlog
+from vhost_user_input.description import Description
 from vhost_user_input.events import EVENT
+from vhost_user_input.origin import Origin
 from vhost_user_input.state import State
 
 if TYPE_CHECKING:
@@ -17,23 +20,49 @@ BURST = 64
 class Feed:
     """The sink of all sources, and the handler of the eventq."""
 
-    def __init__(self, backlog: Backlog) -> None:
+    def __init__(self, backlog: Backlog, description: Description) -> None:
+        self.origins: set[Origin] = set()
         self._backlog = backlog
+        self._description = description
+        self._ended = False
+        self._watchers: list[Callable[[bool], None]] = []
         self._waiting = asyncio.Event()  # there are events for the guest
+        self._nothing = asyncio.Event()  # there are none
         self._room = asyncio.Event()  # the guest listens, and at least half of the backlog is free
+        self._tell()
 
     # --- The sources' side ------------------------------------------------------------------------------
 
+    @property
+    def listening(self) -> bool:
+        """Whether the guest's driver takes events."""
+        return self._backlog.listening
+
+    @property
+    def state(self) -> State:
+        """What all reports so far come to."""
+        return self._backlog.device
+
+    def origin(self) -> Origin:
+        """One more of those who report."""
+        return Origin(self, slots=self._description.slots > 0)
+
+    def watch(self, call: Callable[[bool], None]) -> None:
+        """Has it called with whether the guest's driver listens: now, and when that changes."""
+        self._watchers.append(call)
+        call(self.listening)
+
     def deliver(self, reports: bytes) -> None:
         """Takes whole reports, packed; they reach the guest if its driver listens."""
-        if reports:
+        if reports and not self._ended:
             self._backlog.add(reports)
             self._tell()
 
     def replace(self, state: State) -> None:
         """The device is in this state now, whatever was delivered before."""
-        self._backlog.replace(state)
-        self._tell()
+        if not self._ended:
+            self._backlog.replace(state)
+            self._tell()
 
     async def room(self) -> None:
         """Waits until the guest's driver listens and nothing that is delivered now will be dropped."""
@@ -47,15 +76,40 @@ class Feed:
         try:
             while await queue.ready():
                 # A driver that has given buffers listens; before that it may still be starting.
-                self._backlog.start()
-                self._tell()
+                self._start()
                 await self._waiting.wait()
                 self._fill(queue)
                 # Neither of the waits above lets others run if there is nothing to wait for.
                 await asyncio.sleep(0)
         finally:
+            self._stop()
+
+    def doubt(self) -> None:
+        """The driver was set up before, and may believe anything. No ring runs."""
+        self._backlog.doubt(self._description)
+
+    async def end(self) -> None:
+        """Releases all that is held, takes nothing more, and returns when the guest has been told."""
+        self._ended = True
+        self._backlog.end()
+        self._tell()
+        await self._nothing.wait()
+
+    def _start(self) -> None:
+        if not self._backlog.listening:
+            self._backlog.start()
+            self._tell()
+            self._tell_watchers()
+
+    def _stop(self) -> None:
+        if self._backlog.listening:
             self._backlog.stop()
             self._tell()
+            self._tell_watchers()
+
+    def _tell_watchers(self) -> None:
+        for call in self._watchers:
+            call(self.listening)
 
     def _fill(self, queue: "Virtqueue") -> None:
         events = self._backlog.head(BURST)
@@ -71,6 +125,7 @@ class Feed:
 
     def _tell(self) -> None:
         _put(self._waiting, on=len(self._backlog) > 0)
+        _put(self._nothing, on=not len(self._backlog))
         _put(self._room, on=self._backlog.listening and len(self._backlog) * 2 <= self._backlog.capacity)
 
 

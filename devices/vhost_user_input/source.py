@@ -1,20 +1,25 @@
 """What stands between the device and the places where events come from."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from vhost_user_input.description import Description
-from vhost_user_input.state import State
+from vhost_user_input.origin import Origin
 from vhostd import Grants
 
 
 class Sink(Protocol):
     """Where a source's reports go."""
 
-    def deliver(self, reports: bytes) -> None:
-        """Takes whole reports, packed; they reach the guest if its driver listens."""
+    @property
+    def listening(self) -> bool:
+        """Whether the guest's driver takes events."""
 
-    def replace(self, state: State) -> None:
-        """The device is in this state now, whatever was delivered before."""
+    def origin(self) -> Origin:
+        """One more of those who report."""
+
+    def watch(self, call: Callable[[bool], None], /) -> None:
+        """Has it called with whether the guest's driver listens: now, and when that changes."""
 
     async def room(self) -> None:
         """Waits until the guest's driver listens and nothing that is delivered now will be dropped."""
@@ -24,6 +29,9 @@ class Source(Protocol):
     """A place where events come from, opened when it is made."""
 
     description: Description
+
+    def greet(self) -> None:
+        """Another virtual machine has come, whose driver may listen soon."""
 
     def grants(self) -> Grants:
         """What it still needs of the system, beyond what it has open."""

@@ -1,7 +1,9 @@
 """The lasting part of what events say: which keys and switches are on, where axes and contacts are."""
 
+from collections.abc import Iterable
 from typing import Self
 
+from vhost_user_input.description import Description
 from vhost_user_input.events import (
     ABS_MT_FIRST,
     ABS_MT_LAST,
@@ -64,25 +66,46 @@ class State:
         if self.slot:
             self.slot = UNKNOWN_SLOT
 
+    def doubt_all(self, description: Description, known: Self) -> None:
+        """Nothing is known of whoever this is the state of, but its device, which is in the state `known`."""
+        keys = {kind << 16 | code for kind in _SWITCHING for code in description.codes.get(kind, ())}
+        contacts = {slot << 32 | _TRACKING_ID for slot in range(description.slots)}
+        self._values = dict.fromkeys(keys | contacts | known._values.keys())
+        self.slot = UNKNOWN_SLOT if self._slots else 0
+
+    def held(self) -> dict[int, int | None]:
+        """What is pressed, or touches: keys and contacts by element."""
+        return {
+            each: value
+            for each, value in self._values.items()
+            if _can_be_held(each) and value != _at_rest(each)
+        }
+
+    def released(self, elements: Iterable[int] | None = None) -> "State":
+        """This, with these keys and contacts lifted, by default all that are held."""
+        state = State(slots=self._slots)
+        state._values, state.slot = dict(self._values), self.slot
+        for element in self.held() if elements is None else elements:
+            state._values[element] = _at_rest(element)
+        return state
+
     def until(self, target: Self) -> bytes:
         """The reports that lead from here to `target`; none if nothing differs.
 
         A contact that is not the one the slot had is lifted first, in a report of its own: clients do not
         expect that a contact turns into another.
         """
-        now = State(slots=self._slots)
-        now._values, now.slot = dict(self._values), self.slot
+        now = self.released(())
         lifts = now._differences(target._lifted_from(self))
         now.apply(lifts)
         return lifts + now._differences(target)
 
     def _lifted_from(self, before: Self) -> "State":
         """`before` with those contacts lifted that have become others here."""
-        lifted = State(slots=self._slots)
-        lifted._values, lifted.slot = dict(before._values), before.slot
         contacts = [element for element in self._values if element & 0xFFFFFFFF == _TRACKING_ID]
-        if replaced := [element for element in contacts if self._replaces(element, before)]:
-            lifted._values.update(dict.fromkeys(replaced, -1))
+        replaced = [element for element in contacts if self._replaces(element, before)]
+        lifted = before.released(replaced)
+        if replaced:
             lifted.slot = max(replaced) >> 32
         return lifted
 
@@ -127,6 +150,10 @@ class State:
 
 def _at_rest(element: int) -> int:
     return -1 if element & 0xFFFFFFFF == _TRACKING_ID else 0
+
+
+def _can_be_held(element: int) -> bool:
+    return element >> 16 == EV_KEY or element & 0xFFFFFFFF == _TRACKING_ID
 
 
 def _order(element: int) -> tuple[int, bool, int]:

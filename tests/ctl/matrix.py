@@ -56,14 +56,22 @@ class Case:
     program: str | None = NO_FEATURES
     program_mode: int = 0o755
     program_is_folder: bool = False
+    refused_by: tuple[str, ...] = ()  # parsers of JSON, some of which libvirt reads it with
+
+    def verdict_by(self, parser: str) -> Verdict:
+        """With this parser, by its name; with one that refuses it, it is no JSON."""
+        if parser not in self.refused_by:
+            return self.verdict
+        return Verdict.FATAL if self.program == NO_FEATURES else Verdict.NEXT
 
     def __str__(self) -> str:
         return self.name
 
 
-def describing(name: str, verdict: Verdict, content: bytes | str) -> Case:
+def describing(name: str, verdict: Verdict, content: bytes | str, *refused_by: str) -> Case:
     """The content is the description's; the program is a good one."""
-    return Case(name, verdict, (Placed(content if isinstance(content, bytes) else content.encode()),))
+    placed = Placed(content if isinstance(content, bytes) else content.encode())
+    return Case(name, verdict, (placed,), refused_by=refused_by)
 
 
 def placing(name: str, verdict: Verdict, *placed: Placed) -> Case:
@@ -71,14 +79,14 @@ def placing(name: str, verdict: Verdict, *placed: Placed) -> Case:
     return Case(name, verdict, placed)
 
 
-def running(name: str, verdict: Verdict, program: str) -> Case:
+def running(name: str, verdict: Verdict, program: str, *refused_by: str) -> Case:
     """The description is a good one; the program does this for --print-capabilities."""
-    return Case(name, verdict, program=program)
+    return Case(name, verdict, program=program, refused_by=refused_by)
 
 
-def printing(name: str, verdict: Verdict, output: str) -> Case:
+def printing(name: str, verdict: Verdict, output: str, *refused_by: str) -> Case:
     """The description is a good one; the program prints what printf(1) makes of this."""
-    return running(name, verdict, f"printf '{output}'")
+    return running(name, verdict, f"printf '{output}'", *refused_by)
 
 
 def gpu(**members: object) -> bytes:
@@ -164,7 +172,14 @@ DESCRIPTIONS = [
     describing(
         "number with a zero before it", FATAL, '{"type": "gpu", "binary": "@PROGRAM@", "version": 012}'
     ),
-    describing("number of 30 digits", USED, gpu(version=10**29)),
+    describing("number of 30 digits", USED, gpu(version=10**29), "json-c 0.17", "json-c 0.18", "json-c 0.19"),
+    describing("greatest integer", USED, gpu(version=(1 << 64) - 1, least=-(1 << 63))),
+    describing("letter beyond ASCII, escaped", USED, gpu(description="écran 🖥")),
+    describing("letter beyond ASCII in a name", USED, '{"type": "gpu", "binary": "@PROGRAM@", "é": 1}'),
+    describing("tab in a string", USED, GPU[:-1] + b', "x": "a\tb"}', "json-c 0.18", "json-c 0.19"),
+    describing("tab in a name", USED, GPU[:-1] + b', "a\tb": 1}', "json-c 0.19"),
+    describing("control characters, escaped", USED, gpu(description="a\tb\x01\x7f")),
+    describing("DEL", USED, GPU[:-1] + b', "x": "\x7f"}'),
     describing("hexadecimal number", FATAL, '{"type": "gpu", "binary": "@PROGRAM@", "version": 0x10}'),
     describing("unknown escape", FATAL, '{"type": "gpu", "binary": "@PROGRAM@", "description": "\\x41"}'),
     describing(
@@ -179,7 +194,9 @@ DESCRIPTIONS = [
     describing("UTF-16 without a mark", FATAL, gpu().decode().encode("utf-16-le")),
     describing("Latin-1", FATAL, gpu(description="@")[:-3] + b'caf\xe9"}'),
     describing("no text at all", FATAL, bytes(range(256))),
-    describing("UTF-8", USED, '{"type": "gpu", "binary": "@PROGRAM@", "description": "écran 🖥"}'),
+    describing(
+        "UTF-8", USED, '{"type": "gpu", "binary": "@PROGRAM@", "description": "écran 🖥"}', "json-c 0.18"
+    ),
 ]
 
 FILES = [
@@ -247,6 +264,7 @@ PROGRAMS = [
     printing("no line break", USED, '{"type": "gpu", "features": []}'),
     printing("many lines", USED, '\\n{\\n  "type": "gpu",\\r\\n  "features": [\\n  ]\\n}\\n\\n'),
     printing("byte order mark in the output", NEXT, '\\357\\273\\277{"type": "gpu", "features": []}'),
+    printing("UTF-8 in the output", USED, '{"features": [], "description": "écran"}', "json-c 0.18"),
     printing("bytes that are no UTF-8", NEXT, '{"type": "gpu", "features": [], "x": "\\377"}'),
     printing("NUL behind", USED, '{"type": "gpu", "features": []}\\000end'),
     printing("trailing comma in the output", NEXT, '{"type": "gpu", "features": [],}'),

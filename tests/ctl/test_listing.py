@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.ctl import matrix
+from tests.ctl.libvirt.test_host import put_libvirt
 from tests.ctl.programs import answering, script
 from tests.programs import environment, executable
 from vhostd.ctl import listing, main
@@ -208,6 +209,18 @@ def test_an_image_that_breaks_it(image: Machine) -> None:
     status, _, error = image.list(f"--root={image.root}")
     assert status == 1
     assert error.startswith("vhostctl: error: /etc/qemu/vhost-user/README: it is not JSON: line 1, column 1:")
+
+
+def test_the_libvirt_of_an_image_is_the_one_that_counts(image: Machine) -> None:
+    put_libvirt(image.root, "libjson-c.so.5", "4.0")
+    (image.etc / "10-a.json").write_text('{"description": "écran", "type": "gpu", "binary": "/usr/bin/gpu"}')
+    (entry,) = image.entries(f"--root={image.root}").values()
+    reason = "it is not JSON: line 1, column 18: 'é' (write \\u00e9), which json-c 0.18 refuses"
+    assert (entry["state"], entry["reason"]) == ("breaks", reason)
+    escaped = '{"description": "\\u00e9cran", "type": "gpu", "binary": "gpu"}'
+    (image.etc / "10-a.json").write_text(escaped)
+    (entry,) = image.entries(f"--root={image.root}").values()
+    assert entry["state"] == "candidate"
 
 
 def test_a_root_that_is_none(image: Machine) -> None:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.programs import environment, executable
-from vhostd.ctl import main
-from vhostd.ctl.libvirt.json_text import LIMIT
+from vhostd.ctl import main, validate
+from vhostd.ctl.libvirt.json_text import JSON_C, LIMIT
 from vhostd.ctl.schema import Kind
 from vhostd.ctl.validate import check, lines
 from vhostd.shipped import DESCRIPTIONS, shipped
@@ -92,6 +92,18 @@ def test_lenient_is_as_libvirt(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     path = file(tmp_path, b'{"type": "sound", "type": "gpu", "binary": "/usr/bin/gpu", "version": NaN}')
     assert run(capfd, path)[:2] == (1, [f"{path}: it is not JSON: NaN is no value of JSON"])
     assert run(capfd, "--lenient", path)[0] == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--lenient"]])
+def test_what_the_libvirt_of_this_host_does_not_read(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    path = file(tmp_path, json.dumps({**GOOD, "description": "écran"}, ensure_ascii=False).encode())
+    for number, dialect in JSON_C.items():
+        monkeypatch.setattr(validate, "json_dialect", lambda dialect=dialect: dialect)
+        status, printed, _ = run(capfd, *options, path)
+        assert (status, len(printed)) == ((1, 1) if number == 4 else (0, 0))
+        assert all(line.endswith("'é' (write \\u00e9), which json-c 0.18 refuses") for line in printed)
 
 
 def test_the_kind_is_seen_or_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -364,6 +364,16 @@ def test_a_reconnect_does_not_renew_the_limit(make: Make, source: Path, clock: C
 # --- Options --------------------------------------------------------------------------------------------
 
 
+def test_a_size_may_have_a_unit(make: Make, run_async: Run) -> None:
+    device = make("--max-bytes=64K")
+
+    async def main() -> None:
+        await device._budget.refill()
+        assert device._budget.left == 64 << 10
+
+    run_async(main)
+
+
 @pytest.mark.parametrize(
     "option", ["--max-bytes=0", "--max-bytes=-1", "--max-bytes=1.5", "--period=0", "--period=-1", "--period="]
 )

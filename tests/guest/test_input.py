@@ -12,15 +12,18 @@ import pytest
 from tests.guest.backend import Backend, EventSocket
 from tests.guest.guest import CommandFailed, Guest
 from tests.guest.machine import vhost_user_options
-from vhost_user_input.description import Description
+from tests.programs import listens_at
+from vhost_user_input.description import VIRTUAL, Description
 from vhost_user_input.evemu import parse
+from vhost_user_input.event_socket import MAX_CLIENTS
 
 pytestmark = pytest.mark.guest
 
 RECORDINGS = Path(__file__).parents[1] / "devices" / "vhost_user_input" / "recordings"
 KINDS = ("keyboard", "mouse", "tablet", "touchscreen")
-EV_SYN, EV_KEY, EV_REL, EV_LED, EV_REP = 0x00, 0x01, 0x02, 0x11, 0x14
-KEY_A, LED_CAPSL = 30, 1
+EV_SYN, EV_KEY, EV_REL, EV_ABS, EV_LED, EV_REP = 0x00, 0x01, 0x02, 0x03, 0x11, 0x14
+KEY_A, KEY_ENTER, LED_CAPSL = 30, 28, 1
+KEYS = {"a": KEY_A, "b": 48}
 SYN = [EV_SYN, 0, 0]
 EVDEV_BUFFER = 64  # events that Linux keeps for a slow reader of a simple device
 DRIVER = "/sys/bus/virtio/drivers/virtio_input"
@@ -86,6 +89,28 @@ def test_the_guest_sees_the_device_as_it_is_described(machine: Machine, kind: st
     description, _ = recorded(kind)
     seen = machine.guest.call("input_device", device=description.name)
     assert seen["uniq"] == f"serial of {kind}"
+    check_description(seen, description)
+
+
+@pytest.mark.parametrize("kind", VIRTUAL)
+def test_the_guest_sees_the_device_that_an_event_socket_alone_is(machine: Machine, kind: str) -> None:
+    description, name = VIRTUAL[kind](), f"only-{kind}"
+    options = [f"--event-socket={machine.directory / name}", f"--event-device={kind}"]
+    with Backend("vhost-user-input", machine.directory, *options, name=name) as backend:
+        machine.guest.plug_vhost_user("vhost-user-input-pci", name, backend.path)
+        check_description(machine.guest.call("wait_input_device", name=description.name), description)
+        remove(machine, name, description.name)
+
+
+def remove(machine: Machine, identity: str, name: str) -> None:
+    """Unplugs a device and forgets its socket."""
+    machine.guest.unplug(identity)
+    machine.guest.qmp.execute("chardev-remove", {"id": f"{identity}-chardev"})
+    machine.guest.call("wait_input_device", name=name, present=False)
+
+
+def check_description(seen: dict[str, Any], description: Description) -> None:
+    """Whether what the guest sees is as described."""
     assert [seen[each] for each in ("bustype", "vendor", "product", "version")] == list(description.ids)
     assert set(seen["properties"]) == description.properties
     assert set(seen["events"][EV_SYN]) == set(description.codes) | {EV_SYN}
@@ -140,6 +165,63 @@ def test_an_led_set_in_the_guest_arrives_at_the_source(machine: Machine) -> None
             machine.guest.call("write_events", device=name, events=[[EV_LED, LED_CAPSL, value], SYN])
             assert socket.receive() == [EV_LED, LED_CAPSL, value]
             assert socket.receive() == SYN
+
+
+def test_what_a_client_leaves_pressed_is_released(machine: Machine) -> None:
+    """A guest would repeat the key for ever."""
+    name = recorded("keyboard")[0].name
+    machine.guest.call("record", device=name)
+    with closing(machine.events("keyboard")) as socket:
+        socket.send([[EV_KEY, KEY_A, 1], SYN])
+        machine.guest.call("wait_event", device=name, event=[EV_KEY, KEY_A, 1])
+    machine.guest.call("wait_event", device=name, event=[EV_KEY, KEY_A, 0])
+    machine.guest.call("stop_recording", device=name)
+    assert machine.guest.call("input_state", device=name)["keys"] == []
+
+
+def test_what_a_client_leaves_on_the_screen_is_lifted(machine: Machine) -> None:
+    name = recorded("touchscreen")[0].name
+    contacts = [[EV_ABS, 0x2F, 3], [EV_ABS, 0x39, 77], [EV_KEY, 0x14A, 1], SYN]
+    machine.guest.call("record", device=name)
+    with closing(machine.events("touchscreen")) as socket:
+        socket.send(contacts)
+        machine.guest.call("wait_event", device=name, event=[EV_ABS, 0x39, 77])
+    received = machine.guest.call("wait_event", device=name, event=[EV_ABS, 0x39, -1])
+    assert [EV_KEY, 0x14A, 0] in received + machine.guest.call("stop_recording", device=name)
+
+
+def test_what_clients_said_while_the_guest_paused_is_said_when_it_goes_on(machine: Machine) -> None:
+    """By more of them than may be there at a time, all of which have gone."""
+    name = recorded("touchscreen")[0].name  # whose readers Linux gives a long buffer
+    moves = [[EV_ABS, 0, 1000 + number] for number in range(MAX_CLIENTS + 10)]
+    machine.guest.call("record", device=name)
+    machine.guest.qmp.execute("stop")
+    for move in moves:
+        with closing(machine.events("touchscreen")) as socket:
+            socket.send([move, SYN])
+    machine.guest.qmp.execute("cont")
+    received = machine.guest.call("wait_event", device=name, event=moves[-1])
+    assert [event for event in received if event != SYN] == moves
+    machine.guest.call("stop_recording", device=name)
+
+
+def test_what_was_typed_before_the_guest_takes_events_is_typed(machine: Machine) -> None:
+    """Key by key, by more clients than may be there at a time, all of which have gone."""
+    console = machine.guest.call("start", argv=["sh", "-c", "exec </dev/tty1; echo ready; exec cat"])
+    machine.guest.call("wait_output", pid=console, text="ready")
+    events = machine.directory / "early.events"
+    with Backend("vhost-user-input", machine.directory, f"--event-socket={events}", name="early") as backend:
+        while backend.process.poll() is None and not listens_at(events):
+            time.sleep(0.01)
+        text = "ab" * (MAX_CLIENTS // 2 + 5)
+        for key in [*(KEYS[letter] for letter in text), KEY_ENTER]:
+            with closing(EventSocket(events)) as socket:
+                socket.send([[EV_KEY, key, 1], SYN, [EV_KEY, key, 0], SYN])
+        machine.guest.plug_vhost_user("vhost-user-input-pci", "early", backend.path)
+        machine.guest.call("wait_output", pid=console, text=text)
+        remove(machine, "early", "vhostd virtual keyboard")
+    machine.guest.call("signal", pid=console)
+    machine.guest.call("finish", pid=console)
 
 
 def test_ten_thousand_events_at_full_speed(tmp_path: Path) -> None:
@@ -232,9 +314,7 @@ def test_the_device_may_be_removed_and_added_again(machine: Machine) -> None:
                 events.send([[EV_KEY, KEY_A, 1], SYN, [EV_KEY, KEY_A, 0], SYN])
                 assert len(machine.guest.call("wait_events", device=seen["path"], count=4)) == 4
             machine.guest.call("stop_recording", device=seen["path"])
-            machine.guest.unplug("plugged")
-            machine.guest.qmp.execute("chardev-remove", {"id": "plugged-chardev"})
-            machine.guest.call("wait_input_device", name="plugged # laptop", present=False)
+            remove(machine, "plugged", "plugged # laptop")
 
 
 def test_an_evdev_node(machine: Machine) -> None:
@@ -242,9 +322,26 @@ def test_an_evdev_node(machine: Machine) -> None:
     script = Path(__file__).parent / "inside" / "check_evdev.py"
     command = ["-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", str(script)]
     try:
-        result = machine.guest.call("run", argv=[sys.executable, *command], timeout=120)
+        result = machine.guest.call("run", argv=[sys.executable, *command], timeout=300)
     except CommandFailed as error:
         pytest.fail(str(error))
     print(result["output"])
     assert result["status"] == 0, result["output"]
     assert " passed" in result["output"]
+
+
+def test_nothing_stays_pressed_when_the_program_ends(machine: Machine) -> None:
+    """Not even what a client goes on holding."""
+    text = (RECORDINGS / "keyboard.evemu").read_text().replace("AT Translated Set 2 keyboard", "ending")
+    name = "ending # laptop"
+    with start_backend(machine.directory, "ending", text=text) as backend:
+        machine.guest.plug_vhost_user("vhost-user-input-pci", "ending", backend.path)
+        machine.guest.call("wait_input_device", name=name)
+        machine.guest.call("record", device=name)
+        with closing(machine.events("ending")) as socket:
+            socket.send([[EV_KEY, KEY_A, 1], SYN])
+            machine.guest.call("wait_event", device=name, event=[EV_KEY, KEY_A, 1])
+            backend.process.terminate()
+            backend.process.wait()
+            machine.guest.call("wait_event", device=name, event=[EV_KEY, KEY_A, 0])
+        assert machine.guest.call("input_state", device=name)["keys"] == []

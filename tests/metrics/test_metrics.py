@@ -13,6 +13,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from tests.conftest import Run
 from tests.metrics.scraping import GET, Place, Response, ask, place_of
 from tests.sessions import Echo
+from vhost_user_rng import Rng
+from vhostd.budget import Budget
+from vhostd.device import Device
 from vhostd.endpoint import listen as listen_at
 from vhostd.errors import SetupError
 from vhostd.fds import Fd
@@ -28,7 +31,7 @@ HOLD = {"ring": "1"}
 
 
 @asynccontextmanager
-async def served(device: Echo, path: Path, address: Address) -> AsyncIterator[Place]:
+async def served(device: Device, path: Path, address: Address) -> AsyncIterator[Place]:
     """A server with metrics on the running loop; yields where they are."""
     endpoint = listen(address)
     proc = Fd(os.open(PROC, os.O_PATH))
@@ -194,6 +197,27 @@ def test_a_device_that_counts_an_error(run_async: Run, path: Path) -> None:
                 device.release()
                 page = await ask(place)
         assert page.value("vhost_user_errors_total", **HOLD) == 1
+
+    run_async(main)
+
+
+def test_what_a_limit_costs_shows(run_async: Run, path: Path) -> None:
+    """It is none of a request's own time."""
+
+    async def main() -> None:
+        async with (
+            served(Rng(None, Budget(4, 0.05)), path, Address("127.0.0.1")) as place,
+            negotiated(path) as (frontend, memory),
+        ):
+            with closing(await frontend.start(memory)) as queue:
+                for _ in range(3):
+                    assert len(await queue.request(room=4)) == 4
+                page = await ask(place)
+        # The third was given before the third wait is over.
+        throttled = page.value("vhost_user_throttled_seconds_total", **ECHO)
+        assert throttled is not None
+        assert throttled > 0.05
+        assert page.value("vhost_user_requests_total", **ECHO) == 3
 
     run_async(main)
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Self
 
 from vhostd import Device, DeviceType, Grants, Handler, Virtqueue, run
-from vhostd.sandbox.paths import PLACES
+from vhostd.sandbox.names import PLACES
 
 Deed = Callable[["Hostile"], object]
 
@@ -78,15 +78,15 @@ def written_memfd() -> int:
     return fd
 
 
-def change_path(name: str, *arguments: int) -> None:
+def change_name(name: str, *arguments: int) -> None:
     """A system call by which memory below all other could be changed, or have other memory in its place."""
     call(name, *map(ctypes.c_size_t, arguments))
 
 
-def move_onto_path() -> None:
+def move_onto_name() -> None:
     with mmap.mmap(-1, mmap.PAGESIZE) as memory:
         start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        change_path("mremap", start, mmap.PAGESIZE, mmap.PAGESIZE, MREMAP_MAYMOVE | MREMAP_FIXED, PLACES[0])
+        change_name("mremap", start, mmap.PAGESIZE, mmap.PAGESIZE, MREMAP_MAYMOVE | MREMAP_FIXED, PLACES[0])
 
 
 def type_at_the_terminal() -> None:
@@ -210,13 +210,13 @@ BESIDE: dict[str, Deed] = {
     "remove it by its name in a folder": lambda device: call("unlinkat", -100, bytes(device.victim), 0),
     "remove a folder": lambda device: device.victim.with_name("empty").rmdir(),
     "rename the socket": lambda device: device.victim.with_name("vhost.sock").rename(device.victim),
-    "write to the path": lambda _: change_path("mprotect", PLACES[0], mmap.PAGESIZE, 3),
-    "write to the path from below": lambda _: change_path("mprotect", mmap.PAGESIZE, PLACES[0], 3),
-    "unmap the path": lambda _: change_path("munmap", PLACES[0], mmap.PAGESIZE),
-    "unmap the path from below": lambda _: change_path("munmap", mmap.PAGESIZE, PLACES[0]),
-    "move the path": lambda _: change_path("mremap", PLACES[0], mmap.PAGESIZE, 2 * mmap.PAGESIZE, 1),
-    "move onto the path": lambda _: move_onto_path(),
-    "map over the path": lambda _: change_path(
+    "write to the name": lambda _: change_name("mprotect", PLACES[0], mmap.PAGESIZE, 3),
+    "write to the name from below": lambda _: change_name("mprotect", mmap.PAGESIZE, PLACES[0], 3),
+    "unmap the name": lambda _: change_name("munmap", PLACES[0], mmap.PAGESIZE),
+    "unmap the name from below": lambda _: change_name("munmap", mmap.PAGESIZE, PLACES[0]),
+    "move the name": lambda _: change_name("mremap", PLACES[0], mmap.PAGESIZE, 2 * mmap.PAGESIZE, 1),
+    "move onto the name": lambda _: move_onto_name(),
+    "map over the name": lambda _: change_name(
         "mmap", PLACES[0], mmap.PAGESIZE, 3, MAP_FIXED | mmap.MAP_ANONYMOUS | mmap.MAP_PRIVATE, 2**64 - 1, 0
     ),
 }

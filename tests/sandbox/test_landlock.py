@@ -11,6 +11,9 @@ from vhostd.sandbox import landlock
 CHECKOUT = Path(__file__).parents[2]
 CHILD = """
 import os, sys
+from vhostd.folder import Folder
+from vhostd.grants import Grants
+from vhostd.removal import Removal
 from vhostd.sandbox import landlock, privileges
 
 read, written, cleared, victim = sys.argv[2:]
@@ -26,7 +29,8 @@ def write(path):
         file.write("x")
 
 privileges.limit()
-landlock.restrict([read], [written], [cleared], int(sys.argv[1]))
+removal = Removal(Folder(cleared), "file")
+landlock.restrict(Grants((written,), (removal,), read=(read,)), int(sys.argv[1]))
 import wave  # which is read now
 print(
     tried(lambda: open(f"{read}/file").close()),
@@ -58,10 +62,39 @@ def test_every_version_holds(tmp_path: Path, version: int) -> None:
     assert done.stdout.split() == expected
 
 
+NODES = """
+import errno, fcntl, os, sys, termios
+from vhostd.folder import Folder
+from vhostd.grants import Grants
+from vhostd.removal import Removal
+from vhostd.sandbox import landlock, privileges
+
+def asked(path):
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOCTTY)
+        fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(8))
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "done"
+
+privileges.limit()
+landlock.restrict(Grants(devices=("/dev",)), landlock.interface())
+print(asked("/dev/zero"), asked("/dev/ptmx"), asked(sys.argv[1]))
+"""
+
+
+def test_device_nodes_are_opened_and_asked_below_a_folder_of_them(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.touch()
+    command = [sys.executable, "-c", NODES, str(victim)]
+    done = subprocess.run(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout.split() == ["ENOTTY", "done", "EACCES"]
+
+
 def test_a_folder_that_is_not_there_costs_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys; from vhostd.sandbox import landlock, privileges; privileges.limit(); "
-        "landlock.restrict([], [sys.argv[1]], [], 1)"
+        "import sys; from vhostd.grants import Grants; from vhostd.sandbox import landlock, privileges; "
+        "privileges.limit(); landlock.restrict(Grants(written=(sys.argv[1],)), 1)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "none")], cwd=CHECKOUT, check=True)
 

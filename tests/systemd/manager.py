@@ -108,6 +108,12 @@ class Manager:
         self._write_drop_in(unit, *lines)
         self.run("daemon-reload")
 
+    def undo_drop_ins(self, unit: str) -> None:
+        """Takes all changes of a service back, as `systemctl revert` does."""
+        for path in (self._units / f"{unit}.d").iterdir():
+            path.unlink()
+        self.run("daemon-reload")
+
     def _write_drop_in(self, unit: str, *lines: str) -> None:
         folder = self._units / f"{unit}.d"
         folder.mkdir(exist_ok=True)

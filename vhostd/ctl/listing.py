@@ -22,7 +22,7 @@ from vhostd.ctl.libvirt.answer import Answer, ask
 from vhostd.ctl.libvirt.discovery import LAUNCHED, TYPES, Entry, State, discover, is_broken
 from vhostd.ctl.libvirt.folders import libvirt_folders, read_folder
 from vhostd.ctl.libvirt.hazards import hazards
-from vhostd.ctl.libvirt.host import has_render_node
+from vhostd.ctl.libvirt.host import has_render_node, json_dialect
 from vhostd.ctl.libvirt.image import TOP, real
 from vhostd.ctl.libvirt.judgement import Judgement, choose, judge
 from vhostd.ctl.output import add_json, printable, show, show_json
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     if not root.is_dir():
         raise SetupError(f"{root} is no folder")
     folders = libvirt_folders(privileged=privileged)
-    entries = discover([read_folder(folder, root) for folder in folders])
+    entries = discover([read_folder(folder, root) for folder in folders], json_dialect(root))
     if options.root is None:
         rows = live_rows(entries, everything=options.probe, privileged=privileged)
     else:
@@ -111,7 +111,13 @@ def live_rows(entries: list[Entry], *, everything: bool, privileged: bool) -> li
 def judgements(answers: dict[Entry, Answer], *, render_node: bool) -> dict[Entry, Judgement]:
     """What libvirt decides of those that it asks."""
     candidates = [entry for entry in answers if entry.state == State.CANDIDATE]
-    return choose({entry: judge(entry.type, answers[entry], render_node=render_node) for entry in candidates})
+    dialect = json_dialect()
+    return choose(
+        {
+            entry: judge(entry.type, answers[entry], render_node=render_node, dialect=dialect)
+            for entry in candidates
+        }
+    )
 
 
 def still_row(entry: Entry, root: Path) -> Row:

@@ -1,34 +1,20 @@
 """What commands print: it cannot garble a terminal, and nobody needs to read it all."""
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable
 from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from vhostd.errors import SetupError
+from vhostd.stdout import say
 
 
 def show(lines: Iterable[str]) -> None:
-    """Prints lines; what the encoding lacks is escaped, and whoever stops reading misses the rest.
-
-    Raises SetupError if they cannot be written.
-    """
-    if sys.stdout is None:  # as Python has it when it is closed
-        return
-    encoding = sys.stdout.encoding or "utf-8"
+    """Prints lines, if there is anybody to read them; raises SetupError if they cannot be written."""
     text = "".join(f"{line}\n" for line in lines)
-    try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
-    except OSError as error:
-        # What Python still holds would be written, and fail, at its end.
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
-        if not isinstance(error, BrokenPipeError):
-            raise SetupError(f"stdout: {error.strerror}") from None
+    if sys.stdout is not None:  # as Python has it when it is closed: nobody wants to know
+        say(text)
 
 
 def add_json(parser: argparse.ArgumentParser, report: type[BaseModel]) -> None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from vhostd.ctl.conventions import deviations
 from vhostd.ctl.libvirt.answer import Answer, ask
 from vhostd.ctl.libvirt.discovery import LAUNCHED, TYPES, State
-from vhostd.ctl.libvirt.host import has_render_node
+from vhostd.ctl.libvirt.host import has_render_node, json_dialect
 from vhostd.ctl.libvirt.json_text import NotJson, read_as_libvirt, word
 from vhostd.ctl.libvirt.judgement import Judgement, judge
 from vhostd.ctl.output import add_json, printable, show, show_json
@@ -74,7 +74,9 @@ def probe(binary: str, described: str | None = None) -> Probe:
     answer = ask(os.path.abspath(binary) if "/" in binary else binary)
     kind, features = _told(answer)
     taken = described or kind
-    judgement = judge(taken, answer, render_node=has_render_node()) if taken in LAUNCHED else None
+    judgement = None
+    if taken in LAUNCHED:
+        judgement = judge(taken, answer, render_node=has_render_node(), dialect=json_dialect())
     if not taken:
         judgement = Judgement(State.SKIPPED, answer.fault or answer.excess or "it does not tell its type")
     return Probe(

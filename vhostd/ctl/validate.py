@@ -1,6 +1,7 @@
 """Checks descriptions, and what programs print for --print-capabilities; prints a line for each fault.
 
-By default it is as strict as this project is with its own files.
+By default it is as strict as this project is with its own files. What the libvirt that is installed here does
+not read is a fault in any case.
 """
 
 import argparse
@@ -10,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from vhostd.ctl.libvirt.host import json_dialect
 from vhostd.ctl.libvirt.json_text import LIMIT, NotJson, read, read_as_libvirt
 from vhostd.ctl.output import add_json, printable, show, show_json
 from vhostd.ctl.schema import Fault, Kind, faults, kind_of
@@ -92,7 +94,9 @@ def check(file: str, data: bytes, kind: Kind | None, *, lenient: bool) -> Checke
     if len(data) > LIMIT:
         return _checked(file, kind, [Fault("", "it is larger than 1 MiB, more than libvirt reads")])
     try:
-        document: Any = read_as_libvirt(data) if lenient else read(data)
+        document: Any = read_as_libvirt(data, json_dialect())
+        if not lenient:
+            document = read(data)
     except NotJson as error:
         return _checked(file, kind, [Fault("", f"it is not JSON: {error}")])
     kind = kind or kind_of(document)

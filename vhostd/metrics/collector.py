@@ -85,14 +85,20 @@ class ProgramCollector(Collector):
             "From when the device took a request until it ended it",
             labels=RING,
         )
+        throttled = CounterMetricFamily(
+            "vhost_user_throttled_seconds",
+            "Time in which a limit kept the device from taking requests",
+            labels=RING,
+        )
         for index, meter in self._meters.items():
             ring = (str(index),)
             requests.add_metric(ring, sum(meter.seconds.counts))
             read.add_metric(ring, meter.read)
             written.add_metric(ring, meter.written)
             errors.add_metric(ring, meter.errors)
+            throttled.add_metric(ring, meter.throttled)
             seconds.add_metric(ring, _buckets(meter.seconds), meter.seconds.sum)
-        return requests, read, written, errors, seconds
+        return requests, read, written, errors, throttled, seconds
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:

@@ -30,13 +30,14 @@ class Histogram:
 class Meter:
     """What the requests of one ring have come to, since the program began."""
 
-    __slots__ = ("errors", "read", "seconds", "written")
+    __slots__ = ("errors", "read", "seconds", "throttled", "written")
 
     def __init__(self) -> None:
         self.seconds = Histogram()  # from a chain's pop to its push
         self.read = 0  # bytes that the driver sent
         self.written = 0  # bytes that it got
         self.errors = 0
+        self.throttled = 0.0  # seconds in which a limit kept the device from taking requests
 
 
 class MeteredVirtqueue(Virtqueue):
@@ -84,6 +85,10 @@ class MeteredVirtqueue(Virtqueue):
     def count_error(self) -> None:
         """Counts it."""
         self._meter.errors += 1
+
+    def count_throttled(self, seconds: float) -> None:
+        """Counts them."""
+        self._meter.throttled += seconds
 
 
 class Meters(dict[int, Meter]):

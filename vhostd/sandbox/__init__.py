@@ -6,7 +6,7 @@ all threads that are still to come:
     privileges.py   no capabilities, no new ones by exec, no core dumps
     landlock.py     no files but Python's own modules and what was granted; no TCP; no signals to others
     seccomp.py      no system calls but those that serving takes; no code but what is there
-    paths.py        no file removed but those that are granted
+    names.py        no file removed but those that are granted
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from vhostd.errors import SetupError
 from vhostd.grants import Grants
 from vhostd.sandbox import landlock, privileges
-from vhostd.sandbox.paths import FixedPaths
+from vhostd.sandbox.names import FixedNames
 from vhostd.sandbox.seccomp import Filter
 
 
@@ -27,10 +27,9 @@ def enter(grants: Grants) -> None:
     with _part("limits"):
         privileges.limit()
     with _part("seccomp"):  # whose library Landlock would hide
-        rules = Filter(grants.ioctls, FixedPaths(grants.removed), written=bool(grants.written))
+        rules = Filter(grants.ioctls, FixedNames(grants.removed), written=bool(grants.written))
     with _part("Landlock"):
-        cleared = [removal.folder for removal in grants.removed]
-        landlock.restrict(grants.read, grants.written, cleared, landlock.interface())
+        landlock.restrict(grants, landlock.interface())
     with _part("capabilities"):  # which finding the folders may have taken
         privileges.drop()
     with _part("seccomp"):

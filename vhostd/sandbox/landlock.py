@@ -4,14 +4,17 @@ import ctypes
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
+
+from vhostd.grants import Grants
 
 # Linux, include/uapi/linux/landlock.h; the numbers of the system calls are those of every architecture.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 CREATE_RULESET_VERSION = 1
 RULE_PATH_BENEATH = 1
-WRITE_FILE, READ_FILE, READ_DIR, REMOVE_FILE, MAKE_REG, TRUNCATE = (1 << bit for bit in (1, 2, 3, 5, 8, 14))
+WRITE_FILE, READ_FILE, READ_DIR, REMOVE_FILE = (1 << bit for bit in (1, 2, 3, 5))
+MAKE_REG, TRUNCATE, IOCTL_DEV = (1 << bit for bit in (8, 14, 15))
 FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}  # how many each version of the interface has, from then on
 BIND_TCP, CONNECT_TCP = 1, 2  # since version 4
 SCOPE_ABSTRACT_SOCKETS, SCOPE_SIGNALS = 1, 2  # since version 6
@@ -37,19 +40,21 @@ def interface() -> int:
     return _call(CREATE_RULESET, None, 0, CREATE_RULESET_VERSION)
 
 
-def restrict(read: Iterable[str], written: Iterable[str], cleared: Iterable[str], version: int) -> None:
+def restrict(grants: Grants, version: int) -> None:
     """Limits this thread, and those to come, to reading modules, and to these folders; raises OSError."""
     files = (1 << max(count for since, count in FILE_RIGHTS.items() if since <= version)) - 1
     net = BIND_TCP | CONNECT_TCP if version >= 4 else 0
     ruleset = _Ruleset(files, net, _scopes() if version >= 6 else 0)
     fd = _call(CREATE_RULESET, ctypes.byref(ruleset), ctypes.sizeof(ruleset), 0)
     try:
-        for folder in {*module_folders(), *read}:
+        for folder in {*module_folders(), *grants.read}:
             _allow(fd, folder, READ_FILE | READ_DIR)
-        for folder in cleared:
-            _allow(fd, folder, REMOVE_FILE)
-        for folder in written:
+        for removal in grants.removed:
+            _allow(fd, removal.folder.path, REMOVE_FILE)
+        for folder in grants.written:
             _allow(fd, folder, files & (WRITE_FILE | TRUNCATE | MAKE_REG | REMOVE_FILE))
+        for folder in grants.devices:
+            _allow(fd, folder, files & (READ_FILE | READ_DIR | WRITE_FILE | IOCTL_DEV))
         _call(RESTRICT_SELF, fd, 0)
     finally:
         os.close(fd)

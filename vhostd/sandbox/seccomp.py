@@ -8,8 +8,7 @@ import socket
 from collections.abc import Iterable
 from contextlib import suppress
 
-from vhostd.removal import AT_FDCWD
-from vhostd.sandbox.paths import FixedPaths
+from vhostd.sandbox.names import FixedNames
 
 LIBRARY = "libseccomp.so.2"
 UNWINDER = "libgcc_s.so.1"  # which glibc loads when a thread ends while Python does, and aborts without
@@ -83,13 +82,13 @@ def _from(argument: int, least: int) -> _Condition:
 
 
 class Filter:
-    """What serving takes, ioctls of these types, and the removal of files at these paths.
+    """What serving takes, ioctls of these types, and the removal of files of these names.
 
     Any file may be removed, and renamed, if some may be `written`: then Landlock alone says which. Raises
     OSError if there is no libseccomp.
     """
 
-    def __init__(self, ioctls: Iterable[int], paths: FixedPaths, *, written: bool) -> None:
+    def __init__(self, ioctls: Iterable[int], names: FixedNames, *, written: bool) -> None:
         self._library = ctypes.CDLL(LIBRARY)
         self._library.seccomp_init.restype = ctypes.c_void_p
         self._context = ctypes.c_void_p(self._library.seccomp_init(FAIL | errno.EPERM))
@@ -98,10 +97,10 @@ class Filter:
         for name in " ".join((*ALLOWED, WRITTEN if written else "")).split():
             self._add(name)
         self._add_threads()
-        self._add_memory(paths.end)
+        self._add_memory(names.end)
         self._add_sockets()
-        for address in paths.addresses:
-            self._add("unlinkat", _equal(0, INT & AT_FDCWD), _equal(1, address, LONG), _equal(2, 0))
+        for address in names.addresses:
+            self._add("unlinkat", _equal(1, address, LONG), _equal(2, 0))
         for command in FCNTLS:
             self._add("fcntl", _equal(1, command))
         # Those of a terminal could type at it.

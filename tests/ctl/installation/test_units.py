@@ -83,8 +83,16 @@ def test_systemd_understands_them(tmp_path: Path, *, user: bool) -> None:
         assert (done.returncode, complaints) == (0, []), service
 
 
+@pytest.mark.parametrize("path", sorted(shipped(*UNITS).iterdir()), ids=lambda path: path.name)
+def test_a_user_s_units_name_no_places_of_the_system_s(path: Path) -> None:
+    text = unit(path.read_text(), Path("/home/user/bin/vhost-user-rng"), user=True)
+    for place in ("/etc", "/run", "/var", "kvm", "this group", "systemctl edit", "systemctl enable"):
+        assert place not in text
+
+
+@pytest.mark.parametrize("account", ["User=nobody", "User=root"])
 def test_a_user_s_manager_runs_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], account: str
 ) -> None:
     with Manager(tmp_path) as manager:
         shutil.rmtree(tmp_path / "config/systemd/user")  # the system's
@@ -95,8 +103,8 @@ def test_a_user_s_manager_runs_them(
         options = tmp_path / "config/vhost-user-rng/a.conf"
         options.parent.mkdir()
         options.write_text('OPTIONS="--max-bytes=4096"\n')
-        # The test's manager is root's, which can do more than a user's.
-        manager.drop_in("vhost-user-rng@.service", "User=nobody", *LET_IN)
+        # The test's manager is root's: programs run as in an ordinary user's, or as in root's own.
+        manager.drop_in("vhost-user-rng@.service", account, *LET_IN)
         manager.run("start", "vhost-user-rng@a.socket")
         with connect(manager.socket_path("vhost-user-rng")) as sock:
             assert get_features(sock)

@@ -4,8 +4,10 @@ import json
 import os
 import select
 import signal
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +67,39 @@ def test_who_takes_too_long_is_stopped_with_all_that_it_has_started(body: str, t
         answer = ask(str(script(tmp_path / "it", f"exec 9> {fifo}\n{body}")), patience=SHORT)
         assert answer.excess == "it has not ended within 0.3 s"
         assert select.select([reader], [], [], PATIENCE)[0], "somebody still has the fifo open"
+
+
+class Signalled(Exception):
+    """What a signal raises."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_none_outlives_a_signal_that_comes_while_it_is_started(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    def end(*_: object) -> None:
+        raise Signalled
+
+    class Popen(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    before = signal.signal(number, end)
+    try:
+        with open(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+            with pytest.raises(Signalled):
+                ask(str(script(tmp_path / "it", f"exec 9> {fifo}; exec sleep 600")))
+            assert signal.getsignal(number) == end
+            holder = os.open(fifo, os.O_WRONLY)  # so that there was one, even if the program was too late
+            os.close(holder)
+            assert select.select([reader], [], [], PATIENCE)[0], "somebody still has the fifo open"
+    finally:
+        signal.signal(number, before)
 
 
 def test_who_prints_too_much_is_stopped(tmp_path: Path) -> None:

@@ -154,3 +154,10 @@ def test_notes_tell_what_others_mind() -> None:
         [Folder(ETC, (plain(ETC / "a.json", b'{"type": "gpu", "binary": "gpu", "tags": 5}'),))]
     )
     assert entry.notes == ('at $.binary: "gpu" is no absolute path',)
+    described = '{"type": "gpu", "binary": "/usr/bin/it", "description": "écran"}'.encode()
+    (entry,) = discover([Folder(ETC, (plain(ETC / "a.json", described),))])
+    fault = "line 1, column 58: 'é' (write \\u00e9), which json-c 0.18 refuses"
+    assert (entry.state, entry.notes) == (
+        State.CANDIDATE,
+        (f"libvirt does not read it on other hosts: {fault}",),
+    )

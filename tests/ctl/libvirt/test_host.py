@@ -5,6 +5,60 @@ from pathlib import Path
 import pytest
 
 from vhostd.ctl.libvirt import host
+from vhostd.ctl.libvirt.json_text import JSON_C, TOLERANT, YAJL
+
+X86_64, AARCH64 = 62, 183
+DEBIAN, FEDORA = "usr/lib/x86_64-linux-gnu", "usr/lib64"
+
+
+def put_libvirt(
+    root: Path, needs: str, version: str = "", folder: str = DEBIAN, machine: int = X86_64
+) -> None:
+    """A libvirt that needs a library, and that of this version, if there is one."""
+    (root / folder).mkdir(parents=True)
+    head = b"\x7fELF".ljust(18, b"\0") + machine.to_bytes(2, "little")
+    (root / folder / "libvirt.so.0.11003.0").write_bytes(head + b"\0libc.so.6\0" + needs.encode() + b"\0")
+    (root / folder / "libvirt.so.0").symlink_to("libvirt.so.0.11003.0")
+    if version:
+        (root / folder / f"{needs}.{version}").touch()
+        (root / folder / needs).symlink_to(f"{needs}.{version}")
+
+
+@pytest.mark.parametrize("folder", [DEBIAN, FEDORA])
+@pytest.mark.parametrize("version", JSON_C)
+def test_libvirt_s_json_c_is_found(tmp_path: Path, version: int, folder: str) -> None:
+    put_libvirt(tmp_path, "libjson-c.so.5", f"{version}.0", folder)
+    assert host.json_dialect(tmp_path) == JSON_C[version]
+
+
+def test_links_lead_to_where_they_do_below_the_root(tmp_path: Path) -> None:
+    put_libvirt(tmp_path, "libjson-c.so.5")
+    (tmp_path / "opt").mkdir()
+    (tmp_path / "opt/libjson-c.so.5.3.0").touch()
+    (tmp_path / DEBIAN / "libjson-c.so.5").symlink_to("/opt/libjson-c.so.5.3.0")
+    assert host.json_dialect(tmp_path) == JSON_C[3]
+
+
+def test_a_newer_json_c_is_as_the_last_that_is_known(tmp_path: Path) -> None:
+    put_libvirt(tmp_path, "libjson-c.so.5", "17.0")
+    assert host.json_dialect(tmp_path) == JSON_C[max(JSON_C)]
+
+
+def test_a_char_without_a_sign_makes_no_difference_to_json_c(tmp_path: Path) -> None:
+    put_libvirt(tmp_path, "libjson-c.so.5", "4.0", "usr/lib/aarch64-linux-gnu", AARCH64)
+    dialect = host.json_dialect(tmp_path)
+    assert (dialect.name, dialect.beyond_ascii) == ("json-c 0.18", False)
+
+
+def test_libvirt_s_yajl_is_found(tmp_path: Path) -> None:
+    put_libvirt(tmp_path, "libyajl.so.2", "1.0")
+    assert host.json_dialect(tmp_path) == YAJL
+
+
+def test_without_libvirt_nothing_is_known(tmp_path: Path) -> None:
+    assert host.json_dialect(tmp_path) == TOLERANT
+    put_libvirt(tmp_path, "libjson-c.so.5")
+    assert host.json_dialect(tmp_path) == TOLERANT
 
 
 def test_a_render_node_is_a_device_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

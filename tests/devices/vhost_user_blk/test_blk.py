@@ -29,11 +29,9 @@ from tests.devices.vhost_user_blk.guest import SIZE, Clock, Recording, noise, sk
 from tests.sessions import backend_requests, negotiated, refused
 from vhost_user_blk import Blk, locking
 from vhost_user_blk.protocol import ConfigSpace as Space
-from vhostd import DeviceType, SetupError, UsageError
+from vhostd import DeviceType, SetupError, UsageError, Virtqueue
 from vhostd.capabilities import capabilities
 from vhostd.channel import Channel
-from vhostd.dispatch import ACK
-from vhostd.framing import encode
 from vhostd.frontend import Frontend
 from vhostd.messages import (
     GET_CONFIG,
@@ -136,7 +134,9 @@ def test_defaults() -> None:
         ("--share-rw", "share_rw", True),
         ("--serial=abc", "serial", "abc"),
         ("--logical-block-size=512", "logical_block_size", 512),
+        ("--logical-block-size=4K", "logical_block_size", 4096),
         ("--physical-block-size=1048576", "physical_block_size", 1 << 20),
+        ("--physical-block-size=1m", "physical_block_size", 1 << 20),
         ("--cache=direct", "cache", "direct"),
         ("--discard=off", "discard", "off"),
         ("--aio=threads", "aio", "threads"),
@@ -201,6 +201,8 @@ def test_one_image(arguments: tuple[str, ...]) -> None:
     [
         (("--ram=1M", "--read-only"), UsageError, "--ram goes with neither"),
         (("--ram=1M", "--cache=direct"), UsageError, "--ram goes with neither"),
+        (("--ram=1",), UsageError, "--ram=1: not a whole number of blocks of 512 bytes"),
+        (("--ram=2K", "--logical-block-size=4K"), UsageError, "--ram=2048: not a whole number of blocks of"),
         (("--blk-file=/missing",), SetupError, "--blk-file=/missing: No such file or directory"),
         (("--blk-file=/dev/null",), SetupError, "neither a file nor a block device"),
         (
@@ -327,6 +329,14 @@ def test_the_driver_switches_the_cache(run_async: Run, path: str) -> None:
             await driver.write(1, noise(SECTOR, 1))
             await refused(frontend.call(SET_CONFIG, ConfigSpace(WCE, b"\2")))
             await refused(frontend.call(SET_CONFIG, ConfigSpace(0, bytes(8))))
+            whole = (await frontend.call(GET_CONFIG, ConfigSpace(0, bytes(60)))).data
+            around = whole[WCE + 1 : WCE + 4]  # as OpenVMM writes, four bytes at a time
+            await refused(frontend.call(SET_CONFIG, ConfigSpace(WCE, b"\1\1" + around[1:])))
+            assert (await config_of(frontend)).writeback == 0
+            await frontend.call(SET_CONFIG, ConfigSpace(WCE, b"\1" + around))
+            assert (await config_of(frontend)).writeback == 1
+            await frontend.call(SET_CONFIG, ConfigSpace(0, whole))
+            assert (await config_of(frontend)).writeback == 0
             assert (await config_of(frontend)).writeback == 0
             await frontend.call(RESET_DEVICE, Empty())  # QEMU's, of which the driver may know nothing
             assert (await config_of(frontend)).writeback == 0
@@ -364,7 +374,6 @@ async def announced(requests: Channel) -> None:
     message = await requests.receive()
     assert message is not None
     assert message.request == BackendRequest.CONFIG_CHANGE_MSG
-    await requests.send(encode(BackendRequest.CONFIG_CHANGE_MSG, ACK, reply=True))
 
 
 @pytest.mark.parametrize("by_signal", [True, False], ids=["sighup", "look"])
@@ -502,6 +511,21 @@ def test_what_a_request_costs(run_async: Run, path: str, monkeypatch: pytest.Mon
             await driver.read(0, 4096)
             await driver.write(0, bytes(1024))
             assert meter.spent == [16 + 4096 + 1, 16 + 1024 + 1]
+
+    run_async(main)
+
+
+def test_what_the_limit_costs_is_counted(run_async: Run, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[float] = []
+    monkeypatch.setattr(Virtqueue, "count_throttled", lambda _, seconds: counted.append(seconds))
+
+    async def main() -> None:
+        device = make(f"--blk-file={path}", "--rate-iops=1")
+        monkeypatch.setattr(device, "_throttle", Meter(0.001, 0.0, 0.002))
+        async with driven(device) as (_, driver):
+            for _ in range(4):
+                await driver.flush()
+        assert counted == [0.001, 0.002]
 
     run_async(main)
 

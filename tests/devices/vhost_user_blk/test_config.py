@@ -219,23 +219,39 @@ def test_the_cache_mode_is_the_driver_s_to_choose(image: Image) -> None:
     assert config(image, writeback=False).read()[WCE] == 0
 
 
-@pytest.mark.parametrize(
-    ("offset", "data"),
-    [
-        *((offset, b"\0") for offset in range(96) if offset != WCE),
-        *((WCE, bytes([value])) for value in (2, 3, 128, 255)),
-        (WCE, b""),
-        (WCE, b"\0\0"),
-        (WCE - 1, b"\0\0"),
-        (0, bytes(96)),
-    ],
-)
-def test_nothing_else_is(image: Image, offset: int, data: bytes) -> None:
+@pytest.mark.parametrize("offset", [offset for offset in range(96) if offset != WCE])
+def test_nothing_else_is(image: Image, offset: int) -> None:
     found = config(image)
     before = found.read()
     with pytest.raises(RefusedRequest):
-        found.write(offset, data)
+        found.write(offset, bytes([before[offset] ^ 1]))
     assert found.read() == before
+
+
+@pytest.mark.parametrize("value", [2, 3, 128, 255])
+def test_there_are_two_write_caches(image: Image, value: int) -> None:
+    found = config(image)
+    before = found.read()
+    with pytest.raises(RefusedRequest):
+        found.write(WCE, bytes([value]))
+    assert found.read() == before
+
+
+@pytest.mark.parametrize(("first", "end"), [(WCE, WCE + 4), (WCE - 1, WCE + 1), (WCE, WCE), (0, 96)])
+def test_what_is_around_it_may_be_written_as_it_is(image: Image, first: int, end: int) -> None:
+    """As front-ends do that write four bytes at a time, or all."""
+    found = config(image)
+    data = bytearray(found.read())
+    for writeback in (0, 1) if first < end else (1,):
+        data[WCE] = writeback
+        found.write(first, bytes(data[first:end]))
+        assert found.read() == data
+        if first < end:
+            other = bytearray(data)
+            other[WCE - 1 if first < WCE else WCE + 1] ^= 1
+            with pytest.raises(RefusedRequest):
+                found.write(first, bytes(other[first:end]))
+            assert found.read() == data
 
 
 # --- Features -------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ from tests.devices.vhost_user_gpu.guest import (
     update_cursor,
 )
 from tests.ring.machine import memfd
-from vhost_user_gpu.card import Request
+from vhost_user_gpu.card import ENTRY_WORK, Request
 from vhost_user_gpu.edid import edid
 from vhost_user_gpu.pixels import Format, to_wire
 from vhost_user_gpu.rect import Rect
@@ -910,3 +910,13 @@ def test_guest_memory_that_vanishes() -> None:
         assert guest.shown() == bytes(256)
         guest.card.reset()
         assert guest.used == 0
+
+
+# --- Work -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [attach(BARE, (RAM, 16), count=64), create_blob(88, 1 << 40, count=64)])
+def test_entries_are_work_whatever_becomes_of_them(guest: Guest, command: Command) -> None:
+    before = guest.card.work
+    guest.ask(command)
+    assert guest.card.work >= before + 64 * ENTRY_WORK

@@ -3,11 +3,13 @@
 import argparse
 import asyncio
 import json
+import os
 import socket
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -122,6 +124,22 @@ def test_a_folder_for_screenshots_must_be_there(tmp_path: Path) -> None:
         with pytest.raises(SetupError, match=f"--screenshot=.*: .*/{folder} is no folder"):
             Gpu.from_options(options(f"--screenshot={tmp_path / folder / 'a.png'}"))
     Gpu.from_options(options(f"--screenshot={tmp_path / 'a.png'}")).close()
+
+
+def test_a_folder_is_no_file_for_screenshots(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match=f"--screenshot={tmp_path} is a folder, not a file's name"):
+        Gpu.from_options(options(f"--screenshot={tmp_path}"))
+
+
+def test_screenshots_may_be_written_in_that_folder_and_in_none_that_takes_its_place(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    before = folder.stat()
+    with closing(Gpu.from_options(options(f"--screenshot={folder / 'a.png'}"))) as gpu:
+        folder.rename(tmp_path / "away")
+        folder.symlink_to("/etc")
+        (granted,) = gpu.grants().written
+        assert os.path.samestat(os.stat(granted), before)
 
 
 @pytest.mark.parametrize("text", ["0", "17", "016", "-1", "", "two", "1.0", "0x1", " 1", "99999999999"])

@@ -7,8 +7,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pytest
 
@@ -33,7 +33,6 @@ from vhost_user_gpu import screenshot
 from vhost_user_gpu.pixels import Format, to_wire
 from vhost_user_gpu.png import png
 from vhostd.fds import Fd
-from vhostd.threads import Threads
 
 PIXELS = noise(8 * 6 * 4)
 LIMIT = 2.0  # seconds, on a busy machine
@@ -71,7 +70,8 @@ class Taker:
 
     def __init__(self, guest: Guest, path: Path, log: Lines) -> None:
         self.log = log
-        self.task = asyncio.create_task(screenshot.take_on_signal(str(path), guest.card.scanouts))
+        self.target = screenshot.Target(str(path))
+        self.task = asyncio.create_task(screenshot.take_on_signal(self.target, guest.card.scanouts))
 
     async def take(self, lines: int = 1) -> list[str]:
         """Sends the signal; what is logged then."""
@@ -83,6 +83,7 @@ class Taker:
     async def stop(self) -> None:
         self.task.cancel()
         await asyncio.wait([self.task])
+        self.target.close()
 
 
 def test_one_monitor(run_async: Run, guest: Guest, log: Lines, tmp_path: Path) -> None:
@@ -152,32 +153,33 @@ def test_memory_that_vanished(run_async: Run, log: Lines, tmp_path: Path) -> Non
 
 
 class SlowFile:
-    """Makes the file that is written first a pipe, which keeps its writer waiting until it is read."""
+    """A file on a disk that hangs until `go_on`: whoever writes to it waits."""
 
-    def __init__(self, target: Path) -> None:
-        self.path = target.with_name(f".{target.name}.{os.getpid()}")
-        os.mkfifo(self.path)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._waiting, self._goes_on = threading.Event(), threading.Event()
+        monkeypatch.setattr(screenshot, "open", self._open, raising=False)
+
+    def _open(self, fd: int, mode: str) -> BinaryIO:
+        self._waiting.set()
+        self._goes_on.wait()
+        return cast("BinaryIO", open(fd, mode))
 
     async def writer(self) -> threading.Thread:
-        """The thread that waits, once it is there."""
-        while not (writers := [thread for thread in threading.enumerate() if thread.name == "screenshot"]):
+        """The thread that waits, once it does."""
+        while not self._waiting.is_set():
             await asyncio.sleep(0)
-        return writers[0]
+        return next(thread for thread in threading.enumerate() if thread.name == "screenshot")
 
-    async def read(self) -> bytes:
-        """All that is written."""
-        threads = Threads()
-        try:
-            return await threads.run(self.path.read_bytes)
-        finally:
-            threads.close()
+    def go_on(self) -> None:
+        """Lets it be written, and all that follow."""
+        self._goes_on.set()
 
 
 def test_nothing_waits_for_a_disk_that_hangs(
-    run_async: Run, guest: Guest, log: Lines, tmp_path: Path
+    run_async: Run, guest: Guest, log: Lines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "shot.png"
-    slow = SlowFile(path)
+    slow = SlowFile(monkeypatch)
 
     async def main() -> None:
         guest.run(set_scanout(0, 1, (0, 0, 8, 6)))
@@ -187,7 +189,7 @@ def test_nothing_waits_for_a_disk_that_hangs(
         guest.run(set_scanout(0, 1, (0, 0, 1, 1)))
         for _ in range(20):
             await taker.take(lines=0)
-        assert await slow.read() == b"".join(png(8, 6, [PIXELS]))
+        slow.go_on()
         for _ in range(2):  # all other signals are one
             assert await log.lines.get() == f"screenshot of scan-out 0: {path}"
         assert path.read_bytes() == b"".join(png(1, 1, [PIXELS[:4]]))
@@ -199,10 +201,9 @@ def test_nothing_waits_for_a_disk_that_hangs(
 
 
 def test_a_disk_that_hangs_does_not_keep_the_program_from_ending(
-    run_async: Run, guest: Guest, log: Lines, tmp_path: Path
+    run_async: Run, guest: Guest, log: Lines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = SlowFile(tmp_path / "shot.png")
-    reader = ExitStack()
+    slow = SlowFile(monkeypatch)
 
     async def main() -> None:
         guest.run(set_scanout(0, 1, (0, 0, 8, 6)))
@@ -212,24 +213,26 @@ def test_a_disk_that_hangs_does_not_keep_the_program_from_ending(
         before = time.monotonic()
         await taker.stop()
         assert time.monotonic() - before < LIMIT
-        reader.enter_context(Fd(os.open(slow.path, os.O_RDONLY | os.O_NONBLOCK)))
+        slow.go_on()
         writer.join(20)
         assert not writer.is_alive()
 
-    with reader:
-        run_async(main)
+    run_async(main)
 
 
-@pytest.mark.parametrize("target", ["", "none/shot.png", "/proc/shot.png"])
+@pytest.mark.parametrize("gone", [False, True])
 def test_a_file_that_cannot_be_written(
-    run_async: Run, guest: Guest, log: Lines, tmp_path: Path, target: str
+    run_async: Run, guest: Guest, log: Lines, tmp_path: Path, *, gone: bool
 ) -> None:
     """It is one line in the log, and the next one may be better."""
-    path = tmp_path / target
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = folder / "shot.png" if gone else Path("/proc/shot.png")
 
     async def main() -> None:
         guest.run(set_scanout(0, 1, (0, 0, 8, 6)))
         taker = Taker(guest, path, log)
+        folder.rmdir()
         for _ in range(2):
             said = asyncio.ensure_future(taker.take())
             await asyncio.wait([said, taker.task], return_when=asyncio.FIRST_COMPLETED)
@@ -241,3 +244,60 @@ def test_a_file_that_cannot_be_written(
         assert list(tmp_path.iterdir()) == []
 
     run_async(main)
+
+
+def test_a_folder_in_the_place_of_the_file_is_left(
+    run_async: Run, guest: Guest, log: Lines, tmp_path: Path
+) -> None:
+    path = tmp_path / "shot.png"
+
+    async def main() -> None:
+        guest.run(set_scanout(0, 1, (0, 0, 8, 6)))
+        taker = Taker(guest, path, log)
+        path.mkdir()
+        (line,) = await taker.take()
+        assert line.startswith(f"no screenshot at {path}")
+        await taker.stop()
+        assert list(tmp_path.iterdir()) == [path]
+
+    run_async(main)
+
+
+def test_nothing_is_written_through_a_link_of_somebody_else_s(
+    run_async: Run, guest: Guest, log: Lines, tmp_path: Path
+) -> None:
+    folder, precious = tmp_path / "theirs", tmp_path / "precious"
+    folder.mkdir()
+    precious.write_bytes(b"precious")
+    for name in ("shot.png", f".shot.png.{os.getpid()}"):
+        (folder / name).symlink_to(precious)
+
+    async def main() -> None:
+        guest.run(set_scanout(0, 1, (0, 0, 8, 6)))
+        taker = Taker(guest, folder / "shot.png", log)
+        await taker.take()
+        await taker.stop()
+
+    run_async(main)
+    assert precious.read_bytes() == b"precious"
+    assert (folder / "shot.png").read_bytes() == b"".join(png(8, 6, [PIXELS]))
+
+
+def test_nothing_is_written_to_a_folder_that_took_the_place_of_the_one(
+    run_async: Run, guest: Guest, log: Lines, tmp_path: Path
+) -> None:
+    folder, other = tmp_path / "folder", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+
+    async def main() -> None:
+        guest.run(set_scanout(0, 1, (0, 0, 8, 6)))
+        taker = Taker(guest, folder / "shot.png", log)
+        folder.rename(tmp_path / "away")
+        folder.symlink_to(other)
+        await taker.take()
+        await taker.stop()
+
+    run_async(main)
+    assert list(other.iterdir()) == []
+    assert (tmp_path / "away/shot.png").exists()

@@ -3,6 +3,7 @@
 import asyncio
 import struct
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from vhost_user_input.events import (
@@ -17,6 +18,7 @@ from vhost_user_input.events import (
     EVENT,
     SYN_REPORT,
 )
+from vhost_user_input.origin import Origin
 from vhost_user_input.state import State
 from vhostd import BadRequest
 
@@ -131,40 +133,72 @@ class FakeEventq(FakeQueue):
 
 
 class FakeSink:
-    """A sink with room while `open`; keeps what it gets."""
+    """A sink that listens and has room while `open`; keeps what it gets."""
 
-    def __init__(self, *, is_open: bool = True) -> None:
+    def __init__(self, *, is_open: bool = True, slots: bool = False) -> None:
         self.events: list[Event] = []
+        self.forgotten: list[Event] = []  # what came while it was shut
         self.states: list[State] = []
         self.waiting = 0
+        self.origins: set[Origin] = set()
+        self.state = State(slots=slots)
+        self._slots = slots
+        self._watchers: list[Callable[[bool], None]] = []
         self._open = asyncio.Event()
         self._news = asyncio.Event()
         if is_open:
             self.open()
 
+    @property
+    def listening(self) -> bool:
+        return self._open.is_set()
+
     def open(self) -> None:
         self._open.set()
+        for call in self._watchers:
+            call(True)
 
     def shut(self) -> None:
         self._open.clear()
+        for call in self._watchers:
+            call(False)
+
+    def origin(self) -> Origin:
+        return Origin(self, slots=self._slots)
+
+    def watch(self, call: Callable[[bool], None]) -> None:
+        self._watchers.append(call)
+        call(self.listening)
 
     def deliver(self, reports: bytes) -> None:
-        self.events += unpack(reports)
+        self.state.apply(reports)
+        kept = self.events if self.listening else self.forgotten
+        kept += unpack(reports)
         self._news.set()
 
     def replace(self, state: State) -> None:
+        self.state = state
         self.states.append(state)
         self._news.set()
 
     async def room(self) -> None:
         self.waiting += 1
         self._news.set()
-        while not self._open.is_set():
-            await self._open.wait()
-        self.waiting -= 1
+        try:
+            while not self._open.is_set():
+                await self._open.wait()
+        finally:
+            self.waiting -= 1
 
-    async def until(self, *, events: int = 0, waiting: int = 0, states: int = 0) -> list[Event]:
-        while len(self.events) < events or self.waiting < waiting or len(self.states) < states:
+    async def until(
+        self, *, events: int = 0, waiting: int = 0, states: int = 0, forgotten: int = 0
+    ) -> list[Event]:
+        while (
+            len(self.events) < events
+            or self.waiting < waiting
+            or len(self.states) < states
+            or len(self.forgotten) < forgotten
+        ):
             self._news.clear()
             await self._news.wait()
         return self.events

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from tests.devices.vhost_user_input.fakes import SYN, Event, Linux, pack, split, unpack
 from vhost_user_input.backlog import CAPACITY, Backlog
+from vhost_user_input.description import AbsInfo, Description, keyboard
 from vhost_user_input.state import State
 
 SYN_DROPPED = (0, 3, 0)
@@ -118,6 +119,43 @@ def test_what_is_held_over_a_stop_is_said_again() -> None:
     assert drain(backlog) == [PRESS, SYN]
 
 
+def test_at_the_end_all_that_is_held_is_released_and_no_more_is_said() -> None:
+    backlog = listening(slots=True)
+    backlog.add(pack(PRESS, (3, 0, 4), (3, 0x39, 5), SYN))
+    assert drain(backlog, 4) == [PRESS, (3, 0, 4), (3, 0x39, 5), SYN]
+    backlog.add(pack(RELEASE, (1, 31, 1), SYN))
+    assert drain(backlog, 2) == [RELEASE, (1, 31, 1)]
+    backlog.add(pack((1, 32, 1), SYN))
+    backlog.end()
+    assert drain(backlog) == [(3, 0x39, -1), (1, 31, 0), SYN]
+
+
+def test_at_the_end_a_torn_report_is_ended() -> None:
+    backlog = listening()
+    backlog.add(pack(PRESS, RELEASE, SYN))
+    drain(backlog, 2)
+    backlog.end()
+    assert drain(backlog) == [SYN]
+
+
+def test_the_end_of_what_nobody_hears() -> None:
+    backlog = Backlog(slots=False)
+    backlog.add(pack(PRESS, SYN))
+    backlog.end()
+    assert len(backlog) == 0
+
+
+def test_a_guest_that_another_program_has_told_anything() -> None:
+    """Nothing stays down that is not down here."""
+    backlog = Backlog(slots=False)
+    backlog.add(pack(PRESS, SYN))
+    backlog.doubt(keyboard())
+    backlog.start()
+    events = drain(backlog)
+    assert len(events) == len(keyboard().codes[1]) + 1
+    assert [event for event in events if event[2]] == [PRESS]
+
+
 CHANGES = st.one_of(
     st.tuples(st.just(1), st.integers(30, 32), st.integers(0, 2)),
     st.tuples(st.just(5), st.integers(0, 1), st.integers(0, 1)),
@@ -127,12 +165,15 @@ CHANGES = st.one_of(
     st.tuples(st.just(3), st.just(0x39), st.integers(-1, 4)),
     st.tuples(st.just(3), st.integers(0x35, 0x36), st.integers(0, 3)),
 )
+DEVICE = Description(
+    codes={1: frozenset((30, 31, 32)), 5: frozenset((0, 1))}, axes={0x2F: AbsInfo(0, SLOTS - 1)}
+)
 REPORTS = st.lists(CHANGES, min_size=1, max_size=8)
 STEPS = st.lists(
     st.one_of(
         REPORTS,
         st.integers(0, 12),  # the guest takes so many events
-        st.sampled_from(("start", "stop", "reboot", "lost")),
+        st.sampled_from(("start", "stop", "reboot", "lost", "another program")),
     ),
     max_size=30,
 )
@@ -174,6 +215,31 @@ class World:
         now.apply(self.state.__class__(slots=True).until(self.state))
         self.backlog.replace(now)
 
+    def change_hands(self) -> None:
+        """Another program serves the guest for a while, and tells it what it likes."""
+        self.stop()
+        self.guest.keys = {30, 32}
+        self.guest.switches = {1}
+        self.guest.slot = 2
+        self.guest.contacts[1][0x39] = 9
+        self.backlog.doubt(DEVICE)
+
+    def step(self, step: list[Event] | int | str) -> None:
+        if isinstance(step, list):
+            self.report(step)
+        elif isinstance(step, int):
+            self.take(step)
+        elif step == "start":
+            self.backlog.start()
+        elif step == "lost":
+            self.lose()
+        elif step == "another program":
+            self.change_hands()
+        else:
+            self.stop()
+            if step == "reboot":
+                self.guest = Linux(SLOTS)
+
     def check_reports(self, *, whole: bool) -> None:
         *reports, rest = split(self.got)
         assert not (whole and rest)
@@ -191,22 +257,23 @@ class World:
 def test_the_invariant(steps: list[list[Event] | int | str]) -> None:
     world = World()
     for step in steps:
-        if isinstance(step, list):
-            world.report(step)
-        elif isinstance(step, int):
-            world.take(step)
-        elif step == "start":
-            world.backlog.start()
-        elif step == "lost":
-            world.lose()
-        else:
-            world.stop()
-            if step == "reboot":
-                world.guest = Linux(SLOTS)
+        world.step(step)
     world.backlog.start()
     world.take(1 << 20)
     world.check_reports(whole=True)
     assert world.guest.state == world.device.state
+
+
+@given(STEPS)
+def test_nothing_is_held_after_the_end(steps: list[list[Event] | int | str]) -> None:
+    world = World()
+    for step in steps:
+        world.step(step)
+    world.backlog.start()
+    world.backlog.end()
+    world.take(1 << 20)
+    assert not world.guest.keys
+    assert all(contact[0x39] == -1 for contact in world.guest.contacts)
 
 
 @given(st.lists(REPORTS, max_size=20))

@@ -63,6 +63,48 @@ def test_version_1_0_and_other_line_ends() -> None:
     assert parse(old.replace("\n", "\r\n"), "f").description == parse(MOUSE, "f").description
 
 
+def test_version_1_0_tells_of_key_repeat_in_the_bitmap_of_types_only() -> None:
+    """Without it the guest repeats no held key."""
+    types = MOUSE.replace("B: 00 0b 00 00 00", "B: 00 0b 00 10 00")
+    for text in (types, types + "B: 14 00 00 00 00 00 00 00 00\n"):
+        device = parse(text, "f").description
+        assert device.repeats
+        assert device.codes[0x14] == {0, 1}
+    assert parse(types + "B: 14 01 00 00 00 00 00 00 00\n", "f").description.codes[0x14] == {0}
+
+
+def test_a_byte_order_mark() -> None:
+    assert parse("\ufeff" + MOUSE, "f") == parse(MOUSE, "f")
+    assert parse(MOUSE, "f", ("\ufeffE: 0.0 2 0 1", "g")).events == [(0, 2, 0, 1)]
+    with pytest.raises(SetupError, match="f:2: "):
+        parse("# EVEMU 1.2\n\ufeff" + MOUSE, "f")
+
+
+def test_events_in_files_of_their_own() -> None:
+    recording = parse(
+        MOUSE, "f", ("# EVEMU 1.2\nE: 7.0 2 0 1\nE: 7.5 0 0 0\n", "g"), ("E: 3.0 2 0 2\nE: 4.0 0 0 0", "h")
+    )
+    assert recording.description == parse(MOUSE, "f").description
+    assert recording.events == [
+        (7_000_000, 2, 0, 1),
+        (7_500_000, 0, 0, 0),
+        (7_500_000, 2, 0, 2),
+        (8_500_000, 0, 0, 0),
+    ]
+
+
+def test_files_that_do_not_go_together() -> None:
+    for files, complaint in (
+        ((("N: another", "g"),), "g:1: a second name, 'another'"),
+        ((("E: 0.0 2 0 1", "g"), ("I: 1 2 3 4", "h")), "h:1: 'I: 1 2 3 4' after the first event"),
+        ((("E: 0.0 2 7 1", "g"),), "g:1: code 0007"),
+    ):
+        with pytest.raises(SetupError, match=complaint):
+            parse(MOUSE, "f", *files)
+    with pytest.raises(SetupError, match="f: no N: line"):
+        parse("# EVEMU 1.2", "f", (MOUSE, "g"))
+
+
 def test_events_and_comments() -> None:
     text = MOUSE + "\n##\nE: 1.500000 0002 0000 -003\t# EV_REL / REL_X  -3\nE: 12.25 0 0 0\n#end"
     assert parse(text, "f").events == [(1_500_000, 2, 0, -3), (12_250_000, 0, 0, 0)]

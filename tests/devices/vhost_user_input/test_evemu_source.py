@@ -108,3 +108,21 @@ def test_names_keep_their_bytes(tmp_path: Path) -> None:
     path = tmp_path / "latin1.evemu"
     path.write_bytes(b"N: T\xfcte\nI: 3 1 2 3\n")
     assert EvemuSource(str(path)).description.name.encode("utf-8", "surrogateescape") == b"T\xfcte"
+
+
+def test_what_a_recording_leaves_pressed_is_released(tmp_path: Path) -> None:
+    """One that was ended with Ctrl+C ends with these keys down."""
+    keys = "N: k\nI: 3 1 2 3\nB: 01 00 00 00 60 00 40 00 00\n"
+    made = source(tmp_path, keys + "E: 0.0 1 1d 1\nE: 0.0 0 0 0\nE: 0.1 1 2e 1\nE: 0.1 0 0 0\n")
+    made._reports = [(0.0, report) for _, report in made._reports]
+    assert played(made)[-3:] == [(1, 29, 0), (1, 46, 0), SYN]
+
+
+def test_events_in_files_of_their_own(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("device", "events")]
+    for path, text in zip(paths, (MOUSE, "E: 9.0 2 0 1\nE: 9.0 0 0 0\n"), strict=True):
+        path.write_text(text)
+    assert played(EvemuSource(*map(str, paths))) == [(2, 0, 1), SYN]
+    paths[1].write_text("E: 9.0 2 9 1\n")
+    with pytest.raises(SetupError, match=f"{paths[1]}:1: code 0009"):
+        EvemuSource(*map(str, paths))

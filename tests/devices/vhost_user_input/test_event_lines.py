@@ -34,6 +34,12 @@ def test_what_evemu_record_writes_besides() -> None:
     assert feed(text + GOOD.replace(b"\n", b"\t# EV_KEY / KEY_A 1\r\n")) == ([(1, 30, 1), SYN], [])
 
 
+def test_a_byte_order_mark() -> None:
+    assert feed(b"\xef\xbb\xbf" + GOOD) == ([(1, 30, 1), SYN], [])
+    assert feed(b"\xef", b"\xbb\xbf" + GOOD) == ([(1, 30, 1), SYN], [])
+    assert feed(GOOD + b"\xef\xbb\xbf" + GOOD)[1] != []
+
+
 def test_bad_lines_cost_only_themselves() -> None:
     events, errors = feed(b"E: 0.0 1 3e7 1\nE: 0.0 1 1f x\nhello\n" + GOOD)
     assert events == [(1, 30, 1), SYN]

@@ -7,6 +7,7 @@ import pytest
 
 from tests.devices.vhost_user_input.fakes import SYN, FakeChain, FakeEventq, pack
 from vhost_user_input.backlog import Backlog
+from vhost_user_input.description import keyboard
 from vhost_user_input.feed import Feed
 from vhost_user_input.state import State
 from vhostd import BadRequest
@@ -16,7 +17,7 @@ MOVE = (2, 0, 1)
 
 
 def make(capacity: int = 16384) -> Feed:
-    return Feed(Backlog(slots=False, capacity=capacity))
+    return Feed(Backlog(slots=False, capacity=capacity), keyboard())
 
 
 @asynccontextmanager
@@ -158,3 +159,63 @@ def test_ten_thousand_events_at_once() -> None:
             return time.monotonic() - began
 
     assert asyncio.run(main()) < 2.0
+
+
+def test_whoever_watches_knows_when_the_driver_listens() -> None:
+    async def main() -> None:
+        feed, queue, heard = make(), FakeEventq(size=0), list[bool]()
+        feed.watch(heard.append)
+        async with served(feed, queue):
+            await asyncio.sleep(0)
+            assert heard == [False]
+            queue.add(FakeChain(writable=8))
+            await feed.room()
+            assert heard == [False, True]
+            feed.watch(heard.append)
+            assert heard == [False, True, True]
+        assert heard == [False, True, True, False, False]
+
+    asyncio.run(main())
+
+
+def test_at_the_end_nothing_stays_pressed() -> None:
+    async def main() -> None:
+        feed, queue = make(), FakeEventq(size=2)
+        queue.eager = False
+        origin = feed.origin()
+        async with served(feed, queue):
+            await feed.room()
+            origin.deliver(pack(PRESS, SYN))
+            await queue.received(2)
+            end = asyncio.create_task(feed.end())
+            await asyncio.sleep(0)
+            origin.deliver(pack((1, 31, 1), SYN))
+            origin.replace(State())
+            assert not end.done()
+            queue.add(FakeChain(writable=8))
+            queue.add(FakeChain(writable=8))
+            await end
+            assert queue.events == [PRESS, SYN, RELEASE, SYN]
+            origin.leave()
+
+    asyncio.run(main())
+
+
+def test_the_end_without_a_guest() -> None:
+    async def main() -> None:
+        feed = make()
+        feed.origin().deliver(pack(PRESS, SYN))
+        await feed.end()
+
+    asyncio.run(main())
+
+
+def test_a_driver_that_another_program_served_hears_of_all_keys() -> None:
+    async def main() -> None:
+        feed, queue = make(), FakeEventq()
+        feed.doubt()
+        async with served(feed, queue):
+            await queue.received(len(keyboard().codes[1]) + 1)
+            assert {event[2] for event in queue.events} == {0}
+
+    asyncio.run(main())

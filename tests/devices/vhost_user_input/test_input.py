@@ -1,5 +1,6 @@
 import argparse
 import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 
 from tests.devices.vhost_user_input.fakes import SYN, FakeChain, FakeEventq, FakeQueue, pack
 from vhost_user_input import Input
-from vhost_user_input.description import Description, keyboard
+from vhost_user_input.description import VIRTUAL, Description, keyboard
 from vhost_user_input.evemu import parse
 from vhost_user_input.source import Sink
 from vhostd import DeviceType, Grants, RefusedRequest, SetupError, UsageError
@@ -22,8 +23,12 @@ class FakeSource:
         self.description = description
         self.written: list[bytes] = []
         self.closed = False
+        self.greeted = 0
         self.error: Exception | None = None
         self.needs = Grants()
+
+    def greet(self) -> None:
+        self.greeted += 1
 
     def grants(self) -> Grants:
         return self.needs
@@ -67,6 +72,13 @@ def test_what_it_is() -> None:
         ["--evdev-path=a", "--event-socket=b"],
         ["--evemu-path=a", "--no-grab"],
         ["--event-socket=a", "--no-grab"],
+        ["--event-socket=a", "--grab-toggle"],
+        ["--event-socket=a", "--wait"],
+        ["--evdev-path=a", "--no-grab", "--grab-toggle"],
+        ["--evdev-path=a", "--event-device=mouse"],
+        ["--evdev-path=a", "--event-socket-mode=600"],
+        ["--evemu-path=a", "--event-socket-group=0"],
+        ["--event-socket=a", "--evemu-path=b", "--event-device=mouse"],
     ],
 )
 def test_options_that_do_not_go_together(options: list[str]) -> None:
@@ -98,6 +110,36 @@ def test_a_socket_for_a_recorded_device(tmp_path: Path) -> None:
     device.write_config(0, b"\x11\x02")
     assert device.read_config()[2] == 2
     device.close()
+
+
+@pytest.mark.parametrize("kind", VIRTUAL)
+def test_the_device_of_a_socket_alone(tmp_path: Path, kind: str) -> None:
+    device = made(f"--event-socket={tmp_path / 's'}", f"--event-device={kind}")
+    assert name_of(device) == f"vhostd virtual {kind}"
+    device.close()
+
+
+def test_the_mode_and_the_group_of_the_event_socket(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    device = made(f"--event-socket={path}", "--event-socket-mode=0620", f"--event-socket-group={os.getgid()}")
+    assert (path.stat().st_mode & 0o777, path.stat().st_gid) == (0o620, os.getgid())
+    device.close()
+
+
+def test_a_description_and_events_in_two_files(tmp_path: Path) -> None:
+    events = tmp_path / "events"
+    events.write_text("E: 0.0 2 0 1\nE: 0.0 0 0 0\n")
+    device = made(f"--evemu-path={RECORDINGS / 'mouse.evemu'}", f"--evemu-path={events}")
+    assert name_of(device) == "Logitech USB Optical Mouse"
+    device.close()
+
+
+def test_another_virtual_machine_is_told_of() -> None:
+    source = FakeSource(keyboard())
+    device = Input(keyboard(), [source])
+    device.attach(lambda: None)
+    device.detach()
+    assert source.greeted == 1
 
 
 def test_sources_that_cannot_be_opened(tmp_path: Path) -> None:

@@ -1,15 +1,20 @@
 """The device behind the real session and the real ring, with a scripted front-end as the guest."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
 
 import pytest
 
+from tests.conftest import Run
 from tests.devices.vhost_user_input.fakes import SYN, Event, pack, unpack
-from tests.sessions import negotiated
+from tests.programs import executable, listening
+from tests.sessions import connected, negotiated
 from vhost_user_input import Input
 from vhost_user_input.description import Description, keyboard
+from vhost_user_input.origin import Origin
 from vhost_user_input.source import Sink
 from vhostd import Grants
 from vhostd.frontend import Frontend, Queue, SharedMemory
@@ -27,18 +32,24 @@ class Script:
 
     def __init__(self) -> None:
         self.sink: Sink | None = None
+        self.origin: Origin | None = None
         self.written: list[Event] = []
+
+    def greet(self) -> None:
+        pass
 
     def grants(self) -> Grants:
         return Grants()
 
     async def run(self, sink: Sink) -> None:
         self.sink = sink
+        self.origin = sink.origin()
 
     async def says(self, *events: Event) -> None:
         assert self.sink is not None
+        assert self.origin is not None
         await self.sink.room()
-        self.sink.deliver(pack(*events, SYN))
+        self.origin.deliver(pack(*events, SYN))
 
     def write(self, events: bytes) -> None:
         self.written += unpack(events)
@@ -109,8 +120,8 @@ def test_a_guest_that_reboots_in_the_middle_of_a_report(held: bool) -> None:  # 
             assert await received(queue, 1, refill=False) == [PRESS]
             await frontend.stop(queue)
             queue.close()
-            assert source.sink is not None
-            source.sink.deliver(pack((1, 31, 0) if held else RELEASE, SYN))
+            assert source.origin is not None
+            source.origin.deliver(pack((1, 31, 0) if held else RELEASE, SYN))
             again = await driver(frontend, memory)
             if held:
                 assert await received(again, 2) == [PRESS, SYN]
@@ -130,5 +141,48 @@ def test_leds() -> None:
             assert await queue.request(pack((4, 4, 30)), room=8) == b""
             assert source.written == [(0x11, 1, 1), SYN]
             queue.close()
+
+    asyncio.run(main())
+
+
+def test_at_the_end_of_the_program_nothing_stays_pressed(run_async: Run, tmp_path: Path) -> None:
+    """Not even of a client that goes on holding it."""
+    path, keys = tmp_path / "vhost.sock", tmp_path / "keys.sock"
+    command = [executable("vhost-user-input"), f"--event-socket={keys}"]
+
+    async def main() -> None:
+        with listening(command, path) as program, closing(SharedMemory(1 << 18)) as memory:
+            frontend = await Frontend.connect(str(path))
+            await frontend.negotiate()
+            await frontend.share(memory)
+            queue = await driver(frontend, memory)
+            with socket.socket(socket.AF_UNIX) as client, closing(frontend), closing(queue):
+                client.connect(str(keys))
+                client.sendall(b"E: 0.0 0001 001e 1\nE: 0.0 0000 0000 0\n")
+                assert await received(queue, 2) == [PRESS, SYN]
+                program.send()
+                assert await received(queue, 2) == [RELEASE, SYN]
+            assert program.ends()[0] == 0
+
+    run_async(main)
+
+
+def test_a_guest_that_another_program_left_with_a_key_pressed() -> None:
+    """It is told that nothing is pressed: this program cannot know what it believes."""
+
+    async def main() -> None:
+        source = Script()
+        device = Input(source.description, [source])
+        await device.run()
+        async with connected(device) as frontend:
+            with closing(SharedMemory(1 << 20)) as memory:
+                await frontend.negotiate(resume=True)
+                await frontend.share(memory)
+                queue = await driver(frontend, memory)
+                events = await received(queue, len(source.description.codes[1]) + 1)
+                assert RELEASE in events
+                assert events[-1] == SYN
+                assert {event[2] for event in events} == {0}
+                queue.close()
 
     asyncio.run(main())

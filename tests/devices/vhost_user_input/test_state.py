@@ -1,4 +1,5 @@
 from tests.devices.vhost_user_input.fakes import SYN, Event, pack, unpack
+from vhost_user_input.description import AbsInfo, Description
 from vhost_user_input.state import State
 
 KEY_A, KEY_B = (1, 30), (1, 48)
@@ -85,3 +86,41 @@ def test_set_and_show() -> None:
     assert made != State(slots=True)
     assert repr(made) == "State(slot=0, {'200030035': 9})"
     assert made != 3
+
+
+def test_what_is_held_can_be_released() -> None:
+    held = state(
+        (*KEY_A, 1), (*KEY_B, 2), (5, 0, 1), (3, 0, 9), (*SLOT, 1), (*CONTACT, 5), (*X, 7), slots=True
+    )
+    assert len(held.held()) == 2
+    assert steps(held, held.released()) == [(*KEY_A, 0), (*CONTACT, -1), SYN]
+    assert not held.released().held()
+    assert held.released([]) == held
+
+
+def test_what_may_be_held_counts_as_held() -> None:
+    doubtful = state((*KEY_A, 1))
+    doubtful.doubt()
+    assert steps(doubtful, doubtful.released()) == [(*KEY_A, 0), SYN]
+
+
+def test_without_any_knowledge_all_is_said_that_can_be_held() -> None:
+    device = Description(
+        codes={1: frozenset((30, 48)), 3: frozenset((0, 1, 0x2F, 0x39)), 5: frozenset((0,))},
+        axes={0x2F: AbsInfo(0, 1)},
+    )
+    now = state((*KEY_B, 1), (3, 0, 9), slots=True)
+    unknown = state(slots=True)
+    unknown.doubt_all(device, now)
+    assert steps(unknown, now) == [
+        (*SLOT, 0),
+        (*CONTACT, -1),
+        (*KEY_A, 0),
+        (*KEY_B, 1),
+        (3, 0, 9),
+        (5, 0, 0),
+        (*SLOT, 1),
+        (*CONTACT, -1),
+        (*SLOT, 0),
+        SYN,
+    ]

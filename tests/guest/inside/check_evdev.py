@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,14 @@ def emit(device: UInput, *events: tuple[int, int, int]) -> None:
         device.write(*event)
 
 
+async def event_of(device: InputDevice[str]) -> tuple[int, int, int]:
+    """The next event that a program of the host gets."""
+    async with asyncio.timeout(20):
+        while (event := device.read_one()) is None:
+            await asyncio.sleep(0)
+    return event.type, event.code, event.value
+
+
 def is_grabbed(path: str) -> bool:
     other = InputDevice(path)
     try:
@@ -166,18 +174,134 @@ def test_events_pass_and_the_node_is_grabbed(node: UInput) -> None:
 
 
 def test_a_node_is_grabbed_when_its_keys_are_up(node: UInput) -> None:
-    """So that the host sees the end of the stroke that started the program."""
+    """So that the host sees the end of the stroke that started the virtual machine; the guest none of it."""
 
     async def scenario(driver: Driver) -> None:
-        assert await driver.events(3) == [(e.EV_KEY, e.KEY_A, 1), (e.EV_ABS, e.ABS_X, 7), SYN]
-        assert not is_grabbed(path_of(node))
-        stroke_end = [(e.EV_KEY, e.KEY_A, 0), SYN]
-        emit(node, *stroke_end)
-        assert await driver.events(2) == stroke_end
-        assert is_grabbed(path_of(node))
+        with closing(InputDevice(path_of(node))) as host:
+            emit(node, (e.EV_KEY, e.KEY_B, 1), SYN, (e.EV_KEY, e.KEY_B, 0), SYN)
+            assert [await event_of(host) for _ in range(4)][2:] == [(e.EV_KEY, e.KEY_B, 0), SYN]
+            assert not is_grabbed(path_of(node))
+            emit(node, (e.EV_KEY, e.KEY_A, 0), SYN)
+            assert [await event_of(host) for _ in range(2)] == [(e.EV_KEY, e.KEY_A, 0), SYN]
+            await until(partial(is_grabbed, path_of(node)))
+            assert await driver.events(2) == [(e.EV_ABS, e.ABS_X, 7), SYN]
+            emit(node, (e.EV_KEY, e.KEY_B, 1), SYN)
+            assert await driver.events(2) == [(e.EV_KEY, e.KEY_B, 1), SYN]
+            assert host.read_one() is None
 
     emit(node, (e.EV_KEY, e.KEY_A, 1), SYN)
     run(path_of(node), scenario)
+
+
+def test_the_node_is_the_hosts_while_no_guest_takes_events(node: UInput) -> None:
+    """Before its driver listens, while it pauses, and after it; nothing that is typed then reaches it."""
+    path = path_of(node)
+    stroke = [(e.EV_KEY, e.KEY_A, 1), SYN, (e.EV_KEY, e.KEY_A, 0), SYN]
+
+    async def main() -> None:
+        memory = SharedMemory(1 << 20)
+        frontend = Frontend(sock)
+        await frontend.negotiate()
+        await frontend.share(memory)
+        with closing(InputDevice(path)) as host, closing(memory), closing(frontend):
+            expected = [(e.EV_ABS, e.ABS_X, 7), SYN]
+            for _ in range(2):
+                assert not is_grabbed(path)
+                emit(node, *stroke)
+                assert [await event_of(host) for _ in stroke] == stroke
+                eventq = await frontend.start(memory, 0, 4)
+                driver = Driver(frontend, eventq, eventq)
+                await until(partial(is_grabbed, path))
+                assert await driver.events(len(expected)) == expected
+                emit(node, (e.EV_KEY, e.KEY_B, 1), SYN)
+                assert await driver.events(2) == [(e.EV_KEY, e.KEY_B, 1), SYN]
+                await frontend.stop(eventq)
+                eventq.close()
+                await until(lambda: not is_grabbed(path))
+                emit(node, (e.EV_KEY, e.KEY_B, 0), SYN)
+                assert [await event_of(host) for _ in range(2)] == [(e.EV_KEY, e.KEY_B, 0), SYN]
+                expected = [(e.EV_KEY, e.KEY_B, 0), (e.EV_ABS, e.ABS_X, 7), SYN]
+
+    process, sock = start(path)
+    try:
+        asyncio.run(main())
+        _, log = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 0, log
+
+
+def test_both_control_keys_give_the_node_to_the_host_and_back(control: UInput) -> None:
+    path = path_of(control)
+    keys = (e.KEY_LEFTCTRL, e.KEY_RIGHTCTRL)
+    chord = [each for value in (1, 0) for key in keys for each in ((e.EV_KEY, key, value), SYN)]
+    stroke = [(e.EV_KEY, e.KEY_A, 1), SYN, (e.EV_KEY, e.KEY_A, 0), SYN]
+
+    async def scenario(driver: Driver) -> None:
+        with closing(InputDevice(path)) as host:
+            await until(partial(is_grabbed, path))
+            emit(control, *chord)
+            assert await driver.events(len(chord)) == chord
+            await until(lambda: not is_grabbed(path))
+            emit(control, *stroke, *chord)
+            assert [await event_of(host) for _ in (*stroke, *chord)] == [*stroke, *chord]
+            await until(partial(is_grabbed, path))
+            emit(control, *stroke)
+            assert await driver.events(len(stroke)) == stroke
+
+    run(path, scenario, "--grab-toggle")
+
+
+@pytest.fixture
+def control() -> Iterator[UInput]:
+    """A keyboard with the keys of the chord."""
+    device = UInput({e.EV_KEY: [e.KEY_LEFTCTRL, e.KEY_RIGHTCTRL, e.KEY_A]}, "a small keyboard")
+    yield device
+    device.close()
+
+
+@pytest.mark.parametrize("options", [(), ("--sandbox=none",)])
+def test_an_unplugged_device_is_waited_for(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """By a name that stays. The guest's device stays as well, and nothing stays pressed on it."""
+    link = tmp_path / "by-id"
+    stroke = [(e.EV_KEY, e.KEY_A, 1), SYN]
+
+    async def main() -> None:
+        async with driver(sock) as attached:
+            node = first
+            for _ in range(3):
+                await until(partial(is_grabbed, path_of(node)))
+                if node is first:
+                    assert await attached.events(2) == [(e.EV_ABS, e.ABS_X, 7), SYN]
+                emit(node, *stroke)
+                expected = [*stroke, (e.EV_KEY, e.KEY_A, 0), SYN]
+                assert await attached.events(2) == expected[:2]
+                link.unlink()
+                node.close()
+                assert await attached.events(2) == expected[2:]
+                node = UInput(CAPABILITIES, NAME, vendor=0x1234, product=0x5678, version=3, bustype=3)
+                link.symlink_to(path_of(node))
+            node.close()
+
+    process, sock = start(str(link), "--wait", *options)
+    first = UInput(CAPABILITIES, NAME, vendor=0x1234, product=0x5678, version=3, bustype=3)
+    link.symlink_to(path_of(first))  # while the program waits for it already, or before
+    try:
+        asyncio.run(main())
+        _, log = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 0, log
+
+
+def test_the_wait_at_the_start_ends_with_a_signal(tmp_path: Path) -> None:
+    process, sock = start(str(tmp_path / "none"), "--wait")
+    assert process.stderr is not None
+    assert b"is waited for" in process.stderr.readline()
+    process.terminate()
+    assert process.wait(20) == 0
+    process.stderr.close()
+    sock.close()
 
 
 def test_without_grab_others_get_the_events_too(node: UInput) -> None:
@@ -204,6 +328,18 @@ def test_leds_and_sounds_go_back_to_the_node(node: UInput) -> None:
         assert InputDevice(path_of(node)).leds() == []
 
     run(path_of(node), scenario)
+
+
+def test_the_host_gets_its_leds_back(node: UInput) -> None:
+    async def scenario(driver: Driver) -> None:
+        for event in ((e.EV_LED, e.LED_CAPSL, 1), (e.EV_LED, e.LED_NUML, 0)):
+            await driver.statusq.request(EVENT.pack(*event))
+            await until(partial(written, node, event))
+
+    with closing(InputDevice(path_of(node))) as host:
+        host.set_led(e.LED_NUML, 1)
+        run(path_of(node), scenario)
+        assert host.leds() == [e.LED_NUML]
 
 
 seen: list[tuple[int, int, int]] = []

@@ -8,8 +8,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from selectors import EVENT_READ, DefaultSelector
 
@@ -52,29 +52,52 @@ def ask(binary: str | None, patience: float = PATIENCE) -> Answer:
     if path is None:
         return Answer(f"there is no program {binary!r}")
     start = time.monotonic()
-    try:
-        process = subprocess.Popen(
-            [binary, ARGUMENT],
-            executable=path,
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment(os.environ, privileged=os.geteuid() == 0),
-            umask=0o022,
-            start_new_session=True,  # so that it can be stopped with all that it has started
-        )
-    except OSError as error:
-        return Answer(f"{path} cannot be started: {error.strerror}")
-    with process:
-        excess, output, errors = "it was interrupted", b"", b""
+    excess, output, errors = "it was interrupted", b"", b""
+    with ExitStack() as ending:
         try:
-            excess, output, errors = _collect(process, start + patience, patience)
-        finally:
-            if excess:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+            with _signals_put_off():
+                process = ending.enter_context(_start(binary, path))
+                ending.callback(lambda: _kill(process) if excess else None)
+        except OSError as error:
+            return Answer(f"{path} cannot be started: {error.strerror}")
+        excess, output, errors = _collect(process, start + patience, patience)
     return Answer("", excess, process.returncode, output, errors, time.monotonic() - start)
+
+
+def _start(binary: str, path: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [binary, ARGUMENT],
+        executable=path,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(os.environ, privileged=os.geteuid() == 0),
+        umask=0o022,
+        start_new_session=True,  # so that it can be stopped with all that it has started
+    )
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def _signals_put_off() -> Iterator[None]:
+    """Lets what this process does on signals be done a little later; a mask would be the child's as well."""
+    came: list[int] = []
+    taken = {each: signal.getsignal(each) for each in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+    handlers = {each: handler for each, handler in taken.items() if callable(handler)}
+    for each in handlers:
+        signal.signal(each, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def find(binary: str) -> str | None:

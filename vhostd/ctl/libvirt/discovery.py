@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from vhostd.ctl.libvirt.json_text import LIMIT, NotJson, read, read_as_libvirt, word
+from vhostd.ctl.libvirt.json_text import (
+    JSON_C,
+    LIMIT,
+    TOLERANT,
+    Dialect,
+    NotJson,
+    read,
+    read_as_libvirt,
+    word,
+)
 from vhostd.ctl.schema import Kind, faults
 
 TYPES = (  # that libvirt knows
@@ -76,11 +85,14 @@ class Entry:
     notes: tuple[str, ...] = ()
 
 
-def discover(folders: Sequence[Folder]) -> list[Entry]:
-    """What becomes of every file, in libvirt's order; those with the same name from general to specific."""
+def discover(folders: Sequence[Folder], dialect: Dialect = TOLERANT) -> list[Entry]:
+    """What becomes of every file, in libvirt's order; those with the same name from general to specific.
+
+    The dialect is that of libvirt's JSON.
+    """
     found = [file for folder in folders for file in folder.files]
     counting = {file.path.name: file for file in found if not file.ignored and not file.unreachable}
-    entries = [_entry(file, counting) for file in found]
+    entries = [_entry(file, counting, dialect) for file in found]
     # As C compares names; the sort keeps the order of folders.
     entries.sort(key=lambda entry: os.fsencode(entry.path.name))
     broken = [Entry(each.path, State.BREAKS, each.fault) for each in folders if each.fault]
@@ -92,7 +104,7 @@ def is_broken(entries: Iterable[Entry]) -> bool:
     return any(entry.state == State.BREAKS for entry in entries)
 
 
-def _entry(file: File, counting: dict[str, File]) -> Entry:
+def _entry(file: File, counting: dict[str, File], dialect: Dialect) -> Entry:
     if file.ignored:
         return Entry(file.path, State.IGNORED, file.ignored)
     if file.unreachable:  # even if another replaces it
@@ -103,16 +115,16 @@ def _entry(file: File, counting: dict[str, File]) -> Entry:
         return Entry(file.path, state, f"by {winner.path}")
     if not file.size:
         return Entry(file.path, State.MASK, "it is empty, and hides what has its name in folders before it")
-    return _described(file)
+    return _described(file, dialect)
 
 
-def _described(file: File) -> Entry:
+def _described(file: File, dialect: Dialect) -> Entry:
     if file.unreadable:
         return Entry(file.path, State.BREAKS, f"it cannot be read: {file.unreadable}")
     if file.size > LIMIT:
         return Entry(file.path, State.BREAKS, "it is larger than 1 MiB")
     try:
-        document = read_as_libvirt(file.content)
+        document = read_as_libvirt(file.content, dialect)
     except NotJson as error:
         return Entry(file.path, State.BREAKS, f"it is not JSON: {error}")
     members = document if isinstance(document, dict) else {}
@@ -133,6 +145,12 @@ def _notes(file: File) -> Iterator[str]:
     except NotJson as error:
         yield f"other versions of libvirt do not take it for JSON, and break: {error}"
         return
+    for other in JSON_C.values():
+        try:
+            read_as_libvirt(file.content, other)
+        except NotJson as error:
+            yield f"libvirt does not read it on other hosts: {error}"
+            break
     for fault in faults(document, Kind.DESCRIPTION):
         if not fault.tolerable:
             yield f"at {fault.place}: {fault.message}"

@@ -1,22 +1,53 @@
-"""JSON, as RFC 8259 has it, and as libvirt's parser (json-c) takes it, which lets some more pass.
+"""JSON, as RFC 8259 has it, and as libvirt's parser takes it, which mostly lets some more pass.
 
-Its versions differ about numbers such as 1. and 00, and about control characters in strings; libvirt from
-before it used json-c is as strict as the RFC.
+That is json-c, whose versions differ, or yajl, which libvirt used before, and which is as strict as the RFC.
 """
 
 import json
 import re
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 NESTED = 32  # values within values, at most, for libvirt
 LIMIT = 1 << 20  # bytes that libvirt reads of a description
 DIGITS = 20
+MIN, MAX = -(1 << 63), (1 << 64) - 1
 MARK = b"\xef\xbb\xbf"
 TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]|[^][{}",:\s]+', re.DOTALL)
+INTEGER = re.compile(r"-?[0-9]+")
+IS_NAME = re.compile(r"\s*:")
+CONTROL = re.compile(r"[\x00-\x1f]")
+BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
 class NotJson(ValueError):
     """A text that is not JSON; says where it goes wrong."""
+
+
+class Dialect(NamedTuple):
+    """What a parser refuses that others take, by its name, such as `json-c 0.18`; without one, what all take.
+
+    Names are those of an object's members.
+    """
+
+    name: str = ""
+    lax: bool = True  # more than the RFC has
+    long_integers: bool = False  # of more than 64 bits
+    control_in_strings: bool = False
+    control_in_names: bool = False
+    beyond_ascii: bool = False  # in strings that are no names
+
+
+TOLERANT = Dialect()
+YAJL = Dialect("yajl", lax=False)
+# By the last digit of the version of its interface, as in libjson-c.so.5.4. One that is newer than these is
+# taken for the last. Where a char has no sign, 0.18 takes what is beyond ASCII.
+JSON_C = {
+    1: Dialect("json-c 0.15"),
+    2: Dialect("json-c 0.16"),
+    3: Dialect("json-c 0.17", long_integers=True),
+    4: Dialect("json-c 0.18", long_integers=True, control_in_strings=True, beyond_ascii=True),
+    5: Dialect("json-c 0.19", long_integers=True, control_in_strings=True, control_in_names=True),
+}
 
 
 def read(data: bytes) -> Any:
@@ -24,12 +55,32 @@ def read(data: bytes) -> Any:
     return _load(_text(data), strict=True, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice)
 
 
-def read_as_libvirt(data: bytes) -> Any:
+def read_as_libvirt(data: bytes, dialect: Dialect = TOLERANT) -> Any:
     """The value of a text as libvirt reads it, up to a NUL, and of a name twice the last; raises NotJson."""
-    value = _load(_text(data.partition(b"\0")[0]), strict=False)
+    text = _text(data.partition(b"\0")[0])
+    value = _load(text, strict=False) if dialect.lax else read(text.encode())
     if value is None:
         raise NotJson("it is null")
+    for token in TOKEN.finditer(text):
+        if (fault := _refusal(token, dialect)) is not None:
+            place = _place(text[: token.start() + fault[0]])
+            raise NotJson(f"{place}: {fault[1]}, which {dialect.name} refuses")
     return value
+
+
+def _refusal(token: re.Match[str], dialect: Dialect) -> tuple[int, str] | None:
+    """Where in a token of a good text something is that a parser refuses, and what."""
+    text = token[0]
+    if not text.startswith('"'):
+        is_long = INTEGER.fullmatch(text) and (len(text) > DIGITS or not MIN <= int(text) <= MAX)
+        return (0, "an integer of more than 64 bits") if is_long and dialect.long_integers else None
+    is_name = IS_NAME.match(token.string, token.end())
+    no_control = dialect.control_in_names if is_name else dialect.control_in_strings
+    if no_control and (found := CONTROL.search(text)):
+        return found.start(), "a control character"
+    if dialect.beyond_ascii and not is_name and (found := BEYOND_ASCII.search(text)):
+        return found.start(), f"{found[0]!r} (write {json.dumps(found[0])[1:-1]})"
+    return None
 
 
 def word(value: object) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from vhostd.ctl.libvirt.answer import Answer
 from vhostd.ctl.libvirt.discovery import Entry, State
-from vhostd.ctl.libvirt.json_text import NotJson, read_as_libvirt, word
+from vhostd.ctl.libvirt.json_text import TOLERANT, Dialect, NotJson, read_as_libvirt, word
 
 RENDER_NODE = "render-node"
 
@@ -23,20 +23,25 @@ class Judgement:
     features: tuple[str, ...] = ()
 
 
-def judge(kind: str, answer: Answer, *, render_node: bool) -> Judgement:
-    """What libvirt makes of a program of type gpu or fs; `render_node` if the host has one."""
+def judge(kind: str, answer: Answer, *, render_node: bool, dialect: Dialect = TOLERANT) -> Judgement:
+    """What libvirt makes of a program of type gpu or fs; `render_node` if the host has one.
+
+    The dialect is that of libvirt's JSON.
+    """
     if answer.excess:
         return Judgement(State.FAILS, f"{answer.excess}, and libvirt sets no limits: it may wait for ever")
-    return _judge_fs(answer) if kind == "fs" else _judge_gpu(answer, render_node=render_node)
+    if kind == "fs":
+        return _judge_fs(answer, dialect)
+    return _judge_gpu(answer, dialect, render_node=render_node)
 
 
-def _judge_gpu(answer: Answer, *, render_node: bool) -> Judgement:
+def _judge_gpu(answer: Answer, dialect: Dialect, *, render_node: bool) -> Judgement:
     if answer.fault:
         return Judgement(State.SKIPPED, answer.fault)
     if answer.end:
         return Judgement(State.SKIPPED, f"it {answer.end}")
     try:
-        features = _features(read_as_libvirt(answer.output))
+        features = _features(read_as_libvirt(answer.output, dialect))
     except NotJson as error:
         return Judgement(State.SKIPPED, f"what it prints is not JSON: {error}")
     if features is None:
@@ -47,13 +52,13 @@ def _judge_gpu(answer: Answer, *, render_node: bool) -> Judgement:
     return Judgement(State.USED, features=features)
 
 
-def _judge_fs(answer: Answer) -> Judgement:
+def _judge_fs(answer: Answer, dialect: Dialect) -> Judgement:
     if answer.fault:
         return Judgement(State.FAILS, f"{answer.fault}; libvirt tries it all the same")
     if answer.end:
         return Judgement(State.USED, f"it {answer.end}; libvirt takes it to have no features")
     try:
-        return Judgement(State.USED, features=_features(read_as_libvirt(answer.output)) or ())
+        return Judgement(State.USED, features=_features(read_as_libvirt(answer.output, dialect)) or ())
     except NotJson as error:
         return Judgement(State.SKIPPED, f"what it prints is not JSON: {error}")
 

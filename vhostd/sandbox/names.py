@@ -1,6 +1,6 @@
-"""Paths that nobody can change any more, so that a filter of system calls can tell one from another.
+"""Names that nobody can change any more, so that a filter of system calls can tell one from another.
 
-seccomp cannot read a path, but it sees where it lies. So the paths of what may be removed lie in memory that
+seccomp cannot read a name, but it sees where it lies. So the names of what may be removed lie in memory that
 can only be read, below all other memory. The filter refuses to change, to move, to replace or to take away
 memory that begins below `end`; what begins above does not reach down.
 """
@@ -24,18 +24,18 @@ _libc.mmap.argtypes = (
 )
 
 
-class FixedPaths:
-    """Fixes the paths of removals, at `addresses` below `end`, for good; raises OSError."""
+class FixedNames:
+    """Fixes the names of what is removed, at `addresses` below `end`, for good; raises OSError."""
 
     def __init__(self, removals: Sequence[Removal]) -> None:
-        paths = [os.fsencode(removal.path) + b"\0" for removal in removals]
-        ends = list(accumulate(map(len, paths), initial=0))
+        names = [os.fsencode(removal.name) + b"\0" for removal in removals]
+        ends = list(accumulate(map(len, names), initial=0))
         size = -(-ends[-1] // mmap.PAGESIZE) * mmap.PAGESIZE
-        start = _lowest(b"".join(paths), size) if paths else 0
+        start = _lowest(b"".join(names), size) if names else 0
         self.addresses = [start + end for end in ends[:-1]]
         self.end = start + size
         for removal, address in zip(removals, self.addresses, strict=True):
-            removal.take_path_from(address)
+            removal.take_name_from(address)
 
 
 def _lowest(content: bytes, size: int) -> int:

@@ -1,0 +1,170 @@
+"""An evdev node of the host, as the kernel shows it: /dev/input/event*."""
+
+import array
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, Protocol
+
+from vhost_user_input.description import REPEAT_CODES, SYN_CODES, AbsInfo, Description, Ids
+from vhost_user_input.events import (
+    ABS_MT_FIRST,
+    ABS_MT_LAST,
+    ABS_MT_SLOT,
+    EV_ABS,
+    EV_KEY,
+    EV_REP,
+    EV_SW,
+    EV_SYN,
+    EVENT,
+)
+from vhost_user_input.state import State
+from vhostd import SetupError
+
+INPUT_EVENT = struct.Struct("@llHHi")  # struct input_event: seconds, microseconds, type, code, value
+READ_SIZE = 256 * INPUT_EVENT.size
+FOLDER = "/dev/input"  # where the kernel's nodes are, and links with names that stay
+
+# Numbers of ioctls that return state (linux/input.h).
+_EVIOCGMTSLOTS = 0x0A
+_EVIOCGKEY = 0x18
+_EVIOCGLED = 0x19
+_EVIOCGSW = 0x1B
+_BITMAP_BYTES = 96  # KEY_CNT bits, the longest
+_BITMAPS = {EV_KEY: _EVIOCGKEY, EV_SW: _EVIOCGSW}
+
+
+class Node(Protocol):
+    """What is used of evdev.InputDevice, alike in evdev 1.9 and 2.0."""
+
+    fd: int
+    info: Any
+    name: str
+    uniq: str
+
+    def capabilities(self) -> dict[int, list[Any]]: ...
+    def input_props(self) -> list[int]: ...
+    def absinfo(self, _axis: int, /) -> Any: ...
+    def grab(self) -> None: ...
+    def ungrab(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def open_node(path: str) -> Node:
+    """Opens a node without waiting for events; raises OSError, or SetupError for what is none."""
+    try:
+        import evdev
+    except ImportError as error:
+        raise SetupError(f"{path}: the Python library evdev is missing: {error}") from error
+    make: Any = evdev.InputDevice
+    try:
+        node: Node = make(path)
+    except UnicodeDecodeError as error:
+        raise SetupError(f"{path}: the device's name is not UTF-8") from error
+    return node
+
+
+def open_same(path: str, description: Description) -> Node:
+    """Opens a node, if it is what it was before; raises OSError."""
+    node = open_node(path)
+    try:
+        if describe(node) == description:
+            return node
+        raise OSError("there is another device now")
+    except OSError:
+        node.close()
+        raise
+
+
+def describe(node: Node) -> Description:
+    """What the kernel says of a node."""
+    found = node.capabilities()
+    axes = dict(found.get(EV_ABS, ()))
+    codes = {kind: frozenset(codes) for kind, codes in found.items() if kind not in (EV_SYN, EV_ABS)}
+    # The kernel lists the event types where the codes of EV_SYN would be, and no codes of EV_REP at all.
+    if EV_REP in found.get(EV_SYN, ()):
+        codes[EV_REP] = REPEAT_CODES
+    codes[EV_SYN] = SYN_CODES
+    codes[EV_ABS] = frozenset(axes)
+    return Description(
+        node.name,
+        node.uniq,
+        Ids(*(number & 0xFFFF for number in node.info)),  # evdev gives them signed
+        properties=frozenset(node.input_props()),
+        codes={kind: numbers for kind, numbers in codes.items() if numbers},
+        axes={axis: AbsInfo(i.min, i.max, i.fuzz, i.flat, i.resolution) for axis, i in axes.items()},
+    )
+
+
+def held_keys(node: Node) -> list[int]:
+    """The keys that are down. What the kernel still has of key events for this reader it forgets."""
+    return _bits_of(node, _EVIOCGKEY)
+
+
+def lit_leds(node: Node) -> list[int]:
+    """The LEDs that are on."""
+    return _bits_of(node, _EVIOCGLED)
+
+
+def drain(node: Node) -> None:
+    """Forgets what the kernel still has for this reader."""
+    with suppress(BlockingIOError):
+        while os.read(node.fd, READ_SIZE):
+            pass
+
+
+def write_events(node: Node, events: bytes) -> None:
+    """Writes packed events to the device: LEDs, sounds and repeat rates."""
+    os.write(node.fd, b"".join(INPUT_EVENT.pack(0, 0, *event) for event in EVENT.iter_unpack(events)))
+
+
+def read_state(node: Node, description: Description) -> State:
+    """Where keys, switches, axes and contacts are now."""
+    state = State(slots=description.slots > 0)
+    for kind, number in _BITMAPS.items():
+        if kind in description.codes:
+            for code in _bits_of(node, number):
+                state.set(kind, code, 1)
+    for axis in description.codes.get(EV_ABS, ()):
+        if not ABS_MT_SLOT <= axis <= ABS_MT_LAST:
+            state.set(EV_ABS, axis, node.absinfo(axis).value)
+        elif description.slots and axis >= ABS_MT_FIRST:
+            for slot, value in enumerate(_read_slots(node.fd, axis, description.slots)):
+                state.set(EV_ABS, axis, value, slot)
+    if description.slots:
+        state.slot = node.absinfo(ABS_MT_SLOT).value
+    return state
+
+
+def _read_slots(fd: int, axis: int, slots: int) -> Iterable[int]:
+    """The value of one axis for the contact in every slot (struct input_mt_request_layout)."""
+    request = struct.pack(f"@I{slots}i", axis, *[0] * slots)
+    return array.array("i", _ioctl_read(fd, _EVIOCGMTSLOTS, request)[4:])
+
+
+def _ioctl_read(fd: int, number: int, data: bytes) -> bytes:
+    read = 2  # _IOC_READ
+    buffer = bytearray(data)  # one that can be written to may be of any size
+    fcntl.ioctl(fd, read << 30 | len(data) << 16 | ord("E") << 8 | number, buffer)
+    return bytes(buffer)
+
+
+def _bits_of(node: Node, number: int) -> list[int]:
+    return _set_bits(_ioctl_read(node.fd, number, bytes(_BITMAP_BYTES)))
+
+
+def _set_bits(bitmap: bytes) -> list[int]:
+    number = int.from_bytes(bitmap, "little")
+    return [bit for bit in range(number.bit_length()) if number >> bit & 1]
+
+
+def reason(error: OSError) -> str:
+    """Why a node is of no use."""
+    if error.errno == errno.EBUSY:
+        return "another program has grabbed it"
+    if error.errno in (errno.ENOTTY, errno.EINVAL, errno.EISDIR):
+        return "not an evdev node"
+    return error.strerror or str(error)

@@ -1,0 +1,24 @@
+"""What was asked for, on stdout: all of it, or one line that says why not."""
+
+import os
+import sys
+
+from vhostd.errors import SetupError
+
+
+def say(text: str) -> None:
+    """Writes a text; what the encoding lacks is escaped, and whoever stops reading misses the rest.
+
+    Raises SetupError if it cannot be written; sys.stdout would find that out when the program exits.
+    """
+    if sys.stdout is None:  # as Python has it when it is closed
+        raise SetupError("stdout is closed")
+    data = text.encode(sys.stdout.encoding or "utf-8", "backslashreplace")
+    fd = sys.stdout.fileno()
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        raise SetupError(f"stdout: {error.strerror}") from None

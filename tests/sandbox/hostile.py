@@ -15,6 +15,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import termios
@@ -32,6 +33,7 @@ Deed = Callable[["Hostile"], object]
 MAP_FIXED, MREMAP_MAYMOVE, MREMAP_FIXED = 0x10, 1, 2
 CLONE_NEWUSER = 0x1000_0000
 PTRACE_ATTACH = 16
+SO_ATTACH_FILTER = 26
 PR_SET_DUMPABLE = 4
 BLKROGET, FS_IOC_GETFLAGS = 0x125E, 0x8008_6601
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -124,6 +126,15 @@ def own_signals_of(pid: int) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         fcntl.fcntl(ours, fcntl.F_SETOWN, pid)
+
+
+def attach_program() -> None:
+    """One of BPF, for what comes to a socket: it takes everything, RET 0xFFFF."""
+    code = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, 0xFFFF))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        program = struct.pack("@HP", 1, ctypes.addressof(code))
+        ours.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 def bind(address: str) -> None:
@@ -282,6 +293,7 @@ DEEDS: dict[str, Deed] = {
     # the kernel
     "io_uring": lambda _: os.close(call("io_uring_setup", 1, ctypes.create_string_buffer(120))),
     "bpf": lambda _: call("bpf", 0, bytes(128), 128),
+    "a socket's filter": lambda _: attach_program(),
     "perf": lambda _: call("perf_event_open", bytes(128), 0, -1, -1, 0),
     "keys": lambda _: call("keyctl", 0, -3, 1),
     "raise a limit": lambda _: call("prlimit64", 0, resource.RLIMIT_CORE, bytes(16), None),

@@ -37,7 +37,7 @@ ALLOWED = (
     "getcwd getdents64",
     # sockets that are there
     "accept accept4 recvfrom recvmsg shutdown",
-    "getsockname getpeername getsockopt setsockopt",
+    "getsockname getpeername getsockopt",
     # waiting
     "epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 poll ppoll select pselect6",
     "nanosleep clock_nanosleep restart_syscall",

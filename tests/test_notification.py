@@ -3,6 +3,7 @@
 import os
 import select
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -22,6 +23,14 @@ def pipes() -> tuple[Fd, Fd]:
     return Fd(reader), Fd(writer)
 
 
+def fifos() -> tuple[Fd, Fd]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/fifo"
+        os.mkfifo(path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        return Fd(reader), Fd(os.open(path, os.O_WRONLY))
+
+
 def sockets(kind: socket.SocketKind) -> Callable[[], tuple[Fd, Fd]]:
     def make() -> tuple[Fd, Fd]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
@@ -33,6 +42,7 @@ def sockets(kind: socket.SocketKind) -> Callable[[], tuple[Fd, Fd]]:
 KINDS = {
     "eventfd": eventfds,
     "pipe": pipes,
+    "fifo": fifos,
     "stream": sockets(socket.SOCK_STREAM),
     "datagrams": sockets(socket.SOCK_DGRAM),
     "packets": sockets(socket.SOCK_SEQPACKET),
@@ -116,6 +126,14 @@ def test_a_pipe_that_nobody_reads_is_taken_as_well() -> None:
     signalled.close()
 
 
+def reopened(number: int, *others: int) -> int:
+    """An fd that does no more than name what another one is."""
+    fd = os.open(f"/proc/self/fd/{number}", os.O_PATH)
+    for each in (number, *others):
+        os.close(each)
+    return fd
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -124,8 +142,11 @@ def test_a_pipe_that_nobody_reads_is_taken_as_well() -> None:
         lambda: os.open("/dev/null", os.O_RDWR),  # as a terminal, which may keep a writer waiting
         lambda: os.memfd_create("memory"),
         lambda: os.pidfd_open(os.getpid()),
+        lambda: reopened(os.eventfd(0)),
+        lambda: reopened(*os.pipe()),
+        lambda: reopened(socket.socket(socket.AF_UNIX).detach()),
     ],
-    ids=["folder", "file", "device", "memory", "process"],
+    ids=["folder", "file", "device", "memory", "process", "path-eventfd", "path-pipe", "path-socket"],
 )
 def test_what_carries_no_notifications(make: Callable[[], int]) -> None:
     fd = Fd(make())

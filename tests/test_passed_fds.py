@@ -59,14 +59,14 @@ class Served:
 
 
 @asynccontextmanager
-async def served(victim: Victim, folder: Path, *, resume: bool = False) -> AsyncIterator[Served]:
+async def served(victim: Victim, folder: Path) -> AsyncIterator[Served]:
     path = folder / "vhost.sock"
     command = [executable(victim.name), *(option.format(folder=folder) for option in victim.options)]
     with ExitStack() as stack:
         program = stack.enter_context(listening(command, path))
         frontend = stack.enter_context(closing(Frontend(connect(path))))
         memory = stack.enter_context(closing(SharedMemory(16 << 20)))
-        await frontend.negotiate(resume=resume)
+        await frontend.negotiate()
         await frontend.share(memory)
         queue = stack.enter_context(closing(await frontend.start(memory, victim.ring)))
         yield Served(program, frontend, queue, victim)
@@ -149,20 +149,17 @@ def test_a_connection_whose_flags_others_change(victim: Victim, tmp_path: Path) 
         program.stop()
 
 
-@pytest.mark.parametrize(
-    ("victim", "row"), [(GPU, GPU_SET_SOCKET), (BLK, SET_BACKEND_REQ_FD)], ids=["display", "requests"]
-)
-def test_a_socket_that_nobody_answers_on(victim: Victim, row: Row[Empty, None], tmp_path: Path) -> None:
+def test_a_display_socket_with_half_an_answer(tmp_path: Path) -> None:
     async def main() -> None:
-        async with served(victim, tmp_path, resume=True) as it:
+        async with served(GPU, tmp_path) as it:
             ours, theirs = socket.socketpair()
             with ours, theirs:
                 with Fd(os.dup(theirs.fileno())) as passed:
-                    await it.frontend.call(row, Empty(), passed)
+                    await it.frontend.call(GPU_SET_SOCKET, Empty(), passed)
                 theirs.setblocking(True)
                 ours.settimeout(PATIENCE)
                 assert ours.recv(4096)  # it asks something
-                ours.send(b"\1")  # and gets the beginning of an answer
+                ours.send(b"\1")
                 while select.select([theirs], [], [], 0)[0]:
                     await asyncio.sleep(0)
                 await it.is_well()
@@ -212,5 +209,22 @@ def test_the_same_where_the_connection_was_handed_over() -> None:
             frontend.close()
             sock.close()
             assert program.wait() == 0
+
+    run(main())
+
+
+def test_an_fd_that_only_names_a_socket_costs_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with served(BLK, tmp_path) as it:
+            before = len(it.program.fds())
+            with socket.socket(socket.AF_UNIX) as sock:
+                for _ in range(3):
+                    with (
+                        Fd(os.open(f"/proc/self/fd/{sock.fileno()}", os.O_PATH)) as named,
+                        pytest.raises(RefusedRequest),
+                    ):
+                        await it.frontend.call(SET_VRING_CALL, VringFd(BLK.ring), named)
+            assert len(it.program.fds()) == before
+            await it.is_well()
 
     run(main())

@@ -10,31 +10,30 @@ import fcntl
 import logging
 import os
 import socket
-import stat
 from abc import ABC, abstractmethod
+from functools import cache
 
 from vhostd.errors import RefusedRequest
 from vhostd.fds import Fd
-from vhostd.ring import eventfd
+from vhostd.ring import notify
 
 log = logging.getLogger(__name__)
 
-_MOST = 4096  # bytes of a pipe or socket that are taken at a time; how many there are tells nothing
+_MOST = 4096  # bytes of a socket that are taken at a time; how many there are tells nothing
 
 
 def notification(fd: Fd) -> "Notification":
     """What an fd that came with a message notifies by, out of `fd`.
 
-    Raises RefusedRequest, and leaves `fd` to the caller, if it carries no notifications.
+    Raises RefusedRequest, and leaves `fd` to the caller, if it carries no notifications. The file system that
+    it may be of is not asked: it might never answer.
     """
-    mode = os.fstat(fd.fileno()).st_mode
-    if stat.S_ISSOCK(mode):
-        return _Socket(fd)
-    if stat.S_ISFIFO(mode):
-        return _Pipe(fd)
-    if _is_eventfd(fd, mode):
-        return _Eventfd(fd)
-    raise RefusedRequest(f"an fd that is no eventfd, pipe or socket (mode {mode:o}) carries no notifications")
+    for kind in (_Pipe, _Socket, _Eventfd):
+        try:
+            return kind(fd)
+        except OSError:
+            continue
+    raise RefusedRequest("an fd that is no eventfd, pipe or socket carries no notifications")
 
 
 class Notification(ABC):
@@ -80,12 +79,16 @@ class Notification(ABC):
 
 class _Eventfd(Notification):
     def __init__(self, fd: Fd) -> None:
+        if _link(fd) not in ("anon_inode:[eventfd]", None):
+            raise OSError(errno.EINVAL, "not an eventfd")
         os.set_blocking(fd.fileno(), False)  # where the kernel knows no better way
+        if not notify.has_aio():
+            _warn()
         super().__init__(Fd(fd.take()))
         self._count = bytearray(8)
 
     def _signal(self) -> None:
-        eventfd.signal(self.fileno())
+        notify.signal_eventfd(self.fileno())
 
     def _read(self) -> int:
         try:
@@ -97,28 +100,21 @@ class _Eventfd(Notification):
 
 
 class _Pipe(Notification):
-    """Opened once more, by which it gets an open file description that is ours alone."""
-
     def __init__(self, fd: Fd) -> None:
-        access = fcntl.fcntl(fd.fileno(), fcntl.F_GETFL) & os.O_ACCMODE
-        try:
-            ours = os.open(f"/proc/self/fd/{fd.fileno()}", access | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:  # nobody reads it, or there is no /proc
-            os.set_blocking(fd.fileno(), False)
-            ours = fd.take()
-        fd.close()
-        super().__init__(Fd(ours))
+        fcntl.fcntl(fd.fileno(), fcntl.F_GETPIPE_SZ)  # which nothing else has
+        super().__init__(Fd(fd.take()))
 
     def _signal(self) -> None:
-        os.write(self.fileno(), b"\1")
+        notify.write_pipe(self.fileno())
 
     def _read(self) -> int:
-        return len(os.read(self.fileno(), _MOST))
+        return notify.read_pipe(self.fileno())
 
 
 class _Socket(Notification):
     def __init__(self, fd: Fd) -> None:
-        self._socket = socket.socket(fileno=fd.take())
+        self._socket = socket.socket(fileno=fd.fileno())
+        fd.take()
         self._socket.setblocking(False)  # so Python itself does not wait either
         super().__init__(self._socket)
 
@@ -129,10 +125,14 @@ class _Socket(Notification):
         return len(self._socket.recv(_MOST, socket.MSG_DONTWAIT))
 
 
-def _is_eventfd(fd: Fd, mode: int) -> bool:
-    if stat.S_IFMT(mode):
-        return False
+def _link(fd: Fd) -> str | None:
+    """What an fd is, as /proc has it; None where there is no /proc."""
     try:
-        return os.readlink(f"/proc/self/fd/{fd.fileno()}") == "anon_inode:[eventfd]"
-    except OSError:  # there is no /proc: what else it is does no harm
-        return True
+        return os.readlink(f"/proc/self/fd/{fd.fileno()}")
+    except OSError:
+        return None
+
+
+@cache
+def _warn() -> None:
+    log.warning("there is no AIO for this program (fs.aio-max-nr): a hostile front-end can make it wait")

@@ -1,8 +1,6 @@
 """Sockets that arrive as fds: is it one that a byte stream with a peer on this machine can go through?"""
 
-import os
 import socket
-import stat
 
 from vhostd.errors import RefusedRequest
 from vhostd.fds import Fd
@@ -33,17 +31,20 @@ def is_other_end(fd: Fd, sock: socket.socket) -> bool:
     The kernel tells no more of the other end than its name. So a socket without a name gets one, from the
     abstract namespace (unix(7), autobind), which does it no harm.
     """
-    if not stat.S_ISSOCK(os.fstat(fd.fileno()).st_mode):
+    try:
+        other = socket.socket(fileno=fd.fileno())
+    except OSError:  # no socket
         return False
-    with socket.socket(fileno=os.dup(fd.fileno())) as other:
+    try:
         if not is_unix_stream(other):
             return False
-        try:
-            if not other.getsockname():
-                other.bind("")
-            names = other.getsockname(), other.getpeername()
-        except OSError:
-            return False
+        if not other.getsockname():
+            other.bind("")
+        names = other.getsockname(), other.getpeername()
+    except OSError:
+        return False
+    finally:
+        other.detach()  # it is still the caller's
     return names == (sock.getpeername(), sock.getsockname())
 
 

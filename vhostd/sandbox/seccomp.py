@@ -54,7 +54,7 @@ WRITTEN = "unlink unlinkat rename renameat renameat2"
 # No owner is set, who would get the signals that a file causes, and no kind of signal.
 FCNTLS = (
     *(fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL),
-    *(fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK, fcntl.F_ADD_SEALS, fcntl.F_GET_SEALS),
+    *(fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK, fcntl.F_ADD_SEALS, fcntl.F_GET_SEALS, fcntl.F_GETPIPE_SZ),
 )
 
 

@@ -5,11 +5,12 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import closing
 from typing import Any
 
 import pytest
 
-from vhostd.activation import activated_fd, notify, watchdog_interval
+from vhostd.activation import Notifier, activated_fd, watchdog_interval
 
 # Puts the sockets of argv[2:] at 3, 4, ..., sets up the environment of argv[1], and tells what was found.
 CHILD = """
@@ -90,6 +91,11 @@ def test_without_systemd_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LISTEN_PID", raising=False)
     monkeypatch.setenv("LISTEN_FDS", "1")
     assert activated_fd() is None
+
+
+def notify(state: str) -> None:
+    with closing(Notifier()) as notifier:
+        notifier.tell_now(state)
 
 
 def test_the_service_manager_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,19 @@
+from contextlib import closing
+
+from vhostd.folder import Folder
 from vhostd.grants import Grants
+from vhostd.removal import Removal
 
 
 def test_together_they_are_all_that_the_parts_need() -> None:
+    with closing(Folder("/")) as folder:
+        removal = Removal(folder, "c")
     parts = [
         Grants(written=("a",), ioctls=(1,)),
         Grants(),
-        Grants(written=("b",), cleared=("c",), ioctls=(2,)),
+        Grants(written=("b",), removed=(removal,), ioctls=(2,)),
     ]
-    assert Grants.together(parts) == Grants(written=("a", "b"), cleared=("c",), ioctls=(1, 2))
+    assert Grants.together(parts) == Grants(written=("a", "b"), removed=(removal,), ioctls=(1, 2))
 
 
 def test_nothing_together_is_nothing() -> None:

@@ -24,6 +24,7 @@ LAYERS = {
     "vhostd.folder": 1,
     "vhostd.grants": 1,
     "vhostd.layout": 1,
+    "vhostd.removal": 1,
     "vhostd.stdout": 1,
     "vhostd.messages": 2,
     "vhostd.virtio": 2,

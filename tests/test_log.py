@@ -341,6 +341,15 @@ def test_what_was_not_foreseen_is_in_syslog(syslog: Syslog, tmp_path: Path) -> N
     assert all(priority == DAEMON + 3 for priority, _ in heard)
 
 
+def test_why_it_cannot_go_on_is_in_syslog(syslog: Syslog, tmp_path: Path) -> None:
+    """In the sandbox, where there are no further sockets to be had for it."""
+    code = WITH_A_DEFECT.replace("KeyError", "SetupError").replace("DeviceType", "DeviceType, SetupError", 1)
+    command = [sys.executable, "-c", code, f"--socket-path={tmp_path / 'vhost.sock'}"]
+    with Program(syslog.command(command), stderr=subprocess.DEVNULL) as program:
+        assert syslog.next() == (DAEMON + 3, f"broken[{program.pid}]: error: not foreseen")
+        assert program.wait() == 1
+
+
 def test_a_stderr_that_somebody_reads_keeps_syslog_out_of_it(syslog: Syslog, tmp_path: Path) -> None:
     options = [f"--socket-path={tmp_path / 'vhost.sock'}", "--rng-source=/nowhere"]
     with Program(syslog.command([RNG, *options])) as program:

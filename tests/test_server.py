@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import Run
 from tests.sessions import NO_FD, Echo
+from vhostd.activation import Notifier
 from vhostd.endpoint import listen
 from vhostd.frontend import Frontend, SharedMemory, signalled
 from vhostd.frontend.queue import Queue
@@ -202,8 +203,8 @@ def test_a_device_has_a_moment_for_its_last_words(
 ) -> None:
     async def main() -> None:
         device = Finishing()
-        with closing(listen(str(path))) as endpoint:
-            running = asyncio.create_task(serve(device, endpoint))
+        with closing(listen(str(path))) as endpoint, closing(Notifier()) as notifier:
+            running = asyncio.create_task(serve(device, endpoint, notifier))
             async with negotiated(path) as (frontend, memory):
                 with closing(await frontend.start(memory, index=1, size=16)) as queue:
                     if has_words:

@@ -220,8 +220,8 @@ def test_the_sandbox_lets_it_remove_files_from_its_folder_alone(theirs: Theirs, 
     before = os.stat(theirs.folder)
     with closing(listen(theirs.path)) as endpoint:
         theirs.lead_to(tmp_path)
-        (folder,) = endpoint.grants().cleared
-        assert os.path.samestat(os.stat(folder), before)
+        (removal,) = endpoint.grants().removed
+        assert os.path.samestat(os.stat(removal.folder.path), before)
 
 
 def test_a_stale_socket_of_another_user_s_is_left_where_all_may_write(path: str, tmp_path: Path) -> None:

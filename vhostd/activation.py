@@ -53,35 +53,43 @@ def watchdog_interval() -> float | None:
     return int(limit) / 2_000_000 if limit.isdecimal() and int(limit) else None
 
 
-def notify(state: str) -> None:
+class Notifier:
     """Tells the service manager, if there is one (sd_notify(3)): "READY=1", "STATUS=...", "WATCHDOG=1".
 
-    Waits for one whose socket is full; libsystemd's would do that with Python's lock, and keep all threads.
+    The socket is made before the sandbox, in which there are none to be had. A manager that is busy is waited
+    for; libsystemd would do that with Python's lock, and keep all threads.
     """
-    if address := os.environ.get("NOTIFY_SOCKET"):
-        if address.startswith("@"):  # an abstract one
-            address = f"\0{address[1:]}"
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-                sock.sendto(state.encode(), address)
-        except OSError as error:
-            log.warning("the service manager could not be told %r: %s", state, error)
-
-
-class Notifier:
-    """Tells the service manager beside the event loop: it may be busy, and then `notify` waits for it."""
 
     def __init__(self) -> None:
+        self._address = os.environ.get("NOTIFY_SOCKET", "")
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if self._address else None
         self._threads = Threads(name="sd_notify")
 
     def tell(self, state: str) -> None:
-        """As `notify`, in the order of the calls."""
-        if os.environ.get("NOTIFY_SOCKET") and self._threads.under_way < MOST_UNHEARD:
-            self._threads.do(partial(notify, state), lambda _: None)
+        """Tells it beside the event loop, in the order of the calls."""
+        if self._socket is not None and self._threads.under_way < MOST_UNHEARD:
+            self._threads.do(partial(self.tell_now, state), lambda _: None)
 
-    async def close(self, state: str) -> None:
+    def tell_now(self, state: str) -> None:
+        """Tells it before there is an event loop; waits for one whose socket is full."""
+        if self._socket is None:
+            return
+        address = self._address
+        if address.startswith("@"):  # an abstract one
+            address = f"\0{address[1:]}"
+        try:
+            self._socket.sendto(state.encode(), address)
+        except OSError as error:
+            log.warning("the service manager could not be told %r: %s", state, error)
+
+    async def end(self, state: str) -> None:
         """Tells a last thing."""
-        if os.environ.get("NOTIFY_SOCKET"):
+        if self._socket is not None:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._threads.run(partial(notify, state)), PATIENCE)
+                await asyncio.wait_for(self._threads.run(partial(self.tell_now, state)), PATIENCE)
         self._threads.close()
+
+    def close(self) -> None:
+        """Lets go of the socket; idempotent."""
+        if self._socket is not None:
+            self._socket.close()

@@ -31,7 +31,7 @@ class Endpoint:
 
     def grants(self) -> Grants:
         """The removal of the file that it made."""
-        return Grants() if self._file is None else Grants(cleared=(self._file.folder.path,))
+        return Grants() if self._file is None else Grants(removed=(self._file.removal,))
 
     def close(self) -> None:
         """Closes the socket, and removes its file unless another has taken its place; idempotent."""

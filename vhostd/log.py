@@ -96,22 +96,18 @@ class Syslog:
         with contextlib.suppress(OSError):
             self._socket.sendto(text.encode(errors="backslashreplace"), SYSLOG)
 
-    def close(self) -> None:
-        """Sends no more."""
-        self._socket.close()
-
 
 class SyslogHandler(logging.Handler):
     """Writes each record to syslog, a message per line."""
 
     def __init__(self, program: str) -> None:
         super().__init__()
-        self._syslog = Syslog(program)
+        self.syslog = Syslog(program)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             for line in self.format(record).splitlines():
-                self._syslog.write(PRIORITIES[record.levelno], line)
+                self.syslog.write(PRIORITIES[record.levelno], line)
         except Exception:
             self.handleError(record)
 
@@ -134,10 +130,15 @@ def complain(program: str, error: Exception) -> None:
     """Says why the program ends, in one line, on stderr or in syslog."""
     line = f"error: {' '.join(str(error).splitlines())}"
     if _stderr_is_null():
-        with contextlib.closing(Syslog(program)) as logger:
-            logger.write(syslog.LOG_ERR, line)
+        _system_logger(program).write(syslog.LOG_ERR, line)
     else:
         write_line(f"{program}: {line}")
+
+
+def _system_logger(program: str) -> Syslog:
+    """The one that is there, since the sandbox lets us have no other; or, before there is any, a new one."""
+    handlers = (handler for handler in logging.getLogger().handlers if isinstance(handler, SyslogHandler))
+    return next((handler.syslog for handler in handlers), None) or Syslog(program)
 
 
 def set_up(program: str, level: str | None) -> None:

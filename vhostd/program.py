@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from vhostd.activation import Notifier
     from vhostd.endpoint import Endpoint
     from vhostd.metrics.address import Address
     from vhostd.metrics.metrics import Metrics
@@ -54,14 +55,15 @@ def _serve(kind: type[Device], options: "argparse.Namespace") -> None:
     from contextlib import ExitStack, closing
 
     from vhostd import log
-    from vhostd.activation import activated_fd, notify
+    from vhostd.activation import Notifier, activated_fd
     from vhostd.endpoint import adopt, choose, listen
     from vhostd.options import program_name
 
     log.set_up(program_name(), options.log_level)
-    notify("STATUS=starting")
-    place = choose(options.socket_path, options.fd, activated_fd())
     with ExitStack() as stack:
+        notifier = stack.enter_context(closing(Notifier()))
+        notifier.tell_now("STATUS=starting")
+        place = choose(options.socket_path, options.fd, activated_fd())
         if not isinstance(place, str):  # first, so that it is closed whatever fails
             endpoint = stack.enter_context(closing(adopt(place)))
         device = stack.enter_context(closing(kind.from_options(options)))
@@ -71,7 +73,7 @@ def _serve(kind: type[Device], options: "argparse.Namespace") -> None:
         if isinstance(place, str):  # last: whoever can connect is served
             endpoint = listen(place, mode=options.socket_mode, group=options.socket_group)
             stack.enter_context(closing(endpoint))
-        _loop(device, endpoint, metrics, sandbox=options.sandbox != "none")
+        _loop(device, endpoint, notifier, metrics, sandbox=options.sandbox != "none")
 
 
 def _open_metrics(kind: type[Device], address: "Address") -> "Metrics":
@@ -90,7 +92,9 @@ def _open_metrics(kind: type[Device], address: "Address") -> "Metrics":
     return open_metrics(address, about)
 
 
-def _loop(device: Device, endpoint: "Endpoint", metrics: "Metrics | None", *, sandbox: bool) -> None:
+def _loop(
+    device: Device, endpoint: "Endpoint", notifier: "Notifier", metrics: "Metrics | None", *, sandbox: bool
+) -> None:
     import asyncio
 
     import uvloop
@@ -106,7 +110,7 @@ def _loop(device: Device, endpoint: "Endpoint", metrics: "Metrics | None", *, sa
             grants.append(metrics.grants())
         enter(Grants.together(grants))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(device, endpoint, metrics))
+        runner.run(serve(device, endpoint, notifier, metrics))
 
 
 def _hold_signals() -> None:

@@ -30,13 +30,14 @@ ENDING = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = (*ENDING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)  # those that we, or a device, may take
 
 
-async def serve(device: Device, endpoint: Endpoint, metrics: "Metrics | None" = None) -> None:
+async def serve(
+    device: Device, endpoint: Endpoint, notifier: Notifier, metrics: "Metrics | None" = None
+) -> None:
     """Runs the device until SIGTERM, SIGINT, or the end of the only front-end of a connected socket.
 
     Raises what the device's `run` raises.
     """
     loop = asyncio.get_running_loop()
-    notifier = Notifier()
     make_queue = Virtqueue if metrics is None else metrics.meters.make_queue
     server = Server(device, endpoint, make_queue, notifier.tell)
     serving = loop.create_task(server.run(), name="serving")
@@ -53,7 +54,7 @@ async def serve(device: Device, endpoint: Endpoint, metrics: "Metrics | None" = 
             await _finish(device)
             serving.cancel()
             await asyncio.wait([serving])
-    await notifier.close("STOPPING=1")
+    await notifier.end("STOPPING=1")
     for task in beside:
         task.cancel()
     await asyncio.wait(beside)

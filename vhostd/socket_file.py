@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from vhostd.errors import SetupError
 from vhostd.fds import Fd
 from vhostd.folder import Folder, reopened
+from vhostd.removal import Removal
 
 ALL = 0o777
 BACKLOG = 4  # only one front-end is served; the others are accepted to be refused
@@ -39,6 +40,7 @@ class SocketFile:
         if not self._name:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         self.folder = Folder(place)
+        self.removal = Removal(self.folder, self._name)
         try:
             with _alone_in(self.folder):
                 _remove_stale(self.folder, self._name, path)
@@ -65,7 +67,7 @@ class SocketFile:
             try:
                 if self.folder.has(self._name, self._made):
                     with suppress(FileNotFoundError):
-                        self.folder.remove(self._name)
+                        self.removal()
             finally:
                 self.folder.close()
 

@@ -11,7 +11,9 @@ from vhostd.sandbox import landlock
 CHECKOUT = Path(__file__).parents[2]
 CHILD = """
 import os, sys
+from vhostd.folder import Folder
 from vhostd.grants import Grants
+from vhostd.removal import Removal
 from vhostd.sandbox import landlock, privileges
 
 read, written, cleared, victim = sys.argv[2:]
@@ -27,7 +29,8 @@ def write(path):
         file.write("x")
 
 privileges.limit()
-landlock.restrict(Grants((written,), (cleared,), read=(read,)), int(sys.argv[1]))
+removal = Removal(Folder(cleared), "file")
+landlock.restrict(Grants((written,), (removal,), read=(read,)), int(sys.argv[1]))
 import wave  # which is read now
 print(
     tried(lambda: open(f"{read}/file").close()),
@@ -61,7 +64,9 @@ def test_every_version_holds(tmp_path: Path, version: int) -> None:
 
 NODES = """
 import errno, fcntl, os, sys, termios
+from vhostd.folder import Folder
 from vhostd.grants import Grants
+from vhostd.removal import Removal
 from vhostd.sandbox import landlock, privileges
 
 def asked(path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.programs import Program, connect, connected, executable, get_features, listening, notified
-from tests.sandbox.hostile import DEEDS, FREE, GRANTED
+from tests.sandbox.hostile import BESIDE, DEEDS, FREE, GRANTED
 from vhostd.fds import Fd
 from vhostd.frontend import Frontend, Queue, SharedMemory
 from vhostd.messages import GPU_SET_SOCKET, Empty
@@ -39,9 +39,13 @@ def hostile(folder: Path, *options: str) -> Iterator[tuple[Program, socket.socke
     """The hostile program, its victims, and the front-end's end of its connection."""
     victim = folder / "victim"
     victim.write_text("precious")
-    with socket.socket(socket.AF_UNIX) as server:
+    with (
+        socket.socket(socket.AF_UNIX) as server,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams,
+    ):
         server.bind(str(folder / "server"))
         server.listen()
+        datagrams.bind(str(folder / "server.datagrams"))
         command = [sys.executable, "-m", "tests.sandbox.hostile", f"--victim={victim}", *options]
         command.append(f"--server={folder / 'server'}")
         with connected(command, cwd=str(CHECKOUT)) as (program, sock):
@@ -71,7 +75,9 @@ def test_nothing_of_use_to_a_guest_is_left(tmp_path: Path) -> None:
     with hostile(tmp_path) as (_, sock):
         found = outcomes(sock, list(DEEDS))
     assert {deed: outcome for deed, outcome in found.items() if outcome not in DENIALS} == {}
-    assert sorted(tmp_path.iterdir()) == [tmp_path / "server", tmp_path / "victim"]
+    assert sorted(tmp_path.iterdir()) == [
+        tmp_path / name for name in ("server", "server.datagrams", "victim")
+    ]
     assert (tmp_path / "victim").read_text() == "precious"
 
 
@@ -81,7 +87,11 @@ def test_what_is_tried_would_work_without_it(tmp_path: Path) -> None:
         "read a public file", "list a folder", "look at a process", "write to a file", "make a file",
         "make a folder", "make a socket", "make a link", "make a symbolic link", "open a device", "fork",
         "start a program", "spawn a program", "kill the parent", "open a process", "TCP", "UDP", "netlink",
-        "execute what was written", "connect to a server", "raise a limit", "be dumped", "become another",
+        "execute what was written", "make what was written executable later",
+        "execute what is written elsewhere", "execute a file", "huge pages", "connect to a server",
+        "send to a server", "send raw to a server", "send to a server by a pair", "TCP by sendto",
+        "TCP by sendmsg", "have a process signalled", "read a file beside the libraries", "raise a limit",
+        "be dumped", "a socket's filter", "become another",
     ]  # fmt: skip
     with hostile(tmp_path, "--sandbox=none") as (_, sock):
         found = outcomes(sock, deeds)
@@ -99,6 +109,20 @@ def test_what_is_granted_is_and_nothing_beside_it(tmp_path: Path) -> None:
     with hostile(tmp_path, f"--written={granted}") as (_, sock):
         found = outcomes(sock, [*GRANTED, *DEEDS])
     assert {deed for deed, outcome in found.items() if outcome == "done"} == set(GRANTED)
+
+
+def test_no_file_but_the_socket_s_is_removed(tmp_path: Path) -> None:
+    path, victim = tmp_path / "vhost.sock", tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "empty").mkdir()
+    command = [sys.executable, "-m", "tests.sandbox.hostile", f"--victim={victim}", "--server=none"]
+    with listening(command, path, cwd=str(CHECKOUT)) as program:
+        with connect(path) as sock:
+            found = outcomes(sock, list(BESIDE))
+        assert {deed: outcome for deed, outcome in found.items() if outcome not in DENIALS} == {}
+        program.stop()
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "empty", victim]
+    assert victim.read_text() == "precious"
 
 
 def test_each_program_gives_up_what_it_can(command: list[str]) -> None:

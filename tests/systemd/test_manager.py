@@ -56,6 +56,7 @@ def test_a_front_end_starts_the_program(manager: Manager, program: str) -> None:
         manager.shows(service, "ActiveState", "active")
         manager.shows(service, "StatusText", "serving a front-end")
         assert manager.show(service, "LimitNOFILE") == "4096"
+        assert int(manager.show(service, "TasksMax")) <= 512
     manager.shows(service, "StatusText", "waiting for a front-end")
 
 

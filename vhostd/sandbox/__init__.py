@@ -5,12 +5,18 @@ all threads that are still to come:
 
     privileges.py   no capabilities, no new ones by exec, no core dumps
     landlock.py     no files but Python's own modules and what was granted; no TCP; no signals to others
-    seccomp.py      no system calls but those that serving takes
+    seccomp.py      no system calls but those that serving takes; no code but what is there
+    names.py        no file removed but those that are granted
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from vhostd.errors import SetupError
 from vhostd.grants import Grants
-from vhostd.sandbox import landlock, privileges, seccomp
+from vhostd.sandbox import landlock, privileges
+from vhostd.sandbox.names import FixedNames
+from vhostd.sandbox.seccomp import Filter
 
 
 def enter(grants: Grants) -> None:
@@ -18,18 +24,22 @@ def enter(grants: Grants) -> None:
 
     To be called by the only thread.
     """
-
-    def restrict_files() -> None:
+    with _part("limits"):
+        privileges.limit()
+    with _part("seccomp"):  # whose library Landlock would hide
+        rules = Filter(grants.ioctls, FixedNames(grants.removed), written=bool(grants.written))
+    with _part("Landlock"):
         landlock.restrict(grants, landlock.interface())
+    with _part("capabilities"):  # which finding the folders may have taken
+        privileges.drop()
+    with _part("seccomp"):
+        rules.load()
 
-    for what, give_up in (
-        ("limits", privileges.limit),
-        ("Landlock", restrict_files),
-        ("capabilities", privileges.drop),  # which finding the folders may have taken
-        ("seccomp", lambda: seccomp.restrict(grants.ioctls)),
-    ):
-        try:
-            give_up()
-        except OSError as error:
-            reason = error.strerror or error
-            raise SetupError(f"no sandbox here: {what}: {reason}; --sandbox=none does without") from None
+
+@contextmanager
+def _part(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise SetupError(f"no sandbox here: {what}: {reason}; --sandbox=none does without") from None

@@ -19,8 +19,6 @@ FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}  # how many each version of the inter
 BIND_TCP, CONNECT_TCP = 1, 2  # since version 4
 SCOPE_ABSTRACT_SOCKETS, SCOPE_SIGNALS = 1, 2  # since version 6
 
-LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
-
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -49,10 +47,10 @@ def restrict(grants: Grants, version: int) -> None:
     ruleset = _Ruleset(files, net, _scopes() if version >= 6 else 0)
     fd = _call(CREATE_RULESET, ctypes.byref(ruleset), ctypes.sizeof(ruleset), 0)
     try:
-        for folder in {*LIBRARIES, *module_folders(), *grants.read}:
+        for folder in {*module_folders(), *grants.read}:
             _allow(fd, folder, READ_FILE | READ_DIR)
-        for folder in grants.cleared:
-            _allow(fd, folder, REMOVE_FILE)
+        for removal in grants.removed:
+            _allow(fd, removal.folder.path, REMOVE_FILE)
         for folder in grants.written:
             _allow(fd, folder, files & (WRITE_FILE | TRUNCATE | MAKE_REG | REMOVE_FILE))
         for folder in grants.devices:
@@ -69,7 +67,7 @@ def _scopes() -> int:
 
 
 def module_folders() -> Iterator[str]:
-    """Where modules were imported from, and more may be later."""
+    """Where modules were imported from, and more may be later, and where tracebacks find their lines."""
     for name, module in sys.modules.items():
         if "." not in name and name != "__main__" and (file := getattr(module, "__file__", None)):
             folder = os.path.dirname(file)

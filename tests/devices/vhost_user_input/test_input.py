@@ -221,8 +221,8 @@ def test_a_source_that_is_gone_ends_the_program() -> None:
 
 def test_it_needs_what_its_sources_need() -> None:
     sources = [FakeSource(keyboard()), FakeSource(keyboard())]
-    sources[0].needs, sources[1].needs = Grants(cleared=("/run",)), Grants(ioctls=(ord("E"),))
-    assert Input(keyboard(), sources).grants() == Grants(cleared=("/run",), ioctls=(ord("E"),))
+    sources[0].needs, sources[1].needs = Grants(read=("/run",)), Grants(ioctls=(ord("E"),))
+    assert Input(keyboard(), sources).grants() == Grants(read=("/run",), ioctls=(ord("E"),))
 
 
 def test_a_recording_into_a_ring_of_four_entries(tmp_path: Path) -> None:

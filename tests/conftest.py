@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import uvloop
 
+from vhostd.ring import notify
+
 Run = Callable[[Callable[[], Awaitable[None]]], None]  # what `run_async` gives
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -36,8 +38,9 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session", autouse=True)
 def _settled() -> None:
-    """Lets libuv open what it keeps for the whole process, before anything is counted."""
+    """Lets libuv, and what signals eventfds, have what they keep for the process, before it is counted."""
     uvloop.new_event_loop().close()
+    notify.has_aio()
 
 
 @pytest.fixture(autouse=True)

@@ -96,9 +96,11 @@ def _loop(
     device: Device, endpoint: "Endpoint", notifier: "Notifier", metrics: "Metrics | None", *, sandbox: bool
 ) -> None:
     import asyncio
+    from threading import Thread
 
     import uvloop
 
+    from vhostd.ring import notify
     from vhostd.server import serve
 
     if sandbox:  # with everything open, and nobody served
@@ -110,7 +112,10 @@ def _loop(
             grants.append(metrics.grants())
         enter(Grants.together(grants))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(device, endpoint, notifier, metrics))
+        try:
+            runner.run(serve(device, endpoint, notifier, metrics))
+        finally:
+            Thread(target=notify.end_aio, daemon=True).start()  # which takes as long as all that is left
 
 
 def _hold_signals() -> None:

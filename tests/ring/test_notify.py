@@ -51,6 +51,22 @@ def test_what_is_none_is_refused() -> None:
     os.close(writer)
 
 
+def test_it_may_be_done_without_from_now_on() -> None:
+    script = """
+import os
+from vhostd.ring import notify
+fd = os.eventfd(0)
+assert notify.has_aio()
+notify.signal_eventfd(fd)
+notify.end_aio()
+notify.end_aio()
+assert not notify.has_aio()
+notify.signal_eventfd(fd)
+assert os.eventfd_read(fd) == 2
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_without_aio_it_is_a_write() -> None:
     """As in a process that is not allowed to have any of the machine's."""
     script = """

@@ -54,6 +54,7 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef extern from "<sys/syscall.h>":
     enum: SYS_io_setup
+    enum: SYS_io_destroy
     enum: SYS_io_submit
     enum: SYS_io_getevents
 
@@ -61,7 +62,8 @@ cdef enum:
     RESULTS = 128  # of polls, which tell nothing, and are taken so many at a time
     MOST = 4096  # bytes of a pipe that are taken at a time; how many there are tells nothing
 
-cdef aio_context_t context = 0  # of this process, for good; 0 if the kernel gives none
+cdef aio_context_t context = 0  # of this process; 0 if there is none
+cdef bint asked = False  # whether the kernel was asked for it
 cdef unsigned char BYTE = 1  # what is written to a pipe, which refers to it until it is read
 
 
@@ -86,8 +88,20 @@ def signal_eventfd(int fd):
 
 
 def has_aio():
-    """Whether the kernel has given this process what it takes never to wait."""
+    """Whether the kernel has given this process what it takes never to wait; it is asked the first time."""
+    if not asked:
+        set_up()
     return context != 0
+
+
+def end_aio():
+    """Does without it from now on. The kernel takes some ten milliseconds for that, be it at the process's end."""
+    global context
+    cdef aio_context_t ended = context
+    context = 0
+    if ended:
+        with nogil:
+            syscall(SYS_io_destroy, ended)
 
 
 def write_pipe(int fd):
@@ -137,7 +151,8 @@ cdef void forget_results() noexcept:
 
 cdef void set_up() noexcept:
     """Gets the least of AIO that there is, and tries it once."""
-    global context
+    global context, asked
+    asked = True
     cdef int trial = eventfd(0, EFD_CLOEXEC)
     syscall(SYS_io_setup, <long> 1, &context)
     try:
@@ -147,6 +162,3 @@ cdef void set_up() noexcept:
         context = 0
     finally:
         close(trial)
-
-
-set_up()

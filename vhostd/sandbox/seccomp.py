@@ -29,7 +29,7 @@ ALLOWED = (
     "read readv pread64 preadv preadv2 write writev pwrite64 pwritev pwritev2 lseek",
     "fsync fdatasync fallocate ftruncate fadvise64 io_uring_enter",
     # what signals an eventfd or a pipe without waiting
-    "io_submit io_getevents vmsplice",
+    "io_setup io_submit io_getevents io_destroy vmsplice",
     # fds
     "close close_range dup dup2 dup3 pipe2 eventfd2",
     # files, as far as Landlock lets one reach them

@@ -279,6 +279,45 @@ def test_a_broken_ring_signals_its_error_and_stops_alone(run_async: Run) -> None
     run_async(main)
 
 
+def test_a_guest_s_error_costs_the_same_when_it_comes_late(
+    run_async: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While the handler waits for the next request, what it began with one before ends."""
+
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory):
+            queue, other = await frontend.start(memory, 1), await frontend.start(memory, 0)
+            queue.add(b"x", 4)
+            queue.kick()
+            await device.holding.wait()
+            assert device.held_queue is not None
+            device.held_queue.fail(BadRequest("it was nonsense"))
+            device.held_queue.fail(BadRequest("and once more"))
+            assert await signalled(queue.err_fd) == 1
+            assert await other.request(b"fine", 4) == b"fine"
+            assert await frontend.stop(queue) == 1
+            assert device.held_queue is not None
+            late = device.held_queue
+            queue.close()
+            again = await frontend.start(memory, 1)
+            late.fail(BadRequest("of a ring that is gone"))
+            device.held.clear()
+            device.holding.clear()
+            again.add(b"y", 4)
+            again.kick()
+            await device.holding.wait()
+            device.release()
+            assert (await again.used())[1] == b"held"
+            again.close()
+            other.close()
+
+    run_async(main)
+    assert caplog.text.count("vring 1 is broken: it was nonsense") == 1
+    assert "once more" not in caplog.text
+    assert "a ring that is gone" not in caplog.text
+
+
 def test_a_request_that_the_device_cannot_read_breaks_the_ring(run_async: Run) -> None:
     async def main() -> None:
         async with negotiated(Echo()) as (frontend, memory):

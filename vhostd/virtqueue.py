@@ -151,7 +151,7 @@ class Virtqueue:
             self._interrupt()
 
     def fail(self, error: Exception) -> None:
-        """As if the handler had raised `error`: for what goes wrong with a chain while it goes on."""
+        """Ends the queue, as if the handler had raised `error`: for what goes wrong while it goes on."""
         self.stop()
         self.give_up()
         if self._failed is not None:

@@ -33,7 +33,7 @@ POLL_INTERVAL = 0.001  # seconds between looks at a ring whose front-end gave no
 class Vring:
     """One ring of the session; owns its kick, call and err fds, its virtqueue and its handler's task.
 
-    `failed` is called with an exception of the handler that is not the guest's fault. `inflight` is its part
+    `failed` is called with an exception of the device that is not the guest's fault. `inflight` is its part
     of the inflight area, if there is one; it counts when the ring starts. `leftovers` is what earlier rings
     of the device have left behind, `doubt` watches all rings of the session.
     """
@@ -219,7 +219,9 @@ class Vring:
         )
 
     def _run(self, ring: SplitRing) -> None:
-        self._queue = queue = self._make_queue(self.index, ring, self._interrupt, self._failed)
+        self._queue = queue = self._make_queue(
+            self.index, ring, self._interrupt, lambda error: self._judge(queue, error)
+        )
         self._broken = False
         queue.enable(on=self.enabled)
         self._doubt.begin(self.index, ring)
@@ -239,16 +241,18 @@ class Vring:
         try:
             await self._wait_for_leftovers()
             await self._handler(queue)
-        except GuestError as error:
+        except Exception as error:
+            queue.fail(error)
+
+    def _judge(self, queue: Virtqueue, error: Exception) -> None:
+        """Has an error of the handler, or of a request that ends later, cost this ring, or the connection."""
+        if not isinstance(error, GuestError):
+            self._failed(error)
+        elif queue is self._queue and not self._broken:  # else it is a request of a ring that is gone
             log.error("vring %d is broken: %s", self.index, error)
             self._broken = True
             queue.count_error()
-            queue.stop()
-            queue.give_up()
             _signal(self._err)
-        except Exception as error:
-            queue.give_up()
-            self._failed(error)
 
     async def _wait_for_leftovers(self) -> None:
         if requests := self._leftovers.requests:

@@ -136,6 +136,37 @@ def test_the_event_loop_gets_a_turn_under_load(memory: SharedMemory, run_async: 
     run_async(main)
 
 
+def test_the_event_loop_gets_turns_whichever_way_a_queue_is_read(
+    memory: SharedMemory, run_async: Run
+) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        bench.offer(SIZE)
+        turns = served = 0
+        over = False
+
+        async def others() -> None:
+            nonlocal turns
+            while not over:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(others())
+        while served < 20 * POP_BURST and await bench.queue.ready():
+            while (chain := bench.queue.pop()) is not None:
+                served += 1
+                bench.queue.push(chain)
+                bench.used()
+                bench.offer()
+                if not served % 8:
+                    break
+        over = True
+        await task
+        assert turns >= 20 - 1, "one after each burst but the last"
+
+    run_async(main)
+
+
 def test_chains_that_take_longer_make_a_shorter_burst(memory: SharedMemory, run_async: Run) -> None:
     """Each of these has the ring walk as many descriptors as many chains of an ordinary guest."""
 

@@ -115,10 +115,21 @@ class Virtqueue:
 
         There is none, too, while the device has a great many pieces of guest memory in other chains of it.
         """
-        return self.ring.pop() if self._runs else None
+        if not self._runs:
+            return None
+        before = self.ring.effort
+        chain = self.ring.pop()
+        self._spent += self.ring.effort - before
+        return chain
 
     async def ready(self) -> bool:
-        """Waits until `pop` has a chain to give, without a shortcut; False once the ring has stopped."""
+        """Waits until `pop` has a chain to give, without a shortcut; False once the ring has stopped.
+
+        After many chains it lets others have a turn.
+        """
+        if self._spent >= POP_BURST:
+            await asyncio.sleep(0)
+            self._spent = 0
         while not self._stopped:
             self.flush()
             if self._runs and self._has_more():
@@ -178,18 +189,17 @@ class Virtqueue:
         if (chain := self._ahead) is not None:
             self._ahead = None
         elif self._shortcut is None:
-            before = self.ring.effort
             chain = self.pop()
-            self._spent += self.ring.effort - before
         elif self._runs:
-            before = self.ring.effort
             chain = self._serve(self._shortcut, POP_BURST - self._spent)
-            self._spent += self.ring.effort - before
         return chain
 
     def _serve(self, shortcut: Shortcut, most: int) -> Chain | None:
-        """Has a shortcut serve chains, with up to so much effort; the first that it leaves."""
-        return self.ring.serve(shortcut, self, most)
+        """Has a shortcut serve chains, with up to so much effort, and counts that; the first that it leaves."""
+        before = self.ring.effort
+        chain = self.ring.serve(shortcut, self, most)
+        self._spent += self.ring.effort - before
+        return chain
 
     def _serve_all(self, shortcut: Shortcut) -> bool:
         """Has the shortcut serve what has come; True if that is all, and a kick will tell of more."""

@@ -72,14 +72,16 @@ class MeteredVirtqueue(Virtqueue):
             meter.seconds.add(perf_counter() - self._began[chain.head])
 
     def _serve(self, shortcut: Shortcut, most: int) -> Chain | None:
+        spent, before = self._spent, self.ring.effort
         try:
-            end = self.ring.effort + most
+            end = before + most
             while self.ring.effort < end:
                 chain = self.pop()
                 if chain is None or not shortcut.take(self, chain):
                     return chain
         finally:
             shortcut.settle()
+            self._spent = spent + self.ring.effort - before  # with what the shortcut has copied
         return None
 
     def count_error(self) -> None:

@@ -195,7 +195,7 @@ class Virtqueue:
         return chain
 
     def _serve(self, shortcut: Shortcut, most: int) -> Chain | None:
-        """Has a shortcut serve chains, with up to so much effort, and counts that; the first that it leaves."""
+        """Has a shortcut serve chains, with up to so much effort, which counts; the first that it leaves."""
         before = self.ring.effort
         chain = self.ring.serve(shortcut, self, most)
         self._spent += self.ring.effort - before

@@ -87,6 +87,12 @@ def test_a_signal_arrives_once(ends: Ends) -> None:
     assert not ends.waited.clear()
 
 
+def test_what_is_read_is_what_an_eventfd_would_give(ends: Ends) -> None:
+    """User-mode Linux reads 8 bytes, and takes nothing less."""
+    ends.signalled.signal()
+    assert os.read(ends.others[0], 100) == (1).to_bytes(8, "little")
+
+
 def test_neither_side_ever_waits(ends: Ends) -> None:
     """A pipe has room for 64 KiB, a socket for some hundred messages."""
     for _ in range(70_000):

@@ -24,10 +24,11 @@ class Budget:
         """
         import asyncio  # a device module imports this one, and must cost little
 
-        begin = time.monotonic()
-        while (now := time.monotonic()) < self._end:
+        begin = now = time.monotonic()
+        while now < self._end:
             if self.left:
                 return now - begin
             await asyncio.sleep(self._end - now)  # which may end early
+            now = time.monotonic()
         self.left, self._end = self._limit, now + self._period
         return now - begin

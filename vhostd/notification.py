@@ -19,6 +19,7 @@ from vhostd.ring import notify
 
 log = logging.getLogger(__name__)
 
+_ONE = (1).to_bytes(8, "little")  # as one reads it from an eventfd: User-mode Linux wants all 8 bytes
 _MOST = 4096  # bytes of a socket that are taken at a time; how many there are tells nothing
 
 
@@ -119,7 +120,7 @@ class _Socket(Notification):
         super().__init__(self._socket)
 
     def _signal(self) -> None:
-        self._socket.send(b"\1", socket.MSG_DONTWAIT)
+        self._socket.send(_ONE, socket.MSG_DONTWAIT)
 
     def _read(self) -> int:
         return len(self._socket.recv(_MOST, socket.MSG_DONTWAIT))

@@ -113,12 +113,12 @@ def test_what_is_written_is_read(pipe: list[int]) -> None:
     for count in (1, 3, 10):
         for _ in range(count):
             notify.write_pipe(writer)
-        assert notify.read_pipe(reader) == count
+        assert notify.read_pipe(reader) == 8 * count
     os.write(writer, bytes(5000))
     assert notify.read_pipe(reader) == 4096
     assert notify.read_pipe(reader) == 5000 - 4096
     notify.write_pipe(writer)
-    assert os.read(reader, 100) == b"\1"
+    assert os.read(reader, 100) == (1).to_bytes(8, "little")
 
 
 def test_a_full_pipe_keeps_nobody_waiting(pipe: list[int]) -> None:

@@ -64,7 +64,7 @@ cdef enum:
 
 cdef aio_context_t context = 0  # of this process; 0 if there is none
 cdef bint asked = False  # whether the kernel was asked for it
-cdef unsigned char BYTE = 1  # what is written to a pipe, which refers to it until it is read
+cdef uint64_t ONE = 1  # what is written to a pipe, which refers to it until it is read
 
 
 def signal_eventfd(int fd):
@@ -76,14 +76,13 @@ def signal_eventfd(int fd):
     Raises:
         OSError: it is no eventfd; or, without AIO, it is full.
     """
-    cdef uint64_t one = 1
     cdef pollfd look = pollfd(fd, POLLOUT)
     if context:
         submit_poll(fd)
         return
     if poll(&look, 1, 0) == 0:
         raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
-    if write(fd, &one, sizeof(one)) < 0:
+    if write(fd, &ONE, sizeof(ONE)) < 0:
         raise OSError(errno, os.strerror(errno))
 
 
@@ -105,8 +104,12 @@ def end_aio():
 
 
 def write_pipe(int fd):
-    """Writes a byte to a pipe; raises OSError: BlockingIOError if it is full, BrokenPipeError if nobody reads it."""
-    cdef iovec iov = iovec(&BYTE, 1)
+    """Writes the 8 bytes of an eventfd's 1 to a pipe.
+
+    Raises:
+        OSError: it cannot be written; BlockingIOError if it is full, BrokenPipeError if nobody reads it any more.
+    """
+    cdef iovec iov = iovec(&ONE, sizeof(ONE))
     if vmsplice(fd, &iov, 1, SPLICE_F_NONBLOCK) < 0:
         raise OSError(errno, os.strerror(errno))
 

@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -105,6 +105,20 @@ def test_the_service_manager_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NOTIFY_SOCKET", f"@{name[1:].decode()}")
         notify("READY=1\nSTATUS=waiting")
         assert manager.recv(100, socket.MSG_DONTWAIT) == b"READY=1\nSTATUS=waiting"
+
+
+def test_a_service_manager_that_does_not_listen_keeps_no_start_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Signals are not heard yet, so nothing could end the wait."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("")
+        name: bytes = manager.getsockname()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, suppress(BlockingIOError):
+            while True:
+                other.sendto(b"unheard", socket.MSG_DONTWAIT, name)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@{name[1:].decode()}")
+        notify("STATUS=starting")
 
 
 def test_without_a_service_manager_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,6 +188,17 @@ def test_a_socket_with_a_full_backlog_is_in_use(path: str) -> None:
         sock.close()
 
 
+def test_as_many_as_are_wanted_may_wait(path: str) -> None:
+    endpoint = listen(path, backlog=64)
+    waiting = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(64)]
+    for sock in waiting:
+        sock.setblocking(False)
+        assert sock.connect_ex(path) == 0
+    for sock in waiting:
+        sock.close()
+    endpoint.close()
+
+
 def test_a_socket_of_another_type_is_in_use(path: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(path)

@@ -23,6 +23,7 @@ from tests.programs import (
     listens_at,
 )
 from vhostd.log import BURST, LEVELS, REFILL, REPORTS, FloodGuard, set_up, write_line
+from vhostd.log import PATIENCE as LINE_PATIENCE
 
 
 @pytest.fixture
@@ -158,14 +159,29 @@ def test_a_reader_who_has_stopped_reading_keeps_nobody_waiting() -> None:
     size = fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 2 * select.PIPE_BUF)
     try:
         os.dup2(write, 2)
-        write_line("x" * 3 * select.PIPE_BUF)
-        write_line("nobody reads")
+        assert not write_line("x" * 3 * select.PIPE_BUF)
+        assert not write_line("nobody reads")
         os.set_blocking(read, False)
         assert os.read(read, 2 * size) == b"x" * size
     finally:
         os.dup2(kept, 2)
         for fd in (kept, read, write):
             os.close(fd)
+
+
+@pytest.mark.usefixtures("_own_handlers")
+def test_of_many_lines_that_nobody_reads_one_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[int] = []
+
+    def write(_line: str, _fd: int, patience: int) -> bool:
+        waits.append(patience)
+        return len(waits) in (1, 6)
+
+    set_up("p", "info")
+    monkeypatch.setattr("vhostd.log.write_line", write)
+    for _ in range(8):
+        logging.getLogger(REPORTS).info("a line")
+    assert waits == [LINE_PATIENCE, LINE_PATIENCE, 0, 0, 0, 0, LINE_PATIENCE, 0]
 
 
 def _fill(terminal: int, most: int = 1 << 20) -> int:

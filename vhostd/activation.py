@@ -68,17 +68,20 @@ class Notifier:
     def tell(self, state: str) -> None:
         """Tells it beside the event loop, in the order of the calls."""
         if self._socket is not None and self._threads.under_way < MOST_UNHEARD:
-            self._threads.do(partial(self.tell_now, state), lambda _: None)
+            self._threads.do(partial(self._send, state), lambda _: None)
 
     def tell_now(self, state: str) -> None:
-        """Tells it before there is an event loop; waits for one whose socket is full."""
+        """Tells it before there is an event loop, unless its socket is full: signals are not heard yet."""
+        self._send(state, socket.MSG_DONTWAIT)
+
+    def _send(self, state: str, flags: int = 0) -> None:
         if self._socket is None:
             return
         address = self._address
         if address.startswith("@"):  # an abstract one
             address = f"\0{address[1:]}"
         try:
-            self._socket.sendto(state.encode(), address)
+            self._socket.sendto(state.encode(), flags, address)
         except OSError as error:
             log.warning("the service manager could not be told %r: %s", state, error)
 
@@ -86,7 +89,7 @@ class Notifier:
         """Tells a last thing."""
         if self._socket is not None:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._threads.run(partial(self.tell_now, state)), PATIENCE)
+                await asyncio.wait_for(self._threads.run(partial(self._send, state)), PATIENCE)
         self._threads.close()
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from vhostd.sockets import has_peer, is_unix_stream
 
 log = logging.getLogger(__name__)
 
+BACKLOG = 4  # only one front-end is served; the others are accepted to be refused
 MAX_ID = 0xFFFF_FFFE  # of groups; the number above it means none
 
 
@@ -75,14 +76,18 @@ def adopt(fd: Fd) -> Endpoint:
     return Endpoint(sock)
 
 
-def listen(path: str, *, mode: int | None = None, group: int | None = None) -> Endpoint:
+def listen(
+    path: str, *, mode: int | None = None, group: int | None = None, backlog: int = BACKLOG
+) -> Endpoint:
     """Makes a socket at `path` and listens; replaces a stale one, SetupError if the path is in use.
+
+    So many clients may wait until they are accepted; further ones that do not want to wait are turned away.
 
     Nobody can connect before mode and group are set.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        return Endpoint(sock, SocketFile(sock, path, mode=mode, group=group))
+        return Endpoint(sock, SocketFile(sock, path, backlog=backlog, mode=mode, group=group))
     except OSError as error:
         sock.close()
         raise SetupError(f"cannot listen at {path}: {error.strerror or error}") from None

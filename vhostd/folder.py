@@ -5,6 +5,8 @@ import stat
 
 from vhostd.fds import Fd
 
+FDS = "/proc/self/fd"
+
 
 class Folder:
     """Holds the folder at `path`, where an empty one is the current folder; raises OSError if there is none.
@@ -69,4 +71,4 @@ class Folder:
 
 def reopened(fd: Fd) -> str:
     """A path by which system calls that take no descriptor reach what it is of."""
-    return f"/proc/self/fd/{fd.fileno()}"
+    return f"{FDS}/{fd.fileno()}"

@@ -64,10 +64,13 @@ class LineHandler(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self._fd = _open_terminal() or STDERR
+        self._is_read = True
 
     def emit(self, record: logging.LogRecord) -> None:
+        # Of many lines that nobody reads, the first waits for all.
+        patience = PATIENCE if self._is_read else 0
         try:
-            write_line(self.format(record), self._fd)
+            self._is_read = write_line(self.format(record), self._fd, patience)
         except Exception:
             self.handleError(record)
 
@@ -112,8 +115,8 @@ class SyslogHandler(logging.Handler):
             self.handleError(record)
 
 
-def write_line(line: str, fd: int = STDERR) -> None:
-    """Writes a line to stderr; if nobody is there to read it, or does, it is lost and nothing happens.
+def write_line(line: str, fd: int = STDERR, patience: int = PATIENCE) -> bool:
+    """Writes a line to stderr; False if it is lost, because nobody reads it for so many milliseconds.
 
     It is written in one piece, unless it is longer than what a pipe that can be written to has room for.
     sys.stderr would keep what it could not write, and fail with it again when the program exits.
@@ -122,8 +125,9 @@ def write_line(line: str, fd: int = STDERR) -> None:
     writable = select.poll()
     writable.register(fd, select.POLLOUT)
     with contextlib.suppress(OSError):
-        while data and writable.poll(PATIENCE):
+        while data and writable.poll(patience):
             data = data[os.write(fd, data[: select.PIPE_BUF]) :]
+    return not data
 
 
 def complain(program: str, error: Exception) -> None:

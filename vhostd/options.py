@@ -2,9 +2,10 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vhostd import __version__
 from vhostd.device import Device
@@ -27,6 +28,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        # Of --option=-- argparse would make an empty list, which no type and no choice is asked about.
+        if action.option_strings and "--" in arg_strings:
+            raise UsageError(f"argument {'/'.join(action.option_strings)}: '--' is no value")
+        return super()._get_values(action, arg_strings)
 
     def _print_message(self, message: str, file: object = None) -> None:
         say(message)
@@ -96,13 +103,9 @@ def size(text: str) -> int:
 
 def socket_mode(text: str) -> int:
     """The type of an option that takes a socket file's mode."""
-    try:
-        mode = int(text, 8)
-    except ValueError:
-        mode = -1
-    if not 0 <= mode <= 0o777:
+    if not re.fullmatch(r"0?[0-7]{1,3}", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"{text!r} is not an octal mode up to 777")
-    return mode
+    return int(text, 8)
 
 
 def socket_group(text: str) -> int:

@@ -14,6 +14,8 @@ from vhostd.device import Device
 from vhostd.errors import SetupError, UsageError
 from vhostd.stdout import say
 
+LEAST_FDS = 32  # of which a program with all that there is has open, before any front-end comes, two thirds
+
 TYPE_CHECKING = False  # typing's own would cost each --print-capabilities more than all of vhostd
 if TYPE_CHECKING:
     import argparse
@@ -33,11 +35,11 @@ def run(kind: type[Device], arguments: "Sequence[str] | None" = None) -> int:
             say(f"{capabilities(kind)}\n")
         else:
             _run(kind, arguments)
-    except SetupError as error:
+    except (SetupError, MemoryError) as error:
         from vhostd.log import complain
         from vhostd.options import program_name
 
-        complain(program_name(), error)
+        complain(program_name(), error if str(error) else SetupError("out of memory"))
         return 2 if isinstance(error, UsageError) else 1
     return 0
 
@@ -45,6 +47,7 @@ def run(kind: type[Device], arguments: "Sequence[str] | None" = None) -> int:
 def _run(kind: type[Device], arguments: "Sequence[str]") -> None:
     _hold_signals()
     _occupy_standard_fds()
+    _expect_fds()
 
     from vhostd.options import parse
 
@@ -131,6 +134,14 @@ def _hold_signals() -> None:
     for number in asking:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, *asking))
+
+
+def _expect_fds() -> None:
+    """Raises SetupError where so few files may be open that an event loop cannot even be made."""
+    import resource
+
+    if (most := resource.getrlimit(resource.RLIMIT_NOFILE)[0]) < LEAST_FDS:
+        raise SetupError(f"RLIMIT_NOFILE is {most}: a program needs {LEAST_FDS} fds at least")
 
 
 def _occupy_standard_fds() -> None:

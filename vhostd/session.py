@@ -148,14 +148,18 @@ class Session(Dispatcher):
             self._give_up_after(SHORT_PATIENCE)
 
     def describe(self) -> list[str]:
-        """What was negotiated, and every ring, as it is now: a line of each for the log."""
+        """What was negotiated, and every ring that was set up, as it is now: a line of each for the log."""
         size = sum(region.size for region in self.memory.regions)
         negotiated = (
             f"a front-end is connected, features={self.features:#x} "
             f"protocol_features={self.protocol_features:#x} status={self.status:#x} "
             f"regions={len(self.memory.regions)} memory={size}"
         )
-        return [negotiated, *(vring.describe(self.memory, self.features) for vring in self.vrings)]
+        used = [vring for vring in self.vrings if vring.size]
+        lines = [negotiated, *(vring.describe(self.memory, self.features) for vring in used)]
+        if unused := len(self.vrings) - len(used):
+            lines.append(f"rings that were not set up: {unused}")
+        return lines
 
     async def _close(self) -> None:
         self.device.detach()

@@ -16,11 +16,10 @@ from contextlib import contextmanager, suppress
 
 from vhostd.errors import SetupError
 from vhostd.fds import Fd
-from vhostd.folder import Folder, reopened
+from vhostd.folder import FDS, Folder, reopened
 from vhostd.removal import Removal
 
 ALL = 0o777
-BACKLOG = 4  # only one front-end is served; the others are accepted to be refused
 PATIENCE = 1.0  # seconds for others that start at the same place, which takes them less than one thousandth
 PAUSE = 0.01
 
@@ -33,9 +32,17 @@ class SocketFile:
     """
 
     def __init__(
-        self, sock: socket.socket, path: str, *, mode: int | None = None, group: int | None = None
+        self,
+        sock: socket.socket,
+        path: str,
+        *,
+        backlog: int,
+        mode: int | None = None,
+        group: int | None = None,
     ) -> None:
         self.path = path
+        if not os.path.isdir(FDS):
+            raise SetupError(f"cannot listen at {path}: there is no {FDS}, by which files are held")
         place, self._name = os.path.split(path)
         if not self._name:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -47,15 +54,15 @@ class SocketFile:
                 with _made_with(mode, group):
                     sock.bind(path)  # by its own name, which ss(8) and fuser(1) show
                 self._made = self.folder.pin(self._name)
-                self._finish(sock, mode, group)
+                self._finish(sock, backlog, mode, group)
         except BaseException:
             self.folder.close()
             raise
 
-    def _finish(self, sock: socket.socket, mode: int | None, group: int | None) -> None:
+    def _finish(self, sock: socket.socket, backlog: int, mode: int | None, group: int | None) -> None:
         try:
             _mend(self._made, self.folder, self.path, mode, group)
-            sock.listen(BACKLOG)
+            sock.listen(backlog)
         except BaseException:
             with suppress(OSError):
                 self.remove()

@@ -99,7 +99,7 @@ async def _write(folder: Folder, name: str, scanout: Scanout, threads: Threads) 
 
 def _save(folder: Folder, name: str, pieces: Iterator[bytes]) -> Generator[None, None, None]:
     """Writes a file, a piece with each step. After the last it has its name; closed before, there is none."""
-    partial = f".{name}.{secrets.token_hex(8)}"  # which nobody foresees
+    partial = f".screenshot-{secrets.token_hex(8)}"  # which nobody foresees
     fd = folder.make(partial)
     try:
         with open(fd, "wb") as file:

@@ -36,7 +36,7 @@ class EventSocket:
     ) -> None:
         self.description = description
         self._path = path
-        self._endpoint = listen(path, mode=mode, group=group)
+        self._endpoint = listen(path, mode=mode, group=group, backlog=MAX_CLIENTS)
         self._clients: set[socket.socket] = set()
         self._born = time.monotonic()
 

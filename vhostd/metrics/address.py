@@ -11,7 +11,7 @@ from vhostd.errors import SetupError
 UNIX = "unix:"
 TCP = re.compile(r"(?P<host>[^\s:/\[\]]*|\[(?P<v6>[0-9A-Fa-f:.]+(?:%\w+)?)\]):(?P<port>[0-9]{1,5})")
 LOCAL = "127.0.0.1"
-BACKLOG = 16
+BACKLOG = 64
 
 
 class Address(NamedTuple):
@@ -38,7 +38,7 @@ def parse_address(text: str) -> Address:
 def listen(address: Address) -> Endpoint:
     """Listens there; SetupError if that cannot be. At a path as `endpoint.listen` does."""
     if address.path:
-        return endpoint.listen(address.path)
+        return endpoint.listen(address.path, backlog=BACKLOG)
     try:
         family, *_, place = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

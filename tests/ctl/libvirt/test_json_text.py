@@ -1,6 +1,7 @@
 """JSON by the RFC, and as libvirt takes it."""
 
 import json
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -56,6 +57,14 @@ def test_what_is_json_for_libvirt_alone(data: bytes, value: Any, message: str) -
     with pytest.raises(NotJson) as refused:
         read(data)
     assert str(refused.value) == message
+
+
+def test_a_name_is_twice_among_very_many() -> None:
+    members = [f'"{number:x}":0' for number in range(110_000)]
+    start = time.process_time()
+    with pytest.raises(NotJson, match='an object has "last" twice'):
+        read(f"{{{','.join(members)},\"last\":1,\"last\":1}}".encode())
+    assert time.process_time() - start < 30  # a search for each takes minutes
 
 
 def test_null_is_no_document_for_libvirt() -> None:

@@ -137,9 +137,9 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _refuse_twice(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(members)
-    if len(found) < len(members):
-        names = [name for name, _ in members]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise NotJson(f"an object has {json.dumps(twice)} twice")
+    found: dict[str, Any] = {}
+    for name, value in members:
+        if name in found:
+            raise NotJson(f"an object has {json.dumps(name)} twice")
+        found[name] = value
     return found

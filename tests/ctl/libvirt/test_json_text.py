@@ -114,5 +114,6 @@ def test_no_bytes_are_too_odd(data: bytes) -> None:
 def test_a_word_is_a_string_up_to_a_nul() -> None:
     assert word("gpu") == "gpu"
     assert word("gpu\0x") == "gpu"
+    assert word("\ud800g\udc80\U0001f600") == "\ufffdg\ufffd\U0001f600"
     assert word(5) is None
     assert word(None) is None

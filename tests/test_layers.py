@@ -25,7 +25,6 @@ LAYERS = {
     "vhostd.grants": 1,
     "vhostd.layout": 1,
     "vhostd.removal": 1,
-    "vhostd.stdout": 1,
     "vhostd.messages": 2,
     "vhostd.virtio": 2,
     "vhostd.framing": 3,
@@ -59,6 +58,7 @@ LAYERS = {
     "vhostd.server": 6,
     "vhostd.shipped": 6,
     "vhostd.socket_file": 6,
+    "vhostd.stdout": 6,
     "vhostd.ctl": 7,
 }
 PURE = 3  # the highest layer that leaves these alone

@@ -2,11 +2,14 @@
 
 import os
 import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.programs import environment, executable
+from tests.programs import PATIENCE, environment, executable
+from vhostd.stdout import say
 
 PROGRAMS = ("vhost-user-rng", "vhost-user-blk", "vhost-user-gpu", "vhost-user-input")
 ASKED = ("--print-capabilities", "--version", "--help")
@@ -58,6 +61,22 @@ def test_nobody_needs_to_read_on(program: str, asked: str) -> None:
             [executable(program), asked], stdout=unread, stderr=subprocess.PIPE, env=environment()
         )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_non_blocking_stdout_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "more than a pipe holds\n" * 100_000
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def write() -> None:
+        with open(writer, "w") as stdout, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", stdout)
+            say(text)
+
+    with open(reader) as pipe, ThreadPoolExecutor() as executor:
+        writing = executor.submit(write)
+        assert pipe.read() == text
+        writing.result(PATIENCE)
 
 
 @everything

@@ -1,6 +1,7 @@
 """What was asked for, on stdout: all of it, or one line that says why not."""
 
 import os
+import select
 import sys
 
 from vhostd.errors import SetupError
@@ -17,8 +18,19 @@ def say(text: str) -> None:
     fd = sys.stdout.fileno()
     try:
         while data:
-            data = data[os.write(fd, data) :]
+            data = data[_write(fd, data) :]
     except BrokenPipeError:
         pass
     except OSError as error:
         raise SetupError(f"stdout: {error.strerror}") from None
+
+
+def _write(fd: int, data: bytes) -> int:
+    """How many bytes there was room for."""
+    try:
+        return os.write(fd, data)
+    except BlockingIOError:  # whoever shares it has made it non-blocking
+        room = select.poll()
+        room.register(fd, select.POLLOUT)
+        room.poll()
+        return 0

@@ -134,6 +134,21 @@ def test_only_those_are_asked_that_libvirt_asks(machine: Machine) -> None:
     assert entry["warnings"] == ["it exits with status 1", "what it prints is not JSON: it is empty"]
 
 
+def test_a_name_that_no_program_can_have(machine: Machine) -> None:
+    good = answering(machine.programs / "good", '{"type": "gpu", "features": []}')
+    for number, binary in enumerate(("/\ud800", "a/\ud800", "\ud800", "/\udc80")):
+        machine.describe(f"{number}-a.json", "gpu", binary)
+    machine.describe("9-a.json", "gpu", good)
+    entries = list(machine.entries().values())
+    assert [(each["state"], each["reason"]) for each in entries] == [
+        ("skipped", "/\ufffd cannot be started: No such file or directory"),
+        ("skipped", "/a/\ufffd cannot be started: No such file or directory"),
+        ("skipped", "there is no program '\ufffd'"),
+        ("skipped", "/\ufffd cannot be started: No such file or directory"),
+        ("used", ""),
+    ]
+
+
 def test_what_others_would_mind_is_a_warning(machine: Machine) -> None:
     program = answering(machine.programs / "it", '{"type": "input", "features": ["no-grab"]}')
     machine.describe("10-a.json~", "gpu", program)
@@ -189,6 +204,7 @@ def test_an_image_is_looked_at_and_nothing_in_it_runs(image: Machine) -> None:
     image.describe("30-a.json", "fs", "/usr/share")
     image.describe("40-a.json", "gpu", "gpu")
     (image.etc / "50-a.json").write_text('{"type": "gpu"}')
+    image.describe("60-a.json", "gpu", "/\ud800")
     entries = image.entries(f"--root={image.root}")
     assert {name: (each["state"], each["reason"]) for name, each in entries.items()} == {
         "10-a.json": ("candidate", "what libvirt makes of it depends on what it answers there"),
@@ -196,6 +212,7 @@ def test_an_image_is_looked_at_and_nothing_in_it_runs(image: Machine) -> None:
         "30-a.json": ("fails", "/usr/share is no program"),
         "40-a.json": ("candidate", "what libvirt makes of it depends on what it answers there"),
         "50-a.json": ("skipped", "it names no program"),
+        "60-a.json": ("skipped", "/\ufffd: No such file or directory"),
     }
     assert not (image.root / "asked").exists()
     assert image.report(f"--root={image.root}")["folders"] == [

@@ -1,11 +1,14 @@
 """vhostctl uninstall: exactly what was installed goes."""
 
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.ctl.staging import PROGRAMS, Site, files, put_programs, tree
+from tests.programs import PATIENCE, environment, executable
 from vhostd.ctl.installation.record import Record, digest
 
 RECORD = "share/vhostd/installed.json"
@@ -141,6 +144,38 @@ def test_a_record_that_names_what_is_elsewhere(site: Site, tmp_path: Path, way: 
         f"vhostctl: error: {path} names {tmp_path}/{way}, which is no place of this installation"
     ]
     assert files(tmp_path) == {name for name, content in before.items() if content is not None}
+
+
+@pytest.mark.parametrize("way", ["empty", "prefix/share/../../empty"])
+def test_a_record_that_names_a_folder_elsewhere(site: Site, tmp_path: Path, way: str) -> None:
+    site.install()
+    (tmp_path / "empty").mkdir()
+    before = tree(tmp_path)
+    path = site.prefix / RECORD
+    record = Record.load(path)
+    assert record
+    record.folders.append(tmp_path / way)
+    path.write_bytes(record.dump())
+    status, printed, complaints = site.run("uninstall", f"--prefix={site.prefix}")
+    assert (status, printed) == (1, [])
+    assert complaints == [
+        f"vhostctl: error: {path} names {tmp_path}/{way}, which is no place of this installation"
+    ]
+    assert tree(tmp_path).keys() == before.keys()
+
+
+def test_a_fifo_in_place_of_the_record(site: Site) -> None:
+    site.install()
+    path = site.prefix / RECORD
+    path.unlink()
+    os.mkfifo(path)
+    before = files(site.prefix)
+    # In a program of its own, which can be stopped if it waits.
+    command = [executable("vhostctl"), "uninstall", f"--prefix={site.prefix}"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"vhostctl: error: {path}: it is no regular file\n"
+    assert files(site.prefix) == before
 
 
 def test_what_a_package_has_put_there_is_the_package_s(site: Site) -> None:

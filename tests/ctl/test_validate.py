@@ -121,6 +121,12 @@ def test_stdin(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     assert run(capfd, "-")[1] == ["-: it is not JSON: line 1, column 1: expecting value"]
 
 
+def test_a_closed_stdin(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    expected = ["-: it cannot be read: stdin is closed"]
+    assert run(capfd, "-") == (1, expected, "vhostctl: error: not valid: -")
+
+
 def test_what_cannot_be_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     good, missing = file(tmp_path, GOOD), tmp_path / "missing.json"
     status, printed, _ = run(capfd, missing, tmp_path, good, "a\0b")

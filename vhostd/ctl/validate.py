@@ -78,15 +78,20 @@ def lines(checked: Checked) -> list[str]:
 def check_file(file: str, kind: Kind | None, *, lenient: bool) -> Checked:
     """What is wrong with a file, or with what comes from stdin."""
     try:
-        if file == STDIN:
-            data = sys.stdin.buffer.read(LIMIT + 1)
-        else:
-            with Path(file).open("rb") as opened:
-                data = opened.read(LIMIT + 1)
+        data = _read(file)
     except (OSError, ValueError) as error:
         fault = Fault("", f"it cannot be read: {getattr(error, 'strerror', error)}")
         return _checked(file, kind, [fault])
     return check(file, data, kind, lenient=lenient)
+
+
+def _read(file: str) -> bytes:
+    if file != STDIN:
+        with Path(file).open("rb") as opened:
+            return opened.read(LIMIT + 1)
+    if sys.stdin is None:  # as Python has it when it is closed
+        raise ValueError("stdin is closed")
+    return sys.stdin.buffer.read(LIMIT + 1)
 
 
 def check(file: str, data: bytes, kind: Kind | None, *, lenient: bool) -> Checked:

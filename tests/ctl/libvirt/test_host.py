@@ -1,9 +1,12 @@
 """What the host has."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.programs import PATIENCE, environment, executable
 from vhostd.ctl.libvirt import host
 from vhostd.ctl.libvirt.json_text import JSON_C, TOLERANT, YAJL
 
@@ -59,6 +62,31 @@ def test_without_libvirt_nothing_is_known(tmp_path: Path) -> None:
     assert host.json_dialect(tmp_path) == TOLERANT
     put_libvirt(tmp_path, "libjson-c.so.5")
     assert host.json_dialect(tmp_path) == TOLERANT
+
+
+def test_a_loop_of_links_is_no_library(tmp_path: Path) -> None:
+    put_libvirt(tmp_path, "libjson-c.so.5")
+    (tmp_path / DEBIAN / "libjson-c.so.5").symlink_to("libjson-c.so.5")
+    assert host.json_dialect(tmp_path) == TOLERANT
+    (tmp_path / FEDORA).mkdir()
+    (tmp_path / FEDORA / "libjson-c.so.5").symlink_to("libjson-c.so.5.3.0")
+    assert host.json_dialect(tmp_path) == JSON_C[3]
+
+
+def test_a_fifo_is_no_library(tmp_path: Path) -> None:
+    (tmp_path / FEDORA).mkdir(parents=True)
+    os.mkfifo(tmp_path / FEDORA / "libvirt.so.0")
+    # In a process of its own, which can be stopped if it waits.
+    command = [executable("vhostctl"), "list", f"--root={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_of_a_very_large_file_only_the_begin_is_read(tmp_path: Path) -> None:
+    put_libvirt(tmp_path, "libyajl.so.2")
+    with (tmp_path / DEBIAN / "libvirt.so.0").open("r+b") as file:
+        file.truncate(1 << 40)
+    assert host.json_dialect(tmp_path) == YAJL
 
 
 def test_a_render_node_is_a_device_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

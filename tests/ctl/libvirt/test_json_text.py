@@ -1,6 +1,7 @@
 """JSON by the RFC, and as libvirt takes it."""
 
 import json
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -58,6 +59,14 @@ def test_what_is_json_for_libvirt_alone(data: bytes, value: Any, message: str) -
     assert str(refused.value) == message
 
 
+def test_a_name_is_twice_among_very_many() -> None:
+    members = [f'"{number:x}":0' for number in range(110_000)]
+    start = time.process_time()
+    with pytest.raises(NotJson, match='an object has "last" twice'):
+        read(f'{{{",".join(members)},"last":1,"last":1}}'.encode())
+    assert time.process_time() - start < 30  # a search for each takes minutes
+
+
 def test_null_is_no_document_for_libvirt() -> None:
     assert read(b"null") is None
     with pytest.raises(NotJson, match="it is null"):
@@ -105,5 +114,6 @@ def test_no_bytes_are_too_odd(data: bytes) -> None:
 def test_a_word_is_a_string_up_to_a_nul() -> None:
     assert word("gpu") == "gpu"
     assert word("gpu\0x") == "gpu"
+    assert word("\ud800g\udc80\U0001f600") == "\ufffdg\ufffd\U0001f600"
     assert word(5) is None
     assert word(None) is None

@@ -38,6 +38,10 @@ class Places:
         """Whether a file is in one of the folders; a path that leads out of one and back is not."""
         return ".." not in path.parts and any(path.is_relative_to(folder) for folder in self.folders)
 
+    def are_below(self, path: Path) -> bool:
+        """Whether a path is a folder on the way to one of the folders."""
+        return any(path in folder.parents for folder in self.folders)
+
 
 def system_places(prefix: Path) -> Places:
     """Below a prefix; the configuration of /usr/local is in /etc, which libvirt and systemd read."""

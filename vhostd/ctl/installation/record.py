@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import BaseModel, ValidationError
 
 from vhostd.ctl.installation.places import Places
+from vhostd.ctl.regular import open_regular
 from vhostd.errors import SetupError
 
 
@@ -21,7 +22,8 @@ class Record(BaseModel, extra="forbid"):
     def load(cls, path: Path) -> Self | None:
         """The record in a file, None if there is none; raises SetupError if it cannot be understood."""
         try:
-            return cls.model_validate_json(path.read_bytes())
+            with open_regular(path) as file:
+                return cls.model_validate_json(file.read())
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -51,8 +53,11 @@ class Record(BaseModel, extra="forbid"):
 def installed(places: Places) -> Record | None:
     """What was installed in these places; raises SetupError if the record of it names something elsewhere."""
     record = Record.load(places.record)
-    if record and (strange := [path for path in record.files if not places.holds(path)]):
-        raise SetupError(f"{places.record} names {strange[0]}, which is no place of this installation")
+    if record:
+        strange = [path for path in record.files if not places.holds(path)]
+        strange += [path for path in record.folders if not (places.holds(path) or places.are_below(path))]
+        if strange:
+            raise SetupError(f"{places.record} names {strange[0]}, which is no place of this installation")
     return record
 
 

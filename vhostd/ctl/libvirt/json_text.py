@@ -17,6 +17,7 @@ INTEGER = re.compile(r"-?[0-9]+")
 IS_NAME = re.compile(r"\s*:")
 CONTROL = re.compile(r"[\x00-\x1f]")
 BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+LONE = re.compile(r"[\ud800-\udfff]")  # surrogates: no character, and in no name of a file
 
 
 class NotJson(ValueError):
@@ -84,8 +85,8 @@ def _refusal(token: re.Match[str], dialect: Dialect) -> tuple[int, str] | None:
 
 
 def word(value: object) -> str | None:
-    """A string of libvirt's: it ends at a NUL. None if the value is no string."""
-    return value.partition("\0")[0] if isinstance(value, str) else None
+    """A string of libvirt's: it ends at a NUL, and has no half of a pair. None if the value is no string."""
+    return LONE.sub("\ufffd", value.partition("\0")[0]) if isinstance(value, str) else None
 
 
 def _text(data: bytes) -> str:
@@ -137,9 +138,9 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _refuse_twice(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(members)
-    if len(found) < len(members):
-        names = [name for name, _ in members]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise NotJson(f"an object has {json.dumps(twice)} twice")
+    found: dict[str, Any] = {}
+    for name, value in members:
+        if name in found:
+            raise NotJson(f"an object has {json.dumps(name)} twice")
+        found[name] = value
     return found

@@ -3,6 +3,8 @@
 import os
 import select
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
@@ -159,3 +161,32 @@ def test_what_carries_no_notifications(make: Callable[[], int]) -> None:
     with pytest.raises(RefusedRequest, match="carries no notifications"):
         notification(fd)
     fd.close()  # it is still the caller's
+
+
+def test_without_aio_it_is_a_write() -> None:
+    """As in a process that is not allowed to have any of the machine's."""
+    script = """
+import ctypes, errno, os
+class Rule(ctypes.Structure):
+    _fields_ = ("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte), ("k", ctypes.c_uint)
+IO_SETUP, FAIL, ALLOW = 206, 0x50000 | errno.EAGAIN, 0x7FFF0000
+rules = (Rule * 4)((0x20, 0, 0, 0), (0x15, 0, 1, IO_SETUP), (6, 0, 0, FAIL), (6, 0, 0, ALLOW))
+class Filter(ctypes.Structure):
+    _fields_ = ("len", ctypes.c_ushort), ("filter", ctypes.POINTER(Rule))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, ctypes.byref(Filter(4, rules))) == 0, os.strerror(ctypes.get_errno())
+from vhostd.fds import Fd
+from vhostd.notification import notification
+fd = os.eventfd(0)
+call = notification(Fd(os.dup(fd)))
+os.set_blocking(fd, True)
+call.signal()
+assert os.eventfd_read(fd) == 1
+os.eventfd_write(fd, (1 << 64) - 2)
+call.signal()
+print("full")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout == "full\n"
+    assert "there is no AIO" in done.stderr

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import logging
 import os
+import select
 import socket
 from abc import ABC, abstractmethod
 from functools import cache
@@ -89,7 +90,13 @@ class _Eventfd(Notification):
         self._count = bytearray(8)
 
     def _signal(self) -> None:
-        notify.signal_eventfd(self.fileno())
+        if notify.has_aio():
+            notify.signal_eventfd(self.fileno())
+            return
+        room = select.poll()
+        room.register(self, select.POLLOUT)
+        if room.poll(0):  # whoever fills it just now, and has cleared O_NONBLOCK, keeps us waiting
+            os.write(self.fileno(), _ONE)
 
     def _read(self) -> int:
         try:

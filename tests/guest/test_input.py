@@ -322,7 +322,7 @@ def test_an_evdev_node(machine: Machine) -> None:
     script = Path(__file__).parent / "inside" / "check_evdev.py"
     command = ["-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", str(script)]
     try:
-        result = machine.guest.call("run", argv=[sys.executable, *command], timeout=300)
+        result = machine.guest.call("run", argv=[sys.executable, *command], timeout=900)
     except CommandFailed as error:
         pytest.fail(str(error))
     print(result["output"])

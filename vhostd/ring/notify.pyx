@@ -14,19 +14,15 @@ A pipe is written and read by vmsplice(2), which has a flag of its own.
 from libc.errno cimport EAGAIN, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
-from posix.unistd cimport close, write
+from posix.unistd cimport close
 
 from vhostd.ring.transfer cimport iovec
 
 import os
 
-cdef extern from "<poll.h>" nogil:
+cdef extern from "<poll.h>":
     enum: POLLIN
     enum: POLLOUT
-    struct pollfd:
-        int fd
-        short events
-    int poll(pollfd *fds, unsigned long count, int timeout)
 
 cdef extern from "<sys/eventfd.h>" nogil:
     enum: EFD_CLOEXEC
@@ -70,20 +66,10 @@ cdef uint64_t ONE = 1  # what is written to a pipe, which refers to it until it 
 def signal_eventfd(int fd):
     """Adds one to an eventfd; to a full one, too, which is read as full then.
 
-    Without `has_aio` it is write(2), after a look whether there is room: whoever fills the eventfd in between, and
-    has cleared O_NONBLOCK, keeps us waiting.
-
     Raises:
-        OSError: it is no eventfd; or, without AIO, it is full.
+        OSError: it is no eventfd, or there is no AIO (`has_aio`).
     """
-    cdef pollfd look = pollfd(fd, POLLOUT)
-    if context:
-        submit_poll(fd)
-        return
-    if poll(&look, 1, 0) == 0:
-        raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
-    if write(fd, &ONE, sizeof(ONE)) < 0:
-        raise OSError(errno, os.strerror(errno))
+    submit_poll(fd)
 
 
 def has_aio():

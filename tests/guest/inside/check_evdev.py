@@ -25,6 +25,7 @@ from vhostd.messages import GET_CONFIG, SET_CONFIG, ConfigSpace
 
 EVENT = struct.Struct("<HHi")
 NAME = "made in the guest"
+PATIENCE = 90.0  # seconds: a program takes several to start in an emulated guest, and the host may be busy
 SYN = (e.EV_SYN, e.SYN_REPORT, 0)
 CAPABILITIES: dict[int, Any] = {
     e.EV_KEY: [e.KEY_A, e.KEY_B, e.BTN_TOUCH],
@@ -111,7 +112,7 @@ def run(path: str, scenario: Callable[[Driver], Awaitable[None]], *options: str)
     process, sock = start(path, *options)
     try:
         asyncio.run(main())
-        _, log = process.communicate(timeout=20)
+        _, log = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 0, log
@@ -125,7 +126,7 @@ def emit(device: UInput, *events: tuple[int, int, int]) -> None:
 
 async def event_of(device: InputDevice[str]) -> tuple[int, int, int]:
     """The next event that a program of the host gets."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while (event := device.read_one()) is None:
             await asyncio.sleep(0)
     return event.type, event.code, event.value
@@ -225,7 +226,7 @@ def test_the_node_is_the_hosts_while_no_guest_takes_events(node: UInput) -> None
     process, sock = start(path)
     try:
         asyncio.run(main())
-        _, log = process.communicate(timeout=20)
+        _, log = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 0, log
@@ -288,7 +289,7 @@ def test_an_unplugged_device_is_waited_for(tmp_path: Path, options: tuple[str, .
     link.symlink_to(path_of(first))  # while the program waits for it already, or before
     try:
         asyncio.run(main())
-        _, log = process.communicate(timeout=20)
+        _, log = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 0, log
@@ -355,7 +356,7 @@ def written(node: UInput, event: tuple[int, int, int]) -> bool:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0)
 
@@ -369,7 +370,7 @@ def test_an_unplugged_node_ends_the_program_with_one_line(node: UInput) -> None:
 
     process, sock = start(path_of(node))
     asyncio.run(main())
-    _, log = process.communicate(timeout=20)
+    _, log = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert log.decode().splitlines()[-1].count(path_of(node)) == 1
 
@@ -378,7 +379,7 @@ def test_an_unplugged_node_ends_the_program_with_one_line(node: UInput) -> None:
 def test_what_is_no_node_is_refused(path: str) -> None:
     process, sock = start(path)
     sock.close()
-    _, log = process.communicate(timeout=20)
+    _, log = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     (line,) = log.decode().splitlines()
     assert path in line

@@ -69,7 +69,20 @@ def signal_eventfd(int fd):
     Raises:
         OSError: it is no eventfd, or there is no AIO (`has_aio`).
     """
-    submit_poll(fd)
+    # It is polled for what is always true of it; that this is complete is the signal.
+    cdef iocb request
+    cdef iocb *requests = &request
+    memset(&request, 0, sizeof(request))
+    request.aio_lio_opcode = IOCB_CMD_POLL
+    request.aio_fildes = request.aio_resfd = fd
+    request.aio_flags = IOCB_FLAG_RESFD
+    request.aio_buf = POLLIN | POLLOUT
+    cdef long submitted = syscall(SYS_io_submit, context, <long> 1, &requests)
+    if submitted < 0 and errno == EAGAIN:
+        forget_results()
+        submitted = syscall(SYS_io_submit, context, <long> 1, &requests)
+    if submitted < 0:
+        raise OSError(errno, os.strerror(errno))
 
 
 def has_aio():
@@ -114,24 +127,6 @@ def read_pipe(int fd):
     return size
 
 
-cdef int submit_poll(int fd) except -1:
-    """Polls an eventfd for what is always true of it; its completion is the signal."""
-    cdef iocb request
-    cdef iocb *requests = &request
-    memset(&request, 0, sizeof(request))
-    request.aio_lio_opcode = IOCB_CMD_POLL
-    request.aio_fildes = request.aio_resfd = fd
-    request.aio_flags = IOCB_FLAG_RESFD
-    request.aio_buf = POLLIN | POLLOUT
-    cdef long submitted = syscall(SYS_io_submit, context, <long> 1, &requests)
-    if submitted < 0 and errno == EAGAIN:
-        forget_results()
-        submitted = syscall(SYS_io_submit, context, <long> 1, &requests)
-    if submitted < 0:
-        raise OSError(errno, os.strerror(errno))
-    return 0
-
-
 cdef void forget_results() noexcept:
     cdef io_event[RESULTS] results
     while syscall(SYS_io_getevents, context, <long> 0, <long> RESULTS, results, NULL) == RESULTS:
@@ -146,7 +141,7 @@ cdef void set_up() noexcept:
     syscall(SYS_io_setup, <long> 1, &context)
     try:
         if context:
-            submit_poll(trial)
+            signal_eventfd(trial)
     except OSError:
         context = 0
     finally:

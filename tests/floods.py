@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from tests.devices.vhost_user_blk.driver import DISCARD, HEADER, IN, OUT, SECTOR, SEGMENT, WRITE_ZEROES
 from tests.programs import PATIENCE, connect, executable, get_features, listening
-from vhostd.framing import encode
 from vhostd.frontend import Frontend, Queue, SharedMemory
-from vhostd.messages import SET_VRING_ENABLE, VringState
+from vhostd.vhost_user.messages import SET_VRING_ENABLE, VringState
+from vhostd.wire.framing import encode
 
 DURATION = 0.2  # seconds
 

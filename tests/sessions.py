@@ -7,16 +7,17 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from vhostd.channel import Channel
-from vhostd.device import Device, Handler
 from vhostd.errors import RefusedRequest
-from vhostd.fds import Fd
 from vhostd.frontend import Frontend, SharedMemory
-from vhostd.messages import GET_FEATURES, SET_BACKEND_REQ_FD, BackendRequest, Empty
 from vhostd.ring import Chain
-from vhostd.session import Session
-from vhostd.virtio import DeviceType
-from vhostd.virtqueue import Virtqueue
+from vhostd.vhost_user.messages import BACK_END, FRONT_END, GET_FEATURES, SET_BACKEND_REQ_FD
+from vhostd.vhost_user.session import Session
+from vhostd.virtio.device import Device, Handler
+from vhostd.virtio.virtqueue import Virtqueue
+from vhostd.virtio.vocabulary import DeviceType
+from vhostd.wire.channel import Channel
+from vhostd.wire.fds import Fd
+from vhostd.wire.rows import Empty
 
 NO_FD = 0x100  # in the payload of SET_VRING_KICK, CALL and ERR
 
@@ -88,7 +89,7 @@ class Echo(Device):
 async def connected(device: Device) -> AsyncIterator[Frontend]:
     """A front-end of a session with the device, which has ended when the block has."""
     ours, theirs = socket.socketpair()
-    serving = asyncio.create_task(Session(device, Channel(theirs)).run())
+    serving = asyncio.create_task(Session(device, Channel(theirs, FRONT_END)).run())
     frontend = Frontend(ours)
     try:
         yield frontend
@@ -131,7 +132,7 @@ async def backend_requests(frontend: Frontend) -> AsyncIterator[Channel]:
     ours, theirs = socket.socketpair()
     with Fd(theirs.detach()) as fd:
         await frontend.call(SET_BACKEND_REQ_FD, Empty(), fd)
-    channel = Channel(ours, BackendRequest)
+    channel = Channel(ours, BACK_END)
     try:
         yield channel
     finally:

@@ -9,7 +9,7 @@ pytest_plugins = ["pytester"]
 
 INNER = """
 import asyncio, logging, mmap, os, pytest, socket, sys
-from vhostd.fds import Fd
+from vhostd.wire.fds import Fd
 
 @pytest.fixture(scope="module", params=[1, 2])
 def kept_open():

@@ -11,8 +11,8 @@ import pytest
 
 from vhostd.ctl import make_parser as make_vhostctl_parser
 from vhostd.ctl.installation.commandline import read
-from vhostd.device import Device
-from vhostd.options import make_parser
+from vhostd.program.options import make_parser
+from vhostd.virtio.device import Device
 
 CHECKOUT = Path(__file__).parents[1]
 README = CHECKOUT / "README.md"

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from io import FileIO
 
-    from tests.test_layout import Little
+    from tests.wire.test_layout import Little
     from vhost_user_blk import protocol
     from vhost_user_blk.requests import Requests
     from vhost_user_gpu import commands, edid, pixels, wire
     from vhost_user_gpu.config import ConfigSpace
     from vhost_user_input import config
-    from vhostd import messages
-    from vhostd.messages import ProtocolFeature
-    from vhostd.options import Parser
-    from vhostd.virtio import DeviceType, Feature
+    from vhostd.program.options import Parser
+    from vhostd.vhost_user import messages
+    from vhostd.vhost_user.messages import ProtocolFeature
+    from vhostd.virtio.vocabulary import DeviceType, Feature
 
     _annotations = (FileIO,)
     _compiled = (Requests.take_over,)

@@ -8,9 +8,6 @@ TYPE_CHECKING = False  # typing's own would cost more than all of vhostd
 if TYPE_CHECKING:
     from typing import Any
 
-    from vhostd.budget import Budget
-    from vhostd.device import Device, Handler
-    from vhostd.endpoint import listen
     from vhostd.errors import (
         BadRequest,
         GuestError,
@@ -19,36 +16,39 @@ if TYPE_CHECKING:
         SetupError,
         UsageError,
     )
-    from vhostd.fds import Fd
-    from vhostd.folder import Folder
-    from vhostd.grants import Grants
-    from vhostd.layout import Layout, array, s32, u8, u16, u32, u64
-    from vhostd.options import positive, size, socket_group, socket_mode
-    from vhostd.program import run
-    from vhostd.reader import Reader
+    from vhostd.host.budget import Budget
+    from vhostd.host.folder import Folder
+    from vhostd.host.grants import Grants
+    from vhostd.host.reader import Reader
+    from vhostd.host.threads import Threads
+    from vhostd.program.endpoint import listen
+    from vhostd.program.main import run
+    from vhostd.program.options import positive, size, socket_group, socket_mode
     from vhostd.ring import Chain, Gather, Shortcut
     from vhostd.ring.uring import Uring
-    from vhostd.threads import Threads
-    from vhostd.virtio import DeviceType
-    from vhostd.virtqueue import Virtqueue
+    from vhostd.virtio.device import Device, Handler
+    from vhostd.virtio.virtqueue import Virtqueue
+    from vhostd.virtio.vocabulary import DeviceType
+    from vhostd.wire.fds import Fd
+    from vhostd.wire.layout import Layout, array, s32, u8, u16, u32, u64
 
 _HOMES = {
-    "budget": ("Budget",),
-    "device": ("Device", "Handler"),
-    "endpoint": ("listen",),
     "errors": ("BadRequest", "GuestError", "MemoryLost", "RefusedRequest", "SetupError", "UsageError"),
-    "fds": ("Fd",),
-    "folder": ("Folder",),
-    "grants": ("Grants",),
-    "layout": ("Layout", "array", "s32", "u8", "u16", "u32", "u64"),
-    "options": ("positive", "size", "socket_group", "socket_mode"),
-    "program": ("run",),
-    "reader": ("Reader",),
+    "host.budget": ("Budget",),
+    "host.folder": ("Folder",),
+    "host.grants": ("Grants",),
+    "host.reader": ("Reader",),
+    "host.threads": ("Threads",),
+    "program.endpoint": ("listen",),
+    "program.main": ("run",),
+    "program.options": ("positive", "size", "socket_group", "socket_mode"),
     "ring": ("Chain", "Gather", "Shortcut"),
     "ring.uring": ("Uring",),
-    "threads": ("Threads",),
-    "virtio": ("DeviceType",),
-    "virtqueue": ("Virtqueue",),
+    "virtio.device": ("Device", "Handler"),
+    "virtio.virtqueue": ("Virtqueue",),
+    "virtio.vocabulary": ("DeviceType",),
+    "wire.fds": ("Fd",),
+    "wire.layout": ("Layout", "array", "s32", "u8", "u16", "u32", "u64"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

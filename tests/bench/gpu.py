@@ -40,7 +40,7 @@ from tests.devices.vhost_user_gpu.display import Display
 from tests.devices.vhost_user_gpu.driver import EDID, PIXEL, RESOURCE_BLOB, Driver, Framebuffer
 from tests.programs import Program, connected, executable
 from vhostd.frontend import Frontend, SharedMemory
-from vhostd.virtio import Feature
+from vhostd.virtio.vocabulary import Feature
 
 NAME = "vhost-user-gpu"
 QEMUS = "/usr/lib/qemu/vhost-user-gpu"

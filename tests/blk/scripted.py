@@ -16,7 +16,7 @@ from tests.devices.vhost_user_blk.driver import (
     Driver,
 )
 from vhostd.frontend import Frontend, SharedMemory
-from vhostd.virtio import Feature, mask
+from vhostd.virtio.vocabulary import Feature, mask
 
 MEMORY = 32 << 20
 FEATURES = mask(

@@ -28,7 +28,8 @@ from tests.devices.vhost_user_blk.driver import (
     FailedRequest,
 )
 from tests.programs import Program, executable, listening
-from vhostd.messages import GET_FEATURES, SET_CONFIG, ConfigSpace, Empty
+from vhostd.vhost_user.messages import GET_FEATURES, SET_CONFIG, ConfigSpace
+from vhostd.wire.rows import Empty
 
 SIZE = 1 << 20
 BLOCK = 4096

@@ -43,10 +43,9 @@ from tests.devices.vhost_user_blk.driver import (
 from tests.programs import notified
 from tests.sessions import backend_requests
 from vhost_user_blk.protocol import ConfigSpace as Space
-from vhostd.fds import Fd
-from vhostd.framing import encode
 from vhostd.frontend import Frontend, Queue, SharedMemory, signalled
-from vhostd.messages import (
+from vhostd.ring.driver import INDIRECT, NEXT, WRITE
+from vhostd.vhost_user.messages import (
     GET_CONFIG,
     GET_FEATURES,
     GET_VRING_BASE,
@@ -56,12 +55,13 @@ from vhostd.messages import (
     SET_VRING_KICK,
     BackendRequest,
     ConfigSpace,
-    Empty,
     Inflight,
     VringFd,
     VringState,
 )
-from vhostd.ring.driver import INDIRECT, NEXT, WRITE
+from vhostd.wire.fds import Fd
+from vhostd.wire.framing import encode
+from vhostd.wire.rows import Empty
 
 T = TypeVar("T")
 Begin = Callable[[Driver], Coroutine[Any, Any, None]]

@@ -16,7 +16,7 @@ from vhostd.ctl import main, validate
 from vhostd.ctl.libvirt.json_text import JSON_C, LIMIT
 from vhostd.ctl.schema import Kind
 from vhostd.ctl.validate import check, lines
-from vhostd.shipped import DESCRIPTIONS, shipped
+from vhostd.program.shipped import DESCRIPTIONS, shipped
 
 GOOD = {"description": "a display", "type": "gpu", "binary": "/usr/bin/gpu"}
 # As Debian 13 has them.

@@ -14,12 +14,13 @@ from tests.line import Line, opened_line
 from tests.programs import connected, executable
 from tests.sessions import negotiated
 from vhost_user_rng import MAX_REQUEST, Rng
-from vhostd import budget
 from vhostd.errors import SetupError, UsageError
 from vhostd.frontend import Frontend, Queue, SharedMemory
 from vhostd.frontend.queue import signalled
-from vhostd.messages import GET_FEATURES, Empty
-from vhostd.options import parse
+from vhostd.host import budget
+from vhostd.program.options import parse
+from vhostd.vhost_user.messages import GET_FEATURES
+from vhostd.wire.rows import Empty
 
 Make = Callable[..., Rng]
 

@@ -13,7 +13,7 @@ import pytest
 from tests.guest.backend import STOP_TIMEOUT, Backend
 from tests.guest.guest import Guest
 from tests.guest.machine import vhost_user_options
-from tests.metrics.scraping import scrape
+from tests.program.metrics.scraping import scrape
 
 pytestmark = pytest.mark.guest
 

@@ -12,8 +12,8 @@ import pytest
 
 from tests.ring.machine import DATA, END, SEAM, Machine, memfd, unmade
 from vhostd.errors import BadRequest
-from vhostd.layout import Layout, u16, u32
 from vhostd.ring import Chain, GuestMemory, Ready
+from vhostd.wire.layout import Layout, u16, u32
 
 
 class Header(Layout):

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from vhostd.virtio import DeviceType
+from vhostd.virtio.vocabulary import DeviceType
 
 KERNEL = "/usr/bin/linux.uml"
 INIT = Path(__file__).with_name("init")

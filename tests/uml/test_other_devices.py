@@ -8,7 +8,7 @@ import pytest
 
 from tests.programs import Program, executable, listening
 from tests.uml.linux import Device, Linux
-from vhostd.virtio import DeviceType
+from vhostd.virtio.vocabulary import DeviceType
 
 pytestmark = pytest.mark.guest
 

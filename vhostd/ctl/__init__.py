@@ -18,8 +18,8 @@ from typing import NoReturn
 from vhostd import __version__
 from vhostd.ctl.output import printable
 from vhostd.errors import SetupError, UsageError
-from vhostd.log import write_line
-from vhostd.options import Parser
+from vhostd.program.log import write_line
+from vhostd.program.options import Parser
 
 SIGNALLED = 128  # and the signal's number: what shells say of a program that a signal has ended
 COMMANDS = {  # and the module of each

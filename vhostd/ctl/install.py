@@ -18,7 +18,7 @@ from vhostd.ctl.installation.programs import Program, installed_programs
 from vhostd.ctl.installation.record import Record, installed, is_regular
 from vhostd.ctl.output import printable, show
 from vhostd.errors import SetupError, UsageError
-from vhostd.log import write_line
+from vhostd.program.log import write_line
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:

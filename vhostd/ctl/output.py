@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from vhostd.stdout import say
+from vhostd.program.stdout import say
 
 
 def show(lines: Iterable[str]) -> None:

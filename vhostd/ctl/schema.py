@@ -15,7 +15,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from vhostd.shipped import DESCRIPTIONS, shipped
+from vhostd.program.shipped import DESCRIPTIONS, shipped
 
 SCHEMA = "vhost-user.schema.json"
 SHOWN = 60  # characters of a value, at most

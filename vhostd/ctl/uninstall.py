@@ -14,7 +14,7 @@ from vhostd.ctl.installation.placing import remove_folders
 from vhostd.ctl.installation.record import Record, digest, installed
 from vhostd.ctl.output import printable, show
 from vhostd.errors import SetupError
-from vhostd.log import write_line
+from vhostd.program.log import write_line
 
 add_options = add_places
 

@@ -2,17 +2,13 @@
 
 import asyncio
 import socket
-import struct
-from typing import Any
 
-from vhostd.channel import Channel
-from vhostd.errors import MalformedMessage, RefusedRequest
-from vhostd.fds import Fd, close_all
-from vhostd.framing import Message, encode
+from vhostd.errors import RefusedRequest
 from vhostd.frontend.memory import SharedMemory
 from vhostd.frontend.queue import Queue
-from vhostd.messages import (
+from vhostd.vhost_user.messages import (
     ADD_MEM_REG,
+    FRONT_END,
     GET_CONFIG,
     GET_FEATURES,
     GET_INFLIGHT_FD,
@@ -33,19 +29,18 @@ from vhostd.messages import (
     SET_VRING_NUM,
     U64,
     ConfigSpace,
-    Empty,
     Inflight,
     MemoryTable,
-    P,
     ProtocolFeature,
-    R,
-    Request,
-    Row,
     SingleRegion,
     VringAddr,
     VringFd,
     VringState,
 )
+from vhostd.wire.calls import Caller
+from vhostd.wire.channel import Channel
+from vhostd.wire.fds import Fd, close_all
+from vhostd.wire.rows import Empty, P, R, Row
 
 
 class Frontend:
@@ -55,7 +50,8 @@ class Frontend:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self.channel = Channel(sock, Request, replies=True)
+        self.channel = Channel(sock, FRONT_END, replies=True)
+        self._caller = Caller(self.channel)
         self.features = 0
         self.protocol_features = 0
 
@@ -80,13 +76,16 @@ class Frontend:
     async def call_for_fds(self, row: Row[P, R], payload: P, *fds: Fd) -> tuple[R, list[Fd]]:
         """As `call`, but gives the fds of the reply too, which are the caller's."""
         acked = row.reply is None and bool(self.protocol_features >> ProtocolFeature.REPLY_ACK & 1)
-        data = encode(row.request, payload, need_reply=acked)
-        await self.channel.send(data, tuple(fd.fileno() for fd in fds))
-        if row.reply is not None:
-            return await self._reply(row, row.reply)
-        if acked and (ack := (await self._reply(row, U64))[0]).value:
-            raise RefusedRequest(f"{row} was acked with {ack.value}")
-        return None, []  # type: ignore[return-value]  # R is None here, which mypy cannot see
+        if row.reply is None and not acked:
+            await self._caller.tell(row, payload, fds)
+            return None, []  # type: ignore[return-value]  # R is None here, which mypy cannot see
+        answered = await self._caller.ask(row, payload, fds, ack=U64 if acked else None)
+        while not answered.done():
+            await self._caller.hear()
+        reply, received = answered.result()
+        if acked and reply.value:
+            raise RefusedRequest(f"{row} was acked with {reply.value}")
+        return None if acked else reply, received  # type: ignore[return-value]
 
     async def negotiate(
         self, features: int | None = None, protocol_features: int | None = None, *, resume: bool = False
@@ -160,27 +159,6 @@ class Frontend:
     def close(self) -> None:
         """Closes the connection; idempotent."""
         self.channel.close()
-
-    async def _reply(self, row: Row[P, R], layout: Any) -> tuple[Any, list[Fd]]:
-        message = await self.channel.receive()
-        if message is None:
-            raise ConnectionResetError(f"the back-end closed the connection at {row}")
-        try:
-            return self._understand(message, row, layout), [Fd(fd.take()) for fd in message.fds]
-        finally:
-            message.close()
-
-    def _understand(self, message: Message, row: Row[P, R], layout: Any) -> Any:
-        if message.request != row.request:
-            raise MalformedMessage(f"a reply to request {message.request} where {row}'s was due")
-        if row.refusal is not None and message.payload == row.refusal.pack():
-            raise RefusedRequest(f"{row} was refused")
-        if len(message.fds) not in row.reply_fds:
-            raise MalformedMessage(f"the reply to {row} has {len(message.fds)} fds")
-        try:
-            return layout.unpack(message.payload)
-        except struct.error as error:
-            raise MalformedMessage(f"the reply to {row} has {len(message.payload)} bytes: {error}") from None
 
 
 def _single(memory: SharedMemory) -> SingleRegion:

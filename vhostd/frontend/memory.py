@@ -2,9 +2,9 @@
 
 import os
 
-from vhostd.fds import Fd
-from vhostd.messages import MemoryRegion
 from vhostd.ring import GuestMemory, Region
+from vhostd.vhost_user.messages import MemoryRegion
+from vhostd.wire.fds import Fd
 
 PAGE = 4096
 

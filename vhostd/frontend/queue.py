@@ -4,10 +4,10 @@ import asyncio
 import os
 from collections import defaultdict
 
-from vhostd.fds import Fd
 from vhostd.frontend.memory import PAGE, SharedMemory
 from vhostd.ring import SplitRing
 from vhostd.ring.driver import SplitDriver
+from vhostd.wire.fds import Fd
 
 
 class Queue:

@@ -11,7 +11,7 @@ from vhostd.ctl.description import load
 from vhostd.ctl.installation import contents as module
 from vhostd.ctl.installation.contents import contents
 from vhostd.ctl.installation.places import system_places
-from vhostd.shipped import DESCRIPTIONS, UNITS, shipped
+from vhostd.program.shipped import DESCRIPTIONS, UNITS, shipped
 
 PLACES = system_places(Path("/usr"))
 

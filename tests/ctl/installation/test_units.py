@@ -12,7 +12,7 @@ from tests.programs import connect, executable, get_features
 from tests.systemd.manager import LET_IN, Manager
 from vhostd.ctl.installation.units import unit
 from vhostd.errors import SetupError
-from vhostd.shipped import UNITS, shipped
+from vhostd.program.shipped import UNITS, shipped
 
 PROGRAM = Path("/opt/vhostd/bin/vhost-user-rng")
 SERVICE = """\

@@ -9,7 +9,7 @@ from vhostd.ctl.libvirt.discovery import LAUNCHED, TYPES, File, Folder, State, d
 from vhostd.ctl.libvirt.folders import read_folder
 from vhostd.ctl.libvirt.json_text import LIMIT
 from vhostd.ctl.schema import SCHEMA
-from vhostd.shipped import DESCRIPTIONS, shipped
+from vhostd.program.shipped import DESCRIPTIONS, shipped
 
 SHARE = Path("/usr/share/qemu/vhost-user")
 ETC = Path("/etc/qemu/vhost-user")

@@ -23,10 +23,10 @@ from vhost_user_blk.engine import Engine, Then, Work, make_engine
 from vhost_user_blk.image import Image
 from vhost_user_blk.requests import Requests
 from vhostd import Chain, SetupError
-from vhostd.fds import Fd
 from vhostd.ring import GuestMemory, Region
 from vhostd.ring.driver import SplitDriver
-from vhostd.virtqueue import Virtqueue
+from vhostd.virtio.virtqueue import Virtqueue
+from vhostd.wire.fds import Fd
 
 GUEST = 0x1000_0000
 RING_ROOM = 0x2_0000  # for the ring of a queue

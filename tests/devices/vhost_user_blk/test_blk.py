@@ -30,10 +30,9 @@ from tests.sessions import backend_requests, negotiated, refused
 from vhost_user_blk import Blk, locking
 from vhost_user_blk.protocol import ConfigSpace as Space
 from vhostd import DeviceType, SetupError, UsageError, Virtqueue
-from vhostd.capabilities import capabilities
-from vhostd.channel import Channel
 from vhostd.frontend import Frontend
-from vhostd.messages import (
+from vhostd.program.capabilities import capabilities
+from vhostd.vhost_user.messages import (
     GET_CONFIG,
     GET_FEATURES,
     GET_QUEUE_NUM,
@@ -41,8 +40,9 @@ from vhostd.messages import (
     SET_CONFIG,
     BackendRequest,
     ConfigSpace,
-    Empty,
 )
+from vhostd.wire.channel import Channel
+from vhostd.wire.rows import Empty
 
 ROOT = Path(__file__).parents[3]
 WCE = 32

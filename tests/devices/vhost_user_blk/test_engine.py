@@ -15,7 +15,7 @@ from tests.ring.machine import DATA, Machine, memfd
 from vhost_user_blk import engine as engines
 from vhost_user_blk.engine import Engine, Result, SyncEngine, ThreadEngine, UringEngine, make_engine
 from vhostd import Chain, SetupError, Uring
-from vhostd.fds import Fd
+from vhostd.wire.fds import Fd
 
 PAGE = 4096
 

@@ -20,7 +20,7 @@ from tests.devices.vhost_user_blk.guest import (
     memory_to_cut,
     noise,
 )
-from tests.test_virtqueue import emptied
+from tests.virtio.test_virtqueue import emptied
 from vhost_user_blk import Blk, move
 from vhost_user_blk.config import Config
 from vhost_user_blk.engine import Engine, SyncEngine, Then, Work

@@ -35,18 +35,18 @@ from tests.programs import Program, connected, executable, listening
 from tests.sessions import backend_requests
 from vhost_user_blk.protocol import ConfigSpace as Space
 from vhostd.errors import RefusedRequest
-from vhostd.fds import Fd
 from vhostd.frontend import Frontend, SharedMemory
-from vhostd.messages import (
+from vhostd.vhost_user.messages import (
     GET_CONFIG,
     GET_QUEUE_NUM,
     SET_CONFIG,
     SET_VRING_KICK,
     BackendRequest,
     ConfigSpace,
-    Empty,
     VringFd,
 )
+from vhostd.wire.fds import Fd
+from vhostd.wire.rows import Empty
 
 SIZE = 4 << 20
 PAGE = 4096

@@ -32,11 +32,11 @@ from tests.ring.machine import device_half, memfd
 from vhost_user_blk.engine import ThreadEngine
 from vhostd import Chain, MemoryLost
 from vhostd.errors import BadRing
-from vhostd.fds import Fd
-from vhostd.metrics.meter import Meter, MeteredVirtqueue
+from vhostd.program.metrics.meter import Meter, MeteredVirtqueue
 from vhostd.ring import GuestMemory, InflightQueue, Region, SplitRing
 from vhostd.ring.driver import SplitDriver
-from vhostd.virtqueue import POP_BURST, Virtqueue
+from vhostd.virtio.virtqueue import POP_BURST, Virtqueue
+from vhostd.wire.fds import Fd
 
 PAGE = 4096
 

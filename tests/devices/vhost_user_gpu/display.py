@@ -11,9 +11,10 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from vhostd.fds import Fd
 from vhostd.frontend import Frontend
-from vhostd.messages import GPU_SET_SOCKET, Empty
+from vhostd.vhost_user.messages import GPU_SET_SOCKET
+from vhostd.wire.fds import Fd
+from vhostd.wire.rows import Empty
 
 GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, GET_DISPLAY_INFO = 1, 2, 3
 CURSOR_POS, CURSOR_POS_HIDE, CURSOR_UPDATE = 4, 5, 6

@@ -19,9 +19,9 @@ from vhost_user_gpu.outputs import Outputs
 from vhost_user_gpu.resource import Picture
 from vhost_user_gpu.scanout import Scanout
 from vhostd import Chain, Gather
-from vhostd.fds import Fd
 from vhostd.ring import GuestMemory, Region
 from vhostd.ring.driver import SplitDriver
+from vhostd.wire.fds import Fd
 
 GUEST = 0x1000_0000
 RESPONSES = GUEST + 0x8_0000

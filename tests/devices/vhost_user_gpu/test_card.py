@@ -71,7 +71,7 @@ from vhost_user_gpu.pixels import Format, to_wire
 from vhost_user_gpu.rect import Rect
 from vhost_user_gpu.resource import RANGE_COST, RESOURCE_COST
 from vhostd import MemoryLost
-from vhostd.fds import Fd
+from vhostd.wire.fds import Fd
 
 U32, U64 = (1 << 32) - 1, (1 << 64) - 1
 SHOWN, BARE, BLOB, CURSOR, UNKNOWN = 1, 2, 3, 4, 99  # resources, see `prepared`

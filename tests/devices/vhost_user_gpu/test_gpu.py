@@ -32,8 +32,8 @@ from tests.devices.vhost_user_gpu.guest import (
 )
 from vhost_user_gpu import Gpu
 from vhostd import DeviceType, RefusedRequest, SetupError
-from vhostd.capabilities import capabilities
-from vhostd.virtqueue import Virtqueue
+from vhostd.program.capabilities import capabilities
+from vhostd.virtio.virtqueue import Virtqueue
 
 ROOT = Path(__file__).parents[3]
 MODE = struct.Struct("<IIIIII")

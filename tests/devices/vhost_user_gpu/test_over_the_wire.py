@@ -29,7 +29,8 @@ from tests.devices.vhost_user_gpu.driver import (
 from tests.devices.vhost_user_gpu.driver import HEADER as COMMAND
 from tests.programs import Program, connected, executable
 from vhostd.frontend import Frontend, SharedMemory
-from vhostd.messages import GET_FEATURES, Empty
+from vhostd.vhost_user.messages import GET_FEATURES
+from vhostd.wire.rows import Empty
 
 SIZE = (200, 100)
 WHOLE: Rect = (0, 0, *SIZE)

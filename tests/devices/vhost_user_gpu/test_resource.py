@@ -13,7 +13,7 @@ from vhost_user_gpu.pixels import Format
 from vhost_user_gpu.rect import Rect
 from vhost_user_gpu.resource import MAX_RESOURCES, RANGE_COST, RESOURCE_COST, Blob, Picture, Resources
 from vhostd import BadRequest, MemoryLost
-from vhostd.fds import Fd
+from vhostd.wire.fds import Fd
 
 Sockets = tuple[socket.socket, socket.socket]
 

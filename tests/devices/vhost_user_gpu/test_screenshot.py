@@ -32,7 +32,7 @@ from tests.ring.machine import memfd
 from vhost_user_gpu import screenshot
 from vhost_user_gpu.pixels import Format, to_wire
 from vhost_user_gpu.png import png
-from vhostd.fds import Fd
+from vhostd.wire.fds import Fd
 
 PIXELS = noise(8 * 6 * 4)
 LIMIT = 2.0  # seconds, on a busy machine

@@ -18,7 +18,7 @@ from vhost_user_input.origin import Origin
 from vhost_user_input.source import Sink
 from vhostd import Grants
 from vhostd.frontend import Frontend, Queue, SharedMemory
-from vhostd.messages import GET_CONFIG, SET_CONFIG, ConfigSpace
+from vhostd.vhost_user.messages import GET_CONFIG, SET_CONFIG, ConfigSpace
 
 QEMUS_SIZE = 4  # entries of both rings
 

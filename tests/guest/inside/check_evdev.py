@@ -21,7 +21,7 @@ from evdev import ecodes as e
 
 from vhostd.frontend import Frontend, SharedMemory
 from vhostd.frontend.queue import Queue
-from vhostd.messages import GET_CONFIG, SET_CONFIG, ConfigSpace
+from vhostd.vhost_user.messages import GET_CONFIG, SET_CONFIG, ConfigSpace
 
 EVENT = struct.Struct("<HHi")
 NAME = "made in the guest"

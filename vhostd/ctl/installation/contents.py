@@ -12,7 +12,7 @@ from vhostd.ctl.installation.places import Places
 from vhostd.ctl.installation.programs import Program
 from vhostd.ctl.installation.units import unit
 from vhostd.errors import SetupError
-from vhostd.shipped import DESCRIPTIONS, UNITS, shipped
+from vhostd.program.shipped import DESCRIPTIONS, UNITS, shipped
 
 
 def contents(places: Places, programs: Iterable[Program]) -> dict[Path, bytes]:

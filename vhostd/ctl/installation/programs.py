@@ -9,10 +9,10 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution
 from pathlib import Path
 
-from vhostd import options
 from vhostd.ctl import make_parser
-from vhostd.device import Device
 from vhostd.errors import SetupError
+from vhostd.program import options
+from vhostd.virtio.device import Device
 
 CTL = "vhostctl"
 

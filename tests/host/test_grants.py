@@ -1,0 +1,20 @@
+from contextlib import closing
+
+from vhostd.host.folder import Folder
+from vhostd.host.grants import Grants
+from vhostd.host.removal import Removal
+
+
+def test_together_they_are_all_that_the_parts_need() -> None:
+    with closing(Folder("/")) as folder:
+        removal = Removal(folder, "c")
+    parts = [
+        Grants(written=("a",), ioctls=(1,)),
+        Grants(),
+        Grants(written=("b",), removed=(removal,), ioctls=(2,)),
+    ]
+    assert Grants.together(parts) == Grants(written=("a", "b"), removed=(removal,), ioctls=(1, 2))
+
+
+def test_nothing_together_is_nothing() -> None:
+    assert Grants.together([Grants(), Grants()]) == Grants()

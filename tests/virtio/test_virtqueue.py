@@ -1,0 +1,532 @@
+"""The device's end of a ring: batching of interrupts, turns for the event loop, and the stop rule."""
+
+import asyncio
+import gc
+import itertools
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
+from itertools import pairwise
+
+import pytest
+
+from tests.conftest import Run
+from vhostd.errors import BadRing, MemoryLost
+from vhostd.frontend import SharedMemory
+from vhostd.program.metrics.meter import Meters
+from vhostd.ring import Chain, Shortcut, SplitRing
+from vhostd.ring.driver import SplitDriver
+from vhostd.virtio.virtqueue import POP_BURST, MakeQueue, Virtqueue
+
+SIZE = 256
+INDIRECT_DESC = 1 << 28
+PIECES_OF_EFFORT = 128  # of a chain that takes twice as long as the shortest
+PUSH_BATCH = 32  # what interrupts are batched to at most
+
+
+class Bench:
+    """A virtqueue over a ring, with its driver and a count of its interrupts; made on the running loop."""
+
+    def __init__(
+        self,
+        memory: SharedMemory,
+        size: int = SIZE,
+        make_queue: MakeQueue = Virtqueue,
+        *,
+        pieces: int = 1,
+    ) -> None:
+        """Its chains have so many pieces."""
+        footprint = SplitRing.footprint(size)
+        self.driver = SplitDriver(memory.map, memory.allocate(sum(footprint) + 8, 4096), size)
+        addresses = (self.driver.desc_addr, self.driver.avail_addr, self.driver.used_addr)
+        windows = [memory.map.guest(addr, size) for addr, size in zip(addresses, footprint, strict=True)]
+        desc, avail, used = windows
+        self.ring = SplitRing(size, desc, avail, used, memory.map, features=INDIRECT_DESC, base=0)
+        self.interrupts = 0
+        self.failures: list[Exception] = []
+        self.queue = make_queue(0, self.ring, self._interrupt, self.failures.append)
+        self.queue.enable(on=True)
+        self._buffers = [(memory.allocate(16), 16, True)] * pieces
+        self._table = memory.allocate(16 * pieces) if pieces > 1 else None
+
+    def offer(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.driver.add(self._buffers, indirect=self._table)
+        self.queue.kicked()
+
+    def offer_pieces(self, *chains: int) -> None:
+        """Offers chains of so many pieces each, without a kick."""
+        for pieces in chains:
+            self.driver.add([(*self._buffers[0][:1], 1, True)] * pieces)
+
+    def used(self) -> int:
+        """How many chains the driver gets back now."""
+        count = 0
+        while self.driver.used() is not None:
+            count += 1
+        return count
+
+    def _interrupt(self) -> None:
+        self.interrupts += 1
+
+
+@pytest.fixture
+def memory() -> Iterator[SharedMemory]:
+    memory = SharedMemory(1 << 16)
+    yield memory
+    memory.close()
+
+
+def interrupts_at(bench: Bench, chains: int) -> list[int]:
+    """After which of so many chains, pushed in one turn of the event loop, the driver was interrupted."""
+    found = []
+    bench.offer(chains)
+    for count in range(1, chains + 1):
+        before = bench.interrupts
+        chain = bench.queue.pop()
+        assert chain is not None
+        bench.queue.push(chain)
+        if bench.interrupts > before:
+            found.append(count)
+    return found
+
+
+def test_interrupts_grow_rarer_in_a_batch(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        for _ in range(2):  # each turn begins anew
+            before = bench.interrupts
+            assert interrupts_at(bench, 12) == [1, 3, 6, 10]
+            assert bench.used() == 12
+            await asyncio.sleep(0)
+            assert bench.interrupts - before == 5, "one for the rest"
+
+    run_async(main)
+
+
+def test_a_long_batch_gets_its_interrupts_before_it_ends(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        found: list[int] = []
+        for part in range(16):  # that the ring has room for
+            found += [SIZE // 2 * part + count for count in interrupts_at(bench, SIZE // 2)]
+            bench.used()
+        gaps = [later - earlier for earlier, later in pairwise([0, *found])]
+        assert gaps[:PUSH_BATCH] == list(range(1, PUSH_BATCH + 1))
+        assert set(gaps[PUSH_BATCH:]) == {PUSH_BATCH}
+
+    run_async(main)
+
+
+def test_the_event_loop_gets_a_turn_under_load(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        bench.offer(POP_BURST + 1)
+        served = 0
+        seen = []
+        asyncio.get_running_loop().call_soon(lambda: seen.append(served))
+        async for chain in bench.queue:
+            served += 1
+            bench.queue.push(chain)
+            if served > POP_BURST:
+                break
+        assert seen
+        assert seen[0] <= POP_BURST
+
+    run_async(main)
+
+
+def test_the_event_loop_gets_turns_whichever_way_a_queue_is_read(
+    memory: SharedMemory, run_async: Run
+) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        bench.offer(SIZE)
+        turns = served = 0
+        over = False
+
+        async def others() -> None:
+            nonlocal turns
+            while not over:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(others())
+        while served < 20 * POP_BURST and await bench.queue.ready():
+            while (chain := bench.queue.pop()) is not None:
+                served += 1
+                bench.queue.push(chain)
+                bench.used()
+                bench.offer()
+                if not served % 8:
+                    break
+        over = True
+        await task
+        assert turns >= 20 - 1, "one after each burst but the last"
+
+    run_async(main)
+
+
+def test_chains_that_take_longer_make_a_shorter_burst(memory: SharedMemory, run_async: Run) -> None:
+    """Each of these has the ring walk as many descriptors as many chains of an ordinary guest."""
+
+    async def main() -> None:
+        bench = Bench(memory, pieces=SIZE)
+        for _ in range(POP_BURST):
+            bench.offer()
+        served = 0
+        seen = []
+        asyncio.get_running_loop().call_soon(lambda: seen.append(served))
+        async for chain in bench.queue:
+            served += 1
+            bench.queue.push(chain)
+            if served == POP_BURST:
+                break
+        assert seen
+        assert seen[0] <= POP_BURST // (1 + SIZE // PIECES_OF_EFFORT) + 1
+
+    run_async(main)
+
+
+def test_a_chain_whose_shortcut_fails_is_not_kept(memory: SharedMemory, run_async: Run) -> None:
+    """Not in the frames of the exception either: the next ring would wait for it for ever."""
+
+    class Failing(Virtqueue):
+        def _serve(self, shortcut: Shortcut, most: int) -> Chain | None:
+            chain = self.ring.pop()
+            if chain is not None:
+                raise MemoryLost("in the middle of it")
+            return chain
+
+    async def main() -> None:
+        bench = Bench(memory, make_queue=Failing)
+        bench.queue.shorten(Shortcut())
+
+        async def serve() -> None:
+            with suppress(MemoryLost):
+                async for _ in bench.queue:
+                    pass
+
+        task = asyncio.create_task(serve())
+        await asyncio.sleep(0)
+        bench.offer()
+        await task
+        gc.collect()
+        assert bench.queue.in_flight == 0
+
+    run_async(main)
+
+
+def test_all_queues_together_poll_as_long_as_one(
+    memory: SharedMemory, run_async: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one turn; in the next one they poll again."""
+    clock = itertools.count(step=1e-4)
+
+    async def main() -> None:
+        benches = [Bench(memory) for _ in range(4)]
+        for _ in range(2):
+            for bench in benches:
+                bench.queue.poll(1e-3)
+                bench.offer()
+                chain = await anext(bench.queue)
+                bench.queue.push(chain)
+            begin = next(clock)
+            waiting = [asyncio.create_task(bench.queue.ready()) for bench in benches]
+            await asyncio.sleep(0)
+            assert 1e-3 < next(clock) - begin < 3e-3
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vhostd.virtio.virtqueue.time.perf_counter", lambda: next(clock))
+        run_async(main)
+
+
+def test_the_loop_waits_for_a_kick_and_ends_with_the_ring(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        served = asyncio.Semaphore(0)
+
+        async def serve() -> None:
+            async for chain in bench.queue:
+                bench.queue.push(chain)
+                served.release()
+
+        serving = asyncio.create_task(serve())
+        for _ in range(3):
+            bench.offer()
+            await served.acquire()
+        bench.queue.stop()
+        await serving
+        bench.offer()
+        assert bench.queue.pop() is None
+        assert not await bench.queue.ready()
+
+    run_async(main)
+
+
+def test_a_disabled_queue_gives_nothing_and_takes_back(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        bench.offer(2)
+        chain = bench.queue.pop()
+        assert chain is not None
+        bench.queue.enable(on=False)
+        assert bench.queue.pop() is None
+        bench.queue.push(chain)
+        assert bench.used() == 1
+        bench.queue.enable(on=True)
+        assert await bench.queue.ready()
+
+    run_async(main)
+
+
+def test_quiesce_waits_for_every_chain_in_any_order(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        bench.offer(2)
+        first, second = bench.queue.pop(), bench.queue.pop()
+        assert first is not None
+        assert second is not None
+        bench.queue.stop()
+        quiescing = asyncio.create_task(bench.queue.quiesce())
+        await asyncio.sleep(0)
+        bench.queue.push(second)
+        await asyncio.sleep(0)
+        assert not quiescing.done()
+        bench.queue.push(first)
+        await quiescing
+        assert bench.used() == 2
+        assert bench.interrupts
+
+    run_async(main)
+
+
+def test_chains_that_were_given_up_never_reach_the_driver(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        bench.offer()
+        chain = bench.queue.pop()
+        assert chain is not None
+        bench.queue.stop()
+        bench.queue.give_up()
+        await bench.queue.quiesce()
+        bench.queue.push(chain)
+        assert not bench.used()
+
+    run_async(main)
+
+
+def test_a_chain_is_pushed_once(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        bench.offer()
+        chain = bench.queue.pop()
+        assert chain is not None
+        bench.queue.push(chain)
+        with pytest.raises(ValueError, match="not in flight"):
+            bench.queue.push(chain)
+
+    run_async(main)
+
+
+def test_a_broken_ring_is_the_handler_s_exception(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        bench.driver.set_avail_index(SIZE + 1)
+        with pytest.raises(BadRing):
+            await anext(bench.queue)
+
+    run_async(main)
+
+
+# --- Chains that are given up, or forgotten ---------------------------------------------------------------
+
+
+async def turns() -> None:
+    """Lets everybody go on who can."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def emptied(queue: Virtqueue) -> None:
+    """Waits until no chain of the queue is out."""
+    event = asyncio.Event()
+    queue.when_emptied(event.set)
+    await event.wait()
+
+
+def taken(bench: Bench, count: int = 1) -> list[Chain]:
+    """Chains that the device has now."""
+    bench.offer(count)
+    return [chain for _ in range(count) if (chain := bench.queue.pop()) is not None]
+
+
+def test_what_is_given_up_is_waited_for_by_who_needs_it_empty(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        chains = taken(bench, 2)
+        bench.queue.stop()
+        quiescing = asyncio.create_task(bench.queue.quiesce())
+        empty = asyncio.create_task(emptied(bench.queue))
+        await turns()
+        assert not quiescing.done()
+        bench.queue.give_up()
+        await quiescing
+        await turns()
+        assert not empty.done()
+        for chain in chains:
+            assert chain.given_up
+            bench.queue.push(chain)
+        await empty
+        assert not bench.used()
+        assert not bench.interrupts
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("wait", [Virtqueue.quiesce, emptied])
+def test_a_chain_that_is_forgotten_keeps_nobody_waiting(
+    memory: SharedMemory, run_async: Run, wait: Callable[[Virtqueue], Coroutine[None, None, None]]
+) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        chains = taken(bench)
+        bench.queue.stop()
+        waiting = asyncio.create_task(wait(bench.queue))
+        await turns()
+        assert not waiting.done()
+        thread = threading.Thread(target=chains.clear)  # whoever lets go of it
+        thread.start()
+        await waiting
+        thread.join()
+        assert not bench.used()
+
+    run_async(main)
+
+
+def test_a_failure_gives_up_and_is_told(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        [chain] = taken(bench)
+        error = ZeroDivisionError()
+        bench.queue.fail(error)
+        assert bench.failures == [error]
+        assert chain.given_up
+        assert bench.queue.pop() is None
+        await bench.queue.quiesce()
+        bench.queue.push(chain)
+        await emptied(bench.queue)
+
+    run_async(main)
+
+
+def test_a_chain_may_be_forgotten_after_the_event_loop(memory: SharedMemory) -> None:
+    async def main() -> list[Chain]:
+        bench = Bench(memory)
+        chains = taken(bench)
+        bench.queue.stop()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await emptied(bench.queue)
+        return chains
+
+    chains = asyncio.run(main())
+    chains.clear()
+
+
+# --- More pieces than there may be -------------------------------------------------------------------------
+
+
+class Holding(Shortcut):
+    """Leaves each chain: what derives from it in Python is not asked."""
+
+
+def serving(bench: Bench, held: list[Chain], *, short: bool) -> asyncio.Task[None]:
+    """A handler that holds what it gets."""
+
+    async def serve() -> None:
+        if short:
+            bench.queue.shorten(Holding())
+        async for chain in bench.queue:
+            held.append(chain)
+            del chain
+
+    return asyncio.create_task(serve())
+
+
+@pytest.mark.parametrize("short", [False, True], ids=["plain", "shortcut"])
+@pytest.mark.parametrize("make_queue", [Virtqueue, Meters().make_queue], ids=["unmetered", "metered"])
+@pytest.mark.parametrize("forgets", [False, True], ids=["push", "forget"])
+def test_a_queue_full_of_pieces_goes_on_by_itself(
+    make_queue: MakeQueue, run_async: Run, *, short: bool, forgets: bool
+) -> None:
+    """No kick comes: the driver has told of all its chains already."""
+    memory = SharedMemory(2 << 20)
+
+    async def main() -> None:
+        bench = Bench(memory, 32768, make_queue)
+        held: list[Chain] = []
+        task = serving(bench, held, short=short)
+        await turns()
+        bench.offer_pieces(8000, 9000, 100, 200)
+        bench.queue.kicked()
+        await turns()
+        assert [chain.writable for chain in held] == [8000, 9000]
+        bench.queue.kicked()  # which changes nothing
+        await turns()
+        assert len(held) == 2
+        give_back(bench, held, 8000, forgets=forgets)
+        await turns()
+        assert [chain.writable for chain in held] == [9000]  # more than half are out still
+        give_back(bench, held, 9000, forgets=forgets)
+        await turns()
+        assert [chain.writable for chain in held] == [100, 200]
+        for chain in held:
+            bench.queue.push(chain)
+        bench.offer_pieces(5)
+        bench.queue.kicked()
+        await turns()
+        assert held.pop().writable == 5
+        held.clear()
+        bench.queue.stop()
+        await task
+
+    run_async(main)
+    memory.close()
+
+
+def give_back(bench: Bench, held: list[Chain], pieces: int, *, forgets: bool) -> None:
+    """Pushes a chain, or lets go of it in another thread."""
+    [at] = [i for i, chain in enumerate(held) if chain.writable == pieces]
+    if not forgets:
+        bench.queue.push(held.pop(at))
+        return
+    thread = threading.Thread(target=held.pop, args=(at,))
+    thread.start()
+    thread.join()
+
+
+def test_a_full_queue_that_stops_gives_nothing_more(run_async: Run) -> None:
+    memory = SharedMemory(2 << 20)
+
+    async def main() -> None:
+        bench = Bench(memory, 32768)
+        held: list[Chain] = []
+        task = serving(bench, held, short=False)
+        await turns()
+        bench.offer_pieces(20000, 1)
+        bench.queue.kicked()
+        await turns()
+        bench.queue.stop()
+        await task
+        bench.queue.push(held.pop())
+        await turns()
+        assert not held
+        await bench.queue.quiesce()
+        assert bench.used() == 1
+
+    run_async(main)
+    memory.close()

@@ -1,0 +1,1 @@
+"""What a program uses of its host: files, folders, threads, time."""

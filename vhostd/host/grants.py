@@ -1,0 +1,26 @@
+"""What a program keeps when it gives up the rest: the sandbox forbids all else (sandbox/)."""
+
+from collections.abc import Iterable
+from itertools import chain
+from typing import NamedTuple, Self
+
+from vhostd.host.removal import Removal
+
+
+class Grants(NamedTuple):
+    """Needs that are left once everything is open.
+
+    A folder is named, not its files: they come and go, and a rule stays with the file that it was made for.
+    All that is below it is granted as well.
+    """
+
+    written: tuple[str, ...] = ()  # folders in which files are made, replaced and removed
+    removed: tuple[Removal, ...] = ()  # files that are removed, such as a socket's at the end
+    ioctls: tuple[int, ...] = ()  # types of ioctls, bits 8 to 15 of their numbers
+    read: tuple[str, ...] = ()  # folders whose files are read
+    devices: tuple[str, ...] = ()  # folders whose device nodes are opened, and asked by ioctls
+
+    @classmethod
+    def together(cls, parts: Iterable[Self]) -> Self:
+        """All that the parts need."""
+        return cls(*(tuple(chain.from_iterable(needs)) for needs in zip(*parts, strict=True)))

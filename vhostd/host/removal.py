@@ -1,0 +1,27 @@
+"""The removal of a file, to come: the sandbox lets through this one and no other."""
+
+import ctypes
+import os
+
+from vhostd.host.folder import Folder
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Removal:
+    """Removes what has this name in the folder, when it is called; raises OSError."""
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        self.folder = folder
+        self.name = name
+        self._address: int | None = None
+
+    def take_name_from(self, address: int) -> None:
+        """From now on the kernel is to read the name there (sandbox/names.py)."""
+        self._address = address
+
+    def __call__(self) -> None:
+        if self._address is None:
+            self.folder.remove(self.name)
+        elif _libc.unlinkat(self.folder.fileno(), ctypes.c_void_p(self._address), 0):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -1,0 +1,1 @@
+"""A device as a program: options, sockets, signals, exit status."""

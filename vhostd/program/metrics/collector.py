@@ -1,0 +1,107 @@
+"""The program's counts in Prometheus' terms, whenever somebody asks."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
+from typing import Protocol
+
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from vhostd.program.metrics.meter import Histogram, Meters
+from vhostd.vhost_user.session import Session
+
+RING = ("ring",)
+
+
+class Connections(Protocol):
+    """Who is served: the server."""
+
+    session: Session | None
+    connections: int
+
+
+class ProgramCollector(Collector):
+    """Yields what the library turns into text; it counts nothing itself."""
+
+    def __init__(self, about: Mapping[str, str], served: Connections, meters: Meters, lag: Histogram) -> None:
+        self._about = dict(about)
+        self._served = served
+        self._meters = meters
+        self._lag = lag
+
+    def collect(self) -> Iterator[Metric]:
+        """All of it, as it is now."""
+        yield InfoMetricFamily("vhost_user_build", "What program this is", self._about)
+        yield from self._of_front_ends()
+        yield from self._of_rings()
+        yield from self._of_requests()
+        lag = HistogramMetricFamily(
+            "vhost_user_event_loop_lag_seconds",
+            "How late the event loop was for a timer, of which there is one each second",
+        )
+        lag.add_metric((), _buckets(self._lag), self._lag.sum)
+        yield lag
+
+    def _of_front_ends(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(
+            "vhost_user_front_end_connections",
+            "Front-ends that were served; all but the first are reconnects",
+            self._served.connections,
+        )
+        yield GaugeMetricFamily(
+            "vhost_user_front_end_connected",
+            "Whether a front-end is being served",
+            int(self._served.session is not None),
+        )
+
+    def _of_rings(self) -> Iterable[Metric]:
+        session = self._served.session
+        vrings = [] if session is None else session.vrings
+        started = GaugeMetricFamily("vhost_user_ring_started", "Whether the ring runs", labels=RING)
+        depth = GaugeMetricFamily(
+            "vhost_user_ring_in_flight", "Requests that the device has taken and not ended yet", labels=RING
+        )
+        running = {vring.index: vring.in_flight for vring in vrings if vring.started}
+        for index in self._meters:
+            started.add_metric((str(index),), int(index in running))
+            depth.add_metric((str(index),), running.get(index, 0))
+        return started, depth
+
+    def _of_requests(self) -> Iterable[Metric]:
+        requests = CounterMetricFamily("vhost_user_requests", "Requests ended", labels=RING)
+        read = CounterMetricFamily("vhost_user_read_bytes", "Bytes that the driver sent in them", labels=RING)
+        written = CounterMetricFamily("vhost_user_written_bytes", "Bytes that it got", labels=RING)
+        errors = CounterMetricFamily(
+            "vhost_user_errors", "Requests ended with an error, and times that the ring broke", labels=RING
+        )
+        seconds = HistogramMetricFamily(
+            "vhost_user_request_duration_seconds",
+            "From when the device took a request until it ended it",
+            labels=RING,
+        )
+        throttled = CounterMetricFamily(
+            "vhost_user_throttled_seconds",
+            "Time in which a limit kept the device from taking requests",
+            labels=RING,
+        )
+        for index, meter in self._meters.items():
+            ring = (str(index),)
+            requests.add_metric(ring, sum(meter.seconds.counts))
+            read.add_metric(ring, meter.read)
+            written.add_metric(ring, meter.written)
+            errors.add_metric(ring, meter.errors)
+            throttled.add_metric(ring, meter.throttled)
+            seconds.add_metric(ring, _buckets(meter.seconds), meter.seconds.sum)
+        return requests, read, written, errors, throttled, seconds
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Each bound with the number of values up to it."""
+    bounds = [*map(repr, histogram.bounds), "+Inf"]
+    return list(zip(bounds, accumulate(histogram.counts), strict=True))

@@ -1,0 +1,107 @@
+"""What is counted of each ring: a virtqueue that counts, and the counters, which outlive it."""
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from time import perf_counter
+
+from vhostd.ring import Chain, Shortcut, SplitRing
+from vhostd.virtio.virtqueue import Virtqueue
+
+# Seconds, from a microsecond to one second, three to a decade.
+BOUNDS = (*(float(f"{step}e{power}") for power in range(-6, 0) for step in (1, 2, 5)), 1.0)
+
+
+class Histogram:
+    """How many values there were up to each bound, and above them all."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float] = BOUNDS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)  # each without those below it
+        self.sum = 0.0
+
+    def add(self, value: float) -> None:
+        """Counts a value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+class Meter:
+    """What the requests of one ring have come to, since the program began."""
+
+    __slots__ = ("errors", "read", "seconds", "throttled", "written")
+
+    def __init__(self) -> None:
+        self.seconds = Histogram()  # from a chain's pop to its push
+        self.read = 0  # bytes that the driver sent
+        self.written = 0  # bytes that it got
+        self.errors = 0
+        self.throttled = 0.0  # seconds in which a limit kept the device from taking requests
+
+
+class MeteredVirtqueue(Virtqueue):
+    """A virtqueue that counts the requests which the device takes and ends."""
+
+    def __init__(
+        self,
+        meter: Meter,
+        index: int,
+        ring: SplitRing,
+        interrupt: Callable[[], None],
+        failed: Callable[[Exception], None] | None = None,
+    ) -> None:
+        super().__init__(index, ring, interrupt, failed)
+        self._meter = meter
+        self._began = [0.0] * ring.size  # when each chain that is out was taken, by its head
+
+    def pop(self) -> Chain | None:
+        """As a virtqueue's."""
+        chain = Virtqueue.pop(self)  # by name, which takes less time than super()
+        if chain is not None:
+            self._meter.read += chain.readable
+            self._began[chain.head] = perf_counter()
+        return chain
+
+    def push(self, chain: Chain) -> None:
+        """As a virtqueue's; what was given up is not counted."""
+        Virtqueue.push(self, chain)
+        if not self.ring.given_up:
+            meter = self._meter
+            meter.written += chain.written
+            meter.seconds.add(perf_counter() - self._began[chain.head])
+
+    def _serve(self, shortcut: Shortcut, most: int) -> Chain | None:
+        spent, before = self._spent, self.ring.effort
+        try:
+            end = before + most
+            while self.ring.effort < end:
+                chain = self.pop()
+                if chain is None or not shortcut.take(self, chain):
+                    return chain
+        finally:
+            shortcut.settle()
+            self._spent = spent + self.ring.effort - before  # with what the shortcut has copied
+        return None
+
+    def count_error(self) -> None:
+        """Counts it."""
+        self._meter.errors += 1
+
+    def count_throttled(self, seconds: float) -> None:
+        """Counts them."""
+        self._meter.throttled += seconds
+
+
+class Meters(dict[int, Meter]):
+    """The meters of the rings that have run, by their index."""
+
+    def make_queue(
+        self,
+        index: int,
+        ring: SplitRing,
+        interrupt: Callable[[], None],
+        failed: Callable[[Exception], None] | None = None,
+    ) -> MeteredVirtqueue:
+        """A virtqueue that counts into the meter of its index."""
+        return MeteredVirtqueue(self.setdefault(index, Meter()), index, ring, interrupt, failed)

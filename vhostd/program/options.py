@@ -1,0 +1,129 @@
+"""The command line that all programs share, by QEMU's backend program conventions."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from vhostd import __version__
+from vhostd.errors import UsageError
+from vhostd.program.endpoint import group_id
+from vhostd.program.log import LEVELS
+from vhostd.program.metrics.address import Address, parse_address
+from vhostd.program.stdout import say
+from vhostd.virtio.device import Device
+
+SANDBOXES = ("default", "none")
+MAX_FD = 0x7FFF_FFFF
+MAX_DIGITS = 18  # of a number; all that have them fit 64 bits with a sign
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError, which becomes a single line, where argparse prints the usage and exits.
+
+    What it is to print it prints, or raises SetupError; argparse would leave that to the end of the program.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        # Of --option=-- argparse would make an empty list, which no type and no choice is asked about.
+        if action.option_strings and "--" in arg_strings:
+            raise UsageError(f"argument {'/'.join(action.option_strings)}: '--' is no value")
+        return super()._get_values(action, arg_strings)
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        say(message)
+
+
+def program_name() -> str:
+    """The program as its user calls it, also when started as `python -m vhost_user_rng`."""
+    folder, file = os.path.split(sys.argv[0])
+    name = os.path.basename(folder) if file == "__main__.py" else file.removesuffix(".py")
+    return name.replace("_", "-")
+
+
+def make_parser(kind: type[Device]) -> argparse.ArgumentParser:
+    """The parser of a device's program: the shared options, then the device's own."""
+    parser = Parser(
+        prog=program_name(),
+        description=f"A vhost-user back-end: {(kind.__doc__ or '').partition(chr(10))[0]}",
+        epilog="Without --socket-path and --fd, the socket comes from systemd (LISTEN_FDS).",
+        allow_abbrev=False,
+    )
+    shared = parser.add_argument_group("shared options")
+    shared.add_argument("--socket-path", metavar="PATH", help="listen at PATH for one front-end at a time")
+    shared.add_argument("--fd", metavar="N", type=_fd, help="use this socket: listening, or connected")
+    shared.add_argument(
+        "--socket-mode", metavar="MODE", type=socket_mode, help="PATH's mode, octal, such as 0660"
+    )
+    shared.add_argument(
+        "--socket-group", metavar="GROUP", type=socket_group, help="PATH's group, by name or number"
+    )
+    shared.add_argument(
+        "--metrics",
+        metavar="ADDR",
+        type=_metrics,
+        help="show metrics at [HOST]:PORT, /metrics, or at unix:PATH",
+    )
+    shared.add_argument("--sandbox", choices=SANDBOXES, default="default", help="default: %(default)s")
+    shared.add_argument("--log-level", choices=LEVELS, help="default: info; in syslog, warning")
+    shared.add_argument("--print-capabilities", action="store_true", help="print them as JSON, and exit")
+    shared.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    kind.add_options(parser)
+    return parser
+
+
+def parse(kind: type[Device], arguments: Sequence[str]) -> argparse.Namespace:
+    """The options; raises UsageError for wrong ones, ends the program after --help and --version."""
+    options = make_parser(kind).parse_args(arguments)
+    if options.socket_path is None and (options.socket_mode, options.socket_group) != (None, None):
+        raise UsageError("--socket-mode and --socket-group need --socket-path")
+    return options
+
+
+def positive(text: str) -> int:
+    """The type of an option that takes a number above 0."""
+    if not text.isdecimal() or len(text) > MAX_DIGITS or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 of at most {MAX_DIGITS} digits")
+    return int(text)
+
+
+def size(text: str) -> int:
+    """The type of an option that takes bytes: a number above 0, also with K, M, G or T for powers of 1024."""
+    unit = "KMGT".find(text[-1:].upper()) + 1 if text else 0
+    number = text[:-1] if unit else text
+    if not number.isdecimal() or len(number) > MAX_DIGITS - 4 * unit or not int(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 65536, 64K, 256M or 1G")
+    return int(number) << 10 * unit
+
+
+def socket_mode(text: str) -> int:
+    """The type of an option that takes a socket file's mode."""
+    if not re.fullmatch(r"0?[0-7]{1,3}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an octal mode up to 777")
+    return int(text, 8)
+
+
+def socket_group(text: str) -> int:
+    """The type of an option that takes a socket file's group."""
+    try:
+        return group_id(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _fd(text: str) -> int:
+    if not text.isdecimal() or len(text) > 10 or int(text) > MAX_FD:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a file descriptor")
+    return int(text)
+
+
+def _metrics(text: str) -> Address:
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

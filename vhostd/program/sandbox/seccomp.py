@@ -1,0 +1,157 @@
+"""seccomp: the system calls that are left; any other fails with EPERM (seccomp(2), by libseccomp)."""
+
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
+
+from vhostd.program.sandbox.names import FixedNames
+
+LIBRARY = "libseccomp.so.2"
+UNWINDER = "libgcc_s.so.1"  # which glibc loads when a thread ends while Python does, and aborts without
+# libseccomp, seccomp.h
+ALLOW, FAIL = 0x7FFF_0000, 0x0005_0000
+TSYNC = 4
+GREATER_EQUAL, MASKED_EQUAL = 5, 7
+
+# Linux, include/uapi/linux/{sched,memfd,net,mman}.h and asm-generic/{mman,ioctls}.h
+CLONE_THREAD = 0x10000
+SOCK_TYPE_MASK = 0xF
+PROT_EXEC, MAP_FIXED, MREMAP_FIXED = 4, 0x10, 2
+FIONREAD, FIONBIO, FIONCLEX, FIOCLEX = 0x541B, 0x5421, 0x5450, 0x5451
+INT, LONG = 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
+
+ALLOWED = (
+    # bytes of what is open
+    "read readv pread64 preadv preadv2 write writev pwrite64 pwritev pwritev2 lseek",
+    "fsync fdatasync fallocate ftruncate fadvise64 io_uring_enter",
+    # what signals an eventfd or a pipe without waiting
+    "io_setup io_submit io_getevents io_destroy vmsplice",
+    # fds
+    "close close_range dup dup2 dup3 pipe2 eventfd2",
+    # files, as far as Landlock lets one reach them
+    "openat stat lstat fstat newfstatat statx fstatfs access faccessat faccessat2 readlink readlinkat",
+    "getcwd getdents64",
+    # sockets that are there
+    "accept accept4 recvfrom recvmsg shutdown",
+    "getsockname getpeername getsockopt",
+    # waiting
+    "epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 poll ppoll select pselect6",
+    "nanosleep clock_nanosleep restart_syscall",
+    # memory
+    "brk madvise membarrier",
+    # threads and signals
+    "futex futex_wait futex_wake set_robust_list rseq sched_yield sched_getaffinity getcpu",
+    "rt_sigaction rt_sigprocmask rt_sigreturn rt_sigtimedwait sigaltstack exit exit_group",
+    # what this process, and the time, is
+    "getpid getppid gettid getuid geteuid getgid getegid getrusage times sysinfo uname",
+    "clock_gettime clock_getres gettimeofday time getrandom",
+)
+WRITTEN = "unlink unlinkat rename renameat renameat2"
+# No owner is set, who would get the signals that a file causes, and no kind of signal.
+FCNTLS = (
+    *(fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL),
+    *(fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK, fcntl.F_ADD_SEALS, fcntl.F_GET_SEALS, fcntl.F_GETPIPE_SZ),
+)
+
+
+class _Condition(ctypes.Structure):
+    """struct scmp_arg_cmp: an argument, of which some bits are as they must be."""
+
+    _fields_ = (
+        ("argument", ctypes.c_uint),
+        ("operation", ctypes.c_int),
+        ("mask", ctypes.c_uint64),
+        ("value", ctypes.c_uint64),
+    )
+
+
+def _equal(argument: int, value: int, mask: int = INT) -> _Condition:
+    return _Condition(argument, MASKED_EQUAL, mask, value)
+
+
+def _without(argument: int, bits: int) -> _Condition:
+    return _Condition(argument, MASKED_EQUAL, bits, 0)
+
+
+def _from(argument: int, least: int) -> _Condition:
+    return _Condition(argument, GREATER_EQUAL, least, 0)
+
+
+class Filter:
+    """What serving takes, ioctls of these types, and the removal of files of these names.
+
+    Any file may be removed, and renamed, if some may be `written`: then Landlock alone says which. Raises
+    OSError if there is no libseccomp.
+    """
+
+    def __init__(self, ioctls: Iterable[int], names: FixedNames, *, written: bool) -> None:
+        self._library = ctypes.CDLL(LIBRARY)
+        self._library.seccomp_init.restype = ctypes.c_void_p
+        self._context = ctypes.c_void_p(self._library.seccomp_init(FAIL | errno.EPERM))
+        if not self._context:
+            raise MemoryError
+        for name in " ".join((*ALLOWED, WRITTEN if written else "")).split():
+            self._add(name)
+        self._add_threads()
+        self._add_memory(names.end)
+        self._add_sockets()
+        for address in names.addresses:
+            self._add("unlinkat", _equal(1, address, LONG), _equal(2, 0))
+        for command in FCNTLS:
+            self._add("fcntl", _equal(1, command))
+        # Those of a terminal could type at it.
+        for request in (FIONREAD, FIONBIO, FIONCLEX, FIOCLEX):
+            self._add("ioctl", _equal(1, request))
+        for kind in ioctls:
+            self._add("ioctl", _equal(1, kind << 8, 0xFF00))
+
+    def load(self) -> None:
+        """Puts it in force for all threads of the process, for good; raises OSError."""
+        self._check(self._library.seccomp_attr_set(self._context, TSYNC, 1))
+        self._check(self._library.seccomp_load(self._context))
+        self._library.seccomp_release(self._context)
+
+    def _add_threads(self) -> None:
+        """Threads, but no processes. What clone3 is told no filter can see: glibc falls back to clone."""
+        self._add("clone", _equal(0, CLONE_THREAD, CLONE_THREAD))
+        self._add("clone3", action=FAIL | errno.ENOSYS)
+        self._add("tgkill", _equal(0, os.getpid()))  # abort() and raise()
+        with suppress(OSError):
+            ctypes.CDLL(UNWINDER)
+
+    def _add_memory(self, end: int) -> None:
+        """Memory from this address on, none of it to be executed: what is executed was there before."""
+        self._add("mmap", _without(2, PROT_EXEC), _without(3, MAP_FIXED))
+        self._add("mmap", _without(2, PROT_EXEC), _from(0, end))
+        self._add("mprotect", _without(2, PROT_EXEC), _from(0, end))
+        self._add("munmap", _from(0, end))
+        self._add("mremap", _without(3, MREMAP_FIXED), _from(0, end))
+        self._add("memfd_create", _without(1, INT & ~(os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)))
+
+    def _add_sockets(self) -> None:
+        """The event loop's pairs of sockets; none of datagrams, which would reach any server's path."""
+        for name in ("socket", "socketpair"):
+            self._add(name, _equal(0, socket.AF_UNIX), _equal(1, socket.SOCK_STREAM, SOCK_TYPE_MASK))
+        # A name that the kernel chooses, for a socket that has none (sockaddr_un, cut after the family).
+        self._add("bind", _equal(2, 2))
+        # TCP Fast Open: with that flag they connect.
+        self._add("sendto", _without(3, socket.MSG_FASTOPEN))
+        self._add("sendmsg", _without(2, socket.MSG_FASTOPEN))
+
+    def _add(self, name: str, *conditions: _Condition, action: int = ALLOW) -> None:
+        """Lets a call through if all conditions are met."""
+        number = self._library.seccomp_syscall_resolve_name(name.encode())
+        if number < 0:  # newer than the library, or of another architecture
+            return
+        array = (_Condition * len(conditions))(*conditions)
+        self._check(
+            self._library.seccomp_rule_add_array(self._context, action, number, len(conditions), array)
+        )
+
+    def _check(self, result: int) -> None:
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))

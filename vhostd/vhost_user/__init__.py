@@ -1,0 +1,1 @@
+"""The vhost-user protocol: one transport for virtio devices."""

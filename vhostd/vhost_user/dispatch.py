@@ -1,0 +1,130 @@
+"""From a message to its handler and back to a reply: the error policy of a connection.
+
+    a request ...               is answered by
+    that its handler served     its own reply; else ack 0, if an ack was asked for
+    that is malformed           closing the connection
+    that is refused             the row's refusal; else a non-zero ack, if asked for; else closing
+    that is unknown             a non-zero ack, if asked for; else closing if the peer now waits for a
+                                reply of its own; else nothing
+    to start a ring without     a non-zero ack, if asked for; else nothing: libvirt starts domains like
+    any guest memory            that, and QEMU bears a ring that stands still better than one that is gone
+    to write to the config      the same: the guest's driver wants it, and some front-ends (crosvm,
+    space what cannot be        libkrun) ask for no ack
+
+An ack is asked for by need_reply once REPLY_ACK is negotiated, also by the very message that negotiates it,
+or would; a message with a reply of its own gets none. A reply that has the layout of its request is no longer
+than that was.
+"""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from vhostd.errors import NoGuestMemory, RefusedDriver, RefusedRequest, UnknownRequest
+from vhostd.vhost_user.messages import FRONT_END, REQUESTS, SET_PROTOCOL_FEATURES, U64, ProtocolFeature
+from vhostd.wire.calls import Call, Fds, Reply, by_number
+from vhostd.wire.channel import Channel
+from vhostd.wire.fds import close_all
+from vhostd.wire.framing import Message, encode
+from vhostd.wire.rows import Payload, Row
+
+log = logging.getLogger(__name__)
+
+ACK = U64(0)
+NACK = U64(1)
+
+
+class Dispatcher:
+    """Serves the requests of one connection, one after the other."""
+
+    def __init__(self, channel: Channel, calls: Iterable[Call]) -> None:
+        """`calls` says what is served; of two for one request the later counts."""
+        self.channel = channel
+        self.protocol_features = 0  # negotiated ones, a mask of ProtocolFeature bits
+        self._calls = by_number(calls)
+
+    async def serve(self) -> None:
+        """Answers requests until the peer goes.
+
+        Raises FrontendError where the policy is to close the connection, which is left to the caller.
+        """
+        while (message := await self.channel.receive()) is not None:
+            try:
+                reply = await self._answer(message)
+            finally:
+                message.close()
+            if reply is not None and not await self._send(message, reply):
+                return
+            await asyncio.sleep(0)  # a front-end that never pauses must not keep signals and rings waiting
+
+    def negotiated(self, feature: ProtocolFeature) -> bool:
+        """Whether SET_PROTOCOL_FEATURES set the bit."""
+        return bool(self.protocol_features >> feature & 1)
+
+    async def _answer(self, message: Message) -> Reply[Any] | None:
+        row = self._row(message)
+        acked = message.needs_reply and (self.negotiated(ProtocolFeature.REPLY_ACK) or _negotiates(message))
+        try:
+            reply = await self._handle(message) or (ACK if acked else None)
+        except RefusedRequest as error:
+            reply = _refusal(error, row, acked=acked)
+            log.warning("refused: %s", error)
+        return reply if reply is None or isinstance(reply, Reply) else Reply(reply, [])
+
+    async def _send(self, message: Message, reply: Reply[Any]) -> bool:
+        """Sends a reply and closes its fds; False if the peer has gone."""
+        payload, fds = reply
+        log.debug("> %s %s%s", FRONT_END.name(message.request), payload, _count(fds))
+        row = self._row(message)
+        most = len(message.payload) if row is not None and row.reply is row.payload else None
+        data = encode(message.request, payload, reply=True, most=most)
+        try:
+            await self.channel.send(data, tuple(fd.fileno() for fd in fds))
+        except ConnectionError:
+            return False
+        finally:
+            close_all(fds)
+        return True
+
+    def _row(self, message: Message) -> Row[Any, Any] | None:
+        call = self._calls.get(message.request)
+        return REQUESTS.get(message.request) if call is None else call.row
+
+    async def _handle(self, message: Message) -> Payload | Reply[Any] | None:
+        call = self._calls.get(message.request)
+        if call is None:
+            raise UnknownRequest(f"{FRONT_END.name(message.request)} is not served here")
+        row = call.row
+        payload = row.admit(message.payload, len(message.fds), self.protocol_features)
+        if any(map(self.channel.is_peer, message.fds)):  # with it we would keep this connection open for ever
+            raise RefusedRequest(f"{row} with the front-end's own end of this connection")
+        log.debug("< %s %s%s", row, payload, _count(message.fds))
+        reply = call.answer(payload, message.fds)
+        result: Payload | Reply[Any] | None = await reply if inspect.isawaitable(reply) else reply
+        return result
+
+
+def _refusal(error: RefusedRequest, row: Row[Any, Any] | None, *, acked: bool) -> Payload | None:
+    """The reply that says no, None to say nothing; raises `error` where the connection must end instead."""
+    if row is not None and row.reply is not None:
+        if row.refusal is None:
+            raise error
+        return row.refusal
+    if acked:
+        return NACK
+    if isinstance(error, UnknownRequest | NoGuestMemory | RefusedDriver):
+        return None
+    raise error
+
+
+def _negotiates(message: Message) -> bool:
+    """Whether it is the one that negotiates REPLY_ACK, to be answered as if that were done."""
+    if message.request != SET_PROTOCOL_FEATURES.request or len(message.payload) < U64.SIZE:
+        return False
+    return bool(U64.unpack(message.payload[: U64.SIZE]).value >> ProtocolFeature.REPLY_ACK & 1)
+
+
+def _count(fds: Fds) -> str:
+    return f" ({len(fds)} fds)" if fds else ""

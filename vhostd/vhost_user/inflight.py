@@ -1,0 +1,49 @@
+"""The inflight area: memory that the front-end keeps while programs come and go (vhost-user, "Inflight I/O
+tracking").
+
+Whoever serves the device first makes it, at the front-end's request. The front-end hands it to each program
+that serves the device from then on, so that it knows what the one before had taken and not finished.
+"""
+
+import fcntl
+import os
+
+from vhostd.errors import RefusedRequest
+from vhostd.ring import GuestMemory, InflightQueue, Region
+from vhostd.vhost_user.messages import Inflight
+from vhostd.virtio.vocabulary import MAX_QUEUE_SIZE
+from vhostd.wire.fds import Fd
+
+SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+
+
+def make_area(num_queues: int, queue_size: int) -> tuple[Inflight, Fd]:
+    """A new area for the queues, and its file, which nobody can shrink; RefusedRequest if none can be had."""
+    size = _size(num_queues, queue_size)
+    try:
+        return Inflight(size, 0, num_queues, queue_size), _make_file(size)
+    except OSError as error:
+        raise RefusedRequest(f"no inflight area of {size} bytes can be made: {error}") from None
+
+
+def map_area(area: Inflight, fd: Fd) -> list[InflightQueue]:
+    """The queues of an area, mapped from the file; RefusedRequest if they are not all in it."""
+    size = _size(area.num_queues, area.queue_size)
+    if area.mmap_size < size:
+        raise RefusedRequest(f"an inflight area of {area.mmap_size} bytes, {size} needed")
+    region = Region(fd.fileno(), guest_addr=0, user_addr=0, size=size, offset=area.mmap_offset)
+    memory = GuestMemory([region])
+    return [InflightQueue(memory, index, area.queue_size) for index in range(area.num_queues)]
+
+
+def _size(num_queues: int, queue_size: int) -> int:
+    if not 0 < queue_size <= MAX_QUEUE_SIZE:
+        raise RefusedRequest(f"an inflight area for queues of size {queue_size}")
+    return num_queues * InflightQueue.footprint(queue_size)
+
+
+def _make_file(size: int) -> Fd:
+    with Fd(os.memfd_create("inflight", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)) as fd:
+        os.ftruncate(fd.fileno(), size)
+        fcntl.fcntl(fd.fileno(), fcntl.F_ADD_SEALS, SEALS)
+        return Fd(fd.take())

@@ -1,0 +1,393 @@
+"""The vhost-user vocabulary: one table row per message, in the order of the specification.
+
+Read it beside QEMU's docs/interop/vhost-user.rst; `wire/rows.py` says what a row says.
+"""
+
+import struct
+from enum import IntEnum
+from typing import Annotated, Self
+
+from vhostd.wire.framing import Dialect
+from vhostd.wire.layout import Layout, array, u8, u16, u32, u64
+from vhostd.wire.rows import ONE_FD, Empty, Row, rows_of
+
+
+class ProtocolFeature(IntEnum):
+    """Bits of GET/SET_PROTOCOL_FEATURES."""
+
+    MQ = 0
+    LOG_SHMFD = 1
+    RARP = 2
+    REPLY_ACK = 3
+    MTU = 4
+    BACKEND_REQ = 5
+    CROSS_ENDIAN = 6
+    CRYPTO_SESSION = 7
+    PAGEFAULT = 8
+    CONFIG = 9
+    BACKEND_SEND_FD = 10
+    HOST_NOTIFIER = 11
+    INFLIGHT_SHMFD = 12
+    RESET_DEVICE = 13
+    INBAND_NOTIFICATIONS = 14
+    CONFIGURE_MEM_SLOTS = 15
+    STATUS = 16
+    XEN_MMAP = 17
+    SHARED_OBJECT = 18
+    DEVICE_STATE = 19
+    GET_VRING_BASE_INFLIGHT = 20
+    GPA_ADDRESSES = 21
+    SHMEM_MAP = 22
+
+
+class Request(IntEnum):
+    """Requests of the front-end."""
+
+    GET_FEATURES = 1
+    SET_FEATURES = 2
+    SET_OWNER = 3
+    RESET_OWNER = 4
+    SET_MEM_TABLE = 5
+    SET_LOG_BASE = 6
+    SET_LOG_FD = 7
+    SET_VRING_NUM = 8
+    SET_VRING_ADDR = 9
+    SET_VRING_BASE = 10
+    GET_VRING_BASE = 11
+    SET_VRING_KICK = 12
+    SET_VRING_CALL = 13
+    SET_VRING_ERR = 14
+    GET_PROTOCOL_FEATURES = 15
+    SET_PROTOCOL_FEATURES = 16
+    GET_QUEUE_NUM = 17
+    SET_VRING_ENABLE = 18
+    SEND_RARP = 19
+    NET_SET_MTU = 20
+    SET_BACKEND_REQ_FD = 21
+    IOTLB_MSG = 22
+    SET_VRING_ENDIAN = 23
+    GET_CONFIG = 24
+    SET_CONFIG = 25
+    CREATE_CRYPTO_SESSION = 26
+    CLOSE_CRYPTO_SESSION = 27
+    POSTCOPY_ADVISE = 28
+    POSTCOPY_LISTEN = 29
+    POSTCOPY_END = 30
+    GET_INFLIGHT_FD = 31
+    SET_INFLIGHT_FD = 32
+    GPU_SET_SOCKET = 33
+    RESET_DEVICE = 34
+    VRING_KICK = 35
+    GET_MAX_MEM_SLOTS = 36
+    ADD_MEM_REG = 37
+    REM_MEM_REG = 38
+    SET_STATUS = 39
+    GET_STATUS = 40
+    GET_SHARED_OBJECT = 41
+    SET_DEVICE_STATE_FD = 42
+    CHECK_DEVICE_STATE = 43
+    GET_SHMEM_CONFIG = 44
+
+
+class BackendRequest(IntEnum):
+    """Requests of the back-end, on the socket of SET_BACKEND_REQ_FD."""
+
+    IOTLB_MSG = 1
+    CONFIG_CHANGE_MSG = 2
+    VRING_HOST_NOTIFIER_MSG = 3
+    VRING_CALL = 4
+    VRING_ERR = 5
+    SHARED_OBJECT_ADD = 6
+    SHARED_OBJECT_REMOVE = 7
+    SHARED_OBJECT_LOOKUP = 8
+    SHMEM_MAP = 9
+    SHMEM_UNMAP = 10
+
+
+# --- Payloads -------------------------------------------------------------------------------------------
+
+
+class U64(Layout, byteorder="="):
+    """A single 64-bit integer."""
+
+    value: u64
+
+
+class VringState(Layout, byteorder="="):
+    """A vring state description."""
+
+    index: u32
+    num: u32
+
+
+class VringFd(Layout, byteorder="="):
+    """Which vring an eventfd is for; bit 8 says that there is none, and to poll instead."""
+
+    value: u64
+
+    @property
+    def index(self) -> int:
+        return self.value & 0xFF
+
+    @property
+    def has_fd(self) -> bool:
+        return not self.value & 0x100
+
+
+class VringAddr(Layout, byteorder="="):
+    """A vring address description; `flags` bit 0 asks for logging at guest address `log`."""
+
+    index: u32
+    flags: u32
+    desc: u64
+    used: u64
+    avail: u64
+    log: u64
+
+
+class MemoryRegion(Layout, byteorder="="):
+    """A memory region description."""
+
+    guest_addr: u64
+    size: u64
+    user_addr: u64
+    mmap_offset: u64
+
+
+class SingleRegion(Layout, byteorder="="):
+    """A single memory region description: 8 bytes of padding, then the region."""
+
+    padding: u64
+    guest_addr: u64
+    size: u64
+    user_addr: u64
+    mmap_offset: u64
+
+
+class MemoryTable:
+    """Multiple memory regions: their number u32, padding u32, then 32 bytes each."""
+
+    MAX_REGIONS = 32  # 8 of the specification; the Rust front-ends send as many as this
+    _HEAD = struct.Struct("=II")
+
+    def __init__(self, regions: tuple[MemoryRegion, ...]) -> None:
+        self.regions = regions
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        count, _padding = cls._HEAD.unpack_from(data)
+        body = data[cls._HEAD.size :][: count * MemoryRegion.SIZE]
+        if count > cls.MAX_REGIONS or len(body) < count * MemoryRegion.SIZE:
+            raise struct.error(f"{count} memory regions in {len(data)} bytes")
+        chunks = (body[at : at + MemoryRegion.SIZE] for at in range(0, len(body), MemoryRegion.SIZE))
+        return cls(tuple(MemoryRegion.unpack(chunk) for chunk in chunks))
+
+    def pack(self) -> bytes:
+        return self._HEAD.pack(len(self.regions), 0) + b"".join(region.pack() for region in self.regions)
+
+    def __str__(self) -> str:
+        return " ".join(f"[{region}]" for region in self.regions)
+
+
+class ConfigSpace:
+    """A part of the device's config space: offset u32, size u32, flags u32, then `size` bytes."""
+
+    MAX_SIZE = 256  # of the config space, in the protocol
+    _HEAD = struct.Struct("=III")
+
+    def __init__(self, offset: int, data: bytes, flags: int = 0) -> None:
+        self.offset = offset
+        self.data = data
+        self.flags = flags
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        offset, size, flags = cls._HEAD.unpack_from(data)
+        region = data[cls._HEAD.size :][:size]
+        if size > cls.MAX_SIZE or len(region) < size:
+            raise struct.error(f"config space of {size} bytes in a payload of {len(data)}")
+        return cls(offset, region, flags)
+
+    def pack(self) -> bytes:
+        return self._HEAD.pack(self.offset, len(self.data), self.flags) + self.data
+
+    def __str__(self) -> str:
+        return f"offset={self.offset} size={len(self.data)} flags={self.flags}"
+
+
+class Log(Layout, byteorder="="):
+    """Where the dirty log lies in its file."""
+
+    mmap_size: u64
+    mmap_offset: u64
+
+
+class Iotlb(Layout, byteorder="="):
+    """An IOTLB message, with C's trailing padding."""
+
+    iova: u64
+    size: u64
+    user_addr: u64
+    permission: u8
+    type: u8
+    padding: Annotated[bytes, array(6)] = b""
+
+
+class VringArea(Layout, byteorder="="):
+    """A vring area description; `value` is laid out as in `VringFd`."""
+
+    value: u64
+    size: u64
+    offset: u64
+
+
+class Inflight(Layout, byteorder="="):
+    """An inflight description, with C's trailing padding, which the specification does not draw."""
+
+    mmap_size: u64
+    mmap_offset: u64
+    num_queues: u16
+    queue_size: u16
+    padding: Annotated[bytes, array(4)] = b""
+
+
+class SharedObject(Layout, byteorder="="):
+    """The UUID of an object that back-ends share."""
+
+    uuid: Annotated[bytes, array(16)]
+
+
+class StateTransfer(Layout, byteorder="="):
+    """Device state transfer parameters."""
+
+    direction: u32
+    phase: u32
+
+
+class SharedMapping(Layout, byteorder="="):
+    """A mapping request into a virtio shared memory region."""
+
+    shmid: u8
+    padding: Annotated[bytes, array(7)]
+    fd_offset: u64
+    shm_offset: u64
+    len: u64
+    flags: u64
+
+
+class SharedMemoryConfig(Layout, byteorder="="):
+    """Sizes of the virtio shared memory regions: 256 times u64, indexed by shmid."""
+
+    num_regions: u32
+    padding: u32
+    sizes: Annotated[bytes, array(256 * 8)]
+
+
+class CryptoSession:
+    """A crypto session description, whose layout belongs to the crypto device: 8 bytes or more."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        if len(data) < 8:
+            raise struct.error(f"crypto session in {len(data)} bytes")
+        return cls(data)
+
+    def pack(self) -> bytes:
+        return self.data
+
+    def __str__(self) -> str:
+        return f"{len(self.data)} bytes"
+
+
+# --- Rows -----------------------------------------------------------------------------------------------
+
+F = ProtocolFeature
+
+GET_FEATURES = Row(Request.GET_FEATURES, Empty, reply=U64)
+SET_FEATURES = Row(Request.SET_FEATURES, U64)
+SET_OWNER = Row(Request.SET_OWNER, Empty)
+RESET_OWNER = Row(Request.RESET_OWNER, Empty)
+SET_MEM_TABLE = Row(Request.SET_MEM_TABLE, MemoryTable, fds=range(MemoryTable.MAX_REGIONS + 1))
+SET_LOG_BASE = Row(Request.SET_LOG_BASE, Log, reply=U64, fds=ONE_FD, needs=F.LOG_SHMFD)
+SET_LOG_FD = Row(Request.SET_LOG_FD, Empty, fds=ONE_FD)
+SET_VRING_NUM = Row(Request.SET_VRING_NUM, VringState)
+SET_VRING_ADDR = Row(Request.SET_VRING_ADDR, VringAddr)
+SET_VRING_BASE = Row(Request.SET_VRING_BASE, VringState)
+GET_VRING_BASE = Row(Request.GET_VRING_BASE, VringState, reply=VringState)
+SET_VRING_KICK = Row(Request.SET_VRING_KICK, VringFd, fds=range(2))
+SET_VRING_CALL = Row(Request.SET_VRING_CALL, VringFd, fds=range(2))
+SET_VRING_ERR = Row(Request.SET_VRING_ERR, VringFd, fds=range(2))
+GET_PROTOCOL_FEATURES = Row(Request.GET_PROTOCOL_FEATURES, Empty, reply=U64)
+SET_PROTOCOL_FEATURES = Row(Request.SET_PROTOCOL_FEATURES, U64)
+GET_QUEUE_NUM = Row(Request.GET_QUEUE_NUM, Empty, reply=U64, needs=F.MQ)
+SET_VRING_ENABLE = Row(Request.SET_VRING_ENABLE, VringState)
+SEND_RARP = Row(Request.SEND_RARP, U64, needs=F.RARP)
+NET_SET_MTU = Row(Request.NET_SET_MTU, U64, needs=F.MTU)
+SET_BACKEND_REQ_FD = Row(Request.SET_BACKEND_REQ_FD, Empty, fds=ONE_FD, needs=F.BACKEND_REQ)
+IOTLB_MSG = Row(Request.IOTLB_MSG, Iotlb, reply=U64)
+SET_VRING_ENDIAN = Row(Request.SET_VRING_ENDIAN, VringState, needs=F.CROSS_ENDIAN)
+GET_CONFIG = Row(Request.GET_CONFIG, ConfigSpace, reply=ConfigSpace, needs=F.CONFIG, refusal=Empty())
+SET_CONFIG = Row(Request.SET_CONFIG, ConfigSpace, needs=F.CONFIG)
+CREATE_CRYPTO_SESSION = Row(
+    Request.CREATE_CRYPTO_SESSION, CryptoSession, reply=CryptoSession, needs=F.CRYPTO_SESSION
+)
+CLOSE_CRYPTO_SESSION = Row(Request.CLOSE_CRYPTO_SESSION, U64, needs=F.CRYPTO_SESSION)
+POSTCOPY_ADVISE = Row(Request.POSTCOPY_ADVISE, Empty, reply=Empty, needs=F.PAGEFAULT, reply_fds=ONE_FD)
+POSTCOPY_LISTEN = Row(Request.POSTCOPY_LISTEN, Empty, needs=F.PAGEFAULT)
+POSTCOPY_END = Row(Request.POSTCOPY_END, Empty, reply=U64, needs=F.PAGEFAULT)
+GET_INFLIGHT_FD = Row(
+    Request.GET_INFLIGHT_FD,
+    Inflight,
+    reply=Inflight,
+    needs=F.INFLIGHT_SHMFD,
+    reply_fds=range(2),
+    refusal=Inflight(0, 0, 0, 0),  # an area of no bytes, and no fd
+    padding=4,
+)
+SET_INFLIGHT_FD = Row(Request.SET_INFLIGHT_FD, Inflight, fds=ONE_FD, needs=F.INFLIGHT_SHMFD, padding=4)
+GPU_SET_SOCKET = Row(Request.GPU_SET_SOCKET, Empty, fds=ONE_FD)
+RESET_DEVICE = Row(Request.RESET_DEVICE, Empty, needs=F.RESET_DEVICE)
+VRING_KICK = Row(Request.VRING_KICK, VringState, needs=F.INBAND_NOTIFICATIONS)
+GET_MAX_MEM_SLOTS = Row(Request.GET_MAX_MEM_SLOTS, Empty, reply=U64, needs=F.CONFIGURE_MEM_SLOTS)
+ADD_MEM_REG = Row(Request.ADD_MEM_REG, SingleRegion, fds=ONE_FD, needs=F.CONFIGURE_MEM_SLOTS)
+# Older front-ends send an fd with it, which the specification wants closed unused.
+REM_MEM_REG = Row(Request.REM_MEM_REG, SingleRegion, fds=range(2), needs=F.CONFIGURE_MEM_SLOTS)
+SET_STATUS = Row(Request.SET_STATUS, U64, needs=F.STATUS)
+GET_STATUS = Row(Request.GET_STATUS, Empty, reply=U64, needs=F.STATUS)
+GET_SHARED_OBJECT = Row(
+    Request.GET_SHARED_OBJECT, SharedObject, reply=Empty, needs=F.SHARED_OBJECT, reply_fds=range(2)
+)
+SET_DEVICE_STATE_FD = Row(
+    Request.SET_DEVICE_STATE_FD,
+    StateTransfer,
+    reply=U64,
+    fds=ONE_FD,
+    needs=F.DEVICE_STATE,
+    reply_fds=range(2),
+    refusal=U64(0x101),  # an error, and no fd
+)
+CHECK_DEVICE_STATE = Row(Request.CHECK_DEVICE_STATE, Empty, reply=U64, needs=F.DEVICE_STATE, refusal=U64(1))
+GET_SHMEM_CONFIG = Row(Request.GET_SHMEM_CONFIG, Empty, reply=SharedMemoryConfig, needs=F.SHMEM_MAP)
+
+BACKEND_IOTLB_MSG = Row(BackendRequest.IOTLB_MSG, Iotlb)
+CONFIG_CHANGE_MSG = Row(BackendRequest.CONFIG_CHANGE_MSG, Empty, needs=F.CONFIG)
+VRING_HOST_NOTIFIER_MSG = Row(
+    BackendRequest.VRING_HOST_NOTIFIER_MSG, VringArea, fds=range(2), needs=F.HOST_NOTIFIER
+)
+BACKEND_VRING_CALL = Row(BackendRequest.VRING_CALL, VringState, needs=F.INBAND_NOTIFICATIONS)
+BACKEND_VRING_ERR = Row(BackendRequest.VRING_ERR, VringState, needs=F.INBAND_NOTIFICATIONS)
+SHARED_OBJECT_ADD = Row(BackendRequest.SHARED_OBJECT_ADD, SharedObject, needs=F.SHARED_OBJECT)
+SHARED_OBJECT_REMOVE = Row(BackendRequest.SHARED_OBJECT_REMOVE, SharedObject, needs=F.SHARED_OBJECT)
+SHARED_OBJECT_LOOKUP = Row(
+    BackendRequest.SHARED_OBJECT_LOOKUP, SharedObject, reply=U64, needs=F.SHARED_OBJECT, reply_fds=range(2)
+)
+SHMEM_MAP = Row(BackendRequest.SHMEM_MAP, SharedMapping, fds=ONE_FD, needs=F.SHMEM_MAP)
+SHMEM_UNMAP = Row(BackendRequest.SHMEM_UNMAP, SharedMapping, needs=F.SHMEM_MAP)
+
+REQUESTS = rows_of(Request, vars())
+BACKEND_REQUESTS = rows_of(BackendRequest, vars())
+FRONT_END = Dialect(Request)  # what the front-end sends
+BACK_END = Dialect(BackendRequest)  # what the back-end sends, on a socket of its own

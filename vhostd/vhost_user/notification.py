@@ -1,0 +1,146 @@
+"""Notifications between driver and device: an fd that one side signals and the other waits for.
+
+vhost-user calls them kick, call and err. QEMU passes eventfds, User-mode Linux one end of a pair of sockets,
+others pipes. Whoever passed an fd may share its open file description with us, and with it O_NONBLOCK, which
+he can clear at any time. So nothing here relies on that flag: it never waits.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+import select
+import socket
+from abc import ABC, abstractmethod
+from functools import cache
+
+from vhostd.errors import RefusedRequest
+from vhostd.ring import notify
+from vhostd.wire.fds import Fd
+
+log = logging.getLogger(__name__)
+
+_ONE = (1).to_bytes(8, "little")  # as one reads it from an eventfd: User-mode Linux wants all 8 bytes
+_MOST = 4096  # bytes of a socket that are taken at a time; how many there are tells nothing
+
+
+def notification(fd: Fd) -> "Notification":
+    """What an fd that came with a message notifies by, out of `fd`.
+
+    Raises RefusedRequest, and leaves `fd` to the caller, if it carries no notifications. The file system that
+    it may be of is not asked: it might never answer.
+    """
+    for kind in (_Pipe, _Socket, _Eventfd):
+        try:
+            return kind(fd)
+        except OSError:
+            continue
+    raise RefusedRequest("an fd that is no eventfd, pipe or socket carries no notifications")
+
+
+class Notification(ABC):
+    """A kick, call or err fd; owns it."""
+
+    def __init__(self, file: Fd | socket.socket) -> None:
+        self._file = file
+
+    def fileno(self) -> int:
+        """The fd, which is readable while there is something to clear."""
+        return self._file.fileno()
+
+    def close(self) -> None:
+        """Closes the fd; idempotent."""
+        self._file.close()
+
+    def signal(self) -> None:
+        """Notifies the other side; one that is full, or that nobody reads, is as notified as it can be."""
+        try:
+            self._signal()
+        except OSError as error:
+            log.debug("notification lost: %s", error)
+
+    def clear(self) -> bool:
+        """Takes what the other side has signalled; False if that is nothing.
+
+        Raises OSError if no signal can come any more.
+        """
+        try:
+            size = self._read()
+        except BlockingIOError:
+            return False
+        if not size:  # else it would be readable for ever
+            raise ConnectionResetError("its other end is closed")
+        return True
+
+    @abstractmethod
+    def _signal(self) -> None: ...
+
+    @abstractmethod
+    def _read(self) -> int: ...
+
+
+class _Eventfd(Notification):
+    def __init__(self, fd: Fd) -> None:
+        if _link(fd) not in ("anon_inode:[eventfd]", None):
+            raise OSError(errno.EINVAL, "not an eventfd")
+        os.set_blocking(fd.fileno(), False)  # where the kernel knows no better way
+        if not notify.has_aio():
+            _warn()
+        super().__init__(Fd(fd.take()))
+        self._count = bytearray(8)
+
+    def _signal(self) -> None:
+        if notify.has_aio():
+            notify.signal_eventfd(self.fileno())
+            return
+        room = select.poll()
+        room.register(self, select.POLLOUT)
+        if room.poll(0):  # whoever fills it just now, and has cleared O_NONBLOCK, keeps us waiting
+            os.write(self.fileno(), _ONE)
+
+    def _read(self) -> int:
+        try:
+            return os.preadv(self.fileno(), [self._count], -1, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:  # before Linux 5.8
+                raise
+            return len(os.read(self.fileno(), 8))
+
+
+class _Pipe(Notification):
+    def __init__(self, fd: Fd) -> None:
+        fcntl.fcntl(fd.fileno(), fcntl.F_GETPIPE_SZ)  # which nothing else has
+        super().__init__(Fd(fd.take()))
+
+    def _signal(self) -> None:
+        notify.write_pipe(self.fileno())
+
+    def _read(self) -> int:
+        return notify.read_pipe(self.fileno())
+
+
+class _Socket(Notification):
+    def __init__(self, fd: Fd) -> None:
+        self._socket = socket.socket(fileno=fd.fileno())
+        fd.take()
+        self._socket.setblocking(False)  # so Python itself does not wait either
+        super().__init__(self._socket)
+
+    def _signal(self) -> None:
+        self._socket.send(_ONE, socket.MSG_DONTWAIT)
+
+    def _read(self) -> int:
+        return len(self._socket.recv(_MOST, socket.MSG_DONTWAIT))
+
+
+def _link(fd: Fd) -> str | None:
+    """What an fd is, as /proc has it; None where there is no /proc."""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd.fileno()}")
+    except OSError:
+        return None
+
+
+@cache
+def _warn() -> None:
+    log.warning("there is no AIO for this program (fs.aio-max-nr): a hostile front-end can make it wait")

@@ -1,0 +1,1 @@
+"""What a virtio device is, on any transport."""

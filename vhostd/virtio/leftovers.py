@@ -1,0 +1,47 @@
+"""Requests that were given up, and on which the device goes on working all the same.
+
+A thread, or the kernel, may be in the middle of a write when its ring breaks or its front-end goes, and
+nothing can end that. It must not fall into the time of the next ring, which would find its own write
+overwritten by an older one.
+"""
+
+import asyncio
+import gc
+from functools import partial
+
+from vhostd.virtio.virtqueue import Virtqueue
+
+
+class Leftovers:
+    """The queues of a device that have stopped while chains of theirs were out, as long as they are."""
+
+    def __init__(self) -> None:
+        self._queues: list[Virtqueue] = []
+        self._emptied = asyncio.Event()
+        self._may_be_garbage = False
+
+    def add(self, queue: Virtqueue) -> None:
+        """Takes note of a queue that has stopped."""
+        if queue.in_flight:
+            self._queues.append(queue)
+            self._may_be_garbage = True
+            queue.when_emptied(partial(self._forget, queue))
+
+    @property
+    def requests(self) -> int:
+        """How many requests the device still works on."""
+        if self._queues and self._may_be_garbage:
+            gc.collect()  # those of a handler that failed may only be held by the traceback's frames
+            self._may_be_garbage = False
+        return sum(queue.in_flight for queue in self._queues)
+
+    async def gone(self) -> None:
+        """Waits until the device works on none of them any more."""
+        while self.requests:
+            self._emptied.clear()
+            await self._emptied.wait()
+
+    def _forget(self, queue: Virtqueue) -> None:
+        """Lets go of a queue, which keeps its guest's memory mapped."""
+        self._queues.remove(queue)
+        self._emptied.set()

@@ -1,0 +1,152 @@
+"""One AF_UNIX stream that carries messages and fds, on the event loop.
+
+Whoever passed the socket to this program may share its O_NONBLOCK flag, and clear it. So that is not relied
+on, and every call says MSG_DONTWAIT.
+"""
+
+import array
+import asyncio
+import logging
+import select
+import socket
+from collections.abc import Callable
+
+from vhostd.errors import MalformedMessage
+from vhostd.wire.fds import Fd, close_all
+from vhostd.wire.framing import MAX_FDS, Dialect, Message, MessageReader
+from vhostd.wire.sockets import is_other_end
+
+log = logging.getLogger(__name__)
+
+_FD_SIZE = array.array("i").itemsize
+# Come along, unasked for, if a launcher has set SO_PASSCRED or SO_PASSPIDFD: struct ucred, and an fd.
+_CREDENTIALS_SIZE = 12
+_SCM_PIDFD = 4
+_ANCILLARY = sum(map(socket.CMSG_SPACE, (MAX_FDS * _FD_SIZE, _CREDENTIALS_SIZE, _FD_SIZE)))
+
+
+class Channel:
+    """Receives and sends whole messages over a connected socket, which it owns.
+
+    One task at a time receives, one at a time sends.
+    """
+
+    def __init__(self, sock: socket.socket, dialect: Dialect, *, replies: bool = False) -> None:
+        """What it receives are requests of the dialect, or replies to those that it sends."""
+        sock.setblocking(False)
+        self.dialect = dialect
+        self._socket = sock
+        self._reader = MessageReader(dialect, replies=replies)
+        self._loop = asyncio.get_running_loop()
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._failure: Exception | None = None
+
+    async def receive(self) -> Message | None:
+        """The next message, whose fds the caller must take or close; None once the peer has gone.
+
+        Raises MalformedMessage if what came is no message, and what `abort` was called with.
+        """
+        while self._failure is None:
+            try:
+                data, fds = self._read()
+            except BlockingIOError:
+                await self._ready(self._loop.add_reader, self._loop.remove_reader)
+                continue
+            except ConnectionError:
+                return None
+            if not data:
+                self._check_end()
+                return None
+            if message := self._reader.feed(data, fds):
+                return message
+        raise self._failure
+
+    async def send(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
+        """Sends the bytes, the fds with the first of them; waits while the peer does not read.
+
+        Raises ConnectionError once the peer has gone, and what `abort` was called with. The fds stay the
+        caller's.
+        """
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        while data:
+            if self._failure is not None:
+                raise self._failure
+            try:
+                sent = self._socket.sendmsg([data], ancillary, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                await self._ready(self._loop.add_writer, self._loop.remove_writer)
+                continue
+            data, ancillary = data[sent:], []
+
+    def is_peer(self, fd: Fd) -> bool:
+        """Whether `fd` is the peer's end of this connection; while it is open anywhere, the peer is there."""
+        return is_other_end(fd, self._socket)
+
+    async def hang_up(self) -> None:
+        """Waits until the peer has gone, be there messages of its own to read before that or not.
+
+        Where no fd is left to notice that, it waits for ever.
+        """
+        try:
+            watched = select.epoll()
+        except OSError as error:
+            log.warning("it will not be noticed if the front-end goes now: %s", error)
+            await asyncio.Event().wait()
+            return
+        with watched:
+            watched.register(self._socket, select.EPOLLRDHUP)
+            gone = asyncio.Event()
+            self._loop.add_reader(watched.fileno(), gone.set)
+            try:
+                await gone.wait()
+            finally:
+                self._loop.remove_reader(watched.fileno())
+
+    def abort(self, failure: Exception) -> None:
+        """Makes what is waiting here, and all that comes later, raise `failure`."""
+        self._failure = self._failure or failure
+        for waiter in self._waiters:
+            _wake(waiter)
+
+    def close(self) -> None:
+        """Closes the socket and what a cut message had brought; idempotent."""
+        self._failure = None  # its traceback holds on to requests, and they to guest memory
+        self._reader.close()
+        self._socket.close()
+
+    def _read(self) -> tuple[bytes, list[Fd]]:
+        data, ancillary, flags, _ = self._socket.recvmsg(
+            self._reader.wants, _ANCILLARY, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+        )
+        fds: list[Fd] = []
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind in (socket.SCM_RIGHTS, _SCM_PIDFD):
+                whole = len(content) - len(content) % _FD_SIZE
+                received = [Fd(number) for number in array.array("i", content[:whole])]
+                if kind == socket.SCM_RIGHTS:
+                    fds += received
+                else:
+                    close_all(received)
+        if flags & socket.MSG_CTRUNC:
+            self._reader.feed(b"", fds)  # which closes them with the channel
+            raise MalformedMessage(f"more than {MAX_FDS} fds with one message, or no room here for them")
+        return data, fds
+
+    def _check_end(self) -> None:
+        if not self._reader.between_messages:
+            raise MalformedMessage("the connection ended in the middle of a message")
+
+    async def _ready(self, watch: Callable[..., object], unwatch: Callable[..., object]) -> None:
+        waiter = self._loop.create_future()
+        self._waiters.add(waiter)
+        watch(self._socket, _wake, waiter)
+        try:
+            await waiter
+        finally:
+            unwatch(self._socket)
+            self._waiters.remove(waiter)
+
+
+def _wake(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,140 @@
+"""A row of a message table: all that can be checked of a message without knowing who serves it.
+
+A payload must be long enough. What is behind its end is ignored, because real peers send the room that they
+have, and not what they use of it. That holds for every row.
+"""
+
+import struct
+from enum import IntEnum
+from typing import Any, Generic, Protocol, Self, TypeVar, overload
+
+from vhostd.errors import MalformedMessage, UnknownRequest
+from vhostd.wire.layout import Layout
+
+
+class Payload(Protocol):
+    """What a payload class offers; `Layout` does."""
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        """Reads the payload; raises struct.error if `data` has another size than it must."""
+
+    def pack(self) -> bytes:
+        """The payload's bytes."""
+
+
+class Empty(Layout, byteorder="="):
+    """No payload at all."""
+
+
+P = TypeVar("P", bound=Payload)
+R = TypeVar("R", bound=Payload | None)
+NO_FDS = range(1)
+ONE_FD = range(1, 2)
+
+
+class Row(Generic[P, R]):
+    """One message of a protocol.
+
+    `fds` and `reply_fds` are the numbers of fds allowed with the request and its reply; `needs` is the bit of
+    the feature without which the request does not exist; `refusal` is the payload of the reply that says no,
+    where the message has a reply of its own and a way to say it. So many bytes at the payload's end are
+    `padding`, which may be missing.
+    """
+
+    @overload
+    def __init__(
+        self: "Row[P, None]",
+        request: IntEnum,
+        payload: type[P],
+        *,
+        fds: range = NO_FDS,
+        needs: IntEnum | None = None,
+        padding: int = 0,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        request: IntEnum,
+        payload: type[P],
+        *,
+        reply: type[R],
+        fds: range = NO_FDS,
+        needs: IntEnum | None = None,
+        reply_fds: range = NO_FDS,
+        refusal: Payload | None = None,
+        padding: int = 0,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        request: IntEnum,
+        payload: type[P],
+        *,
+        reply: type[R] | None = None,
+        fds: range = NO_FDS,
+        needs: IntEnum | None = None,
+        reply_fds: range = NO_FDS,
+        refusal: Payload | None = None,
+        padding: int = 0,
+    ) -> None:
+        self.request = request
+        self.payload = payload
+        self.reply = reply
+        self.fds = fds
+        self.needs = needs
+        self.reply_fds = reply_fds
+        self.refusal = refusal
+        self.padding = padding
+
+    def exists(self, features: int) -> bool:
+        """Whether the message may be used with these features (a mask) negotiated."""
+        return self.needs is None or bool(features >> self.needs & 1)
+
+    def admit(self, payload: bytes, fd_count: int, negotiated: int) -> P:
+        """The decoded payload, if a message like this is allowed at all.
+
+        Raises UnknownRequest if `negotiated` (a feature mask) lacks what the row needs, and MalformedMessage
+        for a payload that is too short, or another number of fds than the row's.
+        """
+        if self.needs is not None and not self.exists(negotiated):
+            raise UnknownRequest(f"{self} without {self.needs.name} negotiated")
+        if fd_count not in self.fds:
+            raise MalformedMessage(f"{self} with {fd_count} fds, not {_span(self.fds)}")
+        try:
+            return self.payload.unpack(_fit(payload, self.payload, self.padding))
+        except struct.error as error:
+            raise MalformedMessage(f"{self} with a payload of {len(payload)} bytes: {error}") from None
+
+    def admit_reply(self, payload: bytes, fd_count: int) -> R:
+        """The decoded reply, which the row must have; MalformedMessage as in `admit`."""
+        if fd_count not in self.reply_fds:
+            raise MalformedMessage(f"the reply to {self} has {fd_count} fds")
+        layout: Any = self.reply
+        try:
+            reply: R = layout.unpack(_fit(payload, layout, self.padding))
+        except struct.error as error:
+            raise MalformedMessage(f"the reply to {self} has {len(payload)} bytes: {error}") from None
+        return reply
+
+    def __str__(self) -> str:
+        return self.request.name
+
+
+def rows_of(requests: type[IntEnum], module: dict[str, object]) -> dict[int, Row[Any, Any]]:
+    """The rows of these requests that a module defines, by number."""
+    rows = (value for value in module.values() if isinstance(value, Row))
+    return {row.request: row for row in rows if isinstance(row.request, requests)}
+
+
+def _fit(payload: bytes, layout: object, padding: int) -> bytes:
+    """A payload of fixed size without what is behind it, and with its padding."""
+    size: int = getattr(layout, "SIZE", len(payload))
+    if len(payload) < size - padding:
+        return payload
+    return payload[:size].ljust(size, b"\0")
+
+
+def _span(counts: range) -> str:
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"

@@ -929,7 +929,7 @@ def test_they_never_end_a_program(command: Command, path: Path) -> None:
 
 def test_they_may_come_before_the_program_is_ready(path: Path) -> None:
     code = (
-        "import os, sys; from vhost_user_rng import Rng; from vhostd import run\n"
+        "import os, sys; from vhost_user_rng.device import Rng; from vhostd import run\n"
         "class Early(Rng):\n"
         "    @classmethod\n"
         "    def from_options(cls, options):\n"
@@ -944,7 +944,7 @@ def test_they_may_come_before_the_program_is_ready(path: Path) -> None:
 
 def test_they_may_come_while_the_program_ends(path: Path) -> None:
     code = (
-        "import os, sys; from vhost_user_blk import Blk; from vhostd import run\n"
+        "import os, sys; from vhost_user_blk.device import Blk; from vhostd import run\n"
         "class Late(Blk):\n"
         "    def close(self):\n"
         f"        for number in {[int(number) for number in ASKING]}: os.kill(os.getpid(), number)\n"

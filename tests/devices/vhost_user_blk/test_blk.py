@@ -27,7 +27,8 @@ from tests.devices.vhost_user_blk.driver import (
 )
 from tests.devices.vhost_user_blk.guest import SIZE, Clock, Recording, noise, skipped_without
 from tests.sessions import backend_requests, negotiated, refused
-from vhost_user_blk import Blk, locking
+from vhost_user_blk import locking
+from vhost_user_blk.device import Blk
 from vhost_user_blk.protocol import ConfigSpace as Space
 from vhostd import DeviceType, SetupError, UsageError, Virtqueue
 from vhostd.frontend import Frontend

@@ -21,8 +21,9 @@ from tests.devices.vhost_user_blk.guest import (
     noise,
 )
 from tests.virtio.test_virtqueue import emptied
-from vhost_user_blk import Blk, move
+from vhost_user_blk import move
 from vhost_user_blk.config import Config
+from vhost_user_blk.device import Blk
 from vhost_user_blk.engine import Engine, SyncEngine, Then, Work
 from vhost_user_blk.requests import BOUNCES, MOST, Requests
 from vhost_user_blk.shares import Shares

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-import vhost_user_gpu
 from tests.conftest import Run
 from tests.devices.vhost_user_gpu.display import Display
 from tests.devices.vhost_user_gpu.driver import ERR_SCANOUT, HEADER, OK, OK_DISPLAY_INFO, OK_EDID
@@ -30,7 +29,8 @@ from tests.devices.vhost_user_gpu.guest import (
     move_cursor,
     set_scanout,
 )
-from vhost_user_gpu import Gpu
+from vhost_user_gpu import device as gpu_device
+from vhost_user_gpu.device import Gpu
 from vhostd import DeviceType, RefusedRequest, SetupError
 from vhostd.program.capabilities import capabilities
 from vhostd.virtio.virtqueue import Virtqueue
@@ -278,7 +278,7 @@ def test_a_front_end_takes_its_monitors_along(run_async: Run, device: Gpu) -> No
 def test_the_driver_is_told_of_other_monitors(
     run_async: Run, device: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vhost_user_gpu, "NEWS_PATIENCE", 0)
+    monkeypatch.setattr(gpu_device, "NEWS_PATIENCE", 0)
 
     async def main() -> None:
         told = asyncio.Event()
@@ -303,7 +303,7 @@ def test_the_driver_is_told_of_other_monitors(
 
 
 def test_reset_takes_events_back(run_async: Run, device: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vhost_user_gpu, "NEWS_PATIENCE", 0)
+    monkeypatch.setattr(gpu_device, "NEWS_PATIENCE", 0)
 
     async def main() -> None:
         told = asyncio.Event()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.devices.vhost_user_input.fakes import SYN, FakeChain, FakeEventq, FakeQueue, pack
-from vhost_user_input import Input
 from vhost_user_input.description import VIRTUAL, Description, keyboard
+from vhost_user_input.device import Input
 from vhost_user_input.evemu import parse
 from vhost_user_input.source import Sink
 from vhostd import DeviceType, Grants, RefusedRequest, SetupError, UsageError

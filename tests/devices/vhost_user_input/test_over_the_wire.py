@@ -12,8 +12,8 @@ from tests.conftest import Run
 from tests.devices.vhost_user_input.fakes import SYN, Event, pack, unpack
 from tests.programs import executable, listening
 from tests.sessions import connected, negotiated
-from vhost_user_input import Input
 from vhost_user_input.description import Description, keyboard
+from vhost_user_input.device import Input
 from vhost_user_input.origin import Origin
 from vhost_user_input.source import Sink
 from vhostd import Grants

@@ -13,7 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from tests.conftest import Run
 from tests.program.metrics.scraping import GET, Place, Response, ask, place_of
 from tests.sessions import Echo
-from vhost_user_rng import Rng
+from vhost_user_rng.device import Rng
 from vhostd.errors import SetupError
 from vhostd.frontend import Frontend, SharedMemory, signalled
 from vhostd.host.budget import Budget

@@ -13,7 +13,7 @@ from tests.conftest import Run
 from tests.line import Line, opened_line
 from tests.programs import connected, executable
 from tests.sessions import negotiated
-from vhost_user_rng import MAX_REQUEST, Rng
+from vhost_user_rng.device import MAX_REQUEST, Rng
 from vhostd.errors import SetupError, UsageError
 from vhostd.frontend import Frontend, Queue, SharedMemory
 from vhostd.frontend.queue import signalled

@@ -1,17 +1,9 @@
-"""vhost-user-rng: entropy for the guest, and the device to read first.
-
-    vhost-user-rng --socket-path=/tmp/rng.sock
-    qemu-system-x86_64 -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem \\
-      -chardev socket,id=rng,path=/tmp/rng.sock -device vhost-user-rng-pci,chardev=rng ...
-
-A device is a class with a kind and a handler for each of its virtqueues, here one (virtio 1.3, 5.4). The core
-does the rest: socket, memory, rings, interrupts, reset.
-"""
+"""Rng: the entropy source as a device."""
 
 import os
 import stat
 
-from vhostd import Budget, Device, DeviceType, SetupError, run
+from vhostd import Budget, Device, DeviceType, SetupError
 
 TYPE_CHECKING = False  # typing's own costs time, of which --print-capabilities has little
 if TYPE_CHECKING:
@@ -97,11 +89,3 @@ def _open(path: str) -> "Reader":
     except OSError as error:
         raise SetupError(f"--rng-source={path}: {error.strerror}") from None
     raise SetupError(f"--rng-source={path}: neither a file nor a device")
-
-
-def main() -> int:
-    return run(Rng)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

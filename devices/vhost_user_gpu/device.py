@@ -1,0 +1,291 @@
+"""Gpu: the display as a device."""
+
+from vhostd import Device, DeviceType, SetupError
+
+TYPE_CHECKING = False  # typing's own costs time, of which --print-capabilities has little
+if TYPE_CHECKING:
+    import argparse
+    import asyncio
+    import socket
+    from collections.abc import Sequence
+    from typing import Self
+
+    from vhost_user_gpu.card import Request
+    from vhost_user_gpu.display import Display
+    from vhost_user_gpu.dmabuf import Exporter
+    from vhost_user_gpu.scanout import Scanout
+    from vhost_user_gpu.screenshot import Target
+    from vhostd import Chain, Grants, Handler, Virtqueue
+
+# As in commands.py, which --print-capabilities has no time to load.
+EDID, RESOURCE_UUID, RESOURCE_BLOB = 1, 2, 3  # feature bits (5.7.3)
+MAX_SCANOUTS = 16
+TURN = 16 << 20  # a guest's work, in bytes copied, before signals, messages and pictures have a turn
+# Seconds that a guest waits until the front-end has said what monitors there are. Windows' driver gives up
+# after 1 second, and must not be answered after that.
+ANSWER_PATIENCE = 0.5
+NEWS_PATIENCE = 0.5  # seconds that a front-end has to tell the guest of other monitors itself, as QEMU does
+
+
+class Gpu(Device):
+    """a display for the guest, rendered without GL (virtio-gpu, 2D)"""
+
+    kind = DeviceType.GPU
+    features = 1 << EDID | 1 << RESOURCE_UUID | 1 << RESOURCE_BLOB
+
+    def __init__(
+        self,
+        scanouts: int,
+        resolution: tuple[int, int],
+        memory: int,
+        screenshot: "Target | None" = None,
+        exporter: "Exporter | None" = None,
+    ) -> None:
+        """Has so many scan-outs of this resolution until a front-end says more, and `memory` bytes.
+
+        With an `exporter` it shows blobs as dmabufs; it owns that, and where screenshots go.
+        """
+        from vhost_user_gpu.card import Card
+        from vhost_user_gpu.config import Config
+        from vhost_user_gpu.outputs import Outputs
+
+        self._scanouts = scanouts
+        self._screenshot = screenshot
+        self._exporter = exporter
+        self._config = Config(scanouts)
+        self._outputs = Outputs(scanouts, *resolution)
+        self._card = Card(self._outputs, memory, self._show_news)
+        self._display: Display | None = None
+        self._announcement: asyncio.TimerHandle | None = None
+        self._control: tuple[Virtqueue, asyncio.TaskGroup] | None = None  # while the controlq runs
+        self._use_scanouts()
+
+    @classmethod
+    def add_options(cls, parser: "argparse.ArgumentParser") -> None:
+        """Adds what can be chosen; the rest is the front-end's to say."""
+        from vhostd import size  # with argparse behind it
+
+        add = parser.add_argument_group("display").add_argument
+        add("--scanouts", metavar="N", type=_scanouts, default=1, help="monitors, 1 to 16; default: 1")
+        add("--resolution", metavar="WxH", type=_resolution, default=(1280, 800), help="default: 1280x800")
+        add("--max-memory", metavar="SIZE", type=size, default=256 << 20, help="the guest's; default: 256M")
+        add(
+            "--screenshot",
+            metavar="PATH",
+            type=_file,
+            help="on SIGUSR1, write there what the guest shows, as PNG",
+        )
+        add("--dmabuf", action="store_true", help="share blobs with a front-end that shows by GL, uncopied")
+        add("--virgl", action="store_true", help="refused: this program renders in 2D only")
+        add("--render-node", metavar="PATH", help="refused: this program uses no GPU")
+
+    @classmethod
+    def from_options(cls, options: "argparse.Namespace") -> "Self":
+        """Makes the device; raises SetupError for a GPU, for dmabufs where there are none, for no folder."""
+        from contextlib import ExitStack, closing
+
+        from vhost_user_gpu import display, screenshot  # noqa: F401  # now: later the sandbox may hide them
+
+        if options.virgl:
+            raise SetupError("--virgl: this program renders in 2D only")
+        if options.render_node is not None:
+            raise SetupError(f"--render-node={options.render_node}: this program uses no GPU")
+        with ExitStack() as on_failure:
+            exporter = target = None
+            if options.screenshot is not None:
+                target = on_failure.enter_context(closing(screenshot.Target(options.screenshot)))
+            if options.dmabuf:
+                from vhost_user_gpu.dmabuf import Exporter
+
+                exporter = Exporter()
+            on_failure.pop_all()
+        return cls(options.scanouts, options.resolution, options.max_memory, target, exporter)
+
+    def grants(self) -> "Grants":
+        """The folder of the screenshots, and what makes dmabufs."""
+        from vhostd import Grants
+
+        return Grants(
+            written=() if self._screenshot is None else (self._screenshot.folder.path,),
+            ioctls=() if self._exporter is None else (self._exporter.ioctls,),
+        )
+
+    @property
+    def queues(self) -> "Sequence[Handler]":
+        """The controlq and the cursorq (5.7.2)."""
+        return [self.controlq, self.cursorq]
+
+    async def controlq(self, queue: "Virtqueue") -> None:
+        """Executes commands; those that only the front-end can answer wait for it, the others do not."""
+        from asyncio import TaskGroup
+
+        try:
+            async with TaskGroup() as later:
+                self._control = (queue, later)
+                async for chain in queue:
+                    await self._take(chain, queue, later)
+                if self._display is not None:
+                    self._display.give_up()
+        except ExceptionGroup as failed:  # the group is our own affair
+            raise failed.exceptions[0] from None
+        finally:
+            self._control = None
+
+    async def cursorq(self, queue: "Virtqueue") -> None:
+        """Executes commands that give the cursor its shape and its place."""
+        from vhost_user_gpu.card import Request
+
+        async for chain in queue:
+            await self._catch_up()
+            self._execute(queue, Request(chain))
+
+    async def _catch_up(self) -> None:
+        """Executes what the controlq has: a driver that waits for no fence counts on that order."""
+        left = 0 if self._control is None else self._control[0].size
+        while left and self._control is not None and (chain := _pop(self._control[0])) is not None:
+            await self._take(chain, *self._control)
+            left -= 1
+
+    async def _take(self, chain: "Chain", queue: "Virtqueue", later: "asyncio.TaskGroup") -> None:
+        """Executes a command of the controlq, now or later."""
+        from asyncio import sleep
+
+        from vhost_user_gpu.card import Request
+
+        request = Request(chain)
+        if request.is_about_monitors and self._display is not None:
+            later.create_task(self._execute_after(self._display.refresh(), queue, request))
+        else:
+            self._execute(queue, request)
+        if self._card.work > TURN:
+            self._card.work = 0
+            await sleep(0)
+
+    def read_config(self) -> bytes:
+        """Events and the number of scan-outs."""
+        return self._config.read()
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Clears events; raises RefusedRequest for anything else."""
+        self._config.write(offset, data)
+
+    def show_on(self, sock: "socket.socket") -> None:
+        """Takes the socket, and shows everything there from now on, instead of on the one before."""
+        from vhost_user_gpu.display import Display
+
+        if self._display is not None:
+            self._display.close()
+        self._display = Display(
+            sock, self._card.scanouts, self._outputs, self._announce_later, self._exporter
+        )
+        self._use_scanouts()
+
+    async def run(self) -> None:
+        """Takes screenshots, if they are wanted."""
+        if self._screenshot is not None:
+            from vhost_user_gpu.screenshot import take_on_signal
+
+            await take_on_signal(self._screenshot, self._card.scanouts)
+
+    def reset(self) -> None:
+        """Forgets what the guest has made, and shows nothing any more."""
+        self._card.reset()
+        self._config.events = 0
+
+    def detach(self) -> None:
+        """Closes the front-end's socket as well."""
+        super().detach()
+        if self._announcement is not None:
+            self._announcement.cancel()
+        if self._display is not None:
+            self._display.close()
+            self._display = None
+        self._outputs.forget_front_end()
+        self._use_scanouts()
+
+    def close(self) -> None:
+        """Gives the guest's pictures up."""
+        self._card.reset()
+        if self._exporter is not None:
+            self._exporter.close()
+        if self._screenshot is not None:
+            self._screenshot.close()
+
+    def _execute(self, queue: "Virtqueue", request: "Request") -> None:
+        answer = self._card.execute(request, self.negotiated)
+        if answer[0].is_error:
+            queue.count_error()
+        request.respond(answer)
+        queue.push(request.chain)
+
+    async def _execute_after(
+        self, answer: "asyncio.Future[None]", queue: "Virtqueue", request: "Request"
+    ) -> None:
+        from asyncio import wait
+
+        await wait([answer], timeout=ANSWER_PATIENCE)
+        answer.cancel()
+        self._execute(queue, request)
+
+    def _show_news(self, scanout: "Scanout") -> None:
+        if self._display is not None:
+            self._display.update(scanout)
+
+    def _announce_later(self) -> None:
+        """The front-end has said what monitors there are; tells the driver soon, unless it asks before."""
+        from asyncio import get_running_loop
+
+        if self._announcement is not None:
+            self._announcement.cancel()
+        self._announcement = get_running_loop().call_later(NEWS_PATIENCE, self._announce)
+
+    def _announce(self) -> None:
+        from vhost_user_gpu.config import EVENT_DISPLAY
+
+        if self._outputs.news:
+            self._config.events |= EVENT_DISPLAY
+            self.config_changed()
+
+    def _use_scanouts(self) -> None:
+        # A front-end that shows scan-outs tells the guest itself how many there are, and us it does not.
+        self._card.usable = self._scanouts if self._display is None else MAX_SCANOUTS
+
+
+def _pop(queue: "Virtqueue") -> "Chain | None":
+    """The next chain of another handler's queue, if there is one that is whole."""
+    from vhostd import GuestError
+
+    try:
+        return queue.pop()
+    except GuestError:  # the ring stays as it was, and its own handler will see that
+        return None
+
+
+def _scanouts(text: str) -> int:
+    from argparse import ArgumentTypeError
+
+    if not text.isdecimal() or len(text) > 2 or not 1 <= int(text) <= MAX_SCANOUTS:
+        raise ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_SCANOUTS}")
+    return int(text)
+
+
+def _file(text: str) -> str:
+    from argparse import ArgumentTypeError
+    from pathlib import Path
+
+    if not Path(text).name:
+        raise ArgumentTypeError(f"{text!r} is not a file's name")
+    return text
+
+
+def _resolution(text: str) -> tuple[int, int]:
+    from argparse import ArgumentTypeError
+
+    from vhost_user_gpu.edid import MAX_SIDE
+
+    sides = text.split("x")
+    if len(sides) == 2 and all(side.isdecimal() and len(side) <= 5 for side in sides):
+        width, height = map(int, sides)
+        if 1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE:
+            return width, height
+    raise ArgumentTypeError(f"{text!r} is not a resolution such as 1280x800")

@@ -1,0 +1,17 @@
+"""vhost-user-rng: entropy for the guest, and the device to read first.
+
+    vhost-user-rng --socket-path=/tmp/rng.sock
+    qemu-system-x86_64 -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem \\
+      -chardev socket,id=rng,path=/tmp/rng.sock -device vhost-user-rng-pci,chardev=rng ...
+
+A device is a class with a kind and a handler for each of its virtqueues, here one (virtio 1.3, 5.4). The core
+does the rest: socket, memory, rings, interrupts, reset.
+"""
+
+
+def main() -> int:
+    """The program `vhost-user-rng`."""
+    from vhost_user_rng.device import Rng
+    from vhostd import run
+
+    return run(Rng)

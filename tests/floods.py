@@ -17,8 +17,7 @@ from typing import NamedTuple
 from tests.devices.vhost_user_blk.driver import DISCARD, HEADER, IN, OUT, SECTOR, SEGMENT, WRITE_ZEROES
 from tests.programs import PATIENCE, connect, executable, get_features, listening
 from vhostd.frontend import Frontend, Queue, SharedMemory
-from vhostd.vhost_user.messages import SET_VRING_ENABLE, VringState
-from vhostd.wire.framing import encode
+from vhostd.vhost_user.messages import FRONT_END, SET_VRING_ENABLE, VringState
 
 DURATION = 0.2  # seconds
 
@@ -106,7 +105,7 @@ def messages(target: Target) -> None:
     """Messages to which there is no reply, so that the front-end need not wait."""
     if select.select([], [target.frontend], [], PATIENCE)[1]:
         with suppress(BlockingIOError):  # one this short is sent whole or not at all
-            message = encode(SET_VRING_ENABLE.request, VringState(target.victim.ring, 1))
+            message = FRONT_END.encode(SET_VRING_ENABLE.request, VringState(target.victim.ring, 1))
             target.frontend.send(message, socket.MSG_DONTWAIT)
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from vhostd.vhost_user.messages import U64, Request
+from vhostd.vhost_user.messages import Request
 from vhostd.wire.framing import HEADER, VERSION
+from vhostd.wire.rows import U64
 
 PATIENCE = 20.0  # seconds for what takes milliseconds: it only bounds how long a broken program is waited for
 SETTINGS_OF_PYTHON = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS", "PYTHONPATH")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from vhostd.errors import (
         BadRequest,
+        FrontendError,
         GuestError,
         MemoryLost,
         RefusedRequest,
@@ -27,13 +28,27 @@ if TYPE_CHECKING:
     from vhostd.ring import Chain, Gather, Shortcut
     from vhostd.ring.uring import Uring
     from vhostd.virtio.device import Device, Handler
+    from vhostd.virtio.link import Link
     from vhostd.virtio.virtqueue import Virtqueue
     from vhostd.virtio.vocabulary import DeviceType
+    from vhostd.wire.calls import Call, Caller, Fds, Reply, answer, answer_with_fds
+    from vhostd.wire.channel import Channel
     from vhostd.wire.fds import Fd
+    from vhostd.wire.framing import Dialect
     from vhostd.wire.layout import Layout, array, s32, u8, u16, u32, u64
+    from vhostd.wire.rows import U64, Empty, Row, rows_of
+    from vhostd.wire.sockets import connected_stream
 
 _HOMES = {
-    "errors": ("BadRequest", "GuestError", "MemoryLost", "RefusedRequest", "SetupError", "UsageError"),
+    "errors": (
+        "BadRequest",
+        "FrontendError",
+        "GuestError",
+        "MemoryLost",
+        "RefusedRequest",
+        "SetupError",
+        "UsageError",
+    ),
     "host.budget": ("Budget",),
     "host.folder": ("Folder",),
     "host.grants": ("Grants",),
@@ -45,10 +60,16 @@ _HOMES = {
     "ring": ("Chain", "Gather", "Shortcut"),
     "ring.uring": ("Uring",),
     "virtio.device": ("Device", "Handler"),
+    "virtio.link": ("Link",),
     "virtio.virtqueue": ("Virtqueue",),
     "virtio.vocabulary": ("DeviceType",),
+    "wire.calls": ("Call", "Caller", "Fds", "Reply", "answer", "answer_with_fds"),
+    "wire.channel": ("Channel",),
     "wire.fds": ("Fd",),
+    "wire.framing": ("Dialect",),
     "wire.layout": ("Layout", "array", "s32", "u8", "u16", "u32", "u64"),
+    "wire.rows": ("U64", "Empty", "Row", "rows_of"),
+    "wire.sockets": ("connected_stream",),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -81,7 +102,22 @@ __all__ = [  # noqa: RUF022 (by topic)
     "u16",
     "u32",
     "u64",
+    "Row",
+    "rows_of",
+    "Empty",
+    "U64",
+    "Call",
+    "Fds",
+    "Reply",
+    "answer",
+    "answer_with_fds",
+    "Link",
+    "Dialect",
+    "Channel",
+    "Caller",
+    "connected_stream",
     "BadRequest",
+    "FrontendError",
     "GuestError",
     "MemoryLost",
     "RefusedRequest",

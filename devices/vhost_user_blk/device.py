@@ -7,14 +7,14 @@ from vhostd import Device, DeviceType, UsageError
 TYPE_CHECKING = False  # typing's own costs time, of which --print-capabilities has little
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import Self
 
     from vhost_user_blk.config import Config
     from vhost_user_blk.image import Image
     from vhost_user_blk.requests import Requests
     from vhost_user_blk.throttle import Throttle
-    from vhostd import Grants, Handler, Virtqueue
+    from vhostd import Grants, Handler, Link, Virtqueue
 
 LOCKINGS = ("auto", "on", "off")
 CACHES = ("writeback", "writethrough", "direct")
@@ -177,12 +177,12 @@ class Blk(Device):
 
         await watch(self._requests.image, self.config_changed)
 
-    def attach(self, config_changed: "Callable[[], None]") -> None:
+    def attach(self, link: "Link") -> None:
         """Has the write cache as it is to be at first. A reset leaves it as it is.
 
         QEMU resets the device also where the driver does not know of it, and never says it again.
         """
-        super().attach(config_changed)
+        super().attach(link)
         self._requests.writeback = self._initial_writeback
         self._requests.flushable = True
 

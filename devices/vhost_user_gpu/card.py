@@ -30,15 +30,12 @@ from vhost_user_gpu.commands import (
     TRANSFER_TO_HOST_2D,
     UPDATE_CURSOR,
     AttachBacking,
-    Command,
     CommandError,
     EdidReply,
     GetCapset,
     GetCapsetInfo,
     GetEdid,
     Header,
-    Nothing,
-    P,
     ResourceCreate2d,
     ResourceCreateBlob,
     ResourceFlush,
@@ -54,7 +51,7 @@ from vhost_user_gpu.pixels import PIXEL, Format
 from vhost_user_gpu.rect import NOTHING, Rect
 from vhost_user_gpu.resource import RANGE_COST, RESOURCE_COST, Blob, Picture, Resource, Resources
 from vhost_user_gpu.scanout import Framebuffer, Scanout, cursor_shape
-from vhostd import Chain, Gather, GuestError
+from vhostd import Chain, Empty, Gather, GuestError, Layout, Row
 
 log = logging.getLogger(__name__)
 
@@ -63,22 +60,16 @@ MAX_ENTRIES = 1 << 16  # of a backing: 256 MiB, page by page
 ENTRY_WORK = 1 << 10  # bytes that could be copied in the time that one of them takes
 MAX_SIDE = 32767  # pixels of a picture; pixman, by which QEMU shows it, has no larger ones
 
-C = TypeVar("C", bound="Card")
+P = TypeVar("P", bound=Layout)
 Answer = tuple[Response, bytes]  # a response's type, and what follows its header
-Method = Callable[[C, P, Chain], Answer | None]
+Execute = Callable[[Any, Chain], Answer | None]
 
 DONE: Answer = (Response.OK_NODATA, b"")
-METHODS: "dict[int, Callable[..., Answer | None]]" = {}
 
 
-def executes(command: Command[P]) -> Callable[[Method[C, P]], Method[C, P]]:
-    """Makes a method the one that executes a command: it takes the payload, and the chain behind that."""
-
-    def register(method: Method[C, P]) -> Method[C, P]:
-        METHODS[command.number] = method
-        return method
-
-    return register
+def _by(command: Row[P, Any], method: Callable[[P, Chain], Answer | None]) -> tuple[Row[P, Any], Execute]:
+    """A command and its method, which mypy has seen to fit."""
+    return command, method
 
 
 @cache
@@ -133,6 +124,7 @@ class Card:
         self.scanouts = [Scanout(number) for number in range(MAX_SCANOUTS)]
         self.usable = MAX_SCANOUTS  # how many of them the guest may use
         self.work = 0  # bytes that were copied, or what took as long; for whoever shares the time with us
+        self._methods = self._executed()
         self._changed = changed
         self._lit: list[Scanout] = []  # those that show something
 
@@ -161,33 +153,51 @@ class Card:
 
     def _execute(self, request: Request, features: int) -> Answer | None:
         command = request.command
-        if command is None or (command.needs is not None and not features >> command.needs & 1):
+        if command is None or not command.exists(features):
             raise CommandError(Response.ERR_UNSPEC, f"{request.header.type:#x} is not a command here")
         payload = request.chain.unpack(command.payload)
-        return METHODS[command.number](self, payload, request.chain)
+        return self._methods[command](payload, request.chain)
+
+    def _executed(self) -> dict[Row[Any, Any], Execute]:
+        """Which method executes which command: it takes the payload, and the chain behind that."""
+        return dict(
+            (
+                _by(GET_DISPLAY_INFO, self.get_display_info),
+                _by(GET_EDID, self.get_edid),
+                _by(GET_CAPSET_INFO, self.get_capset_info),
+                _by(GET_CAPSET, self.get_capset),
+                _by(RESOURCE_CREATE_2D, self.create_2d),
+                _by(RESOURCE_CREATE_BLOB, self.create_blob),
+                _by(RESOURCE_UNREF, self.unref),
+                _by(RESOURCE_ATTACH_BACKING, self.attach_backing),
+                _by(RESOURCE_DETACH_BACKING, self.detach_backing),
+                _by(RESOURCE_ASSIGN_UUID, self.assign_uuid),
+                _by(TRANSFER_TO_HOST_2D, self.transfer_to_host_2d),
+                _by(SET_SCANOUT, self.set_scanout),
+                _by(SET_SCANOUT_BLOB, self.set_scanout_blob),
+                _by(RESOURCE_FLUSH, self.flush),
+                _by(UPDATE_CURSOR, self.update_cursor),
+                _by(MOVE_CURSOR, self.move_cursor),
+            )
+        )
 
     # --- Monitors ---------------------------------------------------------------------------------------
 
-    @executes(GET_DISPLAY_INFO)
-    def get_display_info(self, _: Nothing, _chain: Chain) -> Answer:
+    def get_display_info(self, _: Empty, _chain: Chain) -> Answer:
         return Response.OK_DISPLAY_INFO, self.outputs.for_driver()
 
-    @executes(GET_EDID)
     def get_edid(self, asked: GetEdid, _chain: Chain) -> Answer:
         edid = self.outputs.edid(self._scanout(asked.scanout).number)
         return Response.OK_EDID, EdidReply(len(edid), 0, edid).pack()
 
-    @executes(GET_CAPSET_INFO)
     def get_capset_info(self, asked: GetCapsetInfo, _chain: Chain) -> Answer:
         raise CommandError(Response.ERR_INVALID_PARAMETER, f"there is no capability set {asked.capset_index}")
 
-    @executes(GET_CAPSET)
     def get_capset(self, asked: GetCapset, _chain: Chain) -> Answer:
         raise CommandError(Response.ERR_INVALID_PARAMETER, f"there is no capability set {asked.capset_id}")
 
     # --- Resources --------------------------------------------------------------------------------------
 
-    @executes(RESOURCE_CREATE_2D)
     def create_2d(self, new: ResourceCreate2d, _chain: Chain) -> None:
         kind = _format(new.format)
         _check_size(new.width, new.height)
@@ -197,7 +207,6 @@ class Card:
         except OSError as error:
             raise CommandError(Response.ERR_OUT_OF_MEMORY, f"the host has none: {error}") from None
 
-    @executes(RESOURCE_CREATE_BLOB)
     def create_blob(self, new: ResourceCreateBlob, chain: Chain) -> None:
         if new.blob_mem != ResourceCreateBlob.GUEST or not new.size:
             raise CommandError(
@@ -211,14 +220,12 @@ class Card:
         self.resources.reserve(new.resource_id, RESOURCE_COST, backing)
         self.resources.add(Blob(new.resource_id, new.size), backing)
 
-    @executes(RESOURCE_UNREF)
     def unref(self, named: ResourceId, _chain: Chain) -> None:
         resource = self.resources[named.resource_id]
         for scanout in self._showing(resource):
             self._show(scanout, None, NOTHING)
         self.resources.remove(resource)
 
-    @executes(RESOURCE_ATTACH_BACKING)
     def attach_backing(self, named: AttachBacking, chain: Chain) -> None:
         resource = self.resources[named.resource_id]
         if resource.backing is not None:
@@ -226,7 +233,6 @@ class Card:
         self.resources.attach(resource, self._gather(chain, named.nr_entries))
         self._note_other_memory(resource)
 
-    @executes(RESOURCE_DETACH_BACKING)
     def detach_backing(self, named: ResourceId, _chain: Chain) -> None:
         resource = self.resources[named.resource_id]
         if resource.backing is None:
@@ -234,11 +240,9 @@ class Card:
         self.resources.detach(resource)
         self._note_other_memory(resource)
 
-    @executes(RESOURCE_ASSIGN_UUID)
     def assign_uuid(self, named: ResourceId, _chain: Chain) -> Answer:
         return Response.OK_RESOURCE_UUID, self.resources[named.resource_id].uuid.bytes
 
-    @executes(TRANSFER_TO_HOST_2D)
     def transfer_to_host_2d(self, part: TransferToHost2d, _chain: Chain) -> None:
         resource = self.resources[part.resource_id]
         rect = _rect(part)
@@ -263,7 +267,6 @@ class Card:
 
     # --- Scan-outs --------------------------------------------------------------------------------------
 
-    @executes(SET_SCANOUT)
     def set_scanout(self, wanted: SetScanout, _chain: Chain) -> None:
         scanout = self._scanout(wanted.scanout_id)
         if not wanted.resource_id:
@@ -274,7 +277,6 @@ class Card:
             raise CommandError(Response.ERR_INVALID_PARAMETER, f"resource {resource.number} is a blob")
         self._show(scanout, Framebuffer.of(resource), _rect(wanted))
 
-    @executes(SET_SCANOUT_BLOB)
     def set_scanout_blob(self, wanted: SetScanoutBlob, _chain: Chain) -> None:
         scanout = self._scanout(wanted.scanout_id)
         if not wanted.resource_id:
@@ -296,7 +298,6 @@ class Card:
             )
         self._show(scanout, framebuffer, _rect(wanted))
 
-    @executes(RESOURCE_FLUSH)
     def flush(self, part: ResourceFlush, _chain: Chain) -> None:
         resource = self.resources[part.resource_id]
         rect = _rect(part)
@@ -335,7 +336,6 @@ class Card:
 
     # --- Cursors ----------------------------------------------------------------------------------------
 
-    @executes(UPDATE_CURSOR)
     def update_cursor(self, wanted: UpdateCursor, _chain: Chain) -> None:
         scanout = self._scanout(wanted.scanout_id)
         cursor = scanout.cursor
@@ -350,7 +350,6 @@ class Card:
         cursor.move(wanted.x, wanted.y)
         self._changed(scanout)
 
-    @executes(MOVE_CURSOR)
     def move_cursor(self, wanted: UpdateCursor, _chain: Chain) -> None:
         scanout = self._scanout(wanted.scanout_id)
         # The specification has only the place count (5.7.6.10). Windows' driver hides the cursor by

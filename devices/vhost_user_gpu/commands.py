@@ -5,9 +5,9 @@ unknown here, as they are to every device without VIRGL.
 """
 
 from enum import IntEnum
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated
 
-from vhostd import Layout, array, u8, u32, u64
+from vhostd import Empty, Layout, Row, array, rows_of, u8, u32, u64
 
 MAX_SCANOUTS = 16
 EDID_ROOM = 1024  # bytes of an EDID in its response
@@ -21,6 +21,27 @@ class Feature(IntEnum):
     RESOURCE_UUID = 2
     RESOURCE_BLOB = 3
     CONTEXT_INIT = 4
+
+
+class Command(IntEnum):
+    """What a driver may ask for (5.7.6.7)."""
+
+    GET_DISPLAY_INFO = 0x0100
+    RESOURCE_CREATE_2D = 0x0101
+    RESOURCE_UNREF = 0x0102
+    SET_SCANOUT = 0x0103
+    RESOURCE_FLUSH = 0x0104
+    TRANSFER_TO_HOST_2D = 0x0105
+    RESOURCE_ATTACH_BACKING = 0x0106
+    RESOURCE_DETACH_BACKING = 0x0107
+    GET_CAPSET_INFO = 0x0108
+    GET_CAPSET = 0x0109
+    GET_EDID = 0x010A
+    RESOURCE_ASSIGN_UUID = 0x010B
+    RESOURCE_CREATE_BLOB = 0x010C
+    SET_SCANOUT_BLOB = 0x010D
+    UPDATE_CURSOR = 0x0300
+    MOVE_CURSOR = 0x0301
 
 
 class Response(IntEnum):
@@ -69,10 +90,6 @@ class Header(Layout):
     ctx_id: u32
     ring_idx: u8
     padding: Annotated[bytes, array(3)] = b""
-
-
-class Nothing(Layout):
-    """A command that is its header."""
 
 
 class Mode(Layout):
@@ -219,38 +236,21 @@ class UpdateCursor(Layout):
 
 # --- Rows -----------------------------------------------------------------------------------------------
 
-P = TypeVar("P", bound=Layout)
+GET_DISPLAY_INFO = Row(Command.GET_DISPLAY_INFO, Empty)
+RESOURCE_CREATE_2D = Row(Command.RESOURCE_CREATE_2D, ResourceCreate2d)
+RESOURCE_UNREF = Row(Command.RESOURCE_UNREF, ResourceId)
+SET_SCANOUT = Row(Command.SET_SCANOUT, SetScanout)
+RESOURCE_FLUSH = Row(Command.RESOURCE_FLUSH, ResourceFlush)
+TRANSFER_TO_HOST_2D = Row(Command.TRANSFER_TO_HOST_2D, TransferToHost2d)
+RESOURCE_ATTACH_BACKING = Row(Command.RESOURCE_ATTACH_BACKING, AttachBacking)
+RESOURCE_DETACH_BACKING = Row(Command.RESOURCE_DETACH_BACKING, ResourceId)
+GET_CAPSET_INFO = Row(Command.GET_CAPSET_INFO, GetCapsetInfo)
+GET_CAPSET = Row(Command.GET_CAPSET, GetCapset)
+GET_EDID = Row(Command.GET_EDID, GetEdid, needs=Feature.EDID)
+RESOURCE_ASSIGN_UUID = Row(Command.RESOURCE_ASSIGN_UUID, ResourceId, needs=Feature.RESOURCE_UUID)
+RESOURCE_CREATE_BLOB = Row(Command.RESOURCE_CREATE_BLOB, ResourceCreateBlob, needs=Feature.RESOURCE_BLOB)
+SET_SCANOUT_BLOB = Row(Command.SET_SCANOUT_BLOB, SetScanoutBlob, needs=Feature.RESOURCE_BLOB)
+UPDATE_CURSOR = Row(Command.UPDATE_CURSOR, UpdateCursor)
+MOVE_CURSOR = Row(Command.MOVE_CURSOR, UpdateCursor)
 
-COMMANDS: "dict[int, Command[Layout]]" = {}
-
-
-class Command(Generic[P]):
-    """One command: its number, the layout behind its header, and the feature without which it is unknown."""
-
-    def __init__(self, name: str, number: int, payload: type[P], needs: Feature | None = None) -> None:
-        COMMANDS[number] = self  # type: ignore[assignment]  # a row is only ever read
-        self.name = name
-        self.number = number
-        self.payload = payload
-        self.needs = needs
-
-    def __str__(self) -> str:
-        return self.name
-
-
-GET_DISPLAY_INFO = Command("GET_DISPLAY_INFO", 0x0100, Nothing)
-RESOURCE_CREATE_2D = Command("RESOURCE_CREATE_2D", 0x0101, ResourceCreate2d)
-RESOURCE_UNREF = Command("RESOURCE_UNREF", 0x0102, ResourceId)
-SET_SCANOUT = Command("SET_SCANOUT", 0x0103, SetScanout)
-RESOURCE_FLUSH = Command("RESOURCE_FLUSH", 0x0104, ResourceFlush)
-TRANSFER_TO_HOST_2D = Command("TRANSFER_TO_HOST_2D", 0x0105, TransferToHost2d)
-RESOURCE_ATTACH_BACKING = Command("RESOURCE_ATTACH_BACKING", 0x0106, AttachBacking)
-RESOURCE_DETACH_BACKING = Command("RESOURCE_DETACH_BACKING", 0x0107, ResourceId)
-GET_CAPSET_INFO = Command("GET_CAPSET_INFO", 0x0108, GetCapsetInfo)
-GET_CAPSET = Command("GET_CAPSET", 0x0109, GetCapset)
-GET_EDID = Command("GET_EDID", 0x010A, GetEdid, Feature.EDID)
-RESOURCE_ASSIGN_UUID = Command("RESOURCE_ASSIGN_UUID", 0x010B, ResourceId, Feature.RESOURCE_UUID)
-RESOURCE_CREATE_BLOB = Command("RESOURCE_CREATE_BLOB", 0x010C, ResourceCreateBlob, Feature.RESOURCE_BLOB)
-SET_SCANOUT_BLOB = Command("SET_SCANOUT_BLOB", 0x010D, SetScanoutBlob, Feature.RESOURCE_BLOB)
-UPDATE_CURSOR = Command("UPDATE_CURSOR", 0x0300, UpdateCursor)
-MOVE_CURSOR = Command("MOVE_CURSOR", 0x0301, UpdateCursor)
+COMMANDS = rows_of(Command, vars())

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vhost_user_gpu.dmabuf import Exporter
     from vhost_user_gpu.scanout import Scanout
     from vhost_user_gpu.screenshot import Target
-    from vhostd import Chain, Grants, Handler, Virtqueue
+    from vhostd import Call, Chain, Empty, Fds, Grants, Handler, Virtqueue
 
 # As in commands.py, which --print-capabilities has no time to load.
 EDID, RESOURCE_UUID, RESOURCE_BLOB = 1, 2, 3  # feature bits (5.7.3)
@@ -169,8 +169,16 @@ class Gpu(Device):
         """Clears events; raises RefusedRequest for anything else."""
         self._config.write(offset, data)
 
+    @property
+    def calls(self) -> "Sequence[Call]":
+        """GPU_SET_SOCKET."""
+        from vhostd import answer_with_fds
+        from vhostd.vhost_user.messages import GPU_SET_SOCKET
+
+        return [answer_with_fds(GPU_SET_SOCKET, self._set_socket)]
+
     def show_on(self, sock: "socket.socket") -> None:
-        """Takes the socket, and shows everything there from now on, instead of on the one before."""
+        """Takes a connected socket, and shows everything there from now on, instead of on the one before."""
         from vhost_user_gpu.display import Display
 
         if self._display is not None:
@@ -210,6 +218,12 @@ class Gpu(Device):
             self._exporter.close()
         if self._screenshot is not None:
             self._screenshot.close()
+
+    def _set_socket(self, _: "Empty", fds: "Fds") -> None:
+        from vhostd import connected_stream
+        from vhostd.vhost_user.messages import GPU_SET_SOCKET
+
+        self.show_on(connected_stream(fds[0], GPU_SET_SOCKET))
 
     def _execute(self, queue: "Virtqueue", request: "Request") -> None:
         answer = self._card.execute(request, self.negotiated)

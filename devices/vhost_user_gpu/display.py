@@ -4,13 +4,11 @@ What is to be said is not queued: the painter looks at the scan-outs whenever th
 front-end that is slow misses frames, and the guest never waits for it.
 """
 
-import array
 import asyncio
 import logging
 import socket
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from vhost_user_gpu import wire
 from vhost_user_gpu.dmabuf import Exporter, dmabuf_message
@@ -18,16 +16,14 @@ from vhost_user_gpu.outputs import Outputs
 from vhost_user_gpu.pixels import PIXEL
 from vhost_user_gpu.rect import Rect
 from vhost_user_gpu.scanout import Cursor, Framebuffer, Scanout
-from vhostd import Layout, MemoryLost
+from vhostd import U64, Caller, Channel, Empty, FrontendError, Layout, Reply, Row
+
+R = TypeVar("R", bound=Layout)
 
 log = logging.getLogger(__name__)
 
-FEATURES = 1 << wire.Feature.EDID | 1 << wire.Feature.DMABUF2
+FEATURES = 1 << wire.DisplayFeature.EDID | 1 << wire.DisplayFeature.DMABUF2
 PIECE = 1 << 18  # bytes that are converted at a time: they stay in the processor's cache until they are sent
-
-
-class DisplayError(Exception):
-    """The front-end broke the protocol of this socket."""
 
 
 class Display:
@@ -45,16 +41,15 @@ class Display:
         answered: Callable[[], None],
         exporter: Exporter | None = None,
     ) -> None:
-        sock.setblocking(False)
         self._socket = sock
+        self._channel = Channel(sock, wire.DIALECT, replies=True)
+        self._caller = Caller(self._channel)
         self._loop = asyncio.get_running_loop()
         self._outputs = outputs
         self._answered = answered
         self._exporter = exporter
         self._shared: set[int] = set()  # the scan-outs that are shown as dmabufs
         self._features = 0
-        self._turn = asyncio.Lock()
-        self._expected: deque[tuple[wire.Row, asyncio.Future[Any]]] = deque()
         self._dirty: dict[Scanout, None] = {}  # the scan-outs that have any, in the order of their turns
         self._is_dirty = asyncio.Event()
         self._questions = asyncio.Event()
@@ -101,25 +96,24 @@ class Display:
     async def _run(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                work = (self._listen(), self._ask_about_monitors(), self._paint())
+                work = (self._caller.listen(), self._ask_about_monitors(), self._paint())
                 self._children = [tasks.create_task(part) for part in work]
         except* ConnectionError as gone:
             log.info("the front-end shows nothing any more: %s", gone.exceptions[0])
-        except* (DisplayError, MemoryLost) as error:
+        except* FrontendError as error:
             log.error("closing the gpu socket: %s", error.exceptions[0])
         except* Exception:
             log.exception("closing the gpu socket after a fault of this program")
         finally:
-            self._socket.close()
+            self._channel.close()
             self.give_up()
 
     # --- Questions --------------------------------------------------------------------------------------
 
     async def _ask_about_monitors(self) -> None:
-        offered = (await self._ask(wire.GET_PROTOCOL_FEATURES, wire.Empty())).value
+        offered = (await self._ask(wire.GET_PROTOCOL_FEATURES, Empty())).value
         self._features = offered & FEATURES
-        async with self._turn:
-            await self._send(wire.SET_PROTOCOL_FEATURES.encode(wire.U64(self._features)))
+        await self._caller.tell(wire.SET_PROTOCOL_FEATURES, U64(self._features))
         while True:
             await self._questions.wait()
             self._questions.clear()
@@ -130,58 +124,17 @@ class Display:
             self._answered()
 
     async def _ask_once(self) -> None:
-        info: wire.DisplayInfo = await self._ask(wire.GET_DISPLAY_INFO, wire.Empty())
+        info: wire.DisplayInfo = await self._ask(wire.GET_DISPLAY_INFO, Empty())
         self._outputs.set_modes(info.modes)
-        if self._features >> wire.Feature.EDID & 1:
+        if self._features >> wire.DisplayFeature.EDID & 1:
             for number in self._outputs.enabled:
                 reply: wire.Edid = await self._ask(wire.GET_EDID, wire.EdidRequest(number))
                 self._outputs.set_edid(number, reply.edid[: reply.size])
 
-    async def _ask(self, row: wire.Row, payload: Layout) -> Any:
+    async def _ask(self, row: Row[Any, R], payload: Layout) -> R:
         """Sends a request and returns the payload of its reply."""
-        async with self._turn:
-            answered = await self._request(row, payload)
-        return await answered
-
-    async def _request(self, row: wire.Row, payload: Layout) -> "asyncio.Future[Any]":
-        """Sends a request; the future is to have its reply."""
-        answered: asyncio.Future[Any] = self._loop.create_future()
-        self._expected.append((row, answered))
-        await self._send(row.encode(payload))
-        return answered
-
-    async def _listen(self) -> None:
-        """Takes replies, which come in the order of the requests."""
-        while True:
-            number, flags, size = wire.HEADER.unpack(await self._receive(wire.HEADER.size))
-            if not self._expected or flags != wire.REPLY or number != self._expected[0][0].number:
-                raise DisplayError(f"message {number}, flags {flags:#x}, where no such reply was due")
-            row, answered = self._expected.popleft()
-            if size != row.reply.SIZE:
-                raise DisplayError(f"a reply to {row} of {size} bytes, not {row.reply.SIZE}")
-            answered.set_result(row.reply.unpack(await self._receive(size)))
-
-    async def _receive(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            try:
-                # Not O_NONBLOCK: the front-end may have that flag too, and clear it.
-                received = self._socket.recv(size - len(data), socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                await self._readable()
-                continue
-            if not received:
-                raise ConnectionResetError("it has closed the gpu socket")
-            data += received
-        return data
-
-    async def _readable(self) -> None:
-        readable = asyncio.Event()
-        self._loop.add_reader(self._socket, readable.set)
-        try:
-            await readable.wait()
-        finally:
-            self._loop.remove_reader(self._socket)
+        reply: Reply[R] = await (await self._caller.ask(row, payload))
+        return reply.payload
 
     # --- Pictures ---------------------------------------------------------------------------------------
 
@@ -191,9 +144,8 @@ class Display:
             self._is_dirty.clear()
             waiting, self._dirty = self._dirty, {}
             for scanout in waiting:
-                async with self._turn:
-                    await self._show_cursor(scanout.number, scanout.cursor)
-                    shown = await self._show_picture(scanout)
+                await self._show_cursor(scanout.number, scanout.cursor)
+                shown = await self._show_picture(scanout)
                 if shown is not None:
                     await shown
 
@@ -202,10 +154,10 @@ class Display:
         moved, reshaped = cursor.take_news()
         if reshaped:
             shape = wire.CursorUpdate(*place, cursor.hot_x, cursor.hot_y, cursor.shape)
-            await self._send(wire.CURSOR_UPDATE.encode(shape))
+            await self._caller.tell(wire.CURSOR_UPDATE, shape)
         elif moved:
             row = wire.CURSOR_POS if cursor.visible else wire.CURSOR_POS_HIDE
-            await self._send(row.encode(wire.CursorPos(*place)))
+            await self._caller.tell(row, wire.CursorPos(*place))
 
     async def _show_picture(self, scanout: Scanout) -> "asyncio.Future[Any] | None":
         """Sends what is news of a picture; a future if the front-end will say when that is to be seen."""
@@ -218,9 +170,11 @@ class Display:
         damage = scanout.take_damage()
         update = wire.Update(scanout.number, *damage)
         if scanout.number in self._shared:
-            return await self._request(wire.DMABUF_UPDATE, update)
-        head = wire.UPDATE.encode(update, following=damage.width * damage.height * PIXEL)
-        await self._send_pixels(head, scanout.framebuffer, damage.moved(scanout.rect.x, scanout.rect.y))
+            return await self._caller.ask(wire.DMABUF_UPDATE, update)
+        size = damage.width * damage.height * PIXEL
+        head = wire.DIALECT.encode(wire.Request.UPDATE, update, following=size)
+        async with self._caller.turn:
+            await self._send_pixels(head, scanout.framebuffer, damage.moved(scanout.rect.x, scanout.rect.y))
         return None
 
     async def _introduce(self, scanout: Scanout) -> None:
@@ -230,26 +184,26 @@ class Display:
             scanout.resized = False
             self._shared.add(scanout.number)
             with dmabuf:
-                await self._send(self._describe(scanout), (dmabuf.fileno(),))
+                await self._caller.tell(*self._describe(scanout), (dmabuf,))
             return
         if scanout.number in self._shared:
             self._shared.remove(scanout.number)
-            await self._send(self._describe(Scanout(scanout.number)))
+            await self._caller.tell(*self._describe(Scanout(scanout.number)))
             scanout.resize()
         if scanout.resized:
             scanout.resized = False
             size = wire.Scanout(scanout.number, scanout.rect.width, scanout.rect.height)
-            await self._send(wire.SCANOUT.encode(size))
+            await self._caller.tell(wire.SCANOUT, size)
 
-    def _describe(self, scanout: Scanout) -> bytes:
-        return dmabuf_message(scanout, with_modifier=bool(self._features >> wire.Feature.DMABUF2 & 1))
+    def _describe(self, scanout: Scanout) -> tuple[Row[Any, None], Layout]:
+        return dmabuf_message(scanout, with_modifier=bool(self._features >> wire.DisplayFeature.DMABUF2 & 1))
 
     async def _send_pixels(self, head: bytes, framebuffer: Framebuffer, rect: Rect) -> None:
         """Sends a rectangle as it is when its turn comes, from where it lies if it lies there as it must."""
         if not framebuffer.is_sendable(rect):
-            await self._send(head)
+            await self._channel.send(head)
             for band in rect.bands(PIECE // (rect.width * PIXEL)):
-                await self._send(framebuffer.copy(band))
+                await self._channel.send(framebuffer.copy(band))
             return
         resource, start = framebuffer.resource, framebuffer.start(rect)
         size = rect.width * rect.height * PIXEL
@@ -260,48 +214,7 @@ class Display:
             done -= len(head)
             return resource.send(self._socket, start + done, size - done)
 
-        await self._push(len(head) + size, send)
-
-    async def _send(self, data: bytes | bytearray, fds: Sequence[int] = ()) -> None:
-        view = memoryview(data)
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-
-        def send(done: int) -> int:
-            return self._socket.sendmsg([view[done:]], [] if done else rights, socket.MSG_DONTWAIT)
-
-        await self._push(len(view), send)
-
-    async def _push(self, size: int, send: Callable[[int], int]) -> None:
-        """Calls `send` with how many bytes are sent already until all are, whenever the socket takes more.
-
-        The event loop itself calls it, which for a large picture is a good deal faster than waking a task.
-        """
-        done = 0
-        complete: asyncio.Future[None] = self._loop.create_future()
-
-        def go_on() -> None:
-            nonlocal done
-            if complete.done():  # it was cancelled, and is about to be taken off the event loop
-                return
-            try:
-                done += send(done)
-            except BlockingIOError:
-                return
-            except Exception as error:
-                complete.set_exception(error)
-            else:
-                if done == size:
-                    complete.set_result(None)
-            if complete.done():
-                self._loop.remove_writer(self._socket)
-
-        go_on()
-        if not complete.done():
-            self._loop.add_writer(self._socket, go_on)
-        try:
-            await complete
-        finally:
-            self._loop.remove_writer(self._socket)
+        await self._channel.push(len(head) + size, send)
 
 
 def _release(waiting: "list[asyncio.Future[None]]") -> None:

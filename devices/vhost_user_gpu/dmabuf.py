@@ -7,11 +7,12 @@ import fcntl
 import logging
 import os
 import struct
+from typing import Any
 
 from vhost_user_gpu import wire
 from vhost_user_gpu.resource import Blob
 from vhost_user_gpu.scanout import Scanout
-from vhostd import Fd, Gather, SetupError
+from vhostd import Fd, Gather, Layout, Row, SetupError
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +65,12 @@ class Exporter:
         return number
 
 
-def dmabuf_message(scanout: Scanout, *, with_modifier: bool) -> bytes:
-    """What goes along with a scan-out's dmabuf; of one that shows nothing, that it has none."""
+def dmabuf_message(scanout: Scanout, *, with_modifier: bool) -> tuple[Row[Any, None], Layout]:
+    """The message that goes along with a scan-out's dmabuf; of one that shows nothing, that it has none."""
     place = wire.DmabufScanout(scanout.number, 0, 0, 0, 0, 0, 0, 0, 0, 0)
     if (shown := scanout.framebuffer) is not None:
         layout = (shown.width, shown.height, shown.stride, 0, shown.format.fourcc)
         place = wire.DmabufScanout(scanout.number, *scanout.rect, *layout)
     if with_modifier:
-        return wire.DMABUF_SCANOUT2.encode(wire.DmabufScanout2(place.pack(), LINEAR))
-    return wire.DMABUF_SCANOUT.encode(place)
+        return wire.DMABUF_SCANOUT2, wire.DmabufScanout2(place.pack(), LINEAR)
+    return wire.DMABUF_SCANOUT, place

@@ -1,66 +1,43 @@
 """The vhost-user-gpu protocol: what we say on the socket on which the front-end shows our pictures.
 
 One table row per message, in the order of the specification (QEMU's docs/interop/vhost-user-gpu.rst). We ask
-and the front-end answers, in order; its flags are 0 in a request and REPLY in a reply.
-
-    12 bytes: request u32, flags u32, size of the payload u32; then the payload, in the machine's byte order
+and the front-end answers, in order.
 """
 
-import struct
 from enum import IntEnum
 from typing import Annotated
 
-from vhostd import Layout, array, s32, u32, u64
+from vhostd import U64, Dialect, Empty, Layout, Row, array, s32, u32, u64
 
-HEADER = struct.Struct("=III")
-REPLY = 0x4
 CURSOR_SIDE = 64  # pixels; all cursors are square and of this size
 CURSOR_BYTES = 4 * CURSOR_SIDE * CURSOR_SIDE
 
-ROWS: "dict[int, Row]" = {}
 
-
-class Feature(IntEnum):
+class DisplayFeature(IntEnum):
     """Bits of GET/SET_PROTOCOL_FEATURES."""
 
     EDID = 0
     DMABUF2 = 1
 
 
-class Empty(Layout, byteorder="="):
-    """No payload at all."""
+class Request(IntEnum):
+    """What we say."""
+
+    GET_PROTOCOL_FEATURES = 1
+    SET_PROTOCOL_FEATURES = 2
+    GET_DISPLAY_INFO = 3
+    CURSOR_POS = 4
+    CURSOR_POS_HIDE = 5
+    CURSOR_UPDATE = 6
+    SCANOUT = 7
+    UPDATE = 8
+    DMABUF_SCANOUT = 9
+    DMABUF_UPDATE = 10
+    GET_EDID = 11
+    DMABUF_SCANOUT2 = 12
 
 
-class Row:
-    """One message: its number, its payload, that of its reply if it has one, and what it needs."""
-
-    def __init__(
-        self,
-        name: str,
-        number: int,
-        payload: type[Layout],
-        reply: type[Layout] = Empty,
-        needs: Feature | None = None,
-    ) -> None:
-        ROWS[number] = self
-        self.name = name
-        self.number = number
-        self.payload = payload
-        self.reply = reply
-        self.needs = needs
-
-    def encode(self, payload: Layout, following: int = 0) -> bytes:
-        """The message's bytes, up to the pixels: `following` is how many bytes of them come after it."""
-        return HEADER.pack(self.number, 0, self.payload.SIZE + following) + payload.pack()
-
-    def __str__(self) -> str:
-        return self.name
-
-
-class U64(Layout, byteorder="="):
-    """A mask of features."""
-
-    value: u64
+DIALECT = Dialect(Request, version=0)
 
 
 class CursorPos(Layout, byteorder="="):
@@ -144,15 +121,15 @@ class Edid(Layout):
     edid: Annotated[bytes, array(1024)]
 
 
-GET_PROTOCOL_FEATURES = Row("GET_PROTOCOL_FEATURES", 1, Empty, U64)
-SET_PROTOCOL_FEATURES = Row("SET_PROTOCOL_FEATURES", 2, U64)
-GET_DISPLAY_INFO = Row("GET_DISPLAY_INFO", 3, Empty, DisplayInfo)
-CURSOR_POS = Row("CURSOR_POS", 4, CursorPos)
-CURSOR_POS_HIDE = Row("CURSOR_POS_HIDE", 5, CursorPos)
-CURSOR_UPDATE = Row("CURSOR_UPDATE", 6, CursorUpdate)
-SCANOUT = Row("SCANOUT", 7, Scanout)
-UPDATE = Row("UPDATE", 8, Update)
-DMABUF_SCANOUT = Row("DMABUF_SCANOUT", 9, DmabufScanout)
-DMABUF_UPDATE = Row("DMABUF_UPDATE", 10, Update, Empty)
-GET_EDID = Row("GET_EDID", 11, EdidRequest, Edid, needs=Feature.EDID)
-DMABUF_SCANOUT2 = Row("DMABUF_SCANOUT2", 12, DmabufScanout2, needs=Feature.DMABUF2)
+GET_PROTOCOL_FEATURES = Row(Request.GET_PROTOCOL_FEATURES, Empty, reply=U64)
+SET_PROTOCOL_FEATURES = Row(Request.SET_PROTOCOL_FEATURES, U64)
+GET_DISPLAY_INFO = Row(Request.GET_DISPLAY_INFO, Empty, reply=DisplayInfo)
+CURSOR_POS = Row(Request.CURSOR_POS, CursorPos)
+CURSOR_POS_HIDE = Row(Request.CURSOR_POS_HIDE, CursorPos)
+CURSOR_UPDATE = Row(Request.CURSOR_UPDATE, CursorUpdate)
+SCANOUT = Row(Request.SCANOUT, Scanout)
+UPDATE = Row(Request.UPDATE, Update)
+DMABUF_SCANOUT = Row(Request.DMABUF_SCANOUT, DmabufScanout)
+DMABUF_UPDATE = Row(Request.DMABUF_UPDATE, Update, reply=Empty)
+GET_EDID = Row(Request.GET_EDID, EdidRequest, reply=Edid, needs=DisplayFeature.EDID)
+DMABUF_SCANOUT2 = Row(Request.DMABUF_SCANOUT2, DmabufScanout2, needs=DisplayFeature.DMABUF2)

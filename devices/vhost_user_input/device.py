@@ -5,12 +5,12 @@ from vhostd import Device, DeviceType, UsageError
 TYPE_CHECKING = False  # typing's own costs time, of which --print-capabilities has little
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import Self
 
     from vhost_user_input.description import Description
     from vhost_user_input.source import Source
-    from vhostd import Chain, Grants, Handler, Virtqueue
+    from vhostd import Chain, Grants, Handler, Link, Virtqueue
 
 EVENT_SIZE = 8  # bytes of a struct virtio_input_event
 STATUS_BURST = 64  # status events that the sources get in one report
@@ -123,9 +123,9 @@ class Input(Device):
 
         await gather(*(source.run(self._feed) for source in self._sources))
 
-    def attach(self, config_changed: "Callable[[], None]") -> None:
+    def attach(self, link: "Link") -> None:
         """Another virtual machine has come."""
-        super().attach(config_changed)
+        super().attach(link)
         for source in self._sources:
             source.greet()
 

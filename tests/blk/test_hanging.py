@@ -46,6 +46,7 @@ from vhost_user_blk.protocol import ConfigSpace as Space
 from vhostd.frontend import Frontend, Queue, SharedMemory, signalled
 from vhostd.ring.driver import INDIRECT, NEXT, WRITE
 from vhostd.vhost_user.messages import (
+    FRONT_END,
     GET_CONFIG,
     GET_FEATURES,
     GET_VRING_BASE,
@@ -60,7 +61,6 @@ from vhostd.vhost_user.messages import (
     VringState,
 )
 from vhostd.wire.fds import Fd
-from vhostd.wire.framing import encode
 from vhostd.wire.rows import Empty
 
 T = TypeVar("T")
@@ -755,7 +755,7 @@ def test_the_most_that_one_request_may_ask_for_keeps_nobody(
 
 def _get_vring_base() -> bytes:
     """GET_VRING_BASE, whose reply nobody waits for."""
-    return encode(GET_VRING_BASE.request, VringState(0, 0))
+    return FRONT_END.encode(GET_VRING_BASE.request, VringState(0, 0))
 
 
 @pytest.mark.parametrize("kind", [WRITE_ZEROES, DISCARD], ids=["zeroes", "discard"])

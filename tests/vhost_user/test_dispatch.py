@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Run
 from vhostd.errors import MalformedMessage, NoGuestMemory, RefusedRequest, UnknownRequest
-from vhostd.vhost_user.dispatch import Dispatcher
+from vhostd.vhost_user.dispatch import Agreed, Dispatcher
 from vhostd.vhost_user.messages import (
     CHECK_DEVICE_STATE,
     FRONT_END,
@@ -29,7 +29,6 @@ from vhostd.vhost_user.messages import (
     SET_VRING_ERR,
     SET_VRING_KICK,
     SET_VRING_NUM,
-    U64,
     ConfigSpace,
     Inflight,
     ProtocolFeature,
@@ -40,8 +39,8 @@ from vhostd.virtio.vocabulary import mask
 from vhostd.wire.calls import Call, Fds, Reply, answer, answer_with_fds
 from vhostd.wire.channel import Channel
 from vhostd.wire.fds import Fd
-from vhostd.wire.framing import HEADER, NEED_REPLY, REPLY, VERSION, encode
-from vhostd.wire.rows import Empty, Row
+from vhostd.wire.framing import HEADER, NEED_REPLY, REPLY, VERSION
+from vhostd.wire.rows import U64, Empty, Row
 
 REPLY_ACK = mask(ProtocolFeature.REPLY_ACK)
 INFLIGHT = mask(ProtocolFeature.INFLIGHT_SHMFD)
@@ -53,7 +52,8 @@ class Service(Dispatcher):
     """A handler of each kind; `refuses` makes all of them refuse, `fault` raise something else."""
 
     def __init__(self, channel: Channel) -> None:
-        super().__init__(channel, self.served())
+        self.agreed = Agreed()
+        super().__init__(channel, self.served(), self.agreed)
         self.refuses = False
         self.fault: Exception | None = None
         self.go_on = asyncio.Event()
@@ -133,7 +133,7 @@ class Peer:
         self.serving = serving
 
     async def send(self, row: Row[Any, Any], payload: Any, *fds: Fd, ask: bool = False) -> None:
-        data = encode(row.request, payload, need_reply=ask)
+        data = FRONT_END.encode(row.request, payload, need_reply=ask)
         await self.channel.send(data, tuple(fd.fileno() for fd in fds))
 
     async def reply(self) -> tuple[int, int, bytes]:
@@ -161,7 +161,7 @@ async def served(features: int = 0, kind: type[Service] = Service) -> AsyncItera
     ours, theirs = socket.socketpair()
     channel = Channel(ours, FRONT_END)
     service = kind(channel)
-    service.protocol_features = features
+    service.agreed.protocol_features = features
     peer = Peer(theirs, asyncio.create_task(service.serve()))
     try:
         yield service, peer
@@ -255,12 +255,14 @@ def test_the_message_that_negotiates_acks_may_ask_for_one(
 
         def set_protocol_features(self, features: U64) -> None:
             self._see(features)
-            self.protocol_features = features.value
+            self.agreed.protocol_features = features.value
 
     async def main() -> None:
         async with served(kind=Negotiating) as (service, peer):
             service.refuses = refuses
-            await peer.channel.send(encode(SET_PROTOCOL_FEATURES.request, U64(features), need_reply=True))
+            await peer.channel.send(
+                FRONT_END.encode(SET_PROTOCOL_FEATURES.request, U64(features), need_reply=True)
+            )
             if negotiates:
                 message = await peer.channel.receive()
                 assert message is not None

@@ -16,6 +16,7 @@ from tests.programs import Program, connect, connected, executable, get_features
 from vhostd.errors import RefusedRequest
 from vhostd.frontend import Frontend, Queue, SharedMemory
 from vhostd.vhost_user.messages import (
+    FRONT_END,
     GET_FEATURES,
     GPU_SET_SOCKET,
     SET_BACKEND_REQ_FD,
@@ -25,7 +26,6 @@ from vhostd.vhost_user.messages import (
     VringFd,
 )
 from vhostd.wire.fds import Fd
-from vhostd.wire.framing import encode
 from vhostd.wire.rows import Empty, Row
 
 PATIENCE = 20.0  # seconds that a program may take to answer
@@ -140,9 +140,9 @@ def test_a_connection_whose_flags_others_change(victim: Victim, tmp_path: Path) 
     with ours, theirs, Program([*command, f"--fd={theirs.fileno()}"], fds=[theirs.fileno()]) as program:
         get_features(ours)
         theirs.setblocking(True)
-        ours.sendall(encode(GET_FEATURES.request, Empty())[:5])
+        ours.sendall(FRONT_END.encode(GET_FEATURES.request, Empty())[:5])
         # There is nobody to tell when a part of a message was read, but the next part is soon enough.
-        ours.sendall(encode(GET_FEATURES.request, Empty())[5:])
+        ours.sendall(FRONT_END.encode(GET_FEATURES.request, Empty())[5:])
         ours.settimeout(PATIENCE)
         ours.recv(4096)
         program.stop()

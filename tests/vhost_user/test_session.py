@@ -38,7 +38,6 @@ from vhostd.vhost_user.messages import (
     SET_VRING_CALL,
     SET_VRING_ENABLE,
     SET_VRING_KICK,
-    U64,
     BackendRequest,
     ConfigSpace,
     Inflight,
@@ -53,7 +52,7 @@ from vhostd.virtio.leftovers import Leftovers
 from vhostd.virtio.vocabulary import Feature, mask
 from vhostd.wire.channel import Channel
 from vhostd.wire.fds import Fd
-from vhostd.wire.rows import Empty, Row
+from vhostd.wire.rows import U64, Empty, Row
 
 # --- Negotiation -----------------------------------------------------------------------------------------
 

@@ -29,7 +29,6 @@ from vhostd.vhost_user.messages import (
     SET_VRING_ERR,
     SET_VRING_KICK,
     SET_VRING_NUM,
-    U64,
     VringFd,
     VringState,
 )
@@ -39,8 +38,7 @@ from vhostd.virtio.virtqueue import Virtqueue
 from vhostd.virtio.vocabulary import Feature, mask
 from vhostd.wire.channel import Channel
 from vhostd.wire.fds import Fd
-from vhostd.wire.framing import encode
-from vhostd.wire.rows import Empty, Row
+from vhostd.wire.rows import U64, Empty, Row
 
 ALL_BUT_EVENT_IDX = ~mask(Feature.EVENT_IDX)
 
@@ -495,7 +493,7 @@ def test_a_front_end_may_go_while_its_ring_stops(run_async: Run, caplog: pytest.
             queue.add(b"x", 4)
             queue.kick()
             await device.holding.wait()
-            data = encode(GET_VRING_BASE.request, VringState(1, 0))
+            data = FRONT_END.encode(GET_VRING_BASE.request, VringState(1, 0))
             await frontend.channel.send(data)
             await device.ended.wait()
             frontend.close()

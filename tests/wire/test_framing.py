@@ -19,7 +19,6 @@ from vhostd.vhost_user.messages import (
     FRONT_END,
     REQUESTS,
     SET_VRING_KICK,
-    U64,
     CryptoSession,
     Request,
     VringState,
@@ -34,9 +33,8 @@ from vhostd.wire.framing import (
     VERSION,
     Message,
     MessageReader,
-    encode,
 )
-from vhostd.wire.rows import Row
+from vhostd.wire.rows import U64, Row
 
 ROWS = [*REQUESTS.values(), *BACKEND_REQUESTS.values()]
 EVERYTHING = (1 << 64) - 1
@@ -188,7 +186,7 @@ def test_the_largest_payload_of_the_table_fits() -> None:
     ("reply", "need_reply", "flags"), [(False, False, 1), (True, False, 5), (False, True, 9)]
 )
 def test_encoding_sets_the_flags(*, reply: bool, need_reply: bool, flags: int) -> None:
-    data = encode(Request.SET_VRING_NUM, VringState(1, 2), reply=reply, need_reply=need_reply)
+    data = FRONT_END.encode(Request.SET_VRING_NUM, VringState(1, 2), reply=reply, need_reply=need_reply)
     assert data == HEADER.pack(8, flags, 8) + VringState(1, 2).pack()
 
 
@@ -233,7 +231,7 @@ def test_never_wants_more_than_the_message(messages: list[bytes], cut: int) -> N
 
 
 def kick(fds: list[Fd]) -> Message:
-    data = encode(SET_VRING_KICK.request, U64(0))
+    data = FRONT_END.encode(SET_VRING_KICK.request, U64(0))
     reader = MessageReader(FRONT_END)
     assert reader.feed(data[: HEADER.size], fds) is None
     message = reader.feed(data[HEADER.size :], [])

@@ -3,7 +3,6 @@
 import asyncio
 import socket
 
-from vhostd.errors import RefusedRequest
 from vhostd.frontend.memory import SharedMemory
 from vhostd.frontend.queue import Queue
 from vhostd.vhost_user.messages import (
@@ -27,7 +26,6 @@ from vhostd.vhost_user.messages import (
     SET_VRING_ERR,
     SET_VRING_KICK,
     SET_VRING_NUM,
-    U64,
     ConfigSpace,
     Inflight,
     MemoryTable,
@@ -40,7 +38,7 @@ from vhostd.vhost_user.messages import (
 from vhostd.wire.calls import Caller
 from vhostd.wire.channel import Channel
 from vhostd.wire.fds import Fd, close_all
-from vhostd.wire.rows import Empty, P, R, Row
+from vhostd.wire.rows import U64, Empty, P, R, Row
 
 
 class Frontend:
@@ -79,13 +77,10 @@ class Frontend:
         if row.reply is None and not acked:
             await self._caller.tell(row, payload, fds)
             return None, []  # type: ignore[return-value]  # R is None here, which mypy cannot see
-        answered = await self._caller.ask(row, payload, fds, ack=U64 if acked else None)
+        answered = await self._caller.ask(row, payload, fds, acked=acked)
         while not answered.done():
             await self._caller.hear()
-        reply, received = answered.result()
-        if acked and reply.value:
-            raise RefusedRequest(f"{row} was acked with {reply.value}")
-        return None if acked else reply, received  # type: ignore[return-value]
+        return answered.result()
 
     async def negotiate(
         self, features: int | None = None, protocol_features: int | None = None, *, resume: bool = False

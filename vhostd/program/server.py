@@ -15,6 +15,7 @@ from vhostd.vhost_user.messages import FRONT_END
 from vhostd.vhost_user.session import Session
 from vhostd.virtio.device import Device
 from vhostd.virtio.leftovers import Leftovers
+from vhostd.virtio.state import VirtioState
 from vhostd.virtio.virtqueue import MakeQueue, Virtqueue
 from vhostd.wire.channel import Channel
 
@@ -126,6 +127,11 @@ class Server:
         self._next: socket.socket | None = None
         self._arrived = asyncio.Event()
         self._pause: asyncio.TimerHandle | None = None
+
+    @property
+    def state(self) -> VirtioState | None:
+        """The device's, while a front-end is served."""
+        return None if self.session is None else self.session.state
 
     async def run(self) -> None:
         """Serves until cancelled; with a connected socket, until its front-end goes."""

@@ -23,12 +23,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from vhostd.errors import NoGuestMemory, RefusedDriver, RefusedRequest, UnknownRequest
-from vhostd.vhost_user.messages import FRONT_END, REQUESTS, SET_PROTOCOL_FEATURES, U64, ProtocolFeature
+from vhostd.vhost_user.messages import FRONT_END, REQUESTS, SET_PROTOCOL_FEATURES, ProtocolFeature
 from vhostd.wire.calls import Call, Fds, Reply, by_number
 from vhostd.wire.channel import Channel
 from vhostd.wire.fds import close_all
-from vhostd.wire.framing import Message, encode
-from vhostd.wire.rows import Payload, Row
+from vhostd.wire.framing import Message
+from vhostd.wire.rows import U64, Payload, Row
 
 log = logging.getLogger(__name__)
 
@@ -36,21 +36,32 @@ ACK = U64(0)
 NACK = U64(1)
 
 
+class Agreed:
+    """What both sides of a connection have agreed on: the protocol features."""
+
+    def __init__(self, protocol_features: int = 0) -> None:
+        self.protocol_features = protocol_features  # a mask of ProtocolFeature bits
+
+    def has(self, feature: ProtocolFeature) -> bool:
+        """Whether SET_PROTOCOL_FEATURES set the bit."""
+        return bool(self.protocol_features >> feature & 1)
+
+
 class Dispatcher:
     """Serves the requests of one connection, one after the other."""
 
-    def __init__(self, channel: Channel, calls: Iterable[Call]) -> None:
+    def __init__(self, channel: Channel, calls: Iterable[Call], agreed: Agreed) -> None:
         """`calls` says what is served; of two for one request the later counts."""
-        self.channel = channel
-        self.protocol_features = 0  # negotiated ones, a mask of ProtocolFeature bits
+        self._channel = channel
         self._calls = by_number(calls)
+        self._agreed = agreed
 
     async def serve(self) -> None:
         """Answers requests until the peer goes.
 
         Raises FrontendError where the policy is to close the connection, which is left to the caller.
         """
-        while (message := await self.channel.receive()) is not None:
+        while (message := await self._channel.receive()) is not None:
             try:
                 reply = await self._answer(message)
             finally:
@@ -59,13 +70,9 @@ class Dispatcher:
                 return
             await asyncio.sleep(0)  # a front-end that never pauses must not keep signals and rings waiting
 
-    def negotiated(self, feature: ProtocolFeature) -> bool:
-        """Whether SET_PROTOCOL_FEATURES set the bit."""
-        return bool(self.protocol_features >> feature & 1)
-
     async def _answer(self, message: Message) -> Reply[Any] | None:
         row = self._row(message)
-        acked = message.needs_reply and (self.negotiated(ProtocolFeature.REPLY_ACK) or _negotiates(message))
+        acked = message.needs_reply and (self._agreed.has(ProtocolFeature.REPLY_ACK) or _negotiates(message))
         try:
             reply = await self._handle(message) or (ACK if acked else None)
         except RefusedRequest as error:
@@ -79,9 +86,9 @@ class Dispatcher:
         log.debug("> %s %s%s", FRONT_END.name(message.request), payload, _count(fds))
         row = self._row(message)
         most = len(message.payload) if row is not None and row.reply is row.payload else None
-        data = encode(message.request, payload, reply=True, most=most)
+        data = FRONT_END.encode(message.request, payload, reply=True, most=most)
         try:
-            await self.channel.send(data, tuple(fd.fileno() for fd in fds))
+            await self._channel.send(data, tuple(fd.fileno() for fd in fds))
         except ConnectionError:
             return False
         finally:
@@ -97,8 +104,8 @@ class Dispatcher:
         if call is None:
             raise UnknownRequest(f"{FRONT_END.name(message.request)} is not served here")
         row = call.row
-        payload = row.admit(message.payload, len(message.fds), self.protocol_features)
-        if any(map(self.channel.is_peer, message.fds)):  # with it we would keep this connection open for ever
+        payload = row.admit(message.payload, len(message.fds), self._agreed.protocol_features)
+        if any(map(self._channel.is_peer, message.fds)):  # it would keep this connection open
             raise RefusedRequest(f"{row} with the front-end's own end of this connection")
         log.debug("< %s %s%s", row, payload, _count(message.fds))
         reply = call.answer(payload, message.fds)

@@ -9,7 +9,7 @@ from typing import Annotated, Self
 
 from vhostd.wire.framing import Dialect
 from vhostd.wire.layout import Layout, array, u8, u16, u32, u64
-from vhostd.wire.rows import ONE_FD, Empty, Row, rows_of
+from vhostd.wire.rows import ONE_FD, U64, Empty, Row, rows_of
 
 
 class ProtocolFeature(IntEnum):
@@ -105,12 +105,6 @@ class BackendRequest(IntEnum):
 
 
 # --- Payloads -------------------------------------------------------------------------------------------
-
-
-class U64(Layout, byteorder="="):
-    """A single 64-bit integer."""
-
-    value: u64
 
 
 class VringState(Layout, byteorder="="):

@@ -1,7 +1,7 @@
 """What the author of a device writes: a subclass of `Device`, in one file.
 
     program starts     from_options, grants(), then run() beside everything else
-      front-end comes    attach(), then read_config, write_config and show_on at any time
+      front-end comes    attach(), then read_config, write_config and its own calls at any time
         ring starts        its handler, with a fresh Virtqueue
         ring stops         the handler's loop ends; cancelled only while it holds no chain
       front-end goes     detach(), and reset() once no ring runs any more
@@ -12,54 +12,58 @@ back, so it needs no try/finally for chains. It must not wait long while it hold
 reset waits as well.
 """
 
+import argparse
 from collections.abc import Awaitable, Callable, Sequence
+from typing import ClassVar, Self
 
-from vhostd.errors import RefusedRequest, UnknownRequest
+from vhostd.errors import RefusedRequest
+from vhostd.host.grants import Grants
+from vhostd.virtio.link import Link
+from vhostd.virtio.virtqueue import Virtqueue
 from vhostd.virtio.vocabulary import DeviceType
+from vhostd.wire.calls import Call
 
-TYPE_CHECKING = False  # these, and typing itself, cost start-up time that --print-capabilities does not have
-if TYPE_CHECKING:
-    import argparse
-    import socket
-    from typing import ClassVar, Self
-
-    from vhostd.host.grants import Grants
-    from vhostd.virtio.virtqueue import Virtqueue
-
-Handler = Callable[["Virtqueue"], Awaitable[None]]
+Handler = Callable[[Virtqueue], Awaitable[None]]
 
 
 class Device:
     """One virtio device. `kind` and `queues` are required, the rest has defaults that fit many."""
 
-    kind: "ClassVar[DeviceType]"
-    capabilities: "ClassVar[tuple[str, ...]]" = ()  # the features that --print-capabilities lists
+    kind: ClassVar[DeviceType]
+    capabilities: ClassVar[tuple[str, ...]] = ()  # the features that --print-capabilities lists
     features: int = 0  # the device's own feature bits that are offered, a mask
     negotiated: int = 0  # those that the driver accepted
-
-    _config_changed: Callable[[], None] | None = None
+    protocol_features: int = 0  # those of vhost-user that the device serves, a mask; see `calls`
+    link: Link = Link()  # to the front-end; it leads nowhere while there is none
+    generation: int = 0  # how often the config space has changed (2.5)
 
     @property
     def queues(self) -> Sequence[Handler]:
         """One handler per virtqueue, in the order of the device's section in the specification."""
         raise TypeError(f"{type(self).__name__} has no queues")
 
+    @property
+    def calls(self) -> Sequence[Call]:
+        """The vhost-user messages that the device itself serves, such as GPU_SET_SOCKET; by default none.
+
+        A message of a protocol feature needs that in `protocol_features`.
+        """
+        return ()
+
     @classmethod
-    def add_options(cls, parser: "argparse.ArgumentParser") -> None:
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
         """Declares the device's command-line options."""
 
     @classmethod
-    def from_options(cls, options: "argparse.Namespace") -> "Self":
+    def from_options(cls, options: argparse.Namespace) -> Self:
         """Makes the device; raises SetupError, or UsageError for options that do not fit together."""
         return cls()
 
-    def grants(self) -> "Grants":
+    def grants(self) -> Grants:
         """What it still needs of the system once it was made, beyond what it has open; by default nothing.
 
         Files are opened in `from_options`: after that the sandbox denies it all else, with EACCES or EPERM.
         """
-        from vhostd.host.grants import Grants
-
         return Grants()
 
     async def run(self) -> None:
@@ -76,18 +80,10 @@ class Device:
         """Takes what the driver wrote inside the space; raises RefusedRequest if it may not."""
         raise RefusedRequest(f"SET_CONFIG at {offset}: the config space is read-only")
 
-    def show_on(self, sock: "socket.socket") -> None:
-        """Takes the socket on which the front-end shows what a GPU renders, in place of an older one.
-
-        It is connected, and the device's own from now on. Raises UnknownRequest if the device shows nothing.
-        """
-        sock.close()
-        raise UnknownRequest(f"GPU_SET_SOCKET for {self.kind.name}, which shows nothing")
-
     def config_changed(self) -> None:
         """Tells the driver to read the config space again; without effect while there is no front-end."""
-        if self._config_changed is not None:
-            self._config_changed()
+        self.generation += 1
+        self.link.config_changed()
 
     def resume(self) -> None:
         """Goes on for a driver that was set up before this front-end connected, perhaps by another program.
@@ -104,10 +100,10 @@ class Device:
     def close(self) -> None:
         """Gives up what the device holds; the program ends."""
 
-    def attach(self, config_changed: Callable[[], None]) -> None:
-        """For the transport: whom to tell of changes of the config space."""
-        self._config_changed = config_changed
+    def attach(self, link: Link) -> None:
+        """For the transport: a front-end has come, and this is the way to it."""
+        self.link = link
 
     def detach(self) -> None:
-        """For the transport: nobody is to be told any more, or shown anything."""
-        self._config_changed = None
+        """For the transport: it has gone."""
+        self.link = Link()

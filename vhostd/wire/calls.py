@@ -8,8 +8,8 @@ from typing import Any, Generic, NamedTuple, TypeAlias
 from vhostd.errors import MalformedMessage, RefusedRequest
 from vhostd.wire.channel import Channel
 from vhostd.wire.fds import Fd
-from vhostd.wire.framing import Message, encode
-from vhostd.wire.rows import Empty, P, Payload, R, Row
+from vhostd.wire.framing import Message
+from vhostd.wire.rows import U64, Empty, P, R, Row
 
 Fds = list[Fd]
 
@@ -57,28 +57,33 @@ class Caller:
         self.turn = asyncio.Lock()
         self._channel = channel
         self._expected: deque[_Expected] = deque()
+        self._told: set[int] = set()  # the requests to which no reply is due
+        self._failure: Exception | None = None
 
     async def tell(self, row: Row[P, Any], payload: P, fds: Sequence[Fd] = ()) -> None:
-        """Sends a request to which no reply comes; ConnectionError once the peer has gone.
+        """Sends a request to which no reply is due; ConnectionError once the peer has gone.
 
-        The fds stay the caller's, here and in `ask`.
+        The fds stay the caller's, here and in `ask`. Some peers ack everything: such an ack is ignored.
         """
+        self._told.add(row.request)
         async with self.turn:
             await self._send(row, payload, fds)
 
     async def ask(
-        self, row: Row[P, R], payload: P, fds: Sequence[Fd] = (), *, ack: type[Payload] | None = None
+        self, row: Row[P, R], payload: P, fds: Sequence[Fd] = (), *, acked: bool = False
     ) -> "asyncio.Future[Reply[Any]]":
         """Sends a request; the future is to have its reply, whose fds are for who takes it.
 
-        With an `ack` layout the peer is asked for such a reply to a row that has none of its own. The future
-        gets RefusedRequest for the reply that is the row's refusal, and MalformedMessage for what cannot be
-        its reply.
+        To a row that has no reply of its own the peer is asked for an ack, if it is to be `acked`. The future
+        gets RefusedRequest for the row's refusal or an ack that is not 0, MalformedMessage for what cannot be
+        the reply, and ConnectionError if there is none.
         """
         answered: asyncio.Future[Reply[Any]] = asyncio.get_running_loop().create_future()
         async with self.turn:
-            self._expected.append(_Expected(row, ack, answered))
-            await self._send(row, payload, fds, need_reply=ack is not None)
+            if self._failure is not None:
+                raise self._failure
+            self._expected.append(_Expected(row, acked, answered))
+            await self._send(row, payload, fds, need_reply=acked)
         return answered
 
     async def hear(self) -> None:
@@ -96,18 +101,27 @@ class Caller:
             message.close()
 
     async def listen(self) -> None:
-        """Takes replies until the peer goes; raises as `hear` does, and has all who wait raise that too."""
+        """Takes replies until the peer goes; raises as `hear` does. Who waits hears of it, too."""
         try:
             while True:
                 await self.hear()
         except (ConnectionError, MalformedMessage) as error:
-            for expected in self._expected:
-                if not expected.answered.done():
-                    expected.answered.set_exception(error)
+            self._fail(error)
             raise
+        except asyncio.CancelledError:
+            self._fail(ConnectionResetError("no reply is waited for any more"))
+            raise
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
+        for expected in self._expected:
+            if not expected.answered.done():
+                expected.answered.set_exception(error)
 
     def _take(self, message: Message) -> None:
         if not self._expected or message.request != self._expected[0].row.request:
+            if message.request in self._told:
+                return
             name = self._channel.dialect.name(message.request)
             raise MalformedMessage(f"a reply to {name}, where none was due")
         expected = self._expected.popleft()
@@ -123,8 +137,7 @@ class Caller:
     async def _send(
         self, row: Row[P, Any], payload: P, fds: Sequence[Fd], *, need_reply: bool = False
     ) -> None:
-        version = self._channel.dialect.version
-        data = encode(row.request, payload, version=version, need_reply=need_reply)
+        data = self._channel.dialect.encode(row.request, payload, need_reply=need_reply)
         await self._channel.send(data, tuple(fd.fileno() for fd in fds))
 
 
@@ -132,14 +145,17 @@ class _Expected(NamedTuple):
     """A reply that is due."""
 
     row: Row[Any, Any]
-    ack: type[Payload] | None
+    acked: bool
     answered: "asyncio.Future[Reply[Any]]"
 
     def understand(self, message: Message) -> Any:
         """The payload of the reply; RefusedRequest if it says no, MalformedMessage if it is none."""
         row = self.row
-        if self.ack is not None:
-            return Row(row.request, Empty, reply=self.ack).admit_reply(message.payload, len(message.fds))
+        if self.acked:
+            ack = Row(row.request, Empty, reply=U64).admit_reply(message.payload, len(message.fds))
+            if ack.value:
+                raise RefusedRequest(f"{row} was acked with {ack.value}")
+            return None
         if row.refusal is not None and message.payload == row.refusal.pack():
             raise RefusedRequest(f"{row} was refused")
         return row.admit_reply(message.payload, len(message.fds))

@@ -38,6 +38,21 @@ class Dialect(NamedTuple):
         except ValueError:
             return f"request {request}"
 
+    def encode(
+        self,
+        request: int,
+        payload: Payload,
+        *,
+        reply: bool = False,
+        need_reply: bool = False,
+        most: int | None = None,
+        following: int = 0,
+    ) -> bytes:
+        """A message's bytes, with at most so many of the payload's; `following` more are sent after them."""
+        data = payload.pack()[:most]
+        flags = self.version | (REPLY if reply else 0) | (NEED_REPLY if need_reply else 0)
+        return HEADER.pack(request, flags, len(data) + following) + data
+
 
 class Message:
     """One message as it came: numbers and bytes not judged yet, and the fds that it brought."""
@@ -117,19 +132,3 @@ class MessageReader:
         message = Message(request, flags, self._data[HEADER.size :], self._fds)
         self._data, self._fds, self.wants = b"", [], HEADER.size
         return message
-
-
-def encode(
-    request: int,
-    payload: Payload,
-    *,
-    version: int = VERSION,
-    reply: bool = False,
-    need_reply: bool = False,
-    most: int | None = None,
-    following: int = 0,
-) -> bytes:
-    """A message's bytes, with at most so many of the payload's; `following` more are sent after them."""
-    data = payload.pack()[:most]
-    flags = version | (REPLY if reply else 0) | (NEED_REPLY if need_reply else 0)
-    return HEADER.pack(request, flags, len(data) + following) + data

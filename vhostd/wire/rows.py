@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
 from vhostd.errors import MalformedMessage, UnknownRequest
-from vhostd.wire.layout import Layout
+from vhostd.wire.layout import Layout, u64
 
 
 class Payload(Protocol):
@@ -25,6 +25,12 @@ class Payload(Protocol):
 
 class Empty(Layout, byteorder="="):
     """No payload at all."""
+
+
+class U64(Layout, byteorder="="):
+    """A single 64-bit integer."""
+
+    value: u64
 
 
 P = TypeVar("P", bound=Payload)

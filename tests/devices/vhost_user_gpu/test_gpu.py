@@ -33,6 +33,7 @@ from vhost_user_gpu import device as gpu_device
 from vhost_user_gpu.device import Gpu
 from vhostd import DeviceType, RefusedRequest, SetupError
 from vhostd.program.capabilities import capabilities
+from vhostd.virtio.link import Link
 from vhostd.virtio.virtqueue import Virtqueue
 
 ROOT = Path(__file__).parents[3]
@@ -243,6 +244,16 @@ def test_the_config_space(device: Gpu) -> None:
 # --- The front-end's socket -------------------------------------------------------------------------------
 
 
+class Telling(Link):
+    """A front-end that is told of config changes."""
+
+    def __init__(self, told: asyncio.Event) -> None:
+        self._told = told
+
+    def config_changed(self) -> None:
+        self._told.set()
+
+
 def show(device: Gpu, *modes: tuple[int, int]) -> Display:
     ours, theirs = socket.socketpair()
     device.show_on(ours)
@@ -282,7 +293,7 @@ def test_the_driver_is_told_of_other_monitors(
 
     async def main() -> None:
         told = asyncio.Event()
-        device.attach(told.set)
+        device.attach(Telling(told))
         first = show(device, (800, 600))
         modes = MODE.pack(0, 0, 800, 600, 1, 0)
         assert (await ask(device, get_display_info()))[1].startswith(modes)
@@ -307,7 +318,7 @@ def test_reset_takes_events_back(run_async: Run, device: Gpu, monkeypatch: pytes
 
     async def main() -> None:
         told = asyncio.Event()
-        device.attach(told.set)
+        device.attach(Telling(told))
         await ask(device, get_display_info())
         display = show(device, (1024, 768))
         await told.wait()

@@ -454,7 +454,6 @@ GARBAGE = {
 }
 WRONG_SIZES = {
     "too short": HEADER.pack(wire.GET_DISPLAY_INFO, REPLY, 407) + bytes(407),
-    "too long": HEADER.pack(wire.GET_DISPLAY_INFO, REPLY, 409) + bytes(409),
     "huge": HEADER.pack(wire.GET_DISPLAY_INFO, REPLY, 0xFFFF_FFFF) + bytes(4096),
 }
 
@@ -487,6 +486,24 @@ def test_an_answer_of_a_wrong_size(run_async: Run, garbage: bytes) -> None:
                 async with asyncio.timeout(PATIENCE):
                     await asked
             await goes_on(guest)
+
+    run_async(main)
+
+
+def test_an_answer_with_more_behind_it(run_async: Run) -> None:
+    """As in all protocols here: a peer may send the room that it has."""
+
+    async def main() -> None:
+        async with machine() as guest, shown(guest) as display:
+            await guest.driver.display_info()
+            display.silent = {wire.GET_DISPLAY_INFO}
+            asked = asyncio.create_task(guest.driver.display_info())
+            before = display.requests[wire.GET_DISPLAY_INFO]
+            await display.until(lambda: display.requests[wire.GET_DISPLAY_INFO] > before)
+            display.silent = set()
+            display.modes = [(640, 480)]
+            display.reply(wire.GET_DISPLAY_INFO, display.display_info() + b"room")
+            assert (await asked)[0][2:5] == (640, 480, 1)
 
     run_async(main)
 

@@ -14,6 +14,7 @@ from vhost_user_input.device import Input
 from vhost_user_input.evemu import parse
 from vhost_user_input.source import Sink
 from vhostd import DeviceType, Grants, RefusedRequest, SetupError, UsageError
+from vhostd.virtio.link import Link
 
 RECORDINGS = Path(__file__).parent / "recordings"
 
@@ -137,7 +138,7 @@ def test_a_description_and_events_in_two_files(tmp_path: Path) -> None:
 def test_another_virtual_machine_is_told_of() -> None:
     source = FakeSource(keyboard())
     device = Input(keyboard(), [source])
-    device.attach(lambda: None)
+    device.attach(Link())
     device.detach()
     assert source.greeted == 1
 

@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from vhostd.program.metrics.meter import Histogram, Meters
-from vhostd.vhost_user.session import Session
+from vhostd.virtio.state import VirtioState
 
 RING = ("ring",)
 
@@ -22,7 +22,10 @@ RING = ("ring",)
 class Connections(Protocol):
     """Who is served: the server."""
 
-    session: Session | None
+    @property
+    def state(self) -> VirtioState | None:
+        """The device's, while a front-end is served."""
+
     connections: int
 
 
@@ -57,17 +60,17 @@ class ProgramCollector(Collector):
         yield GaugeMetricFamily(
             "vhost_user_front_end_connected",
             "Whether a front-end is being served",
-            int(self._served.session is not None),
+            int(self._served.state is not None),
         )
 
     def _of_rings(self) -> Iterable[Metric]:
-        session = self._served.session
-        vrings = [] if session is None else session.vrings
+        state = self._served.state
+        queues = [] if state is None else state.queues
         started = GaugeMetricFamily("vhost_user_ring_started", "Whether the ring runs", labels=RING)
         depth = GaugeMetricFamily(
             "vhost_user_ring_in_flight", "Requests that the device has taken and not ended yet", labels=RING
         )
-        running = {vring.index: vring.in_flight for vring in vrings if vring.started}
+        running = {queue.index: queue.in_flight for queue in queues if queue.started}
         for index in self._meters:
             started.add_metric((str(index),), int(index in running))
             depth.add_metric((str(index),), running.get(index, 0))

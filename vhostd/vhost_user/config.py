@@ -1,0 +1,45 @@
+"""The config space, as the front-end passes it on between the driver and the device."""
+
+from vhostd.errors import RefusedDriver, RefusedRequest
+from vhostd.vhost_user.dispatch import Agreed
+from vhostd.vhost_user.messages import GET_CONFIG, SET_CONFIG, ConfigSpace, ProtocolFeature
+from vhostd.virtio.state import VirtioState
+from vhostd.wire.calls import Call, answer
+
+
+class Config:
+    """Reads and writes the device's config space, and notices a driver that has read it elsewhere."""
+
+    def __init__(self, state: VirtioState, agreed: Agreed) -> None:
+        self._state = state
+        self._agreed = agreed
+        self._was_read = False
+        self.calls: tuple[Call, ...] = (
+            answer(GET_CONFIG, self.get_config),
+            answer(SET_CONFIG, self.set_config),
+        )
+
+    def resume(self) -> None:
+        """Before the first ring starts: has the device go on for a driver that was set up before.
+
+        It was, if the front-end has never asked for the config space; what it knows of that may be old.
+        """
+        if self._agreed.has(ProtocolFeature.CONFIG) and not self._was_read:
+            self._was_read = True
+            device = self._state.device
+            device.config_changed()
+            device.resume()
+
+    def get_config(self, wanted: ConfigSpace) -> ConfigSpace:
+        self._was_read = True
+        size = len(wanted.data)
+        # Some ask for all that there may be (SPDK): what no field lies in is zeroes.
+        if wanted.offset + size > ConfigSpace.MAX_SIZE:
+            raise RefusedRequest(f"GET_CONFIG of bytes {wanted.offset} to {wanted.offset + size}")
+        return ConfigSpace(wanted.offset, self._state.read_config(wanted.offset, size), wanted.flags)
+
+    def set_config(self, config: ConfigSpace) -> None:
+        try:
+            self._state.write_config(config.offset, config.data)
+        except RefusedRequest as error:
+            raise RefusedDriver(str(error)) from None

@@ -1,0 +1,93 @@
+"""The guest's memory, as the front-end shares it: a table of regions, or one region after the other."""
+
+from collections.abc import Sequence
+
+from vhostd.errors import RefusedRequest
+from vhostd.ring import MAX_REGIONS, GuestMemory, Region
+from vhostd.vhost_user.messages import (
+    ADD_MEM_REG,
+    GET_MAX_MEM_SLOTS,
+    REM_MEM_REG,
+    SET_MEM_TABLE,
+    MemoryRegion,
+    MemoryTable,
+    SingleRegion,
+)
+from vhostd.vhost_user.vring import Vring
+from vhostd.wire.calls import Call, Fds, answer, answer_with_fds
+from vhostd.wire.fds import Fd
+from vhostd.wire.rows import U64, Empty
+
+
+class Memory:
+    """Keeps the map of the guest's memory, and moves running rings to each new one."""
+
+    def __init__(self, vrings: Sequence[Vring]) -> None:
+        self.map = GuestMemory()
+        self._vrings = vrings
+        self.calls: tuple[Call, ...] = (
+            answer_with_fds(SET_MEM_TABLE, self.set_mem_table),
+            answer(GET_MAX_MEM_SLOTS, self.get_max_mem_slots),
+            answer_with_fds(ADD_MEM_REG, self.add_mem_reg),
+            answer(REM_MEM_REG, self.rem_mem_reg),
+        )
+
+    def describe(self) -> str:
+        """How much memory there is, in the words of a log line."""
+        regions = self.map.regions
+        return f"regions={len(regions)} memory={sum(region.size for region in regions)}"
+
+    def close(self) -> None:
+        """Unmaps it all now, not when a reference cycle is collected; no ring may run."""
+        self.map = GuestMemory()
+
+    def set_mem_table(self, table: MemoryTable, fds: Fds) -> None:
+        if table.regions and not fds:
+            raise RefusedRequest(
+                f"SET_MEM_TABLE with {len(table.regions)} regions and no fds: "
+                "is share=on missing from the front-end's memory backend?"
+            )
+        if len(fds) != len(table.regions):
+            raise RefusedRequest(f"SET_MEM_TABLE with {len(table.regions)} regions and {len(fds)} fds")
+        self._replace(GuestMemory(map(_map_region, table.regions, fds)))
+
+    def get_max_mem_slots(self, _: Empty) -> U64:
+        return U64(MAX_REGIONS)
+
+    def add_mem_reg(self, region: SingleRegion, fds: Fds) -> None:
+        self._replace(GuestMemory([*self.map.regions, _map_region(region, fds[0])]))
+
+    def rem_mem_reg(self, region: SingleRegion) -> None:
+        rest = [kept for kept in self.map.regions if not _same_region(kept, region)]
+        if len(rest) == len(self.map.regions):
+            raise RefusedRequest(f"REM_MEM_REG of a region that is not there: {region}")
+        self._replace(GuestMemory(rest))
+
+    def _replace(self, memory: GuestMemory) -> None:
+        """Moves everything to another map, or, if a running ring is not in it, nothing."""
+        try:
+            for vring in self._vrings:
+                vring.remap(memory)
+        except RefusedRequest:
+            for vring in self._vrings:
+                vring.remap(self.map)
+            raise
+        self.map = memory
+
+
+def _map_region(region: MemoryRegion | SingleRegion, fd: Fd) -> Region:
+    return Region(
+        fd.fileno(),
+        guest_addr=region.guest_addr,
+        user_addr=region.user_addr,
+        size=region.size,
+        offset=region.mmap_offset,
+    )
+
+
+def _same_region(mapped: Region, named: SingleRegion) -> bool:
+    return (mapped.guest_addr, mapped.user_addr, mapped.size) == (
+        named.guest_addr,
+        named.user_addr,
+        named.size,
+    )

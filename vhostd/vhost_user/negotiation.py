@@ -1,0 +1,89 @@
+"""Negotiation: which features, and which parts of the protocol, both sides use."""
+
+from vhostd.errors import RefusedRequest
+from vhostd.vhost_user.dispatch import Agreed
+from vhostd.vhost_user.messages import (
+    GET_FEATURES,
+    GET_PROTOCOL_FEATURES,
+    GET_QUEUE_NUM,
+    SET_FEATURES,
+    SET_OWNER,
+    SET_PROTOCOL_FEATURES,
+    ProtocolFeature,
+)
+from vhostd.vhost_user.rings import Rings
+from vhostd.virtio.state import VirtioState
+from vhostd.virtio.vocabulary import Feature, mask
+from vhostd.wire.calls import Call, answer
+from vhostd.wire.rows import U64, Empty
+
+# QEMU's GPU sets it without having asked. A queue's reset is a ring's stop and start, of which it tells us.
+TOLERATED_FEATURES = mask(Feature.RING_RESET)
+# What says nothing of the driver, and may change under it: QEMU turns the dirty log on and off like that.
+FRONT_END_FEATURES = mask(Feature.LOG_ALL)
+PROTOCOL_FEATURES = mask(
+    ProtocolFeature.MQ,
+    ProtocolFeature.REPLY_ACK,
+    ProtocolFeature.BACKEND_REQ,
+    ProtocolFeature.INFLIGHT_SHMFD,
+    ProtocolFeature.RESET_DEVICE,
+    ProtocolFeature.CONFIGURE_MEM_SLOTS,
+    ProtocolFeature.STATUS,
+)
+
+
+class Negotiation:
+    """Offers what the core and the device have, and takes the front-end's choice."""
+
+    def __init__(self, state: VirtioState, rings: Rings, agreed: Agreed) -> None:
+        self._state = state
+        self._rings = rings
+        self._agreed = agreed
+        self.calls: tuple[Call, ...] = (
+            answer(GET_FEATURES, self.get_features),
+            answer(SET_FEATURES, self.set_features),
+            answer(SET_OWNER, self.set_owner),
+            answer(GET_PROTOCOL_FEATURES, self.get_protocol_features),
+            answer(SET_PROTOCOL_FEATURES, self.set_protocol_features),
+            answer(GET_QUEUE_NUM, self.get_queue_num),
+        )
+
+    @property
+    def _offered(self) -> int:
+        return self._state.offered | mask(Feature.PROTOCOL_FEATURES)
+
+    @property
+    def _offered_protocol_features(self) -> int:
+        device = self._state.device
+        has_config = bool(device.read_config())
+        config = mask(ProtocolFeature.CONFIG) if has_config else 0
+        return PROTOCOL_FEATURES | config | device.protocol_features
+
+    def get_features(self, _: Empty) -> U64:
+        return U64(self._offered)
+
+    async def set_features(self, features: U64) -> None:
+        state, chosen = self._state, features.value
+        if surplus := chosen & ~(self._offered | TOLERATED_FEATURES):
+            raise RefusedRequest(f"SET_FEATURES with {surplus:#x}, which was not offered")
+        if (chosen ^ state.features) & ~FRONT_END_FEATURES and state.is_running:
+            if any(queue.started and queue.is_enabled for queue in state.queues):
+                raise RefusedRequest(f"SET_FEATURES {chosen:#x} while rings run with {state.features:#x}")
+            await self._rings.stop_all()  # another driver: libkrun only disables the rings of the one before
+        state.accept(chosen)
+        if not chosen & mask(Feature.PROTOCOL_FEATURES):
+            state.enable_all(on=True)
+
+    def set_owner(self, _: Empty) -> None:
+        """Nothing depends on it. libkrun says it again for each driver that comes."""
+
+    def get_protocol_features(self, _: Empty) -> U64:
+        return U64(self._offered_protocol_features)
+
+    def set_protocol_features(self, features: U64) -> None:
+        if surplus := features.value & ~self._offered_protocol_features:
+            raise RefusedRequest(f"SET_PROTOCOL_FEATURES with {surplus:#x}, which was not offered")
+        self._agreed.protocol_features = features.value
+
+    def get_queue_num(self, _: Empty) -> U64:
+        return U64(len(self._state.queues))

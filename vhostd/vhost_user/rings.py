@@ -1,0 +1,173 @@
+"""The messages about rings: their set-up, their start, their stop, and what is in flight in them."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
+
+from vhostd.errors import FrontendGone, RefusedRequest
+from vhostd.ring import InflightQueue
+from vhostd.vhost_user.inflight import make_area, map_area
+from vhostd.vhost_user.memory import Memory
+from vhostd.vhost_user.messages import (
+    GET_INFLIGHT_FD,
+    GET_VRING_BASE,
+    SET_INFLIGHT_FD,
+    SET_VRING_ADDR,
+    SET_VRING_BASE,
+    SET_VRING_CALL,
+    SET_VRING_ENABLE,
+    SET_VRING_ERR,
+    SET_VRING_KICK,
+    SET_VRING_NUM,
+    Inflight,
+    VringAddr,
+    VringFd,
+    VringState,
+)
+from vhostd.vhost_user.vring import Vring
+from vhostd.virtio.state import VirtioState
+from vhostd.wire.calls import Call, Fds, Reply, answer, answer_with_fds
+from vhostd.wire.channel import Channel
+from vhostd.wire.fds import Fd
+
+
+class Rings:
+    """Starts and stops the rings of a session, as the front-end says.
+
+    `running` is set while any ring runs: else the device is suspended. `starting` is called before a ring
+    starts while all others are stopped.
+    """
+
+    def __init__(
+        self,
+        state: VirtioState,
+        vrings: Sequence[Vring],
+        memory: Memory,
+        channel: Channel,
+        running: asyncio.Event,
+        starting: Callable[[], None],
+    ) -> None:
+        self._state = state
+        self._vrings = vrings
+        self._memory = memory
+        self._channel = channel
+        self._running = running
+        self._starting = starting
+        self.calls: tuple[Call, ...] = (
+            answer(SET_VRING_NUM, self.set_vring_num),
+            answer(SET_VRING_ADDR, self.set_vring_addr),
+            answer(SET_VRING_BASE, self.set_vring_base),
+            answer(GET_VRING_BASE, self.get_vring_base),
+            answer_with_fds(SET_VRING_KICK, self.set_vring_kick),
+            answer_with_fds(SET_VRING_CALL, self.set_vring_call),
+            answer_with_fds(SET_VRING_ERR, self.set_vring_err),
+            answer(SET_VRING_ENABLE, self.set_vring_enable),
+            answer(GET_INFLIGHT_FD, self.get_inflight_fd),
+            answer_with_fds(SET_INFLIGHT_FD, self.set_inflight_fd),
+        )
+
+    async def stop_all(self) -> None:
+        """Stops all rings, after the requests in flight; FrontendGone if nobody waits for that any more."""
+        await self._stop(self._vrings)
+
+    def forget_inflight(self) -> None:
+        """Has rings that start from now on keep no record of what is in flight: the driver begins anew."""
+        self._set_inflight([])
+
+    # --- Set-up -----------------------------------------------------------------------------------------
+
+    async def set_vring_num(self, state: VringState) -> None:
+        vring = self._vring(state.index)
+        vring.check_size(state.num)
+        await self._set_up_anew(vring)
+        vring.set_size(state.num)
+
+    def set_vring_addr(self, addr: VringAddr) -> None:
+        self._vring(addr.index).set_addr(addr, self._memory.map)
+
+    async def set_vring_base(self, state: VringState) -> None:
+        vring = self._vring(state.index)
+        vring.check_base(state.num)
+        await self._set_up_anew(vring)
+        vring.set_base(state.num)
+
+    def set_vring_call(self, vring_fd: VringFd, fds: Fds) -> None:
+        self._vring(vring_fd.index).set_call(_one_fd(vring_fd, fds))
+
+    def set_vring_err(self, vring_fd: VringFd, fds: Fds) -> None:
+        self._vring(vring_fd.index).set_err(_one_fd(vring_fd, fds))
+
+    def set_vring_enable(self, state: VringState) -> None:
+        if state.num > 1:
+            raise RefusedRequest(f"SET_VRING_ENABLE of vring {state.index} with {state.num}, not 0 or 1")
+        self._vring(state.index).runner.enable(on=bool(state.num))
+
+    # --- Start and stop ---------------------------------------------------------------------------------
+
+    def set_vring_kick(self, vring_fd: VringFd, fds: Fds) -> None:
+        if not self._running.is_set():
+            self._starting()
+        vring, kick = self._vring(vring_fd.index), _one_fd(vring_fd, fds)
+        vring.start(kick, self._memory.map, self._state.features)
+        self._note_running()
+
+    async def get_vring_base(self, state: VringState) -> VringState:
+        vring = self._vring(state.index)
+        await self._stop([vring])
+        return VringState(state.index, vring.base)
+
+    async def _set_up_anew(self, vring: Vring) -> None:
+        """Stops the ring if it is disabled: User-mode Linux disables rings, and says no more."""
+        if vring.runner.started and not vring.runner.is_enabled:
+            await self._stop([vring])
+
+    async def _stop(self, vrings: Iterable[Vring]) -> None:
+        stopping = asyncio.create_task(self._state.stop(vring.runner for vring in vrings))
+        leaving = asyncio.create_task(self._channel.hang_up())
+        tasks = (stopping, leaving)
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not stopping.done():
+                raise FrontendGone("the front-end has gone while rings were stopping")
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        self._note_running()
+
+    def _note_running(self) -> None:
+        if self._state.is_running:
+            self._running.set()
+        else:
+            self._running.clear()
+
+    # --- Inflight area ----------------------------------------------------------------------------------
+
+    def get_inflight_fd(self, wanted: Inflight) -> Reply[Inflight]:
+        self._check_queues(wanted)
+        area, fd = make_area(wanted.num_queues, wanted.queue_size)
+        return Reply(area, [fd])
+
+    def set_inflight_fd(self, area: Inflight, fds: Fds) -> None:
+        self._check_queues(area)
+        self._set_inflight(map_area(area, fds[0]))
+
+    def _check_queues(self, area: Inflight) -> None:
+        if not 0 < area.num_queues <= len(self._vrings):
+            raise RefusedRequest(f"an inflight area for {area.num_queues} queues of {len(self._vrings)}")
+
+    def _set_inflight(self, queues: Sequence[InflightQueue]) -> None:
+        """What rings that start from now on use; those beyond the queues, nothing."""
+        for vring, inflight in zip_longest(self._vrings, queues):
+            vring.inflight = inflight
+
+    def _vring(self, index: int) -> Vring:
+        if index >= len(self._vrings):
+            raise RefusedRequest(f"vring {index} of a device with {len(self._vrings)}")
+        return self._vrings[index]
+
+
+def _one_fd(vring_fd: VringFd, fds: Fds) -> Fd | None:
+    if vring_fd.has_fd != bool(fds):
+        raise RefusedRequest(f"vring {vring_fd.index}: {len(fds)} fds, and the flag says {vring_fd.has_fd:d}")
+    return fds[0] if fds else None

@@ -1,0 +1,149 @@
+"""The task that serves one queue of a device, from its ring's start to its stop, on any transport.
+
+The start rule: the handler begins when the device works on nothing that an earlier ring has left behind.
+Until then the ring is started, but it gives no chain.
+
+The stop rule: when the ring stops, the handler's loop ends; what it had taken it completes; only then, when
+it holds no chain, may it be cancelled.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from vhostd.errors import GuestError
+from vhostd.ring import SplitRing
+from vhostd.virtio.leftovers import Leftovers
+from vhostd.virtio.virtqueue import MakeQueue, Virtqueue
+
+log = logging.getLogger(__name__)
+
+
+class QueueTransport(Protocol):
+    """What a transport does for a queue that runs."""
+
+    def interrupt(self) -> None:
+        """Interrupts the driver: chains came back."""
+
+    def broke(self) -> None:
+        """Tells who must know that the driver broke the ring, which stands still until it stops."""
+
+    def stopped(self) -> None:
+        """The ring has stopped: nothing needs to be watched any more."""
+
+
+class QueueRunner:
+    """Runs the device's handler of one queue on one ring after the other.
+
+    `failed` is called with an exception of the device that is not the guest's fault. `leftovers` is what
+    earlier rings of the device have left behind.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        handler: Callable[[Virtqueue], Awaitable[None]],
+        failed: Callable[[Exception], None],
+        make_queue: MakeQueue = Virtqueue,
+        leftovers: Leftovers | None = None,
+    ) -> None:
+        self.index = index
+        self.queue: Virtqueue | None = None  # while a ring runs
+        self.is_enabled = False
+        self.is_broken = False
+        self._handler = handler
+        self._failed = failed
+        self._make_queue = make_queue
+        self._leftovers = Leftovers() if leftovers is None else leftovers
+        self._transport: QueueTransport | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether the ring is between its start and its stop, broken or not."""
+        return self.queue is not None
+
+    @property
+    def in_flight(self) -> int:
+        """How many chains the device has taken and not given back yet."""
+        return 0 if self.queue is None else self.queue.in_flight
+
+    def start(self, ring: SplitRing, transport: QueueTransport) -> None:
+        """Starts the handler on a ring; the queue must be stopped. It gets chains while it is enabled."""
+        queue = self._make_queue(
+            self.index, ring, transport.interrupt, lambda error: self._judge(queue, error)
+        )
+        self.queue, self._transport, self.is_broken = queue, transport, False
+        queue.enable(on=self.is_enabled)
+        self._task = asyncio.get_running_loop().create_task(self._serve(queue), name=f"vring {self.index}")
+        log.info("vring %d started, %d entries, at %d", self.index, ring.size, ring.base)
+        if ring.unfinished:
+            log.info(
+                "vring %d: %d requests were not finished before and are done again",
+                self.index,
+                ring.unfinished,
+            )
+
+    def enable(self, *, on: bool) -> None:
+        """Lets the handler have chains, or not; what it has it keeps."""
+        self.is_enabled = on
+        if self.queue is not None:
+            self.queue.enable(on=on)
+
+    async def stop(self) -> None:
+        """Stops the ring, once every chain that the handler took is back or given up.
+
+        No effect on a stopped ring.
+        """
+        queue, transport = self.queue, self._transport
+        if queue is None or transport is None:
+            return
+        queue.stop()
+        await queue.quiesce()
+        await self._end_task()
+        if self.queue is queue:  # and nobody else has waited for this too
+            self._leftovers.add(queue)
+            transport.stopped()
+            self.queue = None
+            log.info("vring %d stopped at %d", self.index, queue.ring.base)
+
+    def give_up(self) -> None:
+        """Lets nobody wait any more for the chains that are out."""
+        if self.queue is not None and self.queue.in_flight:
+            log.warning("vring %d: %d chains are given up", self.index, self.queue.in_flight)
+            self.queue.give_up()
+
+    async def _serve(self, queue: Virtqueue) -> None:
+        try:
+            await self._wait_for_leftovers()
+            await self._handler(queue)
+        except Exception as error:
+            queue.fail(error)
+
+    def _judge(self, queue: Virtqueue, error: Exception) -> None:
+        """Has an error of the handler, or of a request that ends later, cost this ring, or all of them."""
+        if not isinstance(error, GuestError):
+            self._failed(error)
+        elif queue is self.queue and not self.is_broken:  # else it is a request of a ring that is gone
+            log.error("vring %d is broken: %s", self.index, error)
+            self.is_broken = True
+            queue.count_error()
+            if self._transport is not None:
+                self._transport.broke()
+
+    async def _wait_for_leftovers(self) -> None:
+        if requests := self._leftovers.requests:
+            log.warning(
+                "vring %d waits for %d requests that were given up before and are still under way",
+                self.index,
+                requests,
+            )
+            await self._leftovers.gone()
+            log.info("vring %d goes on: no request of before is under way any more", self.index)
+
+    async def _end_task(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None

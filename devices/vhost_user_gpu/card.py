@@ -155,7 +155,8 @@ class Card:
         command = request.command
         if command is None or not command.exists(features):
             raise CommandError(Response.ERR_UNSPEC, f"{request.header.type:#x} is not a command here")
-        payload = request.chain.unpack(command.payload)
+        layout: type[Layout] = command.payload
+        payload = request.chain.unpack(layout)
         return self._methods[command](payload, request.chain)
 
     def _executed(self) -> dict[Row[Any, Any], Execute]:

@@ -93,6 +93,23 @@ def test_refuses_other_features_while_rings_run(run_async: Run) -> None:
     run_async(main)
 
 
+def test_the_front_end_s_own_features_may_change_while_rings_run(run_async: Run) -> None:
+    """QEMU turns the dirty log on and off like that, in the middle of the driver's work."""
+
+    async def main() -> None:
+        device = Echo()
+        device.features |= mask(Feature.LOG_ALL)  # as a core that has a log will offer it
+        async with negotiated(device) as (frontend, memory):
+            queue = await frontend.start(memory)
+            for features in (frontend.features & ~mask(Feature.LOG_ALL), frontend.features):
+                await frontend.call(SET_FEATURES, U64(features))
+                assert await queue.request(b"goes on", 7) == b"goes on"
+            await refused(frontend.call(SET_FEATURES, U64(frontend.features & ~mask(Feature.EVENT_IDX))))
+            queue.close()
+
+    run_async(main)
+
+
 def test_an_owner_may_say_so_again(run_async: Run) -> None:
     async def main() -> None:
         async with connected(Echo()) as frontend:

@@ -5,21 +5,15 @@ is disabled and set up anew; it is *enabled* or disabled by SET_VRING_ENABLE at 
 runs from start to stop (`virtio/queue_runner.py`), and is given chains while the ring is enabled.
 """
 
-import asyncio
-import logging
-
 from vhostd.errors import NoGuestMemory, RefusedRequest
 from vhostd.ring import GuestMemory, InflightQueue, SplitRing, Window
 from vhostd.vhost_user.doubt import Doubt
+from vhostd.vhost_user.kicks import KickFd, Kicks, Polling
 from vhostd.vhost_user.messages import VringAddr
 from vhostd.vhost_user.notification import Notification, notification
 from vhostd.virtio.queue_runner import QueueRunner
 from vhostd.virtio.vocabulary import MAX_QUEUE_SIZE, Feature
 from vhostd.wire.fds import Fd
-
-log = logging.getLogger(__name__)
-
-POLL_INTERVAL = 0.001  # seconds between looks at a ring whose front-end gave no kick fd
 
 
 class Vring:
@@ -37,11 +31,9 @@ class Vring:
         self.addr: VringAddr | None = None
         self.inflight: InflightQueue | None = None
         self._doubt = doubt
-        self._loop = asyncio.get_running_loop()
-        self._kick: Notification | None = None
+        self._kicks: Kicks | None = None
         self._call: Notification | None = None
         self._err: Notification | None = None
-        self._poll: asyncio.TimerHandle | None = None
 
     def describe(self, memory: GuestMemory, features: int) -> str:
         """The ring as it is now, in a line for the log; avail and used are what the rings themselves say."""
@@ -50,11 +42,12 @@ class Vring:
         base = self.base if queue is None else queue.ring.base
         avail = None if self.addr is None else _index(memory, self.addr.avail)
         used = None if self.addr is None else _index(memory, self.addr.used)
-        fds = {"kick": self._kick, "poll": self._poll, "call": self._call, "err": self._err}
+        fds = [] if self._kicks is None else [self._kicks.name]
+        fds += [name for name, fd in (("call", self._call), ("err", self._err)) if fd is not None]
         return (
             f"vring {self.index}: {state}, {'enabled' if runner.is_enabled else 'disabled'}, "
             f"size={self.size} base={base} avail={avail} used={used} in_flight={runner.in_flight} "
-            f"fds={'+'.join(name for name, there in fds.items() if there is not None) or 'none'} "
+            f"fds={'+'.join(fds) or 'none'} "
             f"event_idx={features >> Feature.EVENT_IDX & 1} indirect={features >> Feature.INDIRECT_DESC & 1}"
         )
 
@@ -178,48 +171,32 @@ class Vring:
         """Keeps the base, and lets go of the kick fd."""
         assert self.runner.queue is not None
         self.base = self.runner.queue.ring.base
-        self._unwatch_kick()
+        self._take_kicks(None)
         self._doubt.end(self.index)
 
     # --- Notifications ----------------------------------------------------------------------------------
 
     def _watch_kick(self, fd: Fd | None) -> None:
         kick = self._notification(fd)
-        self._unwatch_kick()
-        self._kick = kick
         if kick is None:
-            self._poll_ring()
+            self._take_kicks(Polling(self._look))
         else:
-            self._loop.add_reader(kick.fileno(), self._kicked)
+            self._take_kicks(KickFd(kick, f"vring {self.index}", self._kicked))
 
-    def _unwatch_kick(self) -> None:
-        if self._poll is not None:
-            self._poll.cancel()
-            self._poll = None
-        if self._kick is not None:
-            self._loop.remove_reader(self._kick.fileno())
-            self._kick.close()
-            self._kick = None
+    def _take_kicks(self, kicks: Kicks | None) -> None:
+        """Has kicks come from there, and not from where they came before."""
+        if self._kicks is not None:
+            self._kicks.close()
+        self._kicks = kicks
 
     def _kicked(self) -> None:
-        queue = self.runner.queue
-        assert self._kick is not None
-        assert queue is not None
-        try:
-            kicked = self._kick.clear()
-        except OSError as error:
-            log.warning("vring %d: the kick fd is of no use any more: %s", self.index, error)
-            self._unwatch_kick()
-        else:
-            if kicked:
-                queue.kicked()
-                if not queue.ring.effort:
-                    self._doubt.kicked(self.index)
+        self._look()
+        if (queue := self.runner.queue) is not None and not queue.ring.effort:
+            self._doubt.kicked(self.index)
 
-    def _poll_ring(self) -> None:
+    def _look(self) -> None:
         if self.runner.queue is not None:
             self.runner.queue.kicked()
-        self._poll = self._loop.call_later(POLL_INTERVAL, self._poll_ring)
 
     def _replace_fd(self, name: str, fd: Fd | None) -> None:
         new = self._notification(fd)

@@ -1,0 +1,71 @@
+"""Where a ring's kicks come from: an fd that the driver signals, or looks again and again."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from vhostd.vhost_user.notification import Notification
+
+log = logging.getLogger(__name__)
+
+POLL_INTERVAL = 0.001  # seconds between looks at a ring whose front-end gave no kick fd
+
+
+class Kicks(Protocol):
+    """A source of kicks, until it is closed."""
+
+    name: str
+
+    def close(self) -> None:
+        """No kick comes any more; idempotent."""
+
+
+class KickFd:
+    """Calls `kicked` whenever the fd of SET_VRING_KICK is signalled; owns the fd."""
+
+    name = "kick"
+
+    def __init__(self, fd: Notification, ring: str, kicked: Callable[[], None]) -> None:
+        """`ring` is its name in the log."""
+        self._fd: Notification | None = fd
+        self._ring = ring
+        self._kicked = kicked
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(fd.fileno(), self._readable, fd)
+
+    def close(self) -> None:
+        """Closes the fd, which was taken off the event loop before."""
+        if self._fd is not None:
+            self._loop.remove_reader(self._fd.fileno())
+            self._fd.close()
+            self._fd = None
+
+    def _readable(self, fd: Notification) -> None:
+        try:
+            kicked = fd.clear()
+        except OSError as error:
+            log.warning("%s: the kick fd is of no use any more: %s", self._ring, error)
+            self.close()
+        else:
+            if kicked:
+                self._kicked()
+
+
+class Polling:
+    """Calls `look` every millisecond, for a front-end that asked for that by passing no fd."""
+
+    name = "poll"
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        self._look = look
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_soon(self._again)
+
+    def close(self) -> None:
+        """Ends it."""
+        self._timer.cancel()
+
+    def _again(self) -> None:
+        self._timer = self._loop.call_later(POLL_INTERVAL, self._again)
+        self._look()

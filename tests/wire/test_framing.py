@@ -12,14 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vhostd.errors import MalformedMessage, UnknownRequest
+from vhostd.errors import MalformedMessage
 from vhostd.vhost_user.messages import (
     BACK_END,
     BACKEND_REQUESTS,
     FRONT_END,
     REQUESTS,
     SET_VRING_KICK,
-    CryptoSession,
     Request,
     VringState,
 )
@@ -79,55 +78,6 @@ def outcome(data: bytes, cuts: list[int]) -> tuple[list[tuple[int, int, bytes]],
         if message is not None:
             messages.append((message.request, message.flags, message.payload))
     return messages, "", reader.wants
-
-
-# --- Rows -----------------------------------------------------------------------------------------------
-
-
-@each_row(ROWS)
-def test_a_row_admits_its_own(row: Row[Any, Any]) -> None:
-    payload = bytes(size_of(row))
-    for count in row.fds:
-        assert row.admit(payload, count, EVERYTHING).pack() == payload
-
-
-@each_row(row for row in ROWS if size_of(row))
-def test_a_row_refuses_a_payload_too_short(row: Row[Any, Any]) -> None:
-    size = size_of(row) - row.padding - 1
-    with pytest.raises(MalformedMessage, match=f"{row} with a payload of {size} bytes"):
-        row.admit(bytes(size), row.fds[0], EVERYTHING)
-
-
-@each_row(row for row in ROWS if row.payload is not CryptoSession)  # which may be as long as it likes
-def test_a_row_ignores_what_is_behind_its_payload(row: Row[Any, Any]) -> None:
-    payload = bytes(size_of(row))
-    assert row.admit(payload + b"room", row.fds[0], EVERYTHING).pack() == payload
-
-
-@each_row(row for row in ROWS if row.fds[0] > 0)
-def test_a_row_refuses_too_few_fds(row: Row[Any, Any]) -> None:
-    with pytest.raises(MalformedMessage, match=f"{row} with 0 fds, not 1"):
-        row.admit(bytes(size_of(row)), 0, EVERYTHING)
-
-
-@each_row(ROWS)
-def test_a_row_refuses_too_many_fds(row: Row[Any, Any]) -> None:
-    for count in range(row.fds[-1] + 1, MAX_FDS + 2):
-        with pytest.raises(MalformedMessage, match=f"{row} with {count} fds, not"):
-            row.admit(bytes(size_of(row)), count, EVERYTHING)
-
-
-@each_row(row for row in ROWS if row.needs is not None)
-def test_a_row_is_unknown_without_its_feature(row: Row[Any, Any]) -> None:
-    assert row.needs is not None
-    with pytest.raises(UnknownRequest, match=f"{row} without {row.needs.name} negotiated"):
-        row.admit(bytes(size_of(row)), row.fds[0], EVERYTHING & ~(1 << row.needs))
-    assert row.admit(bytes(size_of(row)), row.fds[0], 1 << row.needs)
-
-
-@each_row(row for row in ROWS if row.needs is None)
-def test_a_row_that_needs_no_feature_is_always_known(row: Row[Any, Any]) -> None:
-    assert row.admit(bytes(size_of(row)), row.fds[0], 0)
 
 
 # --- Headers --------------------------------------------------------------------------------------------

@@ -1,0 +1,178 @@
+"""Whoever asks over a channel gets the reply to his own question, or hears that there is none."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from enum import IntEnum
+
+import pytest
+
+from tests.conftest import Run
+from vhostd.errors import MalformedMessage, RefusedRequest
+from vhostd.wire.calls import Caller, answer, answer_with_fds, by_number
+from vhostd.wire.channel import Channel
+from vhostd.wire.fds import Fd
+from vhostd.wire.framing import Dialect, Message
+from vhostd.wire.rows import ONE_FD, U64, Empty, Row
+
+
+class Question(IntEnum):
+    """Of a protocol that is nobody's."""
+
+    NAME = 1
+    AGE = 2
+    FILE = 3
+    SHOUT = 4
+
+
+DIALECT = Dialect(Question, version=0)
+NAME = Row(Question.NAME, Empty, reply=U64, refusal=U64(666))
+AGE = Row(Question.AGE, U64, reply=U64)
+FILE = Row(Question.FILE, Empty, reply=Empty, reply_fds=ONE_FD)
+SHOUT = Row(Question.SHOUT, U64)
+
+
+@asynccontextmanager
+async def asking() -> AsyncIterator[tuple[Caller, Channel]]:
+    """Who asks, while somebody listens to the replies, and the other end."""
+    ours, theirs = socket.socketpair()
+    channel, peer = Channel(ours, DIALECT, replies=True), Channel(theirs, DIALECT)
+    caller = Caller(channel)
+    listening = asyncio.create_task(caller.listen())
+    try:
+        yield caller, peer
+    finally:
+        listening.cancel()
+        await asyncio.wait([listening])
+        listening.cancelled() or listening.exception()
+        peer.close()
+        channel.close()
+
+
+async def hear(peer: Channel) -> Message:
+    message = await peer.receive()
+    assert message is not None
+    return message
+
+
+async def reply(peer: Channel, request: Question, value: int, *fds: int) -> None:
+    await peer.send(DIALECT.encode(request, U64(value), reply=True), fds)
+
+
+def test_replies_come_in_the_order_of_the_questions(run_async: Run) -> None:
+    async def main() -> None:
+        async with asking() as (caller, peer):
+            answers = [await caller.ask(AGE, U64(number)) for number in range(3)]
+            for number in range(3):
+                assert (await hear(peer)).payload == U64(number).pack()
+                await reply(peer, Question.AGE, number + 10)
+            assert [(await answered).payload.value for answered in answers] == [10, 11, 12]
+
+    run_async(main)
+
+
+def test_the_row_s_refusal_is_an_exception_and_the_next_reply_is_none(run_async: Run) -> None:
+    async def main() -> None:
+        async with asking() as (caller, peer):
+            refused, taken = await caller.ask(NAME, Empty()), await caller.ask(NAME, Empty())
+            await reply(peer, Question.NAME, 666)
+            await reply(peer, Question.NAME, 5)
+            with pytest.raises(RefusedRequest, match="NAME was refused"):
+                await refused
+            assert (await taken).payload == U64(5)
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("fds", [1, 0, 2])
+def test_the_fds_of_a_reply_are_for_who_asked(fds: int, run_async: Run) -> None:
+    async def main() -> None:
+        async with asking() as (caller, peer):
+            answered = await caller.ask(FILE, Empty())
+            await hear(peer)
+            await peer.send(DIALECT.encode(Question.FILE, Empty(), reply=True), (0,) * fds)
+            if fds == 1:
+                (fd,) = (await answered).fds
+                with fd:
+                    assert os.fstat(fd.fileno()) == os.fstat(0)
+            else:
+                with pytest.raises(MalformedMessage, match=f"the reply to FILE has {fds} fds"):
+                    await answered
+
+    run_async(main)
+
+
+def test_the_fds_of_a_question_stay_the_caller_s(run_async: Run) -> None:
+    row = Row(Question.SHOUT, Empty, fds=ONE_FD)
+
+    async def main() -> None:
+        async with asking() as (caller, peer):
+            with Fd(os.dup(0)) as fd:
+                await caller.tell(row, Empty(), [fd])
+                message = await hear(peer)
+                assert (len(message.fds), bool(fd)) == (1, True)
+                message.close()
+
+    run_async(main)
+
+
+def test_an_ack_that_nobody_wanted_is_ignored(run_async: Run) -> None:
+    async def main() -> None:
+        async with asking() as (caller, peer):
+            await caller.tell(SHOUT, U64(1))
+            answered = await caller.ask(AGE, U64(1))
+            await reply(peer, Question.SHOUT, 0)
+            await reply(peer, Question.AGE, 33)
+            assert (await answered).payload == U64(33)
+
+    run_async(main)
+
+
+def test_a_reply_to_something_else_ends_it_for_all(run_async: Run) -> None:
+    async def main() -> None:
+        async with asking() as (caller, peer):
+            answers = [await caller.ask(AGE, U64(1)), await caller.ask(NAME, Empty())]
+            await reply(peer, Question.NAME, 1)
+            for answered in answers:
+                with pytest.raises(MalformedMessage, match="a reply to NAME, where none was due"):
+                    await answered
+            with pytest.raises(MalformedMessage):  # nobody would hear the reply
+                await caller.ask(AGE, U64(1))
+
+    run_async(main)
+
+
+def test_a_peer_that_goes_is_a_connection_error(run_async: Run) -> None:
+    async def main() -> None:
+        async with asking() as (caller, peer):
+            answered = await caller.ask(AGE, U64(1))
+            peer.close()
+            with pytest.raises(ConnectionError):
+                await answered
+            with pytest.raises(ConnectionError):
+                await caller.tell(SHOUT, U64(1))
+
+    run_async(main)
+
+
+def test_a_question_that_was_given_up_gives_its_turn_up(run_async: Run) -> None:
+    async def main() -> None:
+        async with asking() as (caller, peer):
+            async with caller.turn:
+                tasks = [asyncio.create_task(caller.tell(SHOUT, U64(number))) for number in range(2)]
+                await asyncio.sleep(0)
+                tasks[0].cancel()
+            await tasks[1]
+            assert (await hear(peer)).payload == U64(1).pack()
+
+    run_async(main)
+
+
+def test_of_two_calls_for_one_request_the_later_counts() -> None:
+    first, second = answer(AGE, lambda age: age), answer_with_fds(AGE, lambda age, fds: U64(len(fds)))
+    table = by_number([first, answer(NAME, lambda _: U64(1)), second])
+    assert table[Question.AGE] is second
+    assert table[Question.AGE].answer(U64(1), []) == U64(0)
+    assert table[Question.NAME].answer(Empty(), []) == U64(1)

@@ -135,9 +135,9 @@ def test_a_file_system(linux: Linux, image: Path) -> None:
     linux.shell("sync && umount /mnt && echo 3 >/proc/sys/vm/drop_caches && fsck.ext4 -fn /dev/vda")
     linux.shell(f"mount /dev/vda /mnt && diff -r {CHECKOUT}/vhostd /mnt/vhostd && umount /mnt")
     subprocess.run(["/sbin/e2fsck", "-fn", image], check=True, capture_output=True)
-    command = ["/sbin/debugfs", "-R", "cat /vhostd/virtio.py", str(image)]
+    command = ["/sbin/debugfs", "-R", "cat /vhostd/errors.py", str(image)]
     shown = subprocess.run(command, check=True, capture_output=True).stdout
-    assert shown == (CHECKOUT / "vhostd/virtio.py").read_bytes()
+    assert shown == (CHECKOUT / "vhostd/errors.py").read_bytes()
 
 
 def test_space_is_given_back(linux: Linux, image: Path) -> None:

@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 
 from tests.conftest import Run
+from tests.sessions import Echo, backend_requests, negotiated
 from vhostd.errors import MalformedMessage, RefusedRequest, UnknownRequest
 from vhostd.vhost_user.dispatch import Agreed
 from vhostd.vhost_user.link import FrontendLink
 from vhostd.vhost_user.messages import (
     BACK_END,
     CONFIG_CHANGE_MSG,
+    GET_QUEUE_NUM,
     SHARED_OBJECT_ADD,
     SHARED_OBJECT_LOOKUP,
     SHARED_OBJECT_REMOVE,
+    BackendRequest,
     ProtocolFeature,
     SharedObject,
 )
@@ -51,7 +54,7 @@ class Peer:
 
 
 @asynccontextmanager
-async def connected(
+async def linked(
     features: int = EVERYTHING, *, running: bool = True
 ) -> AsyncIterator[tuple[FrontendLink, Peer]]:
     """A link over a socket, and the front-end's end of that; by default a ring runs."""
@@ -72,7 +75,7 @@ async def connected(
 
 def test_a_config_change_is_told_without_asking_for_an_ack(run_async: Run) -> None:
     async def main() -> None:
-        async with connected() as (link, peer):
+        async with linked() as (link, peer):
             link.config_changed()
             message = await peer.hear(CONFIG_CHANGE_MSG)
             assert not message.needs_reply
@@ -82,7 +85,7 @@ def test_a_config_change_is_told_without_asking_for_an_ack(run_async: Run) -> No
 
 def test_an_ack_that_nobody_asked_for_costs_no_config_change(run_async: Run) -> None:
     async def main() -> None:
-        async with connected() as (link, peer):
+        async with linked() as (link, peer):
             for _ in range(3):
                 link.config_changed()
                 await peer.hear(CONFIG_CHANGE_MSG)
@@ -93,7 +96,7 @@ def test_an_ack_that_nobody_asked_for_costs_no_config_change(run_async: Run) -> 
 
 def test_a_device_hears_the_reply_and_gets_its_fds(run_async: Run) -> None:
     async def main() -> None:
-        async with connected() as (link, peer):
+        async with linked() as (link, peer):
             asking = asyncio.create_task(link.ask(SHARED_OBJECT_LOOKUP, UUID))
             message = await peer.hear(SHARED_OBJECT_LOOKUP)
             assert (message.payload, message.needs_reply) == (UUID.pack(), False)
@@ -108,7 +111,7 @@ def test_a_device_hears_the_reply_and_gets_its_fds(run_async: Run) -> None:
 
 def test_replies_go_to_who_asked_also_when_somebody_has_given_up(run_async: Run) -> None:
     async def main() -> None:
-        async with connected() as (link, peer):
+        async with linked() as (link, peer):
             asking = [asyncio.create_task(link.ask(SHARED_OBJECT_LOOKUP, UUID)) for _ in range(3)]
             for _ in asking:
                 await peer.hear(SHARED_OBJECT_LOOKUP)
@@ -123,7 +126,7 @@ def test_replies_go_to_who_asked_also_when_somebody_has_given_up(run_async: Run)
 @pytest.mark.parametrize("ack", [0, 1])
 def test_a_request_without_a_reply_is_acked(ack: int, run_async: Run) -> None:
     async def main() -> None:
-        async with connected() as (link, peer):
+        async with linked() as (link, peer):
             asking = asyncio.create_task(link.ask(SHARED_OBJECT_ADD, UUID))
             assert (await peer.hear(SHARED_OBJECT_ADD)).needs_reply
             await peer.reply(SHARED_OBJECT_ADD, U64(ack))
@@ -138,7 +141,7 @@ def test_a_request_without_a_reply_is_acked(ack: int, run_async: Run) -> None:
 
 def test_where_no_acks_were_agreed_on_nobody_waits_for_one(run_async: Run) -> None:
     async def main() -> None:
-        async with connected(mask(ProtocolFeature.SHARED_OBJECT)) as (link, peer):
+        async with linked(mask(ProtocolFeature.SHARED_OBJECT)) as (link, peer):
             assert (await link.ask(SHARED_OBJECT_REMOVE, UUID)).fds == []
             assert not (await peer.hear(SHARED_OBJECT_REMOVE)).needs_reply
 
@@ -147,7 +150,7 @@ def test_where_no_acks_were_agreed_on_nobody_waits_for_one(run_async: Run) -> No
 
 def test_what_was_not_agreed_on_is_not_asked(run_async: Run) -> None:
     async def main() -> None:
-        async with connected(mask(ProtocolFeature.CONFIG)) as (link, _):
+        async with linked(mask(ProtocolFeature.CONFIG)) as (link, _):
             with pytest.raises(UnknownRequest, match="did not agree"):
                 await link.ask(SHARED_OBJECT_LOOKUP, UUID)
         link = FrontendLink(Agreed(EVERYTHING), asyncio.Event())
@@ -161,7 +164,7 @@ def test_what_was_not_agreed_on_is_not_asked(run_async: Run) -> None:
 @pytest.mark.parametrize("how", ["it goes", "nonsense", "another socket"])
 def test_who_waits_hears_that_no_reply_comes(how: str, run_async: Run) -> None:
     async def main() -> None:
-        async with connected() as (link, peer):
+        async with linked() as (link, peer):
             asking = asyncio.create_task(link.ask(SHARED_OBJECT_LOOKUP, UUID))
             await peer.hear(SHARED_OBJECT_LOOKUP)
             if how == "it goes":
@@ -180,7 +183,7 @@ def test_a_slow_front_end_blocks_nobody_else(run_async: Run) -> None:
     """Its buffer is full: the request waits, the event loop does not."""
 
     async def main() -> None:
-        async with connected(mask(ProtocolFeature.SHARED_OBJECT)) as (link, peer):
+        async with linked(mask(ProtocolFeature.SHARED_OBJECT)) as (link, peer):
 
             async def flood() -> None:
                 while True:
@@ -223,7 +226,7 @@ def test_an_fd_of_another_kind_is_refused_and_the_socket_before_stays(
     kind: str, why: str, run_async: Run
 ) -> None:
     async def main() -> None:
-        async with connected() as (link, peer):
+        async with linked() as (link, peer):
             with some_fd(kind) as fd:
                 with pytest.raises(RefusedRequest, match=f"SET_BACKEND_REQ_FD with .*{why}"):
                     await link.set_backend_req_fd(Empty(), [fd])
@@ -236,9 +239,63 @@ def test_an_fd_of_another_kind_is_refused_and_the_socket_before_stays(
 
 def test_close_may_be_called_again(run_async: Run) -> None:
     async def main() -> None:
-        async with connected() as (link, peer):
+        async with linked() as (link, peer):
             await link.close()
             await link.close()
             assert await peer.channel.receive() is None
+
+    run_async(main)
+
+
+# --- In a session ---------------------------------------------------------------------------------------
+
+
+def test_a_config_change_is_announced_while_rings_run(run_async: Run) -> None:
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory), backend_requests(frontend) as requests:
+            device.config_changed()
+            device.config_changed()  # suspended: both wait, as one
+            queue = await frontend.start(memory)
+            for _ in range(3):  # without a word of the front-end, which may never have one
+                message = await requests.receive()
+                assert message is not None
+                assert (message.request, message.payload) == (BackendRequest.CONFIG_CHANGE_MSG, b"")
+                assert not message.needs_reply
+                device.config_changed()
+            queue.close()
+
+    run_async(main)
+
+
+def test_nothing_is_announced_while_all_rings_are_stopped(run_async: Run) -> None:
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory), backend_requests(frontend) as requests:
+            queue = await frontend.start(memory)
+            await frontend.stop(queue)
+            device.config_changed()
+            receiving = asyncio.create_task(requests.receive())
+            for _ in range(3):
+                await frontend.call(GET_QUEUE_NUM, Empty())
+            assert not receiving.done()
+            frontend.close()
+            assert await receiving is None
+            queue.close()
+
+    run_async(main)
+
+
+def test_the_socket_for_requests_may_be_replaced_or_close(run_async: Run) -> None:
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory):
+            queue = await frontend.start(memory)
+            async with backend_requests(frontend) as first, backend_requests(frontend) as second:
+                assert await first.receive() is None
+                device.config_changed()
+                assert await second.receive() is not None
+            assert await queue.request(b"lives on", 8) == b"lives on"
+            queue.close()
 
     run_async(main)

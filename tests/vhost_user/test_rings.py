@@ -1,0 +1,273 @@
+"""The messages about the inflight area."""
+
+import os
+import resource
+import struct
+
+import pytest
+
+from tests.conftest import Run
+from tests.sessions import Echo, closed, connected, negotiated, refused
+from vhostd.frontend import Queue, SharedMemory
+from vhostd.vhost_user.messages import (
+    GET_INFLIGHT_FD,
+    GET_QUEUE_NUM,
+    RESET_DEVICE,
+    SET_INFLIGHT_FD,
+    SET_STATUS,
+    SET_VRING_CALL,
+    SET_VRING_ENABLE,
+    SET_VRING_KICK,
+    Inflight,
+    ProtocolFeature,
+    VringFd,
+    VringState,
+)
+from vhostd.virtio.vocabulary import mask
+from vhostd.wire.fds import Fd
+from vhostd.wire.rows import U64, Empty
+
+FOOTPRINT = 16 + 64 * 16 + 48  # of the region of a queue of 64 descriptors
+
+
+HEADS = range(16, 16 + 64 * 16, 16)  # where the descriptors' states are in it
+
+
+def in_flight(fd: Fd, index: int) -> list[int]:
+    """The heads that are in flight in a queue of 64 descriptors, as the area's file says."""
+    region = os.pread(fd.fileno(), FOOTPRINT, index * FOOTPRINT)
+    return [head for head, at in enumerate(HEADS) if region[at]]
+
+
+def test_an_inflight_area_is_made_and_kept(run_async: Run) -> None:
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory):
+            area, fd = await frontend.get_inflight(2, 64)
+            assert area == Inflight(2 * FOOTPRINT, 0, 2, 64)
+            assert os.fstat(fd.fileno()).st_size == 2 * FOOTPRINT
+            with pytest.raises(PermissionError):
+                os.ftruncate(fd.fileno(), 0)
+            await frontend.set_inflight(area, fd)
+            queue = await frontend.start(memory, 1)
+            head = queue.add(b"x", 4)
+            queue.kick()
+            await device.holding.wait()
+            assert (in_flight(fd, 0), in_flight(fd, 1)) == ([], [head])
+            device.release()
+            assert (await queue.used())[1] == b"held"
+            assert in_flight(fd, 1) == []
+            queue.close()
+            fd.close()
+
+    run_async(main)
+
+
+def test_what_was_in_flight_is_done_again(run_async: Run) -> None:
+    """Whoever served the ring before used the second request, began the first and the third, and died."""
+
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            area, fd = await frontend.get_inflight(1, 64)
+            queue = Queue(memory, 0, 64, frontend.features)
+            heads = [queue.add(data, 1) for data in (b"a", b"b", b"c", b"d")]
+            os.pwrite(fd.fileno(), struct.pack("<QHHHH", 0, 1, 64, heads[1], 0), 0)
+            for age, head in enumerate((heads[2], heads[1], heads[0])):
+                os.pwrite(fd.fileno(), struct.pack("<B5xHQ", 1, 0, age), HEADS[head])
+            memory.map.write(queue.driver.used_addr, struct.pack("<HHII", 0, 1, heads[1], 0))
+            await frontend.set_inflight(area, fd)
+            await frontend.set_up(queue, base=1)
+            await frontend.call(SET_VRING_KICK, VringFd(0), queue.kick_fd)
+            await frontend.call(SET_VRING_CALL, VringFd(0), queue.call_fd)
+            await frontend.call(SET_VRING_ENABLE, VringState(0, 1))
+            answers = [await queue.used() for _ in heads]
+            assert answers == [(heads[1], b""), (heads[2], b"c"), (heads[0], b"a"), (heads[3], b"d")]
+            assert (queue.poll(), in_flight(fd, 0)) == (None, [])
+            assert await frontend.stop(queue) == 4
+            queue.close()
+            fd.close()
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("base", [0, 3, 65535])
+def test_a_ring_stops_where_the_area_says_even_if_it_served_nothing(base: int, run_async: Run) -> None:
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            area, fd = await frontend.get_inflight(1, 64)
+            queue = Queue(memory, 0, 64, frontend.features)
+            head = queue.add(b"a", 1)
+            os.pwrite(fd.fileno(), struct.pack("<QHHHH", 0, 1, 64, 0, 0), 0)
+            os.pwrite(fd.fileno(), b"\1", HEADS[head])
+            await frontend.set_inflight(area, fd)
+            await frontend.set_up(queue, base=base)
+            await frontend.call(SET_VRING_KICK, VringFd(0), queue.kick_fd)
+            assert await frontend.stop(queue) == 1
+            assert in_flight(fd, 0) == [head]  # a disabled ring serves nothing, but it does not forget
+            queue.close()
+            fd.close()
+
+    run_async(main)
+
+
+@pytest.mark.parametrize(
+    ("num_queues", "queue_size"), [(0, 64), (3, 64), (65535, 64), (2, 0), (2, 32769), (2, 65535)]
+)
+def test_an_inflight_area_that_is_no_use_is_refused(num_queues: int, queue_size: int, run_async: Run) -> None:
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            await refused(frontend.get_inflight(num_queues, queue_size))
+            description = Inflight(memory.size, 0, num_queues, queue_size)
+            await refused(frontend.set_inflight(description, memory.fd))
+            await frontend.call(GET_QUEUE_NUM, Empty())
+
+    run_async(main)
+
+
+@pytest.mark.parametrize(
+    "area",
+    [
+        Inflight(2 * FOOTPRINT - 1, 0, 2, 64),
+        Inflight(0, 0, 2, 64),
+        Inflight(2 * FOOTPRINT, (1 << 20) - FOOTPRINT, 2, 64),
+        Inflight(2 * FOOTPRINT, 1 << 20, 2, 64),
+        Inflight(2 * FOOTPRINT, (1 << 64) - 8, 2, 64),
+        Inflight(2 * FOOTPRINT, 4, 2, 64),
+    ],
+    ids=["short", "empty", "half in the file", "not in the file", "wraps", "not aligned"],
+)
+def test_an_inflight_area_that_cannot_be_mapped_is_refused(area: Inflight, run_async: Run) -> None:
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            await refused(frontend.set_inflight(area, memory.fd))
+
+    run_async(main)
+
+
+def test_an_inflight_area_is_a_file(run_async: Run) -> None:
+    async def main() -> None:
+        async with connected(Echo()) as frontend:
+            await frontend.negotiate()
+            with Fd(os.eventfd(0, os.EFD_CLOEXEC)) as no_file:
+                await refused(frontend.set_inflight(Inflight(2 * FOOTPRINT, 0, 2, 64), no_file))
+
+    run_async(main)
+
+
+def test_no_inflight_area_without_memory_for_it(run_async: Run) -> None:
+    async def main() -> None:
+        async with connected(Echo()) as frontend:
+            await frontend.negotiate()
+            limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (FOOTPRINT, limits[1]))
+            try:
+                await refused(frontend.get_inflight(2, 64))
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_an_inflight_area_needs_one_fd(count: int, run_async: Run) -> None:
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            with pytest.raises(ConnectionError):
+                await frontend.call(SET_INFLIGHT_FD, Inflight(4096, 0, 2, 64), *[memory.fd] * count)
+
+    run_async(main)
+
+
+def test_no_inflight_area_if_it_was_not_negotiated(run_async: Run) -> None:
+    async def main() -> None:
+        async with connected(Echo()) as frontend:
+            await frontend.negotiate(protocol_features=mask(ProtocolFeature.REPLY_ACK))
+            await refused(frontend.call(GET_INFLIGHT_FD, Inflight(0, 0, 2, 64)))
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("change", ["RESET_DEVICE", "SET_STATUS", "fewer queues"])
+def test_an_inflight_area_ends_with_the_driver_or_the_next_one(change: str, run_async: Run) -> None:
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory):
+            area, fd = await frontend.get_inflight(2, 64)
+            await frontend.set_inflight(area, fd)
+            if change == "RESET_DEVICE":
+                await frontend.call(RESET_DEVICE, Empty())
+            elif change == "SET_STATUS":
+                await frontend.call(SET_STATUS, U64(0))
+            else:
+                smaller, other = await frontend.get_inflight(1, 64)
+                await frontend.set_inflight(smaller, other)
+                other.close()
+            queue = await frontend.start(memory, 1)
+            queue.add(b"x", 4)
+            queue.kick()
+            await device.holding.wait()
+            assert os.pread(fd.fileno(), 2 * FOOTPRINT, 0) == bytes(2 * FOOTPRINT)
+            device.release()
+            queue.close()
+            fd.close()
+
+    run_async(main)
+
+
+def test_a_ring_keeps_the_inflight_area_that_it_began_with(run_async: Run) -> None:
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory):
+            area, fd = await frontend.get_inflight(2, 64)
+            await frontend.set_inflight(area, fd)
+            queue = await frontend.start(memory, 1)
+            later, other = await frontend.get_inflight(2, 64)
+            await frontend.set_inflight(later, other)
+            head = queue.add(b"x", 4)
+            queue.kick()
+            await device.holding.wait()
+            assert (in_flight(fd, 1), in_flight(other, 1)) == ([head], [])
+            device.release()
+            queue.close()
+            fd.close()
+            other.close()
+
+    run_async(main)
+
+
+@pytest.mark.parametrize(("version", "size"), [(2, 64), (0, 128)], ids=["version 2", "small area"])
+def test_an_inflight_area_of_another_ring_is_refused_when_it_starts(
+    version: int, size: int, run_async: Run
+) -> None:
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            area, fd = await frontend.get_inflight(1, 64)
+            os.pwrite(fd.fileno(), struct.pack("<H", version), 8)
+            await frontend.set_inflight(area, fd)
+            queue = Queue(memory, 0, size, frontend.features)
+            await frontend.set_up(queue)
+            await refused(frontend.call(SET_VRING_KICK, VringFd(0), queue.kick_fd))
+            queue.close()
+            fd.close()
+
+    run_async(main)
+
+
+def test_an_inflight_area_that_shrinks_costs_the_connection(
+    run_async: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        area = SharedMemory(4096)
+        async with negotiated(Echo()) as (frontend, memory):
+            await frontend.set_inflight(Inflight(4096, 0, 2, 64), area.fd)
+            queue = await frontend.start(memory)
+            assert await queue.request(b"x", 1) == b"x"
+            os.ftruncate(area.fd.fileno(), 0)
+            queue.add(b"x", 1)
+            os.eventfd_write(queue.kick_fd.fileno(), 1)
+            await closed(frontend)
+            queue.close()
+        area.close()
+
+    run_async(main)
+    assert "shrank" in caplog.text

@@ -30,6 +30,7 @@ PURE = {
     "vhostd.wire.fds",
     "vhostd.wire.framing",
     "vhostd.wire.layout",
+    "vhostd.wire.rows",
 }
 IMPURE = {"asyncio", "uvloop", "socket", "select", "selectors", "time"}
 

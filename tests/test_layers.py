@@ -163,6 +163,12 @@ def test_devices_import_public_names_only(source: tuple[str, Path]) -> None:
             assert each.name in public or each.module in PUBLIC
 
 
+@pytest.mark.parametrize("source", DEVICES, ids=label)
+def test_the_process_is_not_the_devices(source: tuple[str, Path]) -> None:
+    """They say which signals they want, and the program takes them."""
+    assert not {"gc", "signal"} & {each.module for each in imports_in(source[1])}
+
+
 @pytest.mark.parametrize("name", vhostd.__all__)
 def test_public_names_exist(name: str) -> None:
     assert getattr(vhostd, name)

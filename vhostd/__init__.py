@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vhostd.host.budget import Budget
     from vhostd.host.folder import Folder
     from vhostd.host.grants import Grants
+    from vhostd.host.pause import pause
     from vhostd.host.reader import Reader
     from vhostd.host.threads import Threads
     from vhostd.program.endpoint import listen
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from vhostd.program.options import positive, size, socket_group, socket_mode
     from vhostd.ring import Chain, Gather, Shortcut
     from vhostd.ring.uring import Uring
-    from vhostd.virtio.device import Device, Handler
+    from vhostd.virtio.device import Device, Handler, Signals
     from vhostd.virtio.link import Link
     from vhostd.virtio.virtqueue import Virtqueue
     from vhostd.virtio.vocabulary import DeviceType
@@ -52,6 +53,7 @@ _HOMES = {
     "host.budget": ("Budget",),
     "host.folder": ("Folder",),
     "host.grants": ("Grants",),
+    "host.pause": ("pause",),
     "host.reader": ("Reader",),
     "host.threads": ("Threads",),
     "program.endpoint": ("listen",),
@@ -59,7 +61,7 @@ _HOMES = {
     "program.options": ("positive", "size", "socket_group", "socket_mode"),
     "ring": ("Chain", "Gather", "Shortcut"),
     "ring.uring": ("Uring",),
-    "virtio.device": ("Device", "Handler"),
+    "virtio.device": ("Device", "Handler", "Signals"),
     "virtio.link": ("Link",),
     "virtio.virtqueue": ("Virtqueue",),
     "virtio.vocabulary": ("DeviceType",),
@@ -78,6 +80,7 @@ __all__ = [  # noqa: RUF022 (by topic)
     "Device",
     "DeviceType",
     "Handler",
+    "Signals",
     "Grants",
     "run",
     "positive",
@@ -94,6 +97,7 @@ __all__ = [  # noqa: RUF022 (by topic)
     "Budget",
     "Threads",
     "Reader",
+    "pause",
     "listen",
     "Layout",
     "array",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vhost_user_blk.image import Image
     from vhost_user_blk.requests import Requests
     from vhost_user_blk.throttle import Throttle
-    from vhostd import Grants, Handler, Link, Virtqueue
+    from vhostd import Grants, Handler, Link, Signals, Virtqueue
 
 LOCKINGS = ("auto", "on", "off")
 CACHES = ("writeback", "writethrough", "direct")
@@ -43,6 +43,8 @@ class Blk(Device):
         poll: float = 0.0,
     ) -> None:
         """Serves what the requests are for, whose image and engine it owns; polls for `poll` seconds."""
+        from vhost_user_blk.size import SizeWatch
+
         self.features = features
         self._requests = requests
         self._config = config
@@ -50,6 +52,7 @@ class Blk(Device):
         self._throttle = throttle
         self._poll = poll
         self._initial_writeback = requests.writeback
+        self._size = SizeWatch(requests.image, self.config_changed)
 
     @classmethod
     def add_options(cls, parser: "argparse.ArgumentParser") -> None:
@@ -89,7 +92,6 @@ class Blk(Device):
     @classmethod
     def from_options(cls, options: "argparse.Namespace") -> "Self":
         """Opens the image; raises SetupError if that cannot be, UsageError for options that contradict."""
-        from vhost_user_blk import size  # noqa: F401  # now: later the sandbox may hide it
         from vhost_user_blk.config import Config, features_of
         from vhost_user_blk.engine import make_engine
         from vhost_user_blk.protocol import ID_SIZE
@@ -172,10 +174,12 @@ class Blk(Device):
         self._config.write(offset, data)
 
     async def run(self) -> None:
-        """Looks whether the image has another size now and then, and at SIGHUP."""
-        from vhost_user_blk.size import watch
+        """Looks whether the image has another size now and then."""
+        await self._size.run()
 
-        await watch(self._requests.image, self.config_changed)
+    def signals(self) -> "Signals":
+        """SIGHUP has it look at the image's size at once."""
+        return {"SIGHUP": self._size.look_now}
 
     def attach(self, link: "Link") -> None:
         """Has the write cache as it is to be at first. A reset leaves it as it is.

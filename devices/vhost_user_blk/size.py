@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from signal import SIGHUP
 
 from vhost_user_blk.image import Image
 from vhostd import Threads
@@ -14,29 +13,38 @@ log = logging.getLogger(__name__)
 LOOK_INTERVAL = 1.0  # seconds between two looks
 
 
-async def watch(image: Image, changed: Callable[[], None]) -> None:
-    """Looks at the size now and then, and at SIGHUP; calls `changed` when the guest sees another one.
+class SizeWatch:
+    """Looks at the size now and then; calls `changed` when the guest sees another one.
 
     A look may take long where the storage hangs. The next one waits for it, and nobody else does.
     """
-    loop, threads, asked = asyncio.get_running_loop(), Threads(name="size"), asyncio.Event()
-    loop.add_signal_handler(SIGHUP, asked.set)
-    try:
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_INTERVAL):
-                    await asked.wait()
-            asked.clear()
-            if await _look(image, threads):
-                changed()
-    finally:
-        loop.remove_signal_handler(SIGHUP)
-        threads.close()
 
+    def __init__(self, image: Image, changed: Callable[[], None]) -> None:
+        self._image = image
+        self._changed = changed
+        self._asked = asyncio.Event()
 
-async def _look(image: Image, threads: Threads) -> bool:
-    try:
-        return image.resize(await threads.run(image.measure))
-    except OSError as error:
-        log.warning("the size of %s is not to be had: %s", image.path, error.strerror)
-        return False
+    def look_now(self) -> None:
+        """Has the next look be soon."""
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Looks, until it is cancelled."""
+        threads = Threads(name="size")
+        try:
+            while True:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_INTERVAL):
+                        await self._asked.wait()
+                self._asked.clear()
+                if await self._look(threads):
+                    self._changed()
+        finally:
+            threads.close()
+
+    async def _look(self, threads: Threads) -> bool:
+        try:
+            return self._image.resize(await threads.run(self._image.measure))
+        except OSError as error:
+            log.warning("the size of %s is not to be had: %s", self._image.path, error.strerror)
+            return False

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from vhost_user_gpu.display import Display
     from vhost_user_gpu.dmabuf import Exporter
     from vhost_user_gpu.scanout import Scanout
-    from vhost_user_gpu.screenshot import Target
-    from vhostd import Call, Chain, Empty, Fds, Grants, Handler, Virtqueue
+    from vhost_user_gpu.screenshot import Screenshots, Target
+    from vhostd import Call, Chain, Empty, Fds, Grants, Handler, Signals, Virtqueue
 
 # As in commands.py, which --print-capabilities has no time to load.
 EDID, RESOURCE_UUID, RESOURCE_BLOB = 1, 2, 3  # feature bits (5.7.3)
@@ -50,11 +50,11 @@ class Gpu(Device):
         from vhost_user_gpu.outputs import Outputs
 
         self._scanouts = scanouts
-        self._screenshot = screenshot
         self._exporter = exporter
         self._config = Config(scanouts)
         self._outputs = Outputs(scanouts, *resolution)
         self._card = Card(self._outputs, memory, self._show_news)
+        self._screenshots = None if screenshot is None else _screenshots(screenshot, self._card.scanouts)
         self._display: Display | None = None
         self._announcement: asyncio.TimerHandle | None = None
         self._control: tuple[Virtqueue, asyncio.TaskGroup] | None = None  # while the controlq runs
@@ -106,7 +106,7 @@ class Gpu(Device):
         from vhostd import Grants
 
         return Grants(
-            written=() if self._screenshot is None else (self._screenshot.folder.path,),
+            written=() if self._screenshots is None else (self._screenshots.target.folder.path,),
             ioctls=() if self._exporter is None else (self._exporter.ioctls,),
         )
 
@@ -190,10 +190,12 @@ class Gpu(Device):
 
     async def run(self) -> None:
         """Takes screenshots, if they are wanted."""
-        if self._screenshot is not None:
-            from vhost_user_gpu.screenshot import take_on_signal
+        if self._screenshots is not None:
+            await self._screenshots.run()
 
-            await take_on_signal(self._screenshot, self._card.scanouts)
+    def signals(self) -> "Signals":
+        """SIGUSR1 asks for a screenshot, if there can be any."""
+        return {} if self._screenshots is None else {"SIGUSR1": self._screenshots.take}
 
     def reset(self) -> None:
         """Forgets what the guest has made, and shows nothing any more."""
@@ -216,8 +218,8 @@ class Gpu(Device):
         self._card.reset()
         if self._exporter is not None:
             self._exporter.close()
-        if self._screenshot is not None:
-            self._screenshot.close()
+        if self._screenshots is not None:
+            self._screenshots.close()
 
     def _set_socket(self, _: "Empty", fds: "Fds") -> None:
         from vhostd import connected_stream
@@ -263,6 +265,12 @@ class Gpu(Device):
     def _use_scanouts(self) -> None:
         # A front-end that shows scan-outs tells the guest itself how many there are, and us it does not.
         self._card.usable = self._scanouts if self._display is None else MAX_SCANOUTS
+
+
+def _screenshots(target: "Target", scanouts: "Sequence[Scanout]") -> "Screenshots":
+    from vhost_user_gpu.screenshot import Screenshots
+
+    return Screenshots(target, scanouts)
 
 
 def _pop(queue: "Virtqueue") -> "Chain | None":

@@ -1,4 +1,4 @@
-"""Screenshots of a guest that nobody looks at, taken when somebody sends SIGUSR1.
+"""Screenshots of a guest that nobody looks at, taken when somebody asks for them.
 
 Pixels are copied on the event loop, where the guest changes them; a thread compresses and writes them, since
 that may have to wait for a disk.
@@ -7,7 +7,6 @@ that may have to wait for a disk.
 import asyncio
 import logging
 import secrets
-import signal
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
@@ -44,24 +43,37 @@ class Target:
         self.folder.close()
 
 
-async def take_on_signal(target: Target, scanouts: Sequence[Scanout]) -> None:
-    """Writes what the scan-outs show, each time the signal comes: the first that shows something to `target`.
+class Screenshots:
+    """Writes what the scan-outs show, each time it is asked to: the first that shows something to `target`.
 
     Another one's number goes in front of the file's suffix. A file is replaced as a whole, or, with a line in
-    the log that says why, not at all. Signals that come meanwhile are one.
+    the log that says why, not at all.
     """
-    threads = Threads(name="screenshot")
-    asked = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGUSR1, asked.set)
-    try:
-        while await asked.wait():
-            asked.clear()
-            showing = [scanout for scanout in scanouts if scanout.framebuffer is not None]
-            await _take(target, showing, threads)
-    finally:
-        loop.remove_signal_handler(signal.SIGUSR1)
-        threads.close()
+
+    def __init__(self, target: Target, scanouts: Sequence[Scanout]) -> None:
+        """Owns the target."""
+        self.target = target
+        self._scanouts = scanouts
+        self._asked = asyncio.Event()
+
+    def take(self) -> None:
+        """Asks for them, soon; asked several times meanwhile, they are taken once."""
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Takes what is asked for, until it is cancelled."""
+        threads = Threads(name="screenshot")
+        try:
+            while await self._asked.wait():
+                self._asked.clear()
+                showing = [scanout for scanout in self._scanouts if scanout.framebuffer is not None]
+                await _take(self.target, showing, threads)
+        finally:
+            threads.close()
+
+    def close(self) -> None:
+        """Lets the target go."""
+        self.target.close()
 
 
 async def _take(target: Target, showing: Sequence[Scanout], threads: Threads) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import errno
 import logging
 import os
-import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -30,7 +29,7 @@ from vhost_user_input.events import EV_LED, EV_SYN, EVENT, SYN_DROPPED, SYN_REPO
 from vhost_user_input.origin import Origin
 from vhost_user_input.reports import Reports
 from vhost_user_input.source import Sink
-from vhostd import Grants, SetupError, Threads
+from vhostd import Grants, SetupError, Threads, pause
 
 log = logging.getLogger(__name__)
 
@@ -274,6 +273,4 @@ def _open(path: str, *, wait: bool) -> Node:
         if not said:
             log.info("%s: the input device is waited for", path)
         said = True
-        # The signals are held back until the event loop runs, which it does not yet.
-        if signal.sigtimedwait((signal.SIGTERM, signal.SIGINT), LOOK_INTERVAL) is not None:
-            raise SystemExit(0)
+        pause(LOOK_INTERVAL)

@@ -19,6 +19,7 @@ from vhostd.program.endpoint import listen
 from vhostd.program.log import REPORTS
 from vhostd.program.server import Server, serve
 from vhostd.vhost_user.messages import SET_VRING_ENABLE, SET_VRING_KICK, VringFd, VringState
+from vhostd.virtio.device import Signals
 from vhostd.virtio.vocabulary import Feature, mask
 
 
@@ -170,6 +171,17 @@ def test_a_ring_that_is_polled_and_one_in_memory_that_went(
     run_async(main)
 
 
+class Asked(Echo):
+    """A device that wants one of the signals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+
+    def signals(self) -> Signals:
+        return {"SIGUSR1": self.asked.set}
+
+
 class Finishing(Echo):
     """A device that has last words for the driver of its ring 1, once it may say them."""
 
@@ -186,8 +198,27 @@ class Finishing(Echo):
 def _signals() -> Iterator[None]:
     """Signals as they were: a program that ends leaves them blocked."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    taken = signal.getsignal(signal.SIGHUP)
     yield
+    signal.signal(signal.SIGHUP, taken)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@pytest.mark.usefixtures("_signals")
+def test_a_device_has_the_signals_that_it_wants(run_async: Run, path: Path) -> None:
+    async def main() -> None:
+        device = Asked()
+        with closing(listen(str(path))) as endpoint, closing(Notifier()) as notifier:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            running = asyncio.create_task(serve(device, endpoint, notifier))
+            async with negotiated(path):
+                os.kill(os.getpid(), signal.SIGHUP)  # of no use to it
+                os.kill(os.getpid(), signal.SIGUSR1)
+                await device.asked.wait()
+                os.kill(os.getpid(), signal.SIGTERM)
+                await asyncio.wait([running])
+
+    run_async(main)
 
 
 @pytest.mark.usefixtures("_signals")

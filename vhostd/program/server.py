@@ -5,9 +5,10 @@ import logging
 import select
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from vhostd.host.pause import ENDING
 from vhostd.program.activation import Notifier, watchdog_interval
 from vhostd.program.endpoint import Endpoint
 from vhostd.program.log import REPORTS
@@ -28,7 +29,6 @@ reports = logging.getLogger(REPORTS)
 
 FINISH_PATIENCE = 0.05  # seconds that a device has for its last words
 ACCEPT_PAUSE = 1.0  # seconds until the next try when a connection could not be accepted
-ENDING = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = (*ENDING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)  # those that we, or a device, may take
 
 
@@ -49,7 +49,8 @@ async def serve(
     beside = [living, loop.create_task(_show_life(notifier), name="watchdog")]
     if metrics is not None:
         beside.append(loop.create_task(metrics.run(server), name="metrics"))
-    with _signals_taken(server, ending):
+    asked = {signal.Signals[name]: call for name, call in device.signals().items()}
+    with _signals_taken(asked | {signal.SIGUSR2: server.report}, ending):
         notifier.tell("READY=1")
         await asyncio.wait([serving, ending], return_when=asyncio.FIRST_COMPLETED)
         if not serving.done():
@@ -82,12 +83,15 @@ async def _show_life(notifier: Notifier) -> None:
 
 
 @contextmanager
-def _signals_taken(server: "Server", ending: "asyncio.Future[None]") -> Iterator[None]:
-    """Lets signals end the serving, or ask for a report; outside of this they are held (program.py)."""
+def _signals_taken(
+    asked: Mapping[signal.Signals, Callable[[], None]], ending: "asyncio.Future[None]"
+) -> Iterator[None]:
+    """Lets signals end the serving, or ask for something; outside of this they are held (main.py)."""
     loop = asyncio.get_running_loop()
     for number in ENDING:
         loop.add_signal_handler(number, _end, ending)
-    loop.add_signal_handler(signal.SIGUSR2, server.report)
+    for number, call in asked.items():
+        loop.add_signal_handler(number, call)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
         yield

@@ -13,8 +13,8 @@ reset waits as well.
 """
 
 import argparse
-from collections.abc import Awaitable, Callable, Sequence
-from typing import ClassVar, Self
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import ClassVar, Literal, Self
 
 from vhostd.errors import RefusedRequest
 from vhostd.host.grants import Grants
@@ -24,6 +24,7 @@ from vhostd.virtio.vocabulary import DeviceType
 from vhostd.wire.calls import Call
 
 Handler = Callable[[Virtqueue], Awaitable[None]]
+Signals = Mapping[Literal["SIGHUP", "SIGUSR1"], Callable[[], None]]  # by their names: what is to be called
 
 
 class Device:
@@ -65,6 +66,10 @@ class Device:
         Files are opened in `from_options`: after that the sandbox denies it all else, with EACCES or EPERM.
         """
         return Grants()
+
+    def signals(self) -> Signals:
+        """What is called, on the event loop, when somebody sends the program a signal; others are ignored."""
+        return {}
 
     async def run(self) -> None:
         """What the device does beside its queues as long as the program lives.

@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import json
 import os
-import signal
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -394,7 +393,7 @@ def test_an_image_that_grows_under_a_running_guest(
             for size in (2 * SIZE, SIZE // 2):
                 os.truncate(path, size)
                 if by_signal:
-                    os.kill(os.getpid(), signal.SIGHUP)
+                    device.signals()["SIGHUP"]()
                 await announced(requests)
                 assert (await config_of(frontend)).capacity == size // SECTOR
                 assert await driver.read(size // SECTOR - 1, SECTOR) == (

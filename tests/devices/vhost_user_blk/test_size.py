@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import signal
 import threading
 from pathlib import Path
 
@@ -47,7 +46,8 @@ def test_who_is_told(run_async: Run, image: Slow, monkeypatch: pytest.MonkeyPatc
 
     async def main() -> None:
         told: asyncio.Queue[int] = asyncio.Queue()
-        watching = asyncio.create_task(sizes.watch(image, lambda: told.put_nowait(image.size)))
+        watch = sizes.SizeWatch(image, lambda: told.put_nowait(image.size))
+        watching = asyncio.create_task(watch.run())
         os.truncate(image.path, 2 * SIZE)
         assert await told.get() == 2 * SIZE
         os.truncate(image.path, 2 * SIZE + 1)
@@ -67,13 +67,14 @@ def test_who_is_told(run_async: Run, image: Slow, monkeypatch: pytest.MonkeyPatc
 def test_a_look_that_hangs_is_waited_for_by_nobody_and_by_no_second_one(run_async: Run, image: Slow) -> None:
     async def main() -> None:
         told: asyncio.Queue[int] = asyncio.Queue()
-        watching = asyncio.create_task(sizes.watch(image, lambda: told.put_nowait(image.size)))
+        watch = sizes.SizeWatch(image, lambda: told.put_nowait(image.size))
+        watching = asyncio.create_task(watch.run())
         await asyncio.sleep(0)
         image.answer.clear()
         before = image.asked
         os.truncate(image.path, 2 * SIZE)
         for _ in range(3):
-            os.kill(os.getpid(), signal.SIGHUP)
+            watch.look_now()
             while image.asked == before:
                 await asyncio.sleep(0)
         assert image.asked == before + 1
@@ -89,15 +90,16 @@ def test_a_look_that_hangs_is_waited_for_by_nobody_and_by_no_second_one(run_asyn
 def test_a_host_that_does_not_know(run_async: Run, image: Slow, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         told: asyncio.Queue[int] = asyncio.Queue()
-        watching = asyncio.create_task(sizes.watch(image, lambda: told.put_nowait(image.size)))
+        watch = sizes.SizeWatch(image, lambda: told.put_nowait(image.size))
+        watching = asyncio.create_task(watch.run())
         await asyncio.sleep(0)
         image.failing = True
         os.truncate(image.path, 2 * SIZE)
-        os.kill(os.getpid(), signal.SIGHUP)
+        watch.look_now()
         while not caplog.messages:
             await asyncio.sleep(0)
         image.failing = False
-        os.kill(os.getpid(), signal.SIGHUP)
+        watch.look_now()
         assert await told.get() == 2 * SIZE
         watching.cancel()
         await asyncio.wait([watching])

@@ -1,9 +1,8 @@
-"""Screenshots on SIGUSR1; what is in a PNG file is tested with `png` itself."""
+"""Screenshots that are asked for; what is in a PNG file is tested with `png` itself."""
 
 import asyncio
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -70,20 +69,18 @@ class Taker:
 
     def __init__(self, guest: Guest, path: Path, log: Lines) -> None:
         self.log = log
-        self.target = screenshot.Target(str(path))
-        self.task = asyncio.create_task(screenshot.take_on_signal(self.target, guest.card.scanouts))
+        self.screenshots = screenshot.Screenshots(screenshot.Target(str(path)), guest.card.scanouts)
+        self.task = asyncio.create_task(self.screenshots.run())
 
     async def take(self, lines: int = 1) -> list[str]:
-        """Sends the signal; what is logged then."""
-        await asyncio.sleep(0)  # the task begins
-        assert signal.getsignal(signal.SIGUSR1) != signal.SIG_DFL, "nobody expects it"
-        os.kill(os.getpid(), signal.SIGUSR1)
+        """Asks for one; what is logged then."""
+        self.screenshots.take()
         return [await self.log.lines.get() for _ in range(lines)]
 
     async def stop(self) -> None:
         self.task.cancel()
         await asyncio.wait([self.task])
-        self.target.close()
+        self.screenshots.close()
 
 
 def test_one_monitor(run_async: Run, guest: Guest, log: Lines, tmp_path: Path) -> None:
@@ -101,7 +98,6 @@ def test_one_monitor(run_async: Run, guest: Guest, log: Lines, tmp_path: Path) -
         assert list(tmp_path.iterdir()) == [path], "nothing else is left behind"
 
     run_async(main)
-    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
 
 
 def test_several_monitors(run_async: Run, guest: Guest, log: Lines, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vhostd.host.budget import Budget
     from vhostd.host.folder import Folder
     from vhostd.host.grants import Grants
+    from vhostd.host.ioctls import Ioctl
     from vhostd.host.pause import pause
     from vhostd.host.reader import Reader
     from vhostd.host.threads import Threads
@@ -53,6 +54,7 @@ _HOMES = {
     "host.budget": ("Budget",),
     "host.folder": ("Folder",),
     "host.grants": ("Grants",),
+    "host.ioctls": ("Ioctl",),
     "host.pause": ("pause",),
     "host.reader": ("Reader",),
     "host.threads": ("Threads",),
@@ -82,6 +84,7 @@ __all__ = [  # noqa: RUF022 (by topic)
     "Handler",
     "Signals",
     "Grants",
+    "Ioctl",
     "run",
     "positive",
     "size",

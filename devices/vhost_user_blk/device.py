@@ -126,11 +126,10 @@ class Blk(Device):
         )
 
     def grants(self) -> "Grants":
-        """A block device's ioctls; everything else is done with the open image."""
-        from vhost_user_blk.image import BLOCK_IOCTLS
+        """What its image and its engine need."""
         from vhostd import Grants
 
-        return Grants(ioctls=(BLOCK_IOCTLS,) if self._requests.image.is_device else ())
+        return Grants.together([self._requests.image.grants(), self._requests.engine.grants()])
 
     @property
     def queues(self) -> "Sequence[Handler]":

@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
-from vhostd import Chain, SetupError, Threads, Uring
+from vhostd import Chain, Grants, SetupError, Threads, Uring
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,9 @@ CLOSE_PATIENCE = 0.02  # seconds that the kernel gets at the end for what is und
 
 class Engine(Protocol):
     """What all engines do."""
+
+    def grants(self) -> Grants:
+        """The system calls that it takes beside the image's."""
 
     def preadv(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
         """Reads into the chain's writable stream, at least 1 byte unless the file ends there."""
@@ -60,6 +63,9 @@ class Engine(Protocol):
 class SyncEngine:
     """Does everything at once, and keeps all others waiting meanwhile."""
 
+    def grants(self) -> Grants:
+        return Grants()
+
     def preadv(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
         then(_result(lambda: chain.preadv(fd, offset, size, flags)))
 
@@ -84,6 +90,9 @@ class ThreadEngine:
 
     def __init__(self) -> None:
         self._threads = Threads(THREADS, "io")
+
+    def grants(self) -> Grants:
+        return Grants()
 
     def preadv(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
         self.do(chain, lambda: chain.preadv(fd, offset, size, flags), then)
@@ -114,6 +123,9 @@ class UringEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._submitting = False
         self._waiting: list[tuple[Chain, Callable[[], None], Then]] = []  # for which there was no room
+
+    def grants(self) -> Grants:
+        return Grants(system_calls=("io_uring_enter",))
 
     def preadv(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
         self._queue(chain, partial(self._uring.preadv, chain, fd, offset, size, then, flags), then)

@@ -12,12 +12,16 @@ from typing import Self
 from vhost_user_blk import bounce, formats, host
 from vhost_user_blk.host import BLKDISCARD, RANGE
 from vhost_user_blk.locking import lock
-from vhostd import SetupError
+from vhostd import Grants, Ioctl, SetupError
 
 # Linux, include/uapi/linux/falloc.h and fs.h
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
-BLOCK_IOCTLS = 0x12  # the type of those that follow
 BLKSECDISCARD = 0x127D
+
+# How what is here, in bounce.py and in the ring reads an image, and writes it. Python and glibc choose among
+# those with and without flags.
+READING = ("preadv", "preadv2")
+WRITING = ("pwrite64", "pwritev", "pwritev2", "fdatasync", "ftruncate", "fallocate")
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +106,13 @@ class Image:
         image = cls(fd, "the RAM disk", read_only=False, discard=discard)
         image.is_memory = True
         return image
+
+    def grants(self) -> Grants:
+        """What it takes to read and write it, and to discard and erase what is on a device."""
+        if self.read_only:
+            return Grants(system_calls=READING)
+        ioctls = (Ioctl(BLKDISCARD), Ioctl(BLKSECDISCARD)) if self.is_device else ()
+        return Grants(system_calls=(*READING, *WRITING), ioctls=ioctls)
 
     def measure(self) -> int:
         """Asks the host for the length in bytes; it may keep the caller waiting."""

@@ -105,10 +105,8 @@ class Gpu(Device):
         """The folder of the screenshots, and what makes dmabufs."""
         from vhostd import Grants
 
-        return Grants(
-            written=() if self._screenshots is None else (self._screenshots.target.folder.path,),
-            ioctls=() if self._exporter is None else (self._exporter.ioctls,),
-        )
+        parts = (self._screenshots, self._exporter)
+        return Grants.together(part.grants() for part in parts if part is not None)
 
     @property
     def queues(self) -> "Sequence[Handler]":

@@ -12,13 +12,13 @@ from typing import Any
 from vhost_user_gpu import wire
 from vhost_user_gpu.resource import Blob
 from vhost_user_gpu.scanout import Scanout
-from vhostd import Fd, Gather, Layout, Row, SetupError
+from vhostd import Fd, Gather, Grants, Ioctl, Layout, Row, SetupError
 
 log = logging.getLogger(__name__)
 
 DEVICE = "/dev/udmabuf"
 # Linux, include/uapi/linux/udmabuf.h
-UDMABUF_CREATE_LIST = 0x40087543
+UDMABUF_CREATE_LIST = Ioctl.writing("u", 0x43, size=8)
 UDMABUF_FLAGS_CLOEXEC = 1
 CREATE_LIST = struct.Struct("=II")  # flags, count; then `count` items
 CREATE_ITEM = struct.Struct("=I4xQQ")  # memfd, offset, size
@@ -28,14 +28,16 @@ LINEAR = 0  # the modifier of rows of pixels one after the other
 class Exporter:
     """Makes dmabufs of what scan-outs show, where that can be."""
 
-    ioctls = ord("u")  # the type of those that it uses
-
     def __init__(self, path: str = DEVICE) -> None:
         """Raises SetupError if there is no such device, or it may not be used."""
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
             raise SetupError(f"--dmabuf: {path}: {error.strerror}") from None
+
+    def grants(self) -> Grants:
+        """The ioctl that makes them."""
+        return Grants(ioctls=(UDMABUF_CREATE_LIST,))
 
     def close(self) -> None:
         """Makes no more of them; those that there are go on."""
@@ -61,7 +63,7 @@ class Exporter:
         files = backing.files()
         items = b"".join(CREATE_ITEM.pack(fd, offset, length) for fd, offset, length in files)
         create = bytearray(CREATE_LIST.pack(UDMABUF_FLAGS_CLOEXEC, len(files)) + items)
-        number: int = fcntl.ioctl(self._fd, UDMABUF_CREATE_LIST, create)
+        number: int = fcntl.ioctl(self._fd, UDMABUF_CREATE_LIST.number, create)
         return number
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from vhost_user_gpu.pixels import PIXEL
 from vhost_user_gpu.png import png
 from vhost_user_gpu.scanout import Scanout
-from vhostd import Folder, MemoryLost, SetupError, Threads
+from vhostd import Folder, Grants, MemoryLost, SetupError, Threads
 
 BAND = 1 << 18  # bytes that are copied, and wait to be written, at a time
 PATIENCE = 0.05  # seconds that the removal of a file that did not become whole is waited for
@@ -52,7 +52,7 @@ class Screenshots:
 
     def __init__(self, target: Target, scanouts: Sequence[Scanout]) -> None:
         """Owns the target."""
-        self.target = target
+        self._target = target
         self._scanouts = scanouts
         self._asked = asyncio.Event()
 
@@ -67,13 +67,17 @@ class Screenshots:
             while await self._asked.wait():
                 self._asked.clear()
                 showing = [scanout for scanout in self._scanouts if scanout.framebuffer is not None]
-                await _take(self.target, showing, threads)
+                await _take(self._target, showing, threads)
         finally:
             threads.close()
 
+    def grants(self) -> Grants:
+        """The folder of the files."""
+        return Grants(written=(self._target.folder.path,))
+
     def close(self) -> None:
         """Lets the target go."""
-        self.target.close()
+        self._target.close()
 
 
 async def _take(target: Target, showing: Sequence[Scanout], threads: Threads) -> None:

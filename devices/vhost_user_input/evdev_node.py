@@ -22,19 +22,24 @@ from vhost_user_input.events import (
     EVENT,
 )
 from vhost_user_input.state import State
-from vhostd import SetupError
+from vhostd import Grants, Ioctl, SetupError
 
 INPUT_EVENT = struct.Struct("@llHHi")  # struct input_event: seconds, microseconds, type, code, value
 READ_SIZE = 256 * INPUT_EVENT.size
 FOLDER = "/dev/input"  # where the kernel's nodes are, and links with names that stay
 
-# Numbers of ioctls that return state (linux/input.h).
-_EVIOCGMTSLOTS = 0x0A
-_EVIOCGKEY = 0x18
-_EVIOCGLED = 0x19
-_EVIOCGSW = 0x1B
+# Linux, include/uapi/linux/input.h: ioctls that return state.
+EVIOCGMTSLOTS, EVIOCGKEY, EVIOCGLED, EVIOCGSW = (Ioctl.reading("E", n) for n in (0x0A, 0x18, 0x19, 0x1B))
+EVIOCGABS = Ioctl.reading("E", 0x40, size=24, count=0x40)  # of each axis
+EVIOCGRAB = Ioctl.writing("E", 0x90, size=4)
+# What evdev asks of a node that it opens: EVIOCGVERSION, ID, NAME, PHYS, UNIQ and PROP, EFFECTS, and BIT of
+# each type of events.
+OPENING = (
+    *(Ioctl.reading("E", number) for number in (0x01, 0x02, 0x06, 0x07, 0x08, 0x09, 0x84)),
+    Ioctl.reading("E", 0x20, count=0x20),
+)
 _BITMAP_BYTES = 96  # KEY_CNT bits, the longest
-_BITMAPS = {EV_KEY: _EVIOCGKEY, EV_SW: _EVIOCGSW}
+_BITMAPS = {EV_KEY: EVIOCGKEY, EV_SW: EVIOCGSW}
 
 
 class Node(Protocol):
@@ -51,6 +56,12 @@ class Node(Protocol):
     def grab(self) -> None: ...
     def ungrab(self) -> None: ...
     def close(self) -> None: ...
+
+
+def grants(*, reopened: bool) -> Grants:
+    """What it takes to grab a node, and to read its state; if it is to be reopened, for that as well."""
+    using = (EVIOCGMTSLOTS, EVIOCGKEY, EVIOCGLED, EVIOCGSW, EVIOCGABS, EVIOCGRAB)
+    return Grants(ioctls=(*using, *OPENING), devices=(FOLDER,)) if reopened else Grants(ioctls=using)
 
 
 def open_node(path: str) -> Node:
@@ -101,12 +112,12 @@ def describe(node: Node) -> Description:
 
 def held_keys(node: Node) -> list[int]:
     """The keys that are down. What the kernel still has of key events for this reader it forgets."""
-    return _bits_of(node, _EVIOCGKEY)
+    return _bits_of(node, EVIOCGKEY)
 
 
 def lit_leds(node: Node) -> list[int]:
     """The LEDs that are on."""
-    return _bits_of(node, _EVIOCGLED)
+    return _bits_of(node, EVIOCGLED)
 
 
 def drain(node: Node) -> None:
@@ -124,9 +135,9 @@ def write_events(node: Node, events: bytes) -> None:
 def read_state(node: Node, description: Description) -> State:
     """Where keys, switches, axes and contacts are now."""
     state = State(slots=description.slots > 0)
-    for kind, number in _BITMAPS.items():
+    for kind, bitmap in _BITMAPS.items():
         if kind in description.codes:
-            for code in _bits_of(node, number):
+            for code in _bits_of(node, bitmap):
                 state.set(kind, code, 1)
     for axis in description.codes.get(EV_ABS, ()):
         if not ABS_MT_SLOT <= axis <= ABS_MT_LAST:
@@ -142,18 +153,17 @@ def read_state(node: Node, description: Description) -> State:
 def _read_slots(fd: int, axis: int, slots: int) -> Iterable[int]:
     """The value of one axis for the contact in every slot (struct input_mt_request_layout)."""
     request = struct.pack(f"@I{slots}i", axis, *[0] * slots)
-    return array.array("i", _ioctl_read(fd, _EVIOCGMTSLOTS, request)[4:])
+    return array.array("i", _ioctl_read(fd, EVIOCGMTSLOTS, request)[4:])
 
 
-def _ioctl_read(fd: int, number: int, data: bytes) -> bytes:
-    read = 2  # _IOC_READ
+def _ioctl_read(fd: int, ioctl: Ioctl, data: bytes) -> bytes:
     buffer = bytearray(data)  # one that can be written to may be of any size
-    fcntl.ioctl(fd, read << 30 | len(data) << 16 | ord("E") << 8 | number, buffer)
+    fcntl.ioctl(fd, ioctl.sized(len(data)), buffer)
     return bytes(buffer)
 
 
-def _bits_of(node: Node, number: int) -> list[int]:
-    return _set_bits(_ioctl_read(node.fd, number, bytes(_BITMAP_BYTES)))
+def _bits_of(node: Node, bitmap: Ioctl) -> list[int]:
+    return _set_bits(_ioctl_read(node.fd, bitmap, bytes(_BITMAP_BYTES)))
 
 
 def _set_bits(bitmap: bytes) -> list[int]:

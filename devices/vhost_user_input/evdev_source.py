@@ -11,12 +11,12 @@ from functools import partial
 from vhost_user_input import grab
 from vhost_user_input.chord import Chord
 from vhost_user_input.evdev_node import (
-    FOLDER,
     INPUT_EVENT,
     READ_SIZE,
     Node,
     describe,
     drain,
+    grants,
     held_keys,
     lit_leds,
     open_node,
@@ -71,8 +71,8 @@ class EvdevSource:
         self._threads = Threads(name="evdev")
 
     def grants(self) -> Grants:
-        """The node's ioctls: to grab it, to read its state; and nodes, as one of which it may come back."""
-        return Grants(ioctls=(ord("E"),), devices=(FOLDER,) if self._wait else ())
+        """What the node needs, which may come back as another one if it is waited for."""
+        return grants(reopened=self._wait)
 
     def greet(self) -> None:
         """What the host was lent, it was lent by the user of another virtual machine."""

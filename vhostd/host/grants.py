@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import NamedTuple, Self
 
+from vhostd.host.ioctls import Ioctl
 from vhostd.host.removal import Removal
 
 
@@ -11,14 +12,16 @@ class Grants(NamedTuple):
     """Needs that are left once everything is open.
 
     A folder is named, not its files: they come and go, and a rule stays with the file that it was made for.
-    All that is below it is granted as well.
+    All that is below it is granted as well. System calls are named as in their manual pages; serving any
+    device takes some, which every program has (sandbox/seccomp.py).
     """
 
     written: tuple[str, ...] = ()  # folders in which files are made, replaced and removed
     removed: tuple[Removal, ...] = ()  # files that are removed, such as a socket's at the end
-    ioctls: tuple[int, ...] = ()  # types of ioctls, bits 8 to 15 of their numbers
+    ioctls: tuple[Ioctl, ...] = ()
     read: tuple[str, ...] = ()  # folders whose files are read
     devices: tuple[str, ...] = ()  # folders whose device nodes are opened, and asked by ioctls
+    system_calls: tuple[str, ...] = ()  # their names; of those that an architecture lacks, nothing comes
 
     @classmethod
     def together(cls, parts: Iterable[Self]) -> Self:

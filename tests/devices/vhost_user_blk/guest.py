@@ -22,7 +22,7 @@ from tests.ring.machine import INDIRECT_DESC, device_half, memfd
 from vhost_user_blk.engine import Engine, Then, Work, make_engine
 from vhost_user_blk.image import Image
 from vhost_user_blk.requests import Requests
-from vhostd import Chain, SetupError
+from vhostd import Chain, Grants, SetupError
 from vhostd.ring import GuestMemory, Region
 from vhostd.ring.driver import SplitDriver
 from vhostd.virtio.virtqueue import Virtqueue
@@ -349,6 +349,9 @@ class Recording:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.flags: list[int] = []
+
+    def grants(self) -> Grants:
+        return self._engine.grants()
 
     def preadv(self, chain: Chain, fd: int, offset: int, size: int, flags: int, then: Then) -> None:
         self._engine.preadv(chain, fd, offset, size, flags, then)

@@ -418,10 +418,32 @@ def test_the_start_waits_for_a_device_too(rig: Rig, monkeypatch: pytest.MonkeyPa
     assert end.value.code == 0
 
 
+# Linux, include/uapi/linux/input.h, as numbers of x86 and ARM
+EVIOCGRAB, EVIOCGKEY_96, EVIOCGNAME_64, EVIOCGBIT_EV_ABS_8 = (
+    0x4004_4590,
+    0x8060_4518,
+    0x8040_4506,
+    0x8008_4523,
+)
+EVIOCSABS_0, EVIOCSKEYCODE, EVIOCREVOKE = 0x4018_45C0, 0x4008_4504, 0x4004_4591
+
+
+def is_granted(grants: Grants, number: int) -> bool:
+    return any(each.number & each.mask == number & each.mask for each in grants.ioctls)
+
+
 def test_nodes_may_be_opened_later_only_if_one_is_waited_for(rig: Rig) -> None:
     for wait, folders in ((False, ()), (True, ("/dev/input",))):
         source = EvdevSource("node", grab=True, wait=wait)
-        assert source.grants() == Grants(ioctls=(ord("E"),), devices=folders)
+        granted = source.grants()
+        assert granted.devices == folders
+        assert (granted == Grants(ioctls=granted.ioctls)) != wait
+        for number in (EVIOCGRAB, EVIOCGKEY_96):
+            assert is_granted(granted, number)
+        for number in (EVIOCGNAME_64, EVIOCGBIT_EV_ABS_8):
+            assert is_granted(granted, number) == wait
+        for number in (EVIOCSABS_0, EVIOCSKEYCODE, EVIOCREVOKE):
+            assert not is_granted(granted, number)
         source.close()
 
 

@@ -13,7 +13,7 @@ from vhost_user_input.description import VIRTUAL, Description, keyboard
 from vhost_user_input.device import Input
 from vhost_user_input.evemu import parse
 from vhost_user_input.source import Sink
-from vhostd import DeviceType, Grants, RefusedRequest, SetupError, UsageError
+from vhostd import DeviceType, Grants, Ioctl, RefusedRequest, SetupError, UsageError
 from vhostd.virtio.link import Link
 
 RECORDINGS = Path(__file__).parent / "recordings"
@@ -222,8 +222,8 @@ def test_a_source_that_is_gone_ends_the_program() -> None:
 
 def test_it_needs_what_its_sources_need() -> None:
     sources = [FakeSource(keyboard()), FakeSource(keyboard())]
-    sources[0].needs, sources[1].needs = Grants(read=("/run",)), Grants(ioctls=(ord("E"),))
-    assert Input(keyboard(), sources).grants() == Grants(read=("/run",), ioctls=(ord("E"),))
+    sources[0].needs, sources[1].needs = Grants(read=("/run",)), Grants(ioctls=(Ioctl(1),))
+    assert Input(keyboard(), sources).grants() == Grants(read=("/run",), ioctls=(Ioctl(1),))
 
 
 def test_a_recording_into_a_ring_of_four_entries(tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, TextIO
 
-from vhostd import Device, DeviceType, Grants, Handler, Virtqueue, run
+from vhostd import Device, DeviceType, Grants, Handler, Ioctl, Virtqueue, run
 from vhostd.program.sandbox.names import PLACES
 
 Deed = Callable[["Hostile"], object]
@@ -35,7 +35,8 @@ CLONE_NEWUSER = 0x1000_0000
 PTRACE_ATTACH = 16
 SO_ATTACH_FILTER = 26
 PR_SET_DUMPABLE = 4
-BLKROGET, FS_IOC_GETFLAGS = 0x125E, 0x8008_6601
+BLKROGET, BLKRAGET, FS_IOC_GETFLAGS = 0x125E, 0x1263, 0x8008_6601
+ANY_KEYS = Ioctl.reading("E", 0x18)
 _libc = ctypes.CDLL(None, use_errno=True)
 _seccomp = ctypes.CDLL("libseccomp.so.2")
 
@@ -208,7 +209,10 @@ FREE: dict[str, Deed] = {  # what works in the sandbox as well
     "memfd": lambda _: grow_memory(),
     "getrandom": lambda _: os.getrandom(16),
     "pair": lambda _: make_a_pair(),
-    "ioctl of a type that is granted": lambda device: ask(device, BLKROGET),
+    "ioctl that is granted": lambda device: ask(device, BLKROGET),
+    "ioctl that is granted in any size": lambda device: ask(device, ANY_KEYS.sized(96)),
+    "ioctl that is granted in another size": lambda device: ask(device, ANY_KEYS.sized(1)),
+    "call that is granted": lambda _: os.getsid(0),
 }
 GRANTED: dict[str, Deed] = {  # below the folder that is granted, and nowhere else
     "write": lambda device: device.target.write_text("x"),
@@ -302,6 +306,13 @@ DEEDS: dict[str, Deed] = {
     "host name": lambda _: socket.sethostname(socket.gethostname()),
     "time": lambda _: call("settimeofday", None, None),
     "ioctl of another type": lambda device: ask(device, FS_IOC_GETFLAGS),
+    "ioctl of the same type": lambda device: ask(device, BLKRAGET),
+    "ioctl of the same type and another number": lambda device: ask(device, ANY_KEYS.sized(96) + 1),
+    "flush": lambda device: os.fdatasync(device.file),
+    "write at an offset": lambda _: os.pwritev(TERMINAL[0], [b"x"], 0),
+    "have room made": lambda device: os.posix_fallocate(device.file.fileno(), 0, 1),
+    "go on with an io_uring": lambda _: call("io_uring_enter", TERMINAL[0], 0, 0, 0, None, 0),
+    "call that is not granted": lambda _: os.getpgid(0),
     "type at the terminal": lambda _: type_at_the_terminal(),
     "kernel log": lambda _: call("syslog", 10, None, 0),
 }
@@ -312,6 +323,7 @@ class Hostile(Device):
 
     kind = DeviceType.RNG
     victim: Path
+    file: TextIO
     target: Path
     server: str
 
@@ -324,7 +336,7 @@ class Hostile(Device):
 
     def grants(self) -> Grants:
         written = () if self._written is None else (self._written,)
-        return Grants(written=written, ioctls=(BLKROGET >> 8,))
+        return Grants(written=written, ioctls=(Ioctl(BLKROGET), ANY_KEYS), system_calls=("getsid",))
 
     @property
     def queues(self) -> Sequence[Handler]:

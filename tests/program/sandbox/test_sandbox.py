@@ -92,7 +92,8 @@ def test_what_is_tried_would_work_without_it(tmp_path: Path) -> None:
         "execute what is written elsewhere", "execute a file", "huge pages", "connect to a server",
         "send to a server", "send raw to a server", "send to a server by a pair", "TCP by sendto",
         "TCP by sendmsg", "have a process signalled", "read a file beside the libraries", "raise a limit",
-        "be dumped", "a socket's filter", "become another",
+        "be dumped", "a socket's filter", "become another", "ioctl of the same type",
+        "ioctl of the same type and another number", "flush", "call that is not granted",
     ]  # fmt: skip
     with hostile(tmp_path, "--sandbox=none") as (_, sock):
         found = outcomes(sock, deeds)

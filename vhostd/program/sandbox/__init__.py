@@ -5,7 +5,7 @@ all threads that are still to come:
 
     privileges.py   no capabilities, no new ones by exec, no core dumps
     landlock.py     no files but Python's own modules and what was granted; no TCP; no signals to others
-    seccomp.py      no system calls but those that serving takes; no code but what is there
+    seccomp.py      no system calls but those that serving takes, and granted ones; no code but what is there
     names.py        no file removed but those that are granted
 """
 
@@ -27,7 +27,7 @@ def enter(grants: Grants) -> None:
     with _part("limits"):
         privileges.limit()
     with _part("seccomp"):  # whose library Landlock would hide
-        rules = Filter(grants.ioctls, FixedNames(grants.removed), written=bool(grants.written))
+        rules = Filter(grants, FixedNames(grants.removed))
     with _part("Landlock"):
         landlock.restrict(grants, landlock.interface())
     with _part("capabilities"):  # which finding the folders may have taken

@@ -5,9 +5,9 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Iterable
 from contextlib import suppress
 
+from vhostd.host.grants import Grants
 from vhostd.program.sandbox.names import FixedNames
 
 LIBRARY = "libseccomp.so.2"
@@ -24,15 +24,15 @@ PROT_EXEC, MAP_FIXED, MREMAP_FIXED = 4, 0x10, 2
 FIONREAD, FIONBIO, FIONCLEX, FIOCLEX = 0x541B, 0x5421, 0x5450, 0x5451
 INT, LONG = 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
 
+# What serving any device takes. Some are never called here, but by another glibc, libuv or Python than ours.
 ALLOWED = (
-    # bytes of what is open
-    "read readv pread64 preadv preadv2 write writev pwrite64 pwritev pwritev2 lseek",
-    "fsync fdatasync fallocate ftruncate fadvise64 io_uring_enter",
-    # what signals an eventfd or a pipe without waiting
-    "io_setup io_submit io_getevents io_destroy vmsplice",
+    # bytes of what is open, such as modules and log lines; an inflight area's size
+    "read readv write writev lseek ftruncate",
+    # what signals an eventfd or a pipe, and hears of it, without waiting
+    "preadv2 io_setup io_submit io_getevents io_destroy vmsplice",
     # fds
     "close close_range dup dup2 dup3 pipe2 eventfd2",
-    # files, as far as Landlock lets one reach them
+    # files, as far as Landlock lets one reach them: what is imported, and told of in a traceback
     "openat stat lstat fstat newfstatat statx fstatfs access faccessat faccessat2 readlink readlinkat",
     "getcwd getdents64",
     # sockets that are there
@@ -54,7 +54,7 @@ WRITTEN = "unlink unlinkat rename renameat renameat2"
 # No owner is set, who would get the signals that a file causes, and no kind of signal.
 FCNTLS = (
     *(fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL),
-    *(fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK, fcntl.F_ADD_SEALS, fcntl.F_GET_SEALS, fcntl.F_GETPIPE_SZ),
+    *(fcntl.F_ADD_SEALS, fcntl.F_GETPIPE_SZ),
 )
 
 
@@ -82,19 +82,20 @@ def _from(argument: int, least: int) -> _Condition:
 
 
 class Filter:
-    """What serving takes, ioctls of these types, and the removal of files of these names.
+    """What serving any device takes, what is granted to this one, and the removal of files of these names.
 
-    Any file may be removed, and renamed, if some may be `written`: then Landlock alone says which. Raises
+    Any file may be removed, and renamed, if some may be written: then Landlock alone says which. Raises
     OSError if there is no libseccomp.
     """
 
-    def __init__(self, ioctls: Iterable[int], names: FixedNames, *, written: bool) -> None:
+    def __init__(self, grants: Grants, names: FixedNames) -> None:
         self._library = ctypes.CDLL(LIBRARY)
         self._library.seccomp_init.restype = ctypes.c_void_p
         self._context = ctypes.c_void_p(self._library.seccomp_init(FAIL | errno.EPERM))
         if not self._context:
             raise MemoryError
-        for name in " ".join((*ALLOWED, WRITTEN if written else "")).split():
+        written = WRITTEN if grants.written else ""
+        for name in (*" ".join((*ALLOWED, written)).split(), *grants.system_calls):
             self._add(name)
         self._add_threads()
         self._add_memory(names.end)
@@ -106,8 +107,8 @@ class Filter:
         # Those of a terminal could type at it.
         for request in (FIONREAD, FIONBIO, FIONCLEX, FIOCLEX):
             self._add("ioctl", _equal(1, request))
-        for kind in ioctls:
-            self._add("ioctl", _equal(1, kind << 8, 0xFF00))
+        for number, mask in grants.ioctls:
+            self._add("ioctl", _equal(1, number & mask, mask))
 
     def load(self) -> None:
         """Puts it in force for all threads of the process, for good; raises OSError."""

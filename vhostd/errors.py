@@ -81,3 +81,18 @@ class SetupError(VhostdError):
 
 class UsageError(SetupError):
     """The command line makes no sense: one line on stderr, exit status 2."""
+
+
+def forget(error: BaseException) -> None:
+    """Lets go of what the frames in its traceback hold: requests, and with them guest memory.
+
+    That goes for all that led to it as well. An error and its frames may refer to each other in a circle.
+    """
+    left, seen = [error], set[int]()
+    while left:
+        each = left.pop()
+        if id(each) not in seen:
+            seen.add(id(each))
+            each.__traceback__ = None
+            behind = (each.__cause__, each.__context__, *getattr(each, "exceptions", ()))
+            left += (other for other in behind if other is not None)

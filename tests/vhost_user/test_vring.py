@@ -6,7 +6,7 @@ import gc
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from tests.sessions import NO_FD, Echo, closed, connected, negotiated, refused
 from vhostd.errors import BadRequest
 from vhostd.frontend import Frontend, SharedMemory
 from vhostd.frontend.queue import Queue, signalled
+from vhostd.ring import Chain
 from vhostd.vhost_user.messages import (
     FRONT_END,
     GET_QUEUE_NUM,
@@ -521,30 +522,84 @@ def test_whoever_takes_a_ring_over_interrupts_once(run_async: Run) -> None:
     run_async(main)
 
 
-def test_guest_memory_is_unmapped_after_a_fault(run_async: Run) -> None:
-    """Also without the help of the garbage collector, while the traceback of the fault may still be there."""
+class Grouped(Echo):
+    """Its first queue's requests are tasks: "!" is a fault of ours, "?" one of the driver's."""
+
+    async def echoq(self, queue: Virtqueue) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                async for chain in queue:
+                    group.create_task(self.answer(queue, chain))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+
+    async def answer(self, queue: Virtqueue, chain: Chain) -> None:
+        data = chain.read(1)
+        try:
+            if data == b"?":
+                raise BadRequest("what cannot be")
+            if data == b"!":
+                raise ZeroDivisionError("a fault of the device")
+        except Exception as error:
+            itself = error  # it refers to this frame, and the frame to it
+            raise itself from None
+        chain.write(data)
+        queue.push(chain)
+
+
+@pytest.fixture
+def _no_collector() -> Iterator[None]:
+    """The garbage collector helps nobody, and no record of the log keeps an exception."""
+    logging.disable(logging.CRITICAL)
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+    logging.disable(logging.NOTSET)
+
+
+def mappings_of_guests() -> int:
+    return Path("/proc/self/maps").read_text().count("guest-memory")
+
+
+@pytest.mark.usefixtures("_no_collector")
+@pytest.mark.parametrize("data", [b"x", b"?", b"!"], ids=["no-fault", "of-the-driver", "of-ours"])
+@pytest.mark.parametrize("kind", [Echo, Grouped])
+def test_guest_memory_is_unmapped_when_a_session_ends(run_async: Run, kind: type[Echo], data: bytes) -> None:
+    """A circle of a ring, a handler's frames and the traceback of what ended it would keep it mapped."""
 
     async def main() -> None:
-        gc.disable()
-        try:
-            async with negotiated(Echo()) as (frontend, memory):
-                queue = await frontend.start(memory)
-                queue.add(b"!", 1)
-                queue.kick()
+        before = mappings_of_guests()
+        async with negotiated(kind()) as (frontend, memory):
+            queue = await frontend.start(memory)
+            queue.add(data, 1)
+            queue.kick()
+            if data == b"!":
                 await closed(frontend)
-                queue.close()
-                mapped = memory.map
-                before = Path("/proc/self/maps").read_text().count("guest-memory")
-            del mapped, memory, queue, frontend
-            assert Path("/proc/self/maps").read_text().count("guest-memory") <= before - 1
-        finally:
-            gc.enable()
+            else:
+                await signalled(queue.err_fd if data == b"?" and kind is Grouped else queue.call_fd)
+            queue.close()
+        del memory, queue, frontend
+        assert mappings_of_guests() == before
 
-    logging.disable(logging.CRITICAL)  # records keep exceptions
-    try:
-        run_async(main)
-    finally:
-        logging.disable(logging.NOTSET)
+    run_async(main)
+
+
+@pytest.mark.usefixtures("_no_collector")
+def test_a_request_that_only_an_error_refers_to_is_waited_for_by_no_ring(run_async: Run) -> None:
+    async def main() -> None:
+        async with negotiated(Grouped()) as (frontend, memory):
+            queue = await frontend.start(memory)
+            queue.add(b"?", 1)
+            queue.kick()
+            await signalled(queue.err_fd)
+            await frontend.stop(queue)
+            queue.close()
+            queue = await frontend.start(memory)
+            assert await queue.request(b"x", 1) == b"x"
+            queue.close()
+
+    run_async(main)
 
 
 # --- The start rule ---------------------------------------------------------------------------------------

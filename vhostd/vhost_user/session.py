@@ -6,7 +6,6 @@ what that costs.
 """
 
 import asyncio
-import gc
 import logging
 
 from vhostd.errors import FrontendError, SetupError
@@ -112,4 +111,3 @@ class Session:
             self._memory.close()
             self._channel.close()
             self.state.leave()
-            gc.collect()  # a handler's last frames, if an exception's traceback has them, hold the ring

@@ -6,7 +6,6 @@ overwritten by an older one.
 """
 
 import asyncio
-import gc
 from functools import partial
 
 from vhostd.virtio.virtqueue import Virtqueue
@@ -18,21 +17,16 @@ class Leftovers:
     def __init__(self) -> None:
         self._queues: list[Virtqueue] = []
         self._emptied = asyncio.Event()
-        self._may_be_garbage = False
 
     def add(self, queue: Virtqueue) -> None:
         """Takes note of a queue that has stopped."""
         if queue.in_flight:
             self._queues.append(queue)
-            self._may_be_garbage = True
             queue.when_emptied(partial(self._forget, queue))
 
     @property
     def requests(self) -> int:
         """How many requests the device still works on."""
-        if self._queues and self._may_be_garbage:
-            gc.collect()  # those of a handler that failed may only be held by the traceback's frames
-            self._may_be_garbage = False
         return sum(queue.in_flight for queue in self._queues)
 
     async def gone(self) -> None:

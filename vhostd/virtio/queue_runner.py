@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from vhostd.errors import GuestError
+from vhostd.errors import GuestError, forget
 from vhostd.ring import SplitRing
 from vhostd.virtio.leftovers import Leftovers
 from vhostd.virtio.virtqueue import MakeQueue, Virtqueue
@@ -72,7 +72,7 @@ class QueueRunner:
     def start(self, ring: SplitRing, transport: QueueTransport) -> None:
         """Starts the handler on a ring; the queue must be stopped. It gets chains while it is enabled."""
         queue = self._make_queue(
-            self.index, ring, transport.interrupt, lambda error: self._judge(queue, error)
+            self.index, ring, transport.interrupt, lambda error: self._judge(ring, error)
         )
         self.queue, self._transport, self.is_broken = queue, transport, False
         queue.enable(on=self.is_enabled)
@@ -118,19 +118,24 @@ class QueueRunner:
         try:
             await self._wait_for_leftovers()
             await self._handler(queue)
+        except asyncio.CancelledError as error:
+            forget(error)  # which a task group of the handler's refers to
+            raise
         except Exception as error:
             queue.fail(error)
 
-    def _judge(self, queue: Virtqueue, error: Exception) -> None:
+    def _judge(self, ring: SplitRing, error: Exception) -> None:
         """Has an error of the handler, or of a request that ends later, cost this ring, or all of them."""
         if not isinstance(error, GuestError):
             self._failed(error)
-        elif queue is self.queue and not self.is_broken:  # else it is a request of a ring that is gone
+            return
+        if self.queue is not None and self.queue.ring is ring and not self.is_broken:  # else it is gone
             log.error("vring %d is broken: %s", self.index, error)
             self.is_broken = True
-            queue.count_error()
+            self.queue.count_error()
             if self._transport is not None:
                 self._transport.broke()
+        forget(error)
 
     async def _wait_for_leftovers(self) -> None:
         if requests := self._leftovers.requests:

@@ -11,7 +11,7 @@ import select
 import socket
 from collections.abc import Callable
 
-from vhostd.errors import MalformedMessage
+from vhostd.errors import MalformedMessage, forget
 from vhostd.wire.fds import Fd, close_all
 from vhostd.wire.framing import MAX_FDS, Dialect, Message, MessageReader
 from vhostd.wire.sockets import is_other_end
@@ -135,13 +135,18 @@ class Channel:
 
     def abort(self, failure: Exception) -> None:
         """Makes what is waiting here, and all that comes later, raise `failure`."""
-        self._failure = self._failure or failure
+        if self._failure is None:
+            self._failure = failure
+        else:
+            forget(failure)
         for waiter in self._waiters:
             _wake(waiter)
 
     def close(self) -> None:
         """Closes the socket and what a cut message had brought; idempotent."""
-        self._failure = None  # its traceback holds on to requests, and they to guest memory
+        if self._failure is not None:
+            forget(self._failure)
+            self._failure = None
         self._reader.close()
         self._socket.close()
 

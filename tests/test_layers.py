@@ -14,12 +14,13 @@ from typing import NamedTuple
 import pytest
 
 import vhostd
+import vhostd.storage
 
 ROOT = Path(__file__).parents[1]
 
 # From the ground up: each folder of vhostd is a layer, and so is errors.py.
-LAYERS = ("errors", "wire", "host", "ring", "virtio", "vhost_user", "program", "frontend", "ctl")
-# What devices import besides the names of `vhostd` itself.
+LAYERS = ("errors", "wire", "host", "ring", "virtio", "storage", "vhost_user", "program", "frontend", "ctl")
+# What devices import besides the names of `vhostd` itself and of `vhostd.storage`.
 PUBLIC = ("vhostd.vhost_user.messages",)
 # No event loop, no clock and no socket is known here.
 PURE = {
@@ -154,13 +155,13 @@ def test_the_core_knows_no_device(source: tuple[str, Path]) -> None:
 
 @pytest.mark.parametrize("source", DEVICES, ids=label)
 def test_devices_import_public_names_only(source: tuple[str, Path]) -> None:
-    public = set(vhostd.__all__)
+    public = {module.__name__: set(module.__all__) for module in (vhostd, vhostd.storage)}
     if source[1].suffix == ".pyx":
-        public |= {each.name for each in imports_in(ROOT / "vhostd/__init__.pxd")}
+        public["vhostd"] |= {each.name for each in imports_in(ROOT / "vhostd/__init__.pxd")}
     for each in imports_in(source[1]):
         if each.module.partition(".")[0] == "vhostd":
-            assert each.module in ("vhostd", *PUBLIC)
-            assert each.name in public or each.module in PUBLIC
+            assert each.module in (*public, *PUBLIC)
+            assert each.module in PUBLIC or each.name in public[each.module]
 
 
 @pytest.mark.parametrize("source", DEVICES, ids=label)

@@ -1,11 +1,9 @@
 """The config space (virtio 1.3, 5.2.4)."""
 
-from vhost_user_blk import bounds
-from vhost_user_blk.host import Abilities
-from vhost_user_blk.image import PAGE, Image
 from vhost_user_blk.protocol import SECTOR, WRITEBACK, ConfigSpace, Feature
 from vhost_user_blk.requests import Requests
 from vhostd import RefusedRequest
+from vhostd.storage import PAGE, Abilities, Image, discard_bounds, zero_bounds
 
 ALWAYS = (
     Feature.SIZE_MAX,
@@ -44,7 +42,7 @@ class Config:
         """The whole space."""
         image = self._requests.image
         has = image.abilities
-        discards, zeroes = bounds.of_discards(has), bounds.of_zeroes(has)
+        discards, zeroes = discard_bounds(has), zero_bounds(has)
         return ConfigSpace(
             capacity=image.size // SECTOR,
             size_max=self._size_max(),

@@ -2,7 +2,7 @@
 
 import os
 
-from vhostd import Device, DeviceType, UsageError
+from vhostd import Device, DeviceType, SetupError, UsageError
 
 TYPE_CHECKING = False  # typing's own costs time, of which --print-capabilities has little
 if TYPE_CHECKING:
@@ -11,10 +11,9 @@ if TYPE_CHECKING:
     from typing import Self
 
     from vhost_user_blk.config import Config
-    from vhost_user_blk.image import Image
     from vhost_user_blk.requests import Requests
-    from vhost_user_blk.throttle import Throttle
     from vhostd import Grants, Handler, Link, Signals, Virtqueue
+    from vhostd.storage import Image, Throttle
 
 LOCKINGS = ("auto", "on", "off")
 CACHES = ("writeback", "writethrough", "direct")
@@ -43,7 +42,7 @@ class Blk(Device):
         poll: float = 0.0,
     ) -> None:
         """Serves what the requests are for, whose image and engine it owns; polls for `poll` seconds."""
-        from vhost_user_blk.size import SizeWatch
+        from vhostd.storage import SizeWatch
 
         self.features = features
         self._requests = requests
@@ -93,10 +92,9 @@ class Blk(Device):
     def from_options(cls, options: "argparse.Namespace") -> "Self":
         """Opens the image; raises SetupError if that cannot be, UsageError for options that contradict."""
         from vhost_user_blk.config import Config, features_of
-        from vhost_user_blk.engine import make_engine
         from vhost_user_blk.protocol import ID_SIZE
         from vhost_user_blk.requests import Requests
-        from vhost_user_blk.throttle import Throttle
+        from vhostd.storage import Throttle, make_engine
 
         if len(os.fsencode(options.serial)) > ID_SIZE:
             raise UsageError(f"--serial={options.serial}: more than {ID_SIZE} bytes")
@@ -127,9 +125,7 @@ class Blk(Device):
 
     def grants(self) -> "Grants":
         """What its image and its engine need."""
-        from vhostd import Grants
-
-        return Grants.together([self._requests.image.grants(), self._requests.engine.grants()])
+        return self._requests.disk.grants()
 
     @property
     def queues(self) -> "Sequence[Handler]":
@@ -195,24 +191,26 @@ class Blk(Device):
 
     def close(self) -> None:
         """Ends what is under way, and closes the image."""
-        self._requests.engine.close()
-        self._requests.image.close()
+        self._requests.disk.close()
 
 
 def _open_image(options: "argparse.Namespace") -> "Image":
-    from vhost_user_blk.image import Image
+    from vhostd.storage import Image
 
     discard = options.discard == "on"
     if options.ram is None:
-        return Image.open(
-            options.blk_file,
-            read_only=options.read_only,
-            direct=options.cache == "direct",
-            discard=discard,
-            locking=options.locking,
-            share_rw=options.share_rw,
-            raw=options.format == "raw",
-        )
+        try:
+            return Image.open(
+                options.blk_file,
+                read_only=options.read_only,
+                direct=options.cache == "direct",
+                discard=discard,
+                locking=options.locking,
+                share_rw=options.share_rw,
+                raw=options.format == "raw",
+            )
+        except SetupError as error:
+            raise SetupError(f"--blk-file={error}") from None
     if options.read_only or options.cache == "direct":
         raise UsageError("--ram goes with neither --read-only nor --cache=direct")
     return Image.in_memory(options.ram, discard=discard)

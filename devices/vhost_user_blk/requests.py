@@ -9,16 +9,10 @@ work on it has ended.
 import asyncio
 import errno
 import logging
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
-from vhost_user_blk import bounds
-from vhost_user_blk.bounds import Bounds
-from vhost_user_blk.clearing import discarding, erasing, zeroing
-from vhost_user_blk.engine import Engine, Result, Steps, Then, hear, in_steps
-from vhost_user_blk.image import Image
-from vhost_user_blk.move import Move
 from vhost_user_blk.protocol import (
     HEADER,
     ID_SIZE,
@@ -30,17 +24,20 @@ from vhost_user_blk.protocol import (
     UNSUPP,
     Kind,
 )
-from vhost_user_blk.shares import Shares
 from vhost_user_blk.transfers import Transfers
 from vhostd import Chain, GuestError, Virtqueue
+from vhostd.storage import Bounds, Disk, Engine, Image, Result, Then, discard_bounds, zero_bounds
 
 log = logging.getLogger(__name__)
 
 MOST = 1024  # requests that Python has under way before it takes no more
-TURNS = 1 << 16  # shares of the disk: a write needs one, or all if it rewrites a part of what the host writes
-BOUNCES = 16  # steps at a time that need memory of ours
 
-Segment = tuple[int, int, int]  # offset and size in bytes, and flags
+
+class Segments(NamedTuple):
+    """Ranges, by offset and size in bytes, and which of them may be unmapped."""
+
+    ranges: list[tuple[int, int]]
+    may_unmap: list[bool]
 
 
 class RequestError(Exception):
@@ -62,8 +59,7 @@ class Requests:
         self.writeback = writeback
         self.flushable = True
         self.engine = engine
-        self.turns = Shares(TURNS)
-        self.bounces = Shares(BOUNCES)
+        self.disk = Disk(image, engine)
         self.under_way = 0  # begun here, or taken over, and not ended
         self._eased = asyncio.Event()
         self._serial = serial.encode("utf-8", "surrogateescape")[:ID_SIZE].ljust(ID_SIZE, b"\0")
@@ -132,19 +128,10 @@ class Requests:
         self._check(offset, size, writing=writing)
         if not size:
             self.finish(queue, chain, OK)
+        elif writing:
+            self.disk.write(chain, offset, size, self._ending(queue, chain), durable=self.is_durable)
         else:
-            turns = self._turns_of([(offset, size, 0)]) if writing else 0
-            move = Move(self, queue, chain, offset, size, writing=writing, turns=turns)
-            self.turns.take(turns, move.begin)
-
-    def _turns_of(self, segments: list[Segment]) -> int:
-        """How many of `turns` are needed to change these ranges.
-
-        Where the host's unit is larger than a sector, a part of one is read, modified and written. What
-        others write into the same unit meanwhile would be lost.
-        """
-        unit = self.image.unit
-        return TURNS if any((offset | size) % unit for offset, size, _ in segments) else 1
+            self.disk.read(chain, offset, size, self._ending(queue, chain))
 
     def _check(self, offset: int, size: int, *, writing: bool) -> None:
         if writing and self.image.read_only:
@@ -157,15 +144,13 @@ class Requests:
     ) -> None:
         """Goes on with a read or a write of which the host did a part, or nothing: `result`."""
         self.under_way += 1
-        Move(self, queue, chain, offset, left, writing=writing)(result)
+        then, durable = self._ending(queue, chain), self.is_durable
+        self.disk.go_on(chain, offset, left, result, then, writing=writing, durable=durable)
 
     # --- Everything else --------------------------------------------------------------------------------
 
     def _flush(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
-        if self.image.read_only or self.image.is_memory:
-            self.finish(queue, chain, OK)
-            return
-        self.engine.fdatasync(chain, self.image.fd, self._ending(queue, chain, "flush"))
+        self.disk.flush(chain, self._ending(queue, chain))
 
     def _get_id(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
         chain.write(self._serial[: chain.writable - 1])
@@ -173,77 +158,56 @@ class Requests:
 
     def _discard(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
         has = self.image.abilities
-        segments = self._segments(chain, "discard", bounds.of_discards(has), allowed=0)
+        segments = self._segments(chain, "discard", discard_bounds(has), allowed=0)
         if not has.discards:
             raise RequestError(UNSUPP, "a discard, which is not offered")
-        self._do(queue, chain, "discard", segments, self._discarding(segments))
+        self.disk.discard(chain, segments.ranges, self._ending(queue, chain))
 
     def _write_zeroes(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
-        bound = bounds.of_zeroes(self.image.abilities)
+        bound = zero_bounds(self.image.abilities)
         segments = self._segments(chain, "write zeroes", bound, allowed=UNMAP)
-        self._do(queue, chain, "write zeroes", segments, self._zeroing(segments))
+        self.disk.zero(chain, *segments, self._ending(queue, chain), durable=self.is_durable)
 
     def _secure_erase(self, queue: Virtqueue, chain: Chain, _offset: int) -> None:
-        segments = self._segments(chain, "secure erase", bounds.of_discards(self.image.abilities), allowed=0)
-        self._do(queue, chain, "secure erase", segments, self._erasing(segments))
+        segments = self._segments(chain, "secure erase", discard_bounds(self.image.abilities), allowed=0)
+        self.disk.erase(chain, segments.ranges, self._ending(queue, chain))
 
-    def _segments(self, chain: Chain, what: str, bound: Bounds, *, allowed: int) -> list[Segment]:
+    def _segments(self, chain: Chain, what: str, bound: Bounds, *, allowed: int) -> Segments:
         """The ranges that the request names; raises RequestError if one of them cannot be."""
         if chain.readable % SEGMENT.size or not 0 < chain.readable <= SEGMENT.size * bound.segments:
             raise RequestError(IOERR, f"{what} with segments of {chain.readable} bytes")
         found = list(SEGMENT.iter_unpack(chain.read(chain.readable)))
         if any(flags & ~allowed for _, _, flags in found):
             raise RequestError(UNSUPP, f"{what} with flags that are not known")
-        segments = []
-        for sector, count, flags in found:
+        for sector, count, _ in found:
             if count * SECTOR > bound.size:
                 raise RequestError(IOERR, f"{what} of {count} sectors")
             self._check(sector * SECTOR, count * SECTOR, writing=True)
-            segments.append((sector * SECTOR, count * SECTOR, flags))
-        return segments
-
-    def _do(
-        self, queue: Virtqueue, chain: Chain, what: str, segments: list[Segment], steps: Iterator[object]
-    ) -> None:
-        """Has the engine do one step after the other."""
-        turns = self._turns_of(segments)
-        ending = self._ending(queue, chain, what)
-
-        def then(result: Result) -> None:
-            self.turns.give(turns)
-            ending(result)
-
-        self.turns.take(turns, lambda: self.engine.do(chain, lambda: in_steps(chain, steps), then))
-
-    def _discarding(self, segments: list[Segment]) -> Steps:
-        for offset, size, _ in segments:
-            yield from discarding(self.image, offset, size)
-
-    def _zeroing(self, segments: list[Segment]) -> Steps:
-        for offset, size, flags in segments:
-            yield from zeroing(self.image, offset, size, may_unmap=bool(flags & UNMAP))
-        if self.is_durable:
-            os.fdatasync(self.image.fd)
-            yield None
-
-    def _erasing(self, segments: list[Segment]) -> Steps:
-        for offset, size, _ in segments:
-            yield from erasing(self.image, offset, size)
+        ranges = [(sector * SECTOR, count * SECTOR) for sector, count, _ in found]
+        return Segments(ranges, [bool(flags & UNMAP) for _, _, flags in found])
 
     # --- The end ----------------------------------------------------------------------------------------
 
-    def _ending(self, queue: Virtqueue, chain: Chain, what: str) -> Then:
-        end = partial(self.end, queue, chain, what, 0)
-        return lambda result: hear(result, end, partial(self.fail, queue))
+    def _ending(self, queue: Virtqueue, chain: Chain) -> Then:
+        return partial(self._end, queue, chain)
 
-    def end(self, queue: Virtqueue, chain: Chain, what: str, offset: int, result: int) -> None:
-        """Ends a request whose work is done: `result` is negative if it failed."""
-        if result >= 0 or chain.given_up:
-            self.finish(queue, chain, OK)
+    def _end(self, queue: Virtqueue, chain: Chain, result: Result) -> None:
+        """Ends a request whose work is done: `result` is negative, or an exception, if it failed."""
+        if isinstance(result, Exception):
+            self._fail(queue, result)
             return
-        log.error("%s at %d of %s: %s", what, offset, self.image.path, os.strerror(-result))
-        queue.count_error()
-        self.finish(queue, chain, UNSUPP if result == -errno.EOPNOTSUPP else IOERR)
+        try:
+            if result >= 0 or chain.given_up:
+                self.finish(queue, chain, OK)
+            else:
+                queue.count_error()
+                self.finish(queue, chain, UNSUPP if result == -errno.EOPNOTSUPP else IOERR)
+        except Exception as error:
+            self._fail(queue, error)
+
+    def _fail(self, queue: Virtqueue, error: Exception) -> None:
+        self._count_end()
+        queue.fail(error)
 
     def finish(self, queue: Virtqueue, chain: Chain, status: bytes) -> None:
         """Ends a request: the status is the last byte that the driver gave room for, if it gave any."""
@@ -253,11 +217,6 @@ class Requests:
             chain.write(status)
         queue.push(chain)
         self._count_end()
-
-    def fail(self, queue: Virtqueue, error: Exception) -> None:
-        """Ends the queue because of what went wrong with a request."""
-        self._count_end()
-        queue.fail(error)
 
     def _count_end(self) -> None:
         self.under_way -= 1

@@ -15,7 +15,8 @@ from vhostd cimport BEGUN, DONE, LEFT, READ, WRITE, Chain, Shortcut, Uring
 
 import os
 
-from vhost_user_blk import engine, protocol
+from vhost_user_blk import protocol
+from vhostd.storage import STEP, SyncEngine
 
 cdef enum:  # bytes
     AT_ONCE = 1 << 18  # data of a request that keeps all others waiting meanwhile
@@ -28,7 +29,7 @@ cdef struct Header:  # struct virtio_blk_req
 
 cdef uint32_t IN = protocol.Kind.IN, OUT = protocol.Kind.OUT
 cdef uint64_t SECTOR = protocol.SECTOR
-cdef size_t MOST = engine.STEP  # bytes of data of a request that is served here
+cdef size_t MOST = STEP  # bytes of data of a request that is served here
 cdef unsigned char OK = protocol.OK[0]
 cdef int NOWAIT = os.RWF_NOWAIT, DSYNC = os.RWF_DSYNC
 
@@ -54,7 +55,7 @@ cdef class Transfers(Shortcut):
         self.unit = max(self.image.unit, SECTOR)
         # Where a part of a unit may be rewritten, all that is written is to take turns.
         self.may_write = not self.image.read_only and self.unit == SECTOR
-        is_free = self.image.is_memory or isinstance(requests.engine, engine.SyncEngine)
+        is_free = self.image.is_memory or isinstance(requests.engine, SyncEngine)
         self.reads_at_once = self.writes_at_once = not self.image.direct and (is_free or not self.image.may_wait)
         self.read_flags = self.write_flags = 0 if is_free else NOWAIT
 

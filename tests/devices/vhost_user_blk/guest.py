@@ -6,25 +6,24 @@ may be cut anywhere into descriptors, and what the device had no business to wri
 
 import asyncio
 import os
-import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import pytest
 import uvloop
 
 from tests.devices.vhost_user_blk.driver import HEADER, SECTOR
 from tests.ring.machine import INDIRECT_DESC, device_half, memfd
-from vhost_user_blk.engine import Engine, Then, Work, make_engine
-from vhost_user_blk.image import Image
+from tests.storage.images import PATIENCE, engine_of, open_image
 from vhost_user_blk.requests import Requests
-from vhostd import Chain, Grants, SetupError
+from vhostd import Chain, Grants
 from vhostd.ring import GuestMemory, Region
 from vhostd.ring.driver import SplitDriver
+from vhostd.storage.engine import Engine, Then, Work
+from vhostd.storage.image import Image
 from vhostd.virtio.virtqueue import Virtqueue
 from vhostd.wire.fds import Fd
 
@@ -39,9 +38,7 @@ SIZE = 256 << 10
 GAP = 16  # bytes behind each piece of a chain that nobody may touch
 CANARY = b"\xa5"
 SECURE_ERASE = 14
-PATIENCE = 20.0  # seconds for what takes milliseconds
 
-ENGINES = ("io_uring", "threads", "sync")
 CACHES = ("writeback", "writethrough", "direct")
 
 T = TypeVar("T")
@@ -407,58 +404,6 @@ def disk(
         made.close()
         image.close()
         guest.close()
-
-
-def open_image(path: Path | None, size: int, *, read_only: bool = False, direct: bool = False) -> Image:
-    """An image of noise, of `size` bytes."""
-    if path is None:
-        image = Image.in_memory(size)
-        os.pwrite(image.fd, noise(size), 0)
-        return image
-    file = path / "disk.img"
-    file.write_bytes(noise(size))
-    with skipped_without("--cache=direct"):
-        return Image.open(str(file), read_only=read_only, direct=direct)
-
-
-def engine_of(name: str) -> Engine:
-    """An engine; skips the test where the host has no io_uring."""
-    with skipped_without("io_uring"):
-        return make_engine(name)
-
-
-@contextmanager
-def skipped_without(what: str) -> Iterator[None]:
-    try:
-        yield
-    except SetupError as error:
-        if what not in str(error):
-            raise
-        pytest.skip(str(error))
-
-
-@lru_cache(256)
-def noise(size: int, seed: int = 0) -> bytes:
-    """Bytes of no order, the same each time."""
-    return random.Random(seed).randbytes(size)
-
-
-@contextmanager
-def replaced(fd: int, path: str, flags: int = os.O_RDWR) -> Iterator[None]:
-    """Has another file behind an fd: one from which the kernel gives real errors.
-
-    /dev/full has no space, /proc/self/mem has no bytes at small addresses (EIO), and neither can be synced
-    (EINVAL).
-    """
-    kept = os.dup(fd)
-    other = os.open(path, flags | os.O_CLOEXEC)
-    try:
-        os.dup2(other, fd, inheritable=False)
-        os.close(other)
-        yield
-    finally:
-        os.dup2(kept, fd, inheritable=False)
-        os.close(kept)
 
 
 class Clock:

@@ -24,14 +24,22 @@ from tests.devices.vhost_user_blk.driver import (
     Driver,
     FailedRequest,
 )
-from tests.devices.vhost_user_blk.guest import SIZE, Clock, Recording, noise, skipped_without
+from tests.devices.vhost_user_blk.guest import (
+    SIZE,
+    Clock,
+    Recording,
+)
 from tests.sessions import backend_requests, negotiated, refused
-from vhost_user_blk import locking
+from tests.storage.images import (
+    noise,
+    skipped_without,
+)
 from vhost_user_blk.device import Blk
 from vhost_user_blk.protocol import ConfigSpace as Space
 from vhostd import DeviceType, SetupError, UsageError, Virtqueue
 from vhostd.frontend import Frontend
 from vhostd.program.capabilities import capabilities
+from vhostd.storage import locking
 from vhostd.vhost_user.messages import (
     GET_CONFIG,
     GET_FEATURES,
@@ -218,7 +226,7 @@ def test_options_that_contradict(arguments: tuple[str, ...], error: type[SetupEr
 
 
 def test_blocks_smaller_than_the_host_s(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vhost_user_blk.image import Image
+    from vhostd.storage.image import Image
 
     monkeypatch.setattr(Image, "_least_transfer", lambda _: 4096)
     with skipped_without("no --cache=direct"):
@@ -314,7 +322,8 @@ def test_a_driver_that_cannot_flush_need_not(
         async with driven(device, features=~dropped) as (frontend, driver):
             if writeback is not None:
                 assert (await config_of(frontend)).writeback == writeback
-            device._requests.engine = recording = Recording(device._requests.engine)
+            recording = Recording(device._requests.engine)
+            device._requests.engine = device._requests.disk.engine = recording
             await driver.write(0, noise(SECTOR, 1))
             assert (recording.flags == [os.RWF_DSYNC]) == bool(dropped & FLUSH_BIT)
 
@@ -383,7 +392,7 @@ def test_an_image_that_grows_under_a_running_guest(
     by_signal: bool,  # noqa: FBT001
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vhost_user_blk.size.LOOK_INTERVAL", 3600.0 if by_signal else 0.001)
+    monkeypatch.setattr("vhostd.storage.size_watch.LOOK_INTERVAL", 3600.0 if by_signal else 0.001)
 
     async def main() -> None:
         device = make(f"--blk-file={path}")

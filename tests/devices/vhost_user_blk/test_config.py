@@ -7,14 +7,20 @@ from pathlib import Path
 import pytest
 
 from tests.devices.vhost_user_blk import driver
-from tests.devices.vhost_user_blk.guest import SIZE, noise, open_image
+from tests.devices.vhost_user_blk.guest import (
+    SIZE,
+)
+from tests.storage.images import (
+    noise,
+    open_image,
+)
 from vhost_user_blk.config import Config, features_of
-from vhost_user_blk.engine import SyncEngine
-from vhost_user_blk.host import Abilities
-from vhost_user_blk.image import Image
 from vhost_user_blk.protocol import ConfigSpace
 from vhost_user_blk.requests import Requests
 from vhostd import RefusedRequest
+from vhostd.storage.abilities import Abilities
+from vhostd.storage.engine import SyncEngine
+from vhostd.storage.image import Image
 
 WCE = 32
 ALWAYS = (1, 2, 4, 6, 9, 10, 11, 12)  # SIZE_MAX, SEG_MAX, GEOMETRY, BLK_SIZE, FLUSH, TOPOLOGY, CONFIG_WCE, MQ

@@ -30,9 +30,15 @@ from tests.devices.vhost_user_blk.driver import (
     Driver,
     FailedRequest,
 )
-from tests.devices.vhost_user_blk.guest import ENGINES, SERIAL, noise
+from tests.devices.vhost_user_blk.guest import (
+    SERIAL,
+)
 from tests.programs import Program, connected, executable, listening
 from tests.sessions import backend_requests
+from tests.storage.images import (
+    ENGINES,
+    noise,
+)
 from vhost_user_blk.protocol import ConfigSpace as Space
 from vhostd.errors import RefusedRequest
 from vhostd.frontend import Frontend, SharedMemory

@@ -29,7 +29,6 @@ from tests.devices.vhost_user_blk.guest import (
     CACHES,
     CANARY,
     END,
-    ENGINES,
     SEAM,
     SECURE_ERASE,
     SERIAL,
@@ -38,8 +37,11 @@ from tests.devices.vhost_user_blk.guest import (
     Guest,
     Recording,
     disk,
-    engine_of,
     memory_to_cut,
+)
+from tests.storage.images import (
+    ENGINES,
+    engine_of,
     noise,
     replaced,
 )
@@ -172,7 +174,7 @@ def test_a_request_of_more_steps_than_the_stack_is_deep(
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one of 200 MiB that is not aligned, for which a guest needs just the memory of a piece of it."""
-    monkeypatch.setattr("vhost_user_blk.move.STEP", SECTOR)
+    monkeypatch.setattr("vhostd.storage.read_write.STEP", SECTOR)
     with disk(tmp_path, engine, "direct") as guest:
         assert guest.do(IN, 0, room=SIZE, shift=1) == noise(SIZE)
         guest.do(OUT, 0, noise(SIZE, 1), shift=1)

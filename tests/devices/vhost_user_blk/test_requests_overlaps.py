@@ -31,22 +31,24 @@ from tests.devices.vhost_user_blk.driver import (
     segments,
 )
 from tests.devices.vhost_user_blk.guest import (
-    ENGINES,
     SERIAL,
     Answer,
     Buffer,
     Guest,
+)
+from tests.loop_device import loop_device
+from tests.storage.images import (
+    ENGINES,
     engine_of,
     noise,
     skipped_without,
 )
-from tests.loop_device import loop_device
-from vhost_user_blk import move
-from vhost_user_blk.engine import Engine, Then, ThreadEngine
-from vhost_user_blk.image import Image
 from vhost_user_blk.requests import Requests
-from vhost_user_blk.shares import Shares
 from vhostd import Chain
+from vhostd.storage import read_write
+from vhostd.storage.engine import Engine, Then, ThreadEngine
+from vhostd.storage.image import Image
+from vhostd.storage.shares import Shares
 
 quick = settings(
     deadline=None,
@@ -176,7 +178,7 @@ def guest(
     request: pytest.FixtureRequest, host: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Guest]:
     """A guest with each engine on each kind of host, which does little in a step."""
-    monkeypatch.setattr(move, "STEP", STEP)
+    monkeypatch.setattr(read_write, "STEP", STEP)
     engine = Pieces() if request.param == "pieces" else engine_of(request.param)
     with guest_of(engine, *host, tmp_path) as guest:
         yield guest
@@ -312,7 +314,7 @@ def check_rest(guest: Guest) -> None:
     """Nothing is left under way."""
     requests = guest.requests
     assert requests.under_way == 0
-    for shares in (requests.turns, requests.bounces):
+    for shares in (requests.disk.turns, requests.disk.bounces):
         assert are_back(shares)
 
 

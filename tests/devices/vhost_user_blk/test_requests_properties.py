@@ -34,7 +34,18 @@ from tests.devices.vhost_user_blk.driver import (
     WRITE_ZEROES,
     segments,
 )
-from tests.devices.vhost_user_blk.guest import CANARY, ENGINES, SERIAL, Answer, Buffer, Guest, disk, noise
+from tests.devices.vhost_user_blk.guest import (
+    CANARY,
+    SERIAL,
+    Answer,
+    Buffer,
+    Guest,
+    disk,
+)
+from tests.storage.images import (
+    ENGINES,
+    noise,
+)
 
 quick = settings(
     deadline=None,

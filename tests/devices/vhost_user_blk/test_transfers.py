@@ -13,7 +13,6 @@ import pytest
 from tests.devices.vhost_user_blk.driver import FLUSH, GET_ID, HEADER, IN, IOERR, OK, OUT, SECTOR, UNSUPP
 from tests.devices.vhost_user_blk.guest import (
     BUFFERS,
-    ENGINES,
     GUEST,
     SEAM,
     SERIAL,
@@ -25,16 +24,19 @@ from tests.devices.vhost_user_blk.guest import (
     disk,
     make_memory,
     memory_to_cut,
+)
+from tests.ring.machine import device_half, memfd
+from tests.storage.images import (
+    ENGINES,
     noise,
     replaced,
 )
-from tests.ring.machine import device_half, memfd
-from vhost_user_blk.engine import ThreadEngine
 from vhostd import Chain, MemoryLost
 from vhostd.errors import BadRing
 from vhostd.program.metrics.meter import Meter, MeteredVirtqueue
 from vhostd.ring import GuestMemory, InflightQueue, Region, SplitRing
 from vhostd.ring.driver import SplitDriver
+from vhostd.storage.engine import ThreadEngine
 from vhostd.virtio.virtqueue import POP_BURST, Virtqueue
 from vhostd.wire.fds import Fd
 

@@ -17,14 +17,16 @@ from typing import NamedTuple
 import pytest
 
 from tests.devices.vhost_user_blk.driver import UNSUPP, Driver, FailedRequest
-from tests.devices.vhost_user_blk.guest import noise
-from vhost_user_blk.clearing import discarding, zeroing
+from tests.storage.images import (
+    noise,
+)
 from vhost_user_blk.config import Config, features_of
-from vhost_user_blk.engine import SyncEngine
-from vhost_user_blk.image import Image
 from vhost_user_blk.protocol import ConfigSpace, Feature
 from vhost_user_blk.requests import Requests
 from vhostd.frontend import Frontend, SharedMemory
+from vhostd.storage.clearing import discarding, zeroing
+from vhostd.storage.engine import SyncEngine
+from vhostd.storage.image import Image
 
 KIB, MIB = 1 << 10, 1 << 20
 SECTOR = 512

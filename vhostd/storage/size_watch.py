@@ -5,8 +5,8 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 
-from vhost_user_blk.image import Image
-from vhostd import Threads
+from vhostd.host.threads import Threads
+from vhostd.storage.image import Image
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Moves: step after step to the end, and what is given back whatever the end is."""
+"""Reads and writes: step after step to the end, and what is given back whatever the end is."""
 
 import asyncio
 import errno
@@ -11,24 +11,27 @@ import pytest
 
 from tests.devices.vhost_user_blk.driver import FLUSH, HEADER, IN, IOERR, OK, OUT, SECTOR
 from tests.devices.vhost_user_blk.guest import (
-    ENGINES,
     SEAM,
     SIZE,
     Guest,
     disk,
-    engine_of,
     memory_to_cut,
+)
+from tests.storage.images import (
+    ENGINES,
+    engine_of,
     noise,
 )
 from tests.virtio.test_virtqueue import emptied
-from vhost_user_blk import move
 from vhost_user_blk.config import Config
 from vhost_user_blk.device import Blk
-from vhost_user_blk.engine import Engine, SyncEngine, Then, Work
-from vhost_user_blk.requests import BOUNCES, MOST, Requests
-from vhost_user_blk.shares import Shares
+from vhost_user_blk.requests import MOST, Requests
 from vhostd import Chain
 from vhostd.errors import MemoryLost
+from vhostd.storage import read_write
+from vhostd.storage.disk import BOUNCES
+from vhostd.storage.engine import Engine, SyncEngine, Then, Work
+from vhostd.storage.shares import Shares
 
 UNIT = 4096
 
@@ -112,8 +115,8 @@ def are_back(shares: Shares) -> bool:
 def check_rest(guest: Guest) -> None:
     """Nothing is under way, and all shares are back."""
     assert guest.requests.under_way == 0
-    assert are_back(guest.requests.turns)
-    assert are_back(guest.requests.bounces)
+    assert are_back(guest.requests.disk.turns)
+    assert are_back(guest.requests.disk.bounces)
 
 
 def go_on(guest: Guest, engine: Held) -> None:
@@ -137,7 +140,7 @@ def without_shortcut(guest: Guest) -> None:
 
 @pytest.mark.parametrize("kind", [IN, OUT])
 def test_steps_are_bounded(guest: Guest, engine: Held, monkeypatch: pytest.MonkeyPatch, kind: int) -> None:
-    monkeypatch.setattr(move, "STEP", 2 * UNIT)
+    monkeypatch.setattr(read_write, "STEP", 2 * UNIT)
     engine.holds = False
     size = 5 * UNIT
     guest.do(kind, 8, *((b"", size) if kind == IN else (noise(size, 1),)))
@@ -267,7 +270,7 @@ def test_what_was_given_up_is_not_begun_when_its_turn_comes(guest: Guest, engine
 def test_steps_end_when_the_chain_is_given_up(
     guest: Guest, engine: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(move, "STEP", UNIT)
+    monkeypatch.setattr(read_write, "STEP", UNIT)
     guest.begin(OUT, 0, noise(3 * UNIT, 1))
     guest.queues[0].stop()
     guest.queues[0].give_up()

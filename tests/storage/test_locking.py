@@ -13,9 +13,9 @@ from typing import NamedTuple
 import pytest
 
 from tests.devices.vhost_user_blk.driver import SECTOR
-from vhost_user_blk import locking
-from vhost_user_blk.locking import FLOCK, NO_LOCKS, Claim, lock
 from vhostd import SetupError
+from vhostd.storage import locking
+from vhostd.storage.locking import FLOCK, NO_LOCKS, Claim, lock
 
 
 class User(NamedTuple):
@@ -90,7 +90,7 @@ def refused(user: User, path: str, how: str = "on") -> str:
     """What who may not have the image is told, behind its path; on one line."""
     with pytest.raises(SetupError) as raised:
         user.opens(path, how)
-    start, _, reason = str(raised.value).partition(f"--blk-file={path}: ")
+    start, _, reason = str(raised.value).partition(f"{path}: ")
     assert start == ""
     assert "\n" not in reason
     return reason

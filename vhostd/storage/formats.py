@@ -3,7 +3,7 @@
 import mmap
 import os
 
-from vhostd import SetupError
+from vhostd.errors import SetupError
 
 # By what QEMU knows them (block/*.c). LUKS is not among them: a guest may have its own. Nor is a VPC image of
 # fixed size, which is raw but for its last sector.
@@ -28,7 +28,7 @@ def check(fd: int, path: str, *, raw: bool) -> None:
     if not raw:  # first: some are short texts that name other files
         _refuse_others(fd, path)
     if not os.lseek(fd, 0, os.SEEK_END):
-        raise SetupError(f"--blk-file={path}: it is empty; truncate -s 10G makes a disk of 10 GiB of it")
+        raise SetupError(f"{path}: it is empty; truncate -s 10G makes a disk of 10 GiB of it")
 
 
 def recognize(beginning: bytes) -> str | None:
@@ -41,10 +41,10 @@ def _refuse_others(fd: int, path: str) -> None:
         name = recognize(_read_beginning(fd))
     except OSError as error:
         reason = f"cannot be read: {error.strerror}: --format=raw does not look at it"
-        raise SetupError(f"--blk-file={path}: {reason}") from None
+        raise SetupError(f"{path}: {reason}") from None
     if name is not None:
         raise SetupError(
-            f"--blk-file={path}: looks like an image in {name} format, which would be served as raw bytes: "
+            f"{path}: looks like an image in {name} format, which would be served as raw bytes: "
             "qemu-nbd and qemu-storage-daemon serve such images; --format=raw if it is the guest's own data"
         )
 

@@ -10,11 +10,17 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.conftest import Run
-from tests.devices.vhost_user_blk.guest import ENGINES, PATIENCE, engine_of, noise, replaced
 from tests.ring.machine import DATA, Machine, memfd
-from vhost_user_blk import engine as engines
-from vhost_user_blk.engine import Engine, Result, SyncEngine, ThreadEngine, UringEngine, make_engine
+from tests.storage.images import (
+    ENGINES,
+    PATIENCE,
+    engine_of,
+    noise,
+    replaced,
+)
 from vhostd import Chain, SetupError, Uring
+from vhostd.storage import engine as engines
+from vhostd.storage.engine import Engine, Result, SyncEngine, ThreadEngine, UringEngine, make_engine
 from vhostd.wire.fds import Fd
 
 PAGE = 4096
@@ -256,8 +262,8 @@ def test_steps_end_when_the_chain_is_given_up() -> None:
                 machine.ring.give_up()
             yield
 
-    assert engines.in_steps(chain, iter(range(5))) == 0
-    assert engines.in_steps(chain, steps()) == -errno.ECANCELED
+    assert engines.do_steps(chain, iter(range(5))) == 0
+    assert engines.do_steps(chain, steps()) == -errno.ECANCELED
     assert done == [0, 1, 2, 3]
 
 

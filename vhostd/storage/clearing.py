@@ -9,7 +9,7 @@ import errno
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from vhost_user_blk.image import PUNCH_HOLE, ZERO_RANGE, Image
+from vhostd.storage.image import PUNCH_HOLE, ZERO_RANGE, Image
 
 STEP = 128 << 20  # bytes that the host does by itself, and fast
 WRITTEN_STEP = 1 << 20  # bytes that are written

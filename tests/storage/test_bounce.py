@@ -8,8 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.devices.vhost_user_blk.guest import noise
-from vhost_user_blk import bounce
+from tests.storage.images import (
+    noise,
+)
+from vhostd.storage import bounce
 
 UNIT = 4096
 quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.devices.vhost_user_blk.guest import noise, skipped_without
 from tests.loop_device import loop_device
-from vhost_user_blk import host, locking
-from vhost_user_blk import image as module
-from vhost_user_blk.image import PUNCH_HOLE, ZERO_RANGE, Image
+from tests.storage.images import (
+    noise,
+    skipped_without,
+)
 from vhostd import SetupError
+from vhostd.storage import abilities, locking
+from vhostd.storage import image as module
+from vhostd.storage.image import PUNCH_HOLE, ZERO_RANGE, Image
 
 SIZE = 64 << 10
 
@@ -54,7 +57,7 @@ def refuses(path: str, reason: str, *, read_only: bool = False) -> None:
     before = os.listdir("/proc/self/fd")
     with pytest.raises(SetupError) as raised:
         open_file(path, read_only=read_only)
-    assert str(raised.value) == f"--blk-file={path}: {reason}"
+    assert str(raised.value) == f"{path}: {reason}"
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -120,9 +123,9 @@ def test_a_host_without_direct_io(path: str, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
     monkeypatch.setattr(os, "open", refusing)
-    with pytest.raises(SetupError, match=r"^--blk-file=.*: Invalid argument: no --cache=direct there$"):
+    with pytest.raises(SetupError, match=r"^.*: Invalid argument: no --cache=direct there$"):
         open_file(path, direct=True)
-    with pytest.raises(SetupError, match=r"^--blk-file=.*: Invalid argument$"):
+    with pytest.raises(SetupError, match=r"^.*: Invalid argument$"):
         open_file(path)
 
 
@@ -274,7 +277,7 @@ def test_the_least_transfer(path: str, least: int, monkeypatch: pytest.MonkeyPat
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return len(buffers[0])
 
-    monkeypatch.setattr(host, "direct_unit", lambda _: 0)
+    monkeypatch.setattr(abilities, "direct_unit", lambda _: 0)
     monkeypatch.setattr(os, "preadv", reading)
     with skipped_without("--cache=direct"):
         image = open_file(path, direct=True)
@@ -289,7 +292,7 @@ def test_the_least_transfer_where_there_are_no_data(
     """Anybody may read a hole, and nobody is told of the rest."""
     os.truncate(path, 0)
     os.truncate(path, size)
-    monkeypatch.setattr(host, "direct_unit", lambda _: 0)
+    monkeypatch.setattr(abilities, "direct_unit", lambda _: 0)
     with skipped_without("--cache=direct"):
         image = open_file(path, direct=True)
     assert image.unit == 4096
@@ -307,7 +310,7 @@ def test_a_new_file_on_a_device_of_large_blocks(
 ) -> None:
     """The host wants whole blocks written, but lets anybody read what is not there."""
     if not told:
-        monkeypatch.setattr(host, "direct_unit", lambda _: 0)
+        monkeypatch.setattr(abilities, "direct_unit", lambda _: 0)
     folder = tmp_path / "mounted"
     folder.mkdir()
     subprocess.run(["mkfs.ext4", "-q", device], check=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Run
-from vhost_user_blk import size as sizes
-from vhost_user_blk.image import Image
+from vhostd.storage import size_watch as sizes
+from vhostd.storage.image import Image
 
 SIZE = 1 << 20
 PATIENCE = 20.0

@@ -14,7 +14,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
-from vhostd import Chain, Grants, SetupError, Threads, Uring
+from vhostd.errors import SetupError
+from vhostd.host.grants import Grants
+from vhostd.host.threads import Threads
+from vhostd.ring import Chain
+from vhostd.ring.uring import Uring
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +203,7 @@ def make_engine(name: str | None, *, may_wait: bool = False) -> Engine:
         return ThreadEngine()
 
 
-def in_steps(chain: Chain, steps: Steps) -> int:
+def do_steps(chain: Chain, steps: Steps) -> int:
     """Does one step after the other, until the chain is given up: 0, or -ECANCELED. For `Engine.do`."""
     for _ in steps:
         if chain.given_up:
@@ -207,11 +211,12 @@ def in_steps(chain: Chain, steps: Steps) -> int:
     return 0
 
 
-def hear(result: Result, then: Callable[[int], None], failed: Callable[[Exception], None]) -> None:
+def pass_on(result: Result, then: Callable[[int], None], failed: Callable[[Exception], None]) -> None:
     """Calls `then` with what an engine has told; `failed` with an exception of that, or of the engine's."""
+    if isinstance(result, Exception):
+        failed(result)
+        return
     try:
-        if isinstance(result, Exception):
-            raise result
         then(result)
     except Exception as error:
         failed(error)

@@ -6,7 +6,7 @@ guest keeps nobody waiting, nor has a request that outlives its patience.
 
 from typing import NamedTuple
 
-from vhost_user_blk.host import LARGEST_UNIT, Abilities
+from vhostd.storage.abilities import LARGEST_UNIT, Abilities
 
 SEGMENTS = 16
 DISCARDED = LARGEST_UNIT  # bytes in all segments together
@@ -21,7 +21,7 @@ class Bounds(NamedTuple):
     size: int
 
 
-def of_discards(has: Abilities) -> Bounds:
+def discard_bounds(has: Abilities) -> Bounds:
     """Whole units of the host's, since it may ignore any part of one, and with it the end of each request."""
     unit = has.discard_granularity
     least = -(-LEAST_DISCARD // unit) * unit
@@ -30,6 +30,6 @@ def of_discards(has: Abilities) -> Bounds:
     return Bounds(min(SEGMENTS, DISCARDED // size), size)
 
 
-def of_zeroes(has: Abilities) -> Bounds:
+def zero_bounds(has: Abilities) -> Bounds:
     """One segment where each byte of it has to be written."""
     return Bounds(SEGMENTS if has.zeroes_fast else 1, ZEROES)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from vhost_user_blk.shares import Shares
+from vhostd.storage.shares import Shares
 
 
 @pytest.fixture

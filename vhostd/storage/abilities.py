@@ -1,4 +1,4 @@
-"""What the host has for an image. It is asked once, at open: the sandbox hides sysfs later."""
+"""What an image's host can do. It is asked once, at open: the sandbox hides sysfs later."""
 
 import ctypes
 import errno
@@ -8,7 +8,7 @@ import os
 import struct
 from typing import NamedTuple
 
-from vhost_user_blk.protocol import SECTOR
+SECTOR = 512  # bytes: what Linux counts in, and the least that any device transfers
 
 # Linux, include/uapi/linux/fs.h
 BLKSSZGET, BLKPBSZGET, BLKIOMIN, BLKIOOPT, BLKALIGNOFF = 0x1268, 0x127B, 0x1278, 0x1279, 0x127A

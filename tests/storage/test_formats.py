@@ -10,12 +10,15 @@ import pytest
 
 from tests.blk.newer_qemu import qemu_img
 from tests.devices.vhost_user_blk.driver import SECTOR
-from tests.devices.vhost_user_blk.guest import noise, skipped_without
 from tests.loop_device import loop_device
 from tests.programs import Program, executable
-from vhost_user_blk.formats import BEGINNING, MAGICS, recognize
-from vhost_user_blk.image import Image
+from tests.storage.images import (
+    noise,
+    skipped_without,
+)
 from vhostd import SetupError
+from vhostd.storage.formats import BEGINNING, MAGICS, recognize
+from vhostd.storage.image import Image
 
 SIZE = 2 * BEGINNING
 BEGINNINGS = {
@@ -64,7 +67,7 @@ def refusal(path: Path | str, *, direct: bool = False, read_only: bool = False, 
     before = os.listdir("/proc/self/fd")
     with pytest.raises(SetupError) as raised, skipped_without("no --cache=direct"):
         Image.open(str(path), read_only=read_only, direct=direct, raw=raw)
-    start, _, reason = str(raised.value).partition(f"--blk-file={path}: ")
+    start, _, reason = str(raised.value).partition(f"{path}: ")
     assert start == ""
     assert "\n" not in reason
     assert os.listdir("/proc/self/fd") == before

@@ -1,4 +1,4 @@
-"""The image: a file, a block device, or memory, of which the guest sees a disk."""
+"""The image: a file, a block device, or memory, of which a guest sees a disk."""
 
 import ctypes
 import errno
@@ -9,10 +9,12 @@ import os
 import stat
 from typing import Self
 
-from vhost_user_blk import bounce, formats, host
-from vhost_user_blk.host import BLKDISCARD, RANGE
-from vhost_user_blk.locking import lock
-from vhostd import Grants, Ioctl, SetupError
+from vhostd.errors import SetupError
+from vhostd.host.grants import Grants
+from vhostd.host.ioctls import Ioctl
+from vhostd.storage import abilities, bounce, formats
+from vhostd.storage.abilities import BLKDISCARD, RANGE
+from vhostd.storage.locking import lock
 
 # Linux, include/uapi/linux/falloc.h and fs.h
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
@@ -58,7 +60,7 @@ class Image:
         self.abilities = found if discard else found.keeping_space()
         self.lacking: set[str] = set()
         self.block_size, self.physical_block_size = found.logical_block_size, found.physical_block_size
-        self.may_wait = not self.is_device and host.may_wait(fd)
+        self.may_wait = not self.is_device and abilities.may_wait(fd)
         self.unit = self._least_transfer() if direct else 1
         self.size = 0
         self.resize(self.length)
@@ -83,11 +85,11 @@ class Image:
         try:
             mode = os.stat(path).st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):  # others may block, or have no size
-                raise SetupError(f"--blk-file={path}: neither a file nor a block device")
+                raise SetupError(f"{path}: neither a file nor a block device")
             fd = os.open(path, flags)
         except OSError as error:
             hint = ": no --cache=direct there" if direct and error.errno == errno.EINVAL else ""
-            raise SetupError(f"--blk-file={path}: {error.strerror}{hint}") from None
+            raise SetupError(f"{path}: {error.strerror}{hint}") from None
         try:
             lock(fd, path, locking=locking, read_only=read_only, share_rw=share_rw)
             formats.check(fd, path, raw=raw)
@@ -208,17 +210,17 @@ class Image:
         zeroes = f"behind them the guest reads {self.size - self.length} zeroes"
         return zeroes if self.read_only else f"{zeroes}, and what it writes there makes the file grow"
 
-    def _ask_host(self) -> host.Abilities:
+    def _ask_host(self) -> abilities.Abilities:
         if self.is_device:
-            return host.of_device(self.fd, read_only=self.read_only)
+            return abilities.of_device(self.fd, read_only=self.read_only)
         punches, zeroes = self.can_fallocate(PUNCH_HOLE), self.can_fallocate(ZERO_RANGE)
-        return host.of_file(self.fd, punches=punches, zeroes=zeroes)
+        return abilities.of_file(self.fd, punches=punches, zeroes=zeroes)
 
     def _least_transfer(self) -> int:
         """The smallest transfer that the host allows without its page cache."""
         if self.is_device:
             return self.abilities.logical_block_size
-        return host.direct_unit(self.fd) or self._least_read()
+        return abilities.direct_unit(self.fd) or self._least_read()
 
     def _least_read(self) -> int:
         """The same, as reads of data show it; a page if there are none.

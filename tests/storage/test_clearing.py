@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from tests.devices.vhost_user_blk.guest import noise
-from vhost_user_blk import image as module
-from vhost_user_blk.clearing import STEP, discarding, erasing, whole_blocks, zeroing
-from vhost_user_blk.host import Abilities
-from vhost_user_blk.image import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, Image
+from tests.storage.images import (
+    noise,
+)
+from vhostd.storage import image as module
+from vhostd.storage.abilities import Abilities
+from vhostd.storage.clearing import STEP, discarding, erasing, whole_blocks, zeroing
+from vhostd.storage.image import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, Image
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 SIZE = 64 * KIB

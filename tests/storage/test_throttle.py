@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vhost_user_blk.throttle import BURST, Bucket, Throttle
+from vhostd.storage.throttle import BURST, Bucket, Throttle
 
 
 class Clock:

@@ -20,7 +20,7 @@ import time
 from contextlib import suppress
 from typing import NamedTuple, Self
 
-from vhostd import SetupError
+from vhostd.errors import SetupError
 
 READS, WRITES = 100, 101
 FORBIDS = 100  # from what one does to its opposite: nobody else may
@@ -67,8 +67,8 @@ def lock(fd: int, path: str, *, locking: str, read_only: bool, share_rw: bool) -
             log.warning("%s is not locked: %s: others may write to it meanwhile", path, error.strerror)
             return
         reason = f"cannot be locked: {error.strerror}: --locking=off does without"
-        raise SetupError(f"--blk-file={path}: {reason}") from None
-    raise SetupError(f"--blk-file={path}: another program has it in use{advice}")
+        raise SetupError(f"{path}: {reason}") from None
+    raise SetupError(f"{path}: another program has it in use{advice}")
 
 
 def _acquire_soon(fd: int, claim: Claim) -> bool:

@@ -9,15 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.devices.vhost_user_blk.guest import noise, skipped_without
 from tests.loop_device import loop_device
-from vhost_user_blk import host
-from vhost_user_blk.host import UNBOUNDED, Abilities
-from vhost_user_blk.image import Image
+from tests.storage.images import (
+    noise,
+    skipped_without,
+)
+from vhostd.storage import abilities
+from vhostd.storage.abilities import UNBOUNDED, Abilities
+from vhostd.storage.image import Image
 
 SIZE = 1 << 20
 KIB, MIB = 1 << 10, 1 << 20
-LIKES = {host.BLKSSZGET: 512, host.BLKPBSZGET: 4096, host.BLKIOMIN: 4096, host.BLKIOOPT: MIB}
+LIKES = {
+    abilities.BLKSSZGET: 512,
+    abilities.BLKPBSZGET: 4096,
+    abilities.BLKIOMIN: 4096,
+    abilities.BLKIOOPT: MIB,
+}
 
 
 # --- Files and memory -----------------------------------------------------------------------------------
@@ -63,7 +71,7 @@ def test_a_file_that_may_only_be_read(file: str) -> None:
 def test_file_systems_that_know_less(file: str, punches: bool, zeroes: bool) -> None:  # noqa: FBT001
     """NFS before 4.2, FAT and FUSE know neither; tmpfs, NFS 4.2 and ZFS no zeroes."""
     with open(file, "rb") as opened:
-        has = host.of_file(opened.fileno(), punches=punches, zeroes=zeroes)
+        has = abilities.of_file(opened.fileno(), punches=punches, zeroes=zeroes)
     assert (has.discards, has.unmaps, has.zeroes_fast) == (punches, punches, punches or zeroes)
 
 
@@ -78,7 +86,7 @@ def test_blocks_that_are_none(told: int, wanted: int, monkeypatch: pytest.Monkey
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fstat", lambda _: Stat)
-        has = host.of_file(-1, punches=True, zeroes=True)
+        has = abilities.of_file(-1, punches=True, zeroes=True)
     assert has.discard_granularity == wanted
 
 
@@ -125,10 +133,10 @@ class Ioctls:
 
     def __init__(self, discard: int = errno.ENOTTY, **also: int) -> None:
         self._discard = discard
-        self._answers = {**LIKES, host.BLKALIGNOFF: also.get("alignment", 0)}
+        self._answers = {**LIKES, abilities.BLKALIGNOFF: also.get("alignment", 0)}
 
     def __call__(self, _fd: int, request: int, argument: bytes) -> bytes:
-        if request == host.BLKDISCARD:
+        if request == abilities.BLKDISCARD:
             assert struct.unpack("=QQ", argument) == (1, 0), "a range that nothing can be done with"
             raise OSError(self._discard, os.strerror(self._discard))
         return struct.pack("=I", self._answers[request] & 0xFFFF_FFFF)
@@ -143,7 +151,7 @@ def of_device(
     with monkeypatch.context() as patched:
         patched.setattr(os, "fstat", lambda _: Stat)
         patched.setattr(fcntl, "ioctl", ioctls)
-        return host.of_device(-1, read_only=read_only, sysfs=str(sysfs))
+        return abilities.of_device(-1, read_only=read_only, sysfs=str(sysfs))
 
 
 def test_an_ssd(sysfs: Sysfs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +277,7 @@ def test_a_loop_device_as_sysfs_and_ioctls_tell_of_it(device: str) -> None:
     assert has.discards
     assert has.discard_granularity >= has.physical_block_size
     assert has.logical_block_size == image.block_size
-    without = host.of_device(image.fd, read_only=False, sysfs="/nowhere")
+    without = abilities.of_device(image.fd, read_only=False, sysfs="/nowhere")
     assert without.discards
     assert not without.zeroes_fast
     image.close()

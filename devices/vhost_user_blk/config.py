@@ -1,21 +1,21 @@
 """The config space (virtio 1.3, 5.2.4)."""
 
-from vhost_user_blk.protocol import SECTOR, WRITEBACK, ConfigSpace, Feature
+from vhost_user_blk.protocol import SECTOR, WRITEBACK, BlkFeature, VirtioBlkConfig
 from vhost_user_blk.requests import Requests
 from vhostd import RefusedRequest
 from vhostd.storage import PAGE, Abilities, Image, discard_bounds, zero_bounds
 
 ALWAYS = (
-    Feature.SIZE_MAX,
-    Feature.SEG_MAX,
-    Feature.GEOMETRY,
-    Feature.BLK_SIZE,
-    Feature.FLUSH,
-    Feature.TOPOLOGY,
-    Feature.CONFIG_WCE,
-    Feature.MQ,
+    BlkFeature.SIZE_MAX,
+    BlkFeature.SEG_MAX,
+    BlkFeature.GEOMETRY,
+    BlkFeature.BLK_SIZE,
+    BlkFeature.FLUSH,
+    BlkFeature.TOPOLOGY,
+    BlkFeature.CONFIG_WCE,
+    BlkFeature.MQ,
 )
-FLUSH = 1 << Feature.FLUSH
+FLUSH = 1 << BlkFeature.FLUSH
 MAX_TRANSFER = 0x7FFF_F000  # bytes of a request: the most that Linux transfers at once
 MAX_U8, MAX_U16, MAX_U32 = 0xFF, 0xFFFF, 0xFFFF_FFFF
 HEADS, SECTORS, MAX_CYLINDERS = 16, 63, 16383  # what partition tools of old believe in
@@ -43,7 +43,7 @@ class Config:
         image = self._requests.image
         has = image.abilities
         discards, zeroes = discard_bounds(has), zero_bounds(has)
-        return ConfigSpace(
+        return VirtioBlkConfig(
             capacity=image.size // SECTOR,
             size_max=self._size_max(),
             seg_max=self._seg_max,
@@ -114,11 +114,11 @@ def features_of(image: Image) -> int:
     """The device's feature bits: what a disk on this image can do."""
     bits = [*ALWAYS]
     if image.read_only:
-        bits.append(Feature.RO)
+        bits.append(BlkFeature.RO)
     else:
-        bits.append(Feature.WRITE_ZEROES)
+        bits.append(BlkFeature.WRITE_ZEROES)
         if image.abilities.discards:
-            bits.append(Feature.DISCARD)
+            bits.append(BlkFeature.DISCARD)
         if image.can_erase_securely():
-            bits.append(Feature.SECURE_ERASE)
+            bits.append(BlkFeature.SECURE_ERASE)
     return sum(1 << bit for bit in bits)

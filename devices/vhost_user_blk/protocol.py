@@ -9,7 +9,7 @@ from vhostd import Layout, array, u8, u16, u32, u64
 SECTOR = 512  # bytes, whatever the block size
 
 
-class Feature(IntEnum):
+class BlkFeature(IntEnum):
     """Feature bits (5.2.3)."""
 
     SIZE_MAX = 1
@@ -47,7 +47,7 @@ UNMAP = 1  # a segment's flag: the space may be given back
 ID_SIZE = 20  # bytes of the serial number
 
 
-class ConfigSpace(Layout):
+class VirtioBlkConfig(Layout):
     """struct virtio_blk_config, with the end that counts with features that are not offered here."""
 
     capacity: u64

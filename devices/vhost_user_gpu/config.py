@@ -7,7 +7,7 @@ EVENTS_CLEAR = 4  # its offset
 EVENTS_CLEAR_END = 8
 
 
-class ConfigSpace(Layout):
+class VirtioGpuConfig(Layout):
     """struct virtio_gpu_config; the last field is of virtio 1.4, for a feature that is not offered here.
 
     Front-ends ask for as many bytes as they know, and for no more than there are.
@@ -29,7 +29,7 @@ class Config:
 
     def read(self) -> bytes:
         """The whole space."""
-        return ConfigSpace(self.events, 0, self._scanouts, 0, 0).pack()
+        return VirtioGpuConfig(self.events, 0, self._scanouts, 0, 0).pack()
 
     def write(self, offset: int, data: bytes) -> None:
         """Clears the events that are set in `events_clear`; the rest is ignored: QEMU writes all of it back.

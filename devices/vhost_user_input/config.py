@@ -24,7 +24,7 @@ class Select(IntEnum):
     ABS_INFO = 0x12
 
 
-class ConfigSpace(Layout):
+class VirtioInputConfig(Layout):
     """struct virtio_input_config; `u` is the union."""
 
     select: u8
@@ -34,7 +34,7 @@ class ConfigSpace(Layout):
     u: Annotated[bytes, array(UNION_SIZE)]
 
 
-class DevIds(Layout):
+class VirtioInputDevids(Layout):
     """struct virtio_input_devids."""
 
     bustype: u16
@@ -43,7 +43,7 @@ class DevIds(Layout):
     version: u16
 
 
-class AxisInfo(Layout):
+class VirtioInputAbsinfo(Layout):
     """struct virtio_input_absinfo."""
 
     min: s32
@@ -64,7 +64,7 @@ class Config:
         """The whole config space as it is now; `size` is 0 for what the device does not have."""
         select, subsel = self._selected
         answer = self._answers.get((select, subsel), b"")
-        return ConfigSpace(select, subsel, len(answer), b"", answer).pack()
+        return VirtioInputConfig(select, subsel, len(answer), b"", answer).pack()
 
     def write(self, offset: int, data: bytes) -> None:
         """Takes `select`, `subsel` or both, and ignores what follows them: QEMU writes the whole space back.
@@ -86,7 +86,7 @@ class Config:
 def _answers(description: Description) -> Iterator[tuple[tuple[int, int], bytes]]:
     yield (Select.ID_NAME, 0), _string(description.name)
     yield (Select.ID_SERIAL, 0), _string(description.serial)
-    yield (Select.ID_DEVIDS, 0), DevIds(*description.ids).pack()
+    yield (Select.ID_DEVIDS, 0), VirtioInputDevids(*description.ids).pack()
     yield (Select.PROP_BITS, 0), _bitmap(description.properties)
     for kind, codes in description.codes.items():
         yield (Select.EV_BITS, kind), _bitmap(codes)
@@ -109,5 +109,5 @@ def _bitmap(bits: Iterable[int]) -> bytes:
     return number.to_bytes((number.bit_length() + 7) // 8, "little")
 
 
-def _axis(info: AbsInfo) -> AxisInfo:
-    return AxisInfo(info.minimum, info.maximum, info.fuzz, info.flat, info.resolution)
+def _axis(info: AbsInfo) -> VirtioInputAbsinfo:
+    return VirtioInputAbsinfo(info.minimum, info.maximum, info.fuzz, info.flat, info.resolution)

@@ -42,7 +42,7 @@ from tests.devices.vhost_user_blk.driver import (
 )
 from tests.programs import notified
 from tests.sessions import backend_requests
-from vhost_user_blk.protocol import ConfigSpace as Space
+from vhost_user_blk.protocol import VirtioBlkConfig
 from vhostd.frontend import Frontend, Queue, SharedMemory, signalled
 from vhostd.ring.driver import INDIRECT, NEXT, WRITE
 from vhostd.vhost_user.messages import (
@@ -155,8 +155,8 @@ async def answers(frontend: Frontend) -> None:
     await soon(config(frontend), "GET_CONFIG")
 
 
-async def config(frontend: Frontend) -> Space:
-    return Space.unpack((await frontend.call(GET_CONFIG, ConfigSpace(0, bytes(96)))).data)
+async def config(frontend: Frontend) -> VirtioBlkConfig:
+    return VirtioBlkConfig.unpack((await frontend.call(GET_CONFIG, ConfigSpace(0, bytes(96)))).data)
 
 
 async def hears_nothing(guest: Guest, request: asyncio.Future[Any]) -> None:

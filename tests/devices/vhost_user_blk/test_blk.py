@@ -35,7 +35,7 @@ from tests.storage.images import (
     skipped_without,
 )
 from vhost_user_blk.device import Blk
-from vhost_user_blk.protocol import ConfigSpace as Space
+from vhost_user_blk.protocol import VirtioBlkConfig
 from vhostd import DeviceType, SetupError, UsageError, Virtqueue
 from vhostd.frontend import Frontend
 from vhostd.program.capabilities import capabilities
@@ -90,9 +90,9 @@ async def driven(
         device.close()
 
 
-async def config_of(frontend: Frontend) -> Space:
+async def config_of(frontend: Frontend) -> VirtioBlkConfig:
     """What a driver reads."""
-    return Space.unpack((await frontend.call(GET_CONFIG, ConfigSpace(0, bytes(96)))).data)
+    return VirtioBlkConfig.unpack((await frontend.call(GET_CONFIG, ConfigSpace(0, bytes(96)))).data)
 
 
 # --- Options --------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def test_blocks_smaller_than_the_host_s(path: str, monkeypatch: pytest.MonkeyPat
     with skipped_without("no --cache=direct"):
         for arguments, wanted in (((), 512), (("--logical-block-size=4096",), 4096)):
             device = make(f"--blk-file={path}", "--cache=direct", *arguments)
-            assert Space.unpack(device.read_config()).blk_size == wanted
+            assert VirtioBlkConfig.unpack(device.read_config()).blk_size == wanted
             device.close()
 
 
@@ -270,7 +270,7 @@ def test_what_the_options_do_to_the_config_space(
 ) -> None:
     os.truncate(path, SIZE)
     device = make(f"--blk-file={path}", *arguments)
-    read = Space.unpack(device.read_config())
+    read = VirtioBlkConfig.unpack(device.read_config())
     assert (read.blk_size, read.physical_block_exp, read.num_queues, read.seg_max, read.writeback) == wanted
     assert len(device.queues) == wanted[2]
     device.close()
@@ -371,7 +371,7 @@ def test_a_driver_of_another_time_has_its_writes_durable(path: str) -> None:
     """It may have switched the cache off when another program served it."""
     device = make(f"--blk-file={path}")
     device.resume()
-    assert Space.unpack(device.read_config()).writeback == 0
+    assert VirtioBlkConfig.unpack(device.read_config()).writeback == 0
     device.close()
 
 

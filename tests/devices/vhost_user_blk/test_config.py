@@ -15,7 +15,7 @@ from tests.storage.images import (
     open_image,
 )
 from vhost_user_blk.config import Config, features_of
-from vhost_user_blk.protocol import ConfigSpace
+from vhost_user_blk.protocol import VirtioBlkConfig
 from vhost_user_blk.requests import Requests
 from vhostd import RefusedRequest
 from vhostd.storage.abilities import Abilities
@@ -45,8 +45,8 @@ def config(
     return Config(requests, queues=queues, queue_size=queue_size, block_sizes=block_sizes)
 
 
-def space(image: Image, **how: int) -> ConfigSpace:
-    return ConfigSpace.unpack(config(image, **how).read())  # type: ignore[arg-type]  # passed on
+def space(image: Image, **how: int) -> VirtioBlkConfig:
+    return VirtioBlkConfig.unpack(config(image, **how).read())  # type: ignore[arg-type]  # passed on
 
 
 def mask(*bits: int) -> int:
@@ -57,7 +57,7 @@ def mask(*bits: int) -> int:
 
 
 def test_all_of_it(image: Image) -> None:
-    assert space(image) == ConfigSpace(
+    assert space(image) == VirtioBlkConfig(
         capacity=SIZE // 512,
         size_max=0x104_1000,
         seg_max=126,
@@ -98,7 +98,7 @@ def test_the_capacity_and_what_partition_tools_of_old_see_of_it(image: Image, si
     os.truncate(image.path, size)
     found = config(image)
     image.resize(image.measure())
-    read = ConfigSpace.unpack(found.read())
+    read = VirtioBlkConfig.unpack(found.read())
     assert read.capacity == size // 512
     assert read.cylinders == min(size // (512 * 16 * 63), 16383)
 
@@ -114,7 +114,7 @@ def test_the_capacity_and_what_partition_tools_of_old_see_of_it(image: Image, si
     ],
 )
 def test_blocks(image: Image, sizes: tuple[int, int], wanted: tuple[int, ...]) -> None:
-    read = ConfigSpace.unpack(config(image, block_sizes=sizes).read())
+    read = VirtioBlkConfig.unpack(config(image, block_sizes=sizes).read())
     assert wanted == (
         read.blk_size,
         read.physical_block_exp,
@@ -165,7 +165,7 @@ def test_what_the_host_likes_in_logical_blocks(
     image: Image, sizes: tuple[int, int], host: dict[str, int], wanted: tuple[int, int, int]
 ) -> None:
     image.abilities = image.abilities._replace(**host)  # type: ignore[arg-type]  # numbers only
-    read = ConfigSpace.unpack(config(image, block_sizes=sizes).read())
+    read = VirtioBlkConfig.unpack(config(image, block_sizes=sizes).read())
     assert (read.min_io_size, read.opt_io_size, read.alignment_offset) == wanted
 
 
@@ -189,7 +189,7 @@ def test_discards_of_whole_units_of_the_host_s(
 ) -> None:
     """The host may ignore a part of a unit: then a disk of which all is discarded would keep some."""
     image.abilities = Abilities(discards=True, **host)  # type: ignore[arg-type]  # numbers only
-    read = ConfigSpace.unpack(config(image, block_sizes=(512, 512)).read())
+    read = VirtioBlkConfig.unpack(config(image, block_sizes=(512, 512)).read())
     assert (read.max_discard_sectors, read.max_discard_seg, read.discard_sector_alignment) == wanted
     assert read.max_discard_sectors * read.max_discard_seg * 512 <= 2 << 30
     assert read.max_discard_sectors % read.discard_sector_alignment == 0

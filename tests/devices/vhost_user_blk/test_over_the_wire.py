@@ -39,7 +39,7 @@ from tests.storage.images import (
     ENGINES,
     noise,
 )
-from vhost_user_blk.protocol import ConfigSpace as Space
+from vhost_user_blk.protocol import VirtioBlkConfig
 from vhostd.errors import RefusedRequest
 from vhostd.frontend import Frontend, SharedMemory
 from vhostd.vhost_user.messages import (
@@ -137,9 +137,17 @@ def end(program: Program) -> float:
     return took
 
 
+async def config_of(frontend: Frontend) -> VirtioBlkConfig:
+    """What a driver is told of the disk."""
+    return VirtioBlkConfig.unpack((await frontend.call(GET_CONFIG, ConfigSpace(0, bytes(96)))).data)
+
+
 async def capacity(frontend: Frontend) -> int:
     """The bytes that a driver is told of."""
-    return Space.unpack((await frontend.call(GET_CONFIG, ConfigSpace(0, bytes(96)))).data).capacity * SECTOR
+    return (
+        VirtioBlkConfig.unpack((await frontend.call(GET_CONFIG, ConfigSpace(0, bytes(96)))).data).capacity
+        * SECTOR
+    )
 
 
 def has(frontend: Frontend, *bits: int) -> list[bool]:
@@ -390,7 +398,9 @@ def test_front_ends_come_and_go(run_async: Run, path: Path, tmp_path: Path) -> N
                     held = open_fds(program)
             with closing(await Frontend.connect(str(sock))) as frontend:
                 async with driven(frontend) as (_, driver):
-                    space = Space.unpack((await frontend.call(GET_CONFIG, ConfigSpace(0, bytes(96)))).data)
+                    space = VirtioBlkConfig.unpack(
+                        (await frontend.call(GET_CONFIG, ConfigSpace(0, bytes(96)))).data
+                    )
                     assert space.writeback == 0, "a new front-end, a new start"
                     await driver.flush()
             program.until(lambda it: open_fds(it) <= held)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.devices.vhost_user_gpu.golden import golden
 from vhost_user_blk import protocol
-from vhost_user_blk.protocol import ConfigSpace, Feature, Kind
+from vhost_user_blk.protocol import BlkFeature, Kind, VirtioBlkConfig
 
 DEFINE = re.compile(r"^#define\s+VIRTIO_BLK_(\w+)\s+(\w+)", re.MULTILINE)
 HEADER_FILE = Path("/usr/include/linux/virtio_blk.h")
@@ -21,7 +21,7 @@ def defined() -> dict[str, int]:
     return {name: int(value, 0) for name, value in found if value[0].isdigit()}
 
 
-@pytest.mark.parametrize(("prefix", "names"), [("F", Feature), ("T", Kind)])
+@pytest.mark.parametrize(("prefix", "names"), [("F", BlkFeature), ("T", Kind)])
 def test_numbers_of_the_kernel_s_header(defined: dict[str, int], prefix: str, names: type[IntEnum]) -> None:
     assert {each.name: each.value for each in names} == {
         each.name: defined[f"{prefix}_{each.name}"] for each in names
@@ -37,7 +37,7 @@ def test_the_rest_of_the_kernel_s_header(defined: dict[str, int]) -> None:
 
 def test_the_config_space() -> None:
     golden(
-        ConfigSpace,
+        VirtioBlkConfig,
         """
         08 07 06 05 04 03 02 01  capacity = 0x0102030405060708
         00 f0 ff 7f              size_max = 0x7ffff000
@@ -66,13 +66,13 @@ def test_the_config_space() -> None:
         00 * 24                  zoned = 0
         """,
     ).check()
-    assert ConfigSpace(*(0,) * 20, bytes(3), 0, 0, 0, bytes(24)).pack() == bytes(96)
+    assert VirtioBlkConfig(*(0,) * 20, bytes(3), 0, 0, 0, bytes(24)).pack() == bytes(96)
 
 
 def test_where_the_cache_mode_is() -> None:
-    space = bytearray(ConfigSpace.SIZE)
+    space = bytearray(VirtioBlkConfig.SIZE)
     space[protocol.WRITEBACK] = 1
-    assert ConfigSpace.unpack(bytes(space)).writeback == 1
+    assert VirtioBlkConfig.unpack(bytes(space)).writeback == 1
 
 
 def test_the_header_of_a_request() -> None:

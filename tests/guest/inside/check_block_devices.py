@@ -21,7 +21,7 @@ from tests.storage.images import (
     noise,
 )
 from vhost_user_blk.config import Config, features_of
-from vhost_user_blk.protocol import ConfigSpace, Feature
+from vhost_user_blk.protocol import BlkFeature, VirtioBlkConfig
 from vhost_user_blk.requests import Requests
 from vhostd.frontend import Frontend, SharedMemory
 from vhostd.storage.clearing import discarding, zeroing
@@ -36,7 +36,7 @@ SCSI_DEBUG = Path("/sys/bus/pseudo/drivers/scsi_debug")
 CHUNK = 64 * KIB  # of the thin pool
 PATIENCE = 20.0
 
-DISCARD, WRITE_ZEROES = 1 << Feature.DISCARD, 1 << Feature.WRITE_ZEROES
+DISCARD, WRITE_ZEROES = 1 << BlkFeature.DISCARD, 1 << BlkFeature.WRITE_ZEROES
 
 
 def run(*command: str) -> str:
@@ -93,12 +93,12 @@ def opened(node: Node, *, direct: bool = False, discard: bool = True) -> Iterato
         image.close()
 
 
-def offers(image: Image) -> tuple[int, ConfigSpace]:
+def offers(image: Image) -> tuple[int, VirtioBlkConfig]:
     """The features that count here, and the config space."""
     requests = Requests(image, SyncEngine(), "", writeback=True)
     sizes = (image.block_size, max(image.physical_block_size, image.block_size))
     config = Config(requests, queues=1, queue_size=128, block_sizes=sizes)
-    return features_of(image) & (DISCARD | WRITE_ZEROES), ConfigSpace.unpack(config.read())
+    return features_of(image) & (DISCARD | WRITE_ZEROES), VirtioBlkConfig.unpack(config.read())
 
 
 def discard(image: Image, offset: int, size: int) -> None:

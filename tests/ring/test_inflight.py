@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from tests.ring.machine import DATA, GUEST, device_half, memfd, two_regions
 from vhostd.errors import BadDescriptor, BadRing, GuestError, MemoryLost, RefusedRequest
-from vhostd.ring import Chain, GuestMemory, InflightQueue, Region, SplitRing
+from vhostd.ring import Chain, GuestMemory, InflightQueue, Region
 from vhostd.ring.driver import NEXT as FOLLOWED
 from vhostd.ring.driver import SplitDriver
+from vhostd.ring.split import SplitRing
 
 SIZE = 8
 ONE = [(DATA, 1, True)]

@@ -14,8 +14,9 @@ from tests.conftest import Run
 from vhostd.errors import BadRing, MemoryLost
 from vhostd.frontend import SharedMemory
 from vhostd.program.metrics.meter import Meters
-from vhostd.ring import Chain, Shortcut, SplitRing
+from vhostd.ring import Chain, Shortcut
 from vhostd.ring.driver import SplitDriver
+from vhostd.ring.split import SplitRing
 from vhostd.virtio.virtqueue import POP_BURST, MakeQueue, Virtqueue
 
 SIZE = 256
@@ -200,7 +201,7 @@ def test_a_chain_whose_shortcut_fails_is_not_kept(memory: SharedMemory, run_asyn
 
     async def main() -> None:
         bench = Bench(memory, make_queue=Failing)
-        bench.queue.shorten(Shortcut())
+        bench.queue.use_shortcut(Shortcut())
 
         async def serve() -> None:
             with suppress(MemoryLost):
@@ -449,7 +450,7 @@ def serving(bench: Bench, held: list[Chain], *, short: bool) -> asyncio.Task[Non
 
     async def serve() -> None:
         if short:
-            bench.queue.shorten(Holding())
+            bench.queue.use_shortcut(Holding())
         async for chain in bench.queue:
             held.append(chain)
             del chain

@@ -5,7 +5,7 @@ cimport cython
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from vhostd.ring.memory cimport GuestMemory
-from vhostd.ring.transfer cimport PREADV, PWRITEV, iovec
+from vhostd.ring.system_calls cimport PREADV, PWRITEV, iovec
 
 
 cdef enum:
@@ -55,6 +55,9 @@ cdef class InFlight:
 cdef class Chain:
     cdef readonly uint16_t head
     cdef InFlight among  # the chains of its ring that the device has; None once it was given back
+    cdef uint64_t number  # it was the ring's so manieth pop, not counting what was put back
+    cdef bint unfinished  # an earlier program popped it, and the inflight record has it as
+    cdef uint32_t entry
     cdef GuestMemory memory
     cdef Stream source
     cdef Stream sink

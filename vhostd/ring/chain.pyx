@@ -17,7 +17,7 @@ cimport cython
 
 from vhostd.ring.gather cimport gather
 from vhostd.ring.memory cimport GuestMemory
-from vhostd.ring.transfer cimport (
+from vhostd.ring.system_calls cimport (
     HOLE, MOST_IOVECS, PREADV, PWRITEV, RECVMSG, SENDMSG, PyNumber_AsSsize_t, attempt, fits_file, iovec,
     is_hole, transfer,
 )
@@ -254,12 +254,12 @@ cdef class Chain:
         cdef unsigned char *host
         cdef uint64_t room = 0
         if self.writing and not writable:
-            raise self.memory.blame(
+            raise self.memory.error(
                 BadDescriptor, f"chain {self.head}: a readable buffer at {guest_addr:#x} after a writable one"
             )
         self.writing = writable
         if self.source.left + self.sink.left + length > MOST_BYTES:
-            raise self.memory.blame(BadDescriptor, f"chain {self.head}: more than {MOST_BYTES:#x} bytes")
+            raise self.memory.error(BadDescriptor, f"chain {self.head}: more than {MOST_BYTES:#x} bytes")
         while length:
             host = self.memory.locate(guest_addr, &room)
             if host is NULL:
@@ -288,7 +288,7 @@ cdef class Chain:
 
     cdef int _grow(self) except -1:
         if self.room >= MOST_OF_CHAIN:
-            raise self.memory.blame(
+            raise self.memory.error(
                 BadDescriptor, f"chain {self.head}: more than {MOST_OF_CHAIN} pieces of guest memory"
             )
         cdef iovec *more = <iovec *> malloc(2 * self.room * sizeof(iovec))
@@ -307,7 +307,7 @@ cdef class Chain:
         """The amount as a C number, if so many bytes are left in the stream."""
         cdef Py_ssize_t n = PyNumber_AsSsize_t(amount, NULL)
         if n < 0 or <size_t> n > stream.left:
-            raise self.memory.blame(
+            raise self.memory.error(
                 BadRequest, f"chain {self.head}: {amount} bytes to be {what}, {stream.left} left"
             )
         return n
@@ -318,7 +318,7 @@ cdef class Chain:
         cdef size_t passed = 0
         while self.has_holes and passed < n:
             if is_hole(self.iov[at].iov_base):
-                raise self.memory.blame(BadRequest, self.unreachable)
+                raise self.memory.error(BadRequest, self.unreachable)
             passed += self.iov[at].iov_len
             at += 1
         return 0

@@ -11,7 +11,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memmove
 
 from vhostd.ring.memory cimport GuestMemory, Region, Span, fits_u64
-from vhostd.ring.transfer cimport MOST_IOVECS, SENDMSG, iovec, transfer
+from vhostd.ring.system_calls cimport MOST_IOVECS, SENDMSG, iovec, transfer
 
 from vhostd.errors import BadDescriptor, BadRequest
 
@@ -124,7 +124,7 @@ cdef class Gather:
         return 0
 
     cdef object _refuse(self, guest_addr, length, str why):
-        return self.memory.blame(BadDescriptor, f"{length} bytes at guest address {guest_addr:#x} {why}")
+        return self.memory.error(BadDescriptor, f"{length} bytes at guest address {guest_addr:#x} {why}")
 
     cdef int _append(self, Span *span, unsigned char *host, size_t length) except -1:
         """Adds a piece behind all others, or to the last one if they meet."""
@@ -153,7 +153,7 @@ cdef class Gather:
     # --- The span ---------------------------------------------------------------------------------------
 
     cdef object _outside(self, str what):
-        return self.memory.blame(BadRequest, f"{what} are not inside the {self.size} gathered")
+        return self.memory.error(BadRequest, f"{what} are not inside the {self.size} gathered")
 
     cdef Piece *_find(self, size_t offset) noexcept:
         """The piece with the byte at `offset`, which must be there."""

@@ -56,7 +56,7 @@ cdef class GuestMemory:
 
     cdef bint is_lost(self) noexcept
     cdef int expect_whole(self) except -1
-    cdef object blame(self, kind, str text)
+    cdef object error(self, kind, str text)
     cdef Span *find(self, uint64_t guest_addr) noexcept
     cdef unsigned char *locate(self, uint64_t guest_addr, uint64_t *room) noexcept
     cdef int _sort(self, Span *spans, str space) except -1

@@ -263,7 +263,7 @@ cdef class GuestMemory:
             raise MemoryLost(LOST)
         return 0
 
-    cdef object blame(self, kind, str text):
+    cdef object error(self, kind, str text):
         """The exception for what was read: `kind(text)`, unless the driver did not write what we read."""
         if self.is_lost():
             return MemoryLost(f"{LOST} ({text})")

@@ -16,7 +16,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.unistd cimport close
 
-from vhostd.ring.transfer cimport iovec
+from vhostd.ring.system_calls cimport iovec
 
 import os
 

@@ -34,7 +34,7 @@ from posix.unistd cimport close
 cimport cython
 
 from vhostd.ring.chain cimport READ, WRITE, Chain, Stream
-from vhostd.ring.transfer cimport MOST_IOVECS, PyNumber_AsSsize_t, fits_file, iovec, touch
+from vhostd.ring.system_calls cimport MOST_IOVECS, PyNumber_AsSsize_t, fits_file, iovec, touch
 
 import os
 
@@ -407,13 +407,13 @@ cdef class Uring:
         if self.open:
             self.open = False
             with nogil:
-                error = self._settle(moments)
+                error = self._wait_for_all(moments)
             self._let_go()
             if not error:
                 self._forget()
         return error
 
-    cdef int _settle(self, long moments) noexcept nogil:
+    cdef int _wait_for_all(self, long moments) noexcept nogil:
         """Waits until the kernel has nothing in flight; returns 0, or an errno if that is not to be had."""
         cdef io_uring_cqe result
         cdef uint32_t left = self.in_flight - self.queued

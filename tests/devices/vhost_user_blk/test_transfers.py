@@ -33,8 +33,9 @@ from vhost_user_blk.engine import ThreadEngine
 from vhostd import Chain, MemoryLost
 from vhostd.errors import BadRing
 from vhostd.program.metrics.meter import Meter, MeteredVirtqueue
-from vhostd.ring import GuestMemory, InflightQueue, Region, SplitRing
+from vhostd.ring import GuestMemory, InflightQueue, Region
 from vhostd.ring.driver import SplitDriver
+from vhostd.ring.split import SplitRing
 from vhostd.virtio.virtqueue import POP_BURST, Virtqueue
 from vhostd.wire.fds import Fd
 
@@ -200,7 +201,7 @@ def test_a_queue_that_counts_sees_each(tmp_path: Path) -> None:
         meter = Meter()
         ring = device_half(driver, guest.memory, features=0)
         queue = MeteredVirtqueue(meter, 0, ring, lambda: None)
-        queue.shorten(guest.requests.shortcut)
+        queue.use_shortcut(guest.requests.shortcut)
         queue.enable(on=True)
 
         async def handle() -> None:
@@ -403,7 +404,7 @@ def test_unfinished_chains_take_turns_as_well() -> None:
             left = [count]
 
             async def handle() -> None:
-                queue.shorten(guest.requests.shortcut)
+                queue.use_shortcut(guest.requests.shortcut)
                 async for chain in queue:
                     guest.requests.start(queue, chain)
 

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from time import perf_counter
 
-from vhostd.ring import Chain, Shortcut, SplitRing
+from vhostd.ring import Chain, Ring, Watcher
 from vhostd.virtio.virtqueue import Virtqueue
 
 # Seconds, from a microsecond to one second, three to a decade.
@@ -40,49 +40,46 @@ class Meter:
         self.throttled = 0.0  # seconds in which a limit kept the device from taking requests
 
 
+class RequestWatcher(Watcher):
+    """Counts the requests of one ring into its meter; what was given up is not counted."""
+
+    def __init__(self, meter: Meter, size: int) -> None:
+        self._meter = meter
+        self._began = [0.0] * size  # when each chain that is out was taken, by its head
+        self._sent = [0] * size  # and how many bytes the driver sent in it
+
+    def popped(self, chain: Chain) -> None:
+        """Counts what the driver sent."""
+        head = chain.head
+        self._sent[head] = sent = chain.readable
+        self._meter.read += sent
+        self._began[head] = perf_counter()
+
+    def pushed(self, chain: Chain) -> None:
+        """Counts what the driver got, and how long it took."""
+        meter = self._meter
+        meter.written += chain.written
+        meter.seconds.add(perf_counter() - self._began[chain.head])
+
+    def put_back(self, chain: Chain) -> None:
+        """Has nothing be counted."""
+        self._meter.read -= self._sent[chain.head]
+
+
 class MeteredVirtqueue(Virtqueue):
-    """A virtqueue that counts the requests which the device takes and ends."""
+    """A virtqueue whose requests are counted."""
 
     def __init__(
         self,
         meter: Meter,
         index: int,
-        ring: SplitRing,
+        ring: Ring,
         interrupt: Callable[[], None],
         failed: Callable[[Exception], None] | None = None,
     ) -> None:
         super().__init__(index, ring, interrupt, failed)
         self._meter = meter
-        self._began = [0.0] * ring.size  # when each chain that is out was taken, by its head
-
-    def pop(self) -> Chain | None:
-        """As a virtqueue's."""
-        chain = Virtqueue.pop(self)  # by name, which takes less time than super()
-        if chain is not None:
-            self._meter.read += chain.readable
-            self._began[chain.head] = perf_counter()
-        return chain
-
-    def push(self, chain: Chain) -> None:
-        """As a virtqueue's; what was given up is not counted."""
-        Virtqueue.push(self, chain)
-        if not self.ring.given_up:
-            meter = self._meter
-            meter.written += chain.written
-            meter.seconds.add(perf_counter() - self._began[chain.head])
-
-    def _serve(self, shortcut: Shortcut, most: int) -> Chain | None:
-        spent, before = self._spent, self.ring.effort
-        try:
-            end = before + most
-            while self.ring.effort < end:
-                chain = self.pop()
-                if chain is None or not shortcut.take(self, chain):
-                    return chain
-        finally:
-            shortcut.settle()
-            self._spent = spent + self.ring.effort - before  # with what the shortcut has copied
-        return None
+        ring.watch(RequestWatcher(meter, ring.size))
 
     def count_error(self) -> None:
         """Counts it."""
@@ -99,7 +96,7 @@ class Meters(dict[int, Meter]):
     def make_queue(
         self,
         index: int,
-        ring: SplitRing,
+        ring: Ring,
         interrupt: Callable[[], None],
         failed: Callable[[Exception], None] | None = None,
     ) -> MeteredVirtqueue:

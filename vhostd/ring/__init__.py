@@ -3,7 +3,7 @@
 No event loop, clock, socket or device is known here. `memory` maps and finds guest memory, `chain` is one
 request in it, `gather` many ranges of it that a request named, and `system_calls` move the bytes of both.
 `ring` is the device half of a virtqueue and `split` its format, `inflight` its memory of what is in flight,
-`watcher` is told of its chains, and `shortcut` serves them before Python sees them. Nothing that a guest
+`watcher` is told of its chains, `write_log` of what is written, and `shortcut` serves them before Python sees them. Nothing that a guest
 writes can crash this code or lead it out of guest memory: what cannot be right is a GuestError, or MemoryLost
 when the memory itself is gone.
 
@@ -12,7 +12,7 @@ while the program does something else, and `driver`, the driver half of a virtqu
 front-end and tests.
 """
 
-from vhostd.ring.chain import Chain, Ready
+from vhostd.ring.chain import Chain, Ready, Reserved
 from vhostd.ring.gather import Gather
 from vhostd.ring.inflight import InflightQueue
 from vhostd.ring.memory import MAX_REGIONS, GuestMemory, Region, Window
@@ -20,6 +20,7 @@ from vhostd.ring.ring import Ring
 from vhostd.ring.shortcut import Outcome, Shortcut
 from vhostd.ring.split import SplitRing
 from vhostd.ring.watcher import Watcher
+from vhostd.ring.write_log import WriteLog
 
 __all__ = [
     "MAX_REGIONS",
@@ -30,10 +31,12 @@ __all__ = [
     "Outcome",
     "Ready",
     "Region",
+    "Reserved",
     "Ring",
     "Shortcut",
     "Watcher",
     "Window",
+    "WriteLog",
     "ring_format",
 ]
 

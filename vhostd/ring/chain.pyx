@@ -4,12 +4,13 @@
 Layer 3. The specification forbids a device to assume anything about how a driver cuts a request into
 descriptors (virtio 1.3, 2.7.4.1), so a chain does not show it: there are bytes to read, then bytes to write.
 
-Seams. A dirty log marks pages in `_advance` of the writable stream. Chains of a packed ring are built by the
-same `add`; what they need beyond `head` (the buffer id) belongs here.
+Of whatever is written to a chain, the ring's log is told by `Chain.wrote`, if there is one. A piece of a chain is
+a pointer; which guest address that is, the map says then.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport EAGAIN
 from libc.stdint cimport SIZE_MAX, UINT32_MAX, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
@@ -19,7 +20,7 @@ from vhostd.ring.gather cimport gather
 from vhostd.ring.memory cimport GuestMemory
 from vhostd.ring.system_calls cimport (
     HOLE, MOST_IOVECS, PREADV, PWRITEV, RECVMSG, SENDMSG, PyNumber_AsSsize_t, attempt, fits_file, iovec,
-    is_hole, transfer,
+    is_hole, raise_for,
 )
 
 from types import GenericAlias
@@ -153,6 +154,18 @@ cdef class Chain:
             PyBuffer_Release(&view)
         self.memory.expect_whole()
 
+    def reserve(self, n):
+        """Passes over `n` bytes of the writable stream, which are filled in later: `Reserved`.
+
+        They count as written. For a header that says how much came after it.
+
+        Raises:
+            BadRequest: fewer are left, or one is not in guest memory.
+        """
+        cdef size_t size = self._expect(n, &self.sink, "reserved")
+        self._reach(&self.sink, size)
+        return reserve(self, size)
+
     def skip(self, n):
         """Passes over `n` bytes of the readable stream."""
         self._advance(&self.source, self._expect(n, &self.source, "skipped"))
@@ -234,7 +247,7 @@ cdef class Chain:
         """
         cdef iovec iov[MOST_IOVECS]
         cdef size_t count = self._lend(&self.sink if call == READ else &self.source, iov, n, skip)
-        cdef ssize_t done = attempt(self.memory, call, fd, iov, count, offset, flags)
+        cdef ssize_t done = self._call(call, fd, iov, count, offset, flags)
         if done > 0 and self.among is not None:
             self.among.effort += done // BYTES_OF_EFFORT
         return done
@@ -338,6 +351,7 @@ cdef class Chain:
                 pass
             elif stream is &self.sink:
                 memmove(iov.iov_base, ours, step)
+                self.wrote(RECVMSG, iov, 1, step)
             else:
                 memcpy(ours, iov.iov_base, step)
             self._advance(stream, step)
@@ -386,6 +400,34 @@ cdef class Chain:
             raise BadRequest(f"chain {self.head}: no file has {n} bytes at offset {offset}")
         return position
 
+    cdef ssize_t _call(
+        self, int call, int fd, iovec *iov, size_t count, long long offset, int flags
+    ) except? -1:
+        """Makes a system call on the pieces, as `attempt` of system_calls."""
+        cdef ssize_t done = -1
+        try:
+            done = attempt(self.memory, call, fd, iov, count, offset, flags)
+        finally:
+            self.wrote(call, iov, count, done)
+        return done
+
+    cdef void wrote(self, int call, iovec *iov, size_t count, ssize_t done) noexcept:
+        """Such a system call has written to these pieces, `done` bytes or -errno: all that is written passes here.
+
+        How much a read has written that failed, or ended early, the kernel does not say.
+        """
+        cdef size_t left = SIZE_MAX
+        cdef size_t i, step
+        if self.among is None or self.among.log is None or call == PWRITEV or call == SENDMSG:
+            return
+        if call == RECVMSG and (done >= 0 or done == -EAGAIN):
+            left = max(done, 0)
+        for i in range(count):
+            step = min(left, iov[i].iov_len)
+            if step and not is_hole(iov[i].iov_base):
+                self.among.log.dirtied(self.memory.guest_address(iov[i].iov_base), step)
+            left -= step
+
     cdef object _submit(self, int call, int fd, offset, amount, int flags):
         cdef Stream *stream = &self.sink if call == PREADV or call == RECVMSG else &self.source
         cdef Py_ssize_t n = self._expect(amount, stream, "transferred")
@@ -394,9 +436,68 @@ cdef class Chain:
         # The chain's own iovecs stay as they are: another thread may look at them meanwhile.
         cdef iovec iov[MOST_IOVECS]
         cdef size_t count = self._lend(stream, iov, n)
-        cdef ssize_t done = transfer(self.memory, call, fd, iov, count, position, flags)
+        cdef ssize_t done = raise_for(self._call(call, fd, iov, count, position, flags))
         self._advance(stream, min(done, n))
         return done
+
+
+cdef class Reserved:
+    """A part of a chain's writable stream, to be filled in once, before the chain is pushed.
+
+    `size` is its length. It comes from `Chain.reserve`, and keeps the chain in flight until it is filled.
+    """
+
+    def __init__(self, *_):
+        raise TypeError("a Reserved comes from Chain.reserve")
+
+    def __dealloc__(self):
+        free(self.iov)
+
+    def fill(self, data):
+        """Writes all of `data`.
+
+        Raises:
+            ValueError: it is not `size` bytes, or they were written before, or the chain was given back.
+            MemoryLost: a page vanished.
+        """
+        cdef Chain chain = self.chain
+        cdef Py_buffer view
+        cdef unsigned char *ours
+        cdef size_t i
+        if chain is None or chain.among is None:
+            raise ValueError("filled already, or the chain was given back")
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            if <size_t> view.len != self.size:
+                raise ValueError(f"{view.len} bytes to fill {self.size}")
+            ours = <unsigned char *> view.buf
+            for i in range(self.count):
+                memmove(self.iov[i].iov_base, ours, self.iov[i].iov_len)
+                ours += self.iov[i].iov_len
+            chain.wrote(RECVMSG, self.iov, self.count, self.size)
+        finally:
+            PyBuffer_Release(&view)
+        self.chain = None
+        chain.memory.expect_whole()
+
+
+cdef Reserved reserve(Chain chain, size_t size):
+    """The next `size` bytes of the writable stream, which are there and in guest memory."""
+    cdef Reserved room = Reserved.__new__(Reserved)
+    cdef Stream *sink = &chain.sink
+    cdef size_t step
+    room.chain = chain
+    room.size = size
+    room.iov = <iovec *> malloc((sink.end - sink.at + 1) * sizeof(iovec))
+    if room.iov is NULL:
+        raise MemoryError
+    while size:
+        step = min(size, chain.iov[sink.at].iov_len)
+        room.iov[room.count] = iovec(chain.iov[sink.at].iov_base, step)
+        room.count += 1
+        chain._advance(sink, step)
+        size -= step
+    return room
 
 
 @cython.freelist(8)

@@ -58,6 +58,7 @@ cdef class GuestMemory:
     cdef int expect_whole(self) except -1
     cdef object error(self, kind, str text)
     cdef Span *find(self, uint64_t guest_addr) noexcept
+    cdef uint64_t guest_address(self, const void *host) noexcept
     cdef unsigned char *locate(self, uint64_t guest_addr, uint64_t *room) noexcept
     cdef int _sort(self, Span *spans, str space) except -1
     cdef Window _window(self, Span *spans, addr, length)

@@ -286,6 +286,17 @@ cdef class GuestMemory:
         room[0] = span.last - guest_addr + 1
         return span.host + (guest_addr - span.first)
 
+    cdef uint64_t guest_address(self, const void *host) noexcept:
+        """The guest address of a byte of a region, by where we see it: the reverse of `locate`."""
+        cdef unsigned char *byte = <unsigned char *> host
+        cdef Span *span
+        cdef size_t i
+        for i in range(self.count):
+            span = &self.by_guest[i]
+            if span.host <= byte and <uint64_t> (byte - span.host) <= span.last - span.first:
+                return span.first + <uint64_t> (byte - span.host)
+        return UINT64_MAX
+
     cdef Window _window(self, Span *spans, addr, length):
         """The window in one of the two address spaces, or None if it is not inside one region."""
         cdef uint64_t start = 0, size = 0

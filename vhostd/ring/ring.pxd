@@ -8,6 +8,7 @@ from vhostd.ring.chain cimport Chain, InFlight
 from vhostd.ring.inflight cimport InflightQueue
 from vhostd.ring.memory cimport GuestMemory, Window
 from vhostd.ring.watcher cimport Watcher
+from vhostd.ring.write_log cimport WriteLog
 
 
 cdef enum:
@@ -63,6 +64,11 @@ cdef class Ring:
         chain.head = head
         chain.memory = self.memory
         return chain
+    @cython.final
+    cdef inline void wrote(self, const void *at, size_t n) noexcept:
+        """So many bytes of the ring itself were written: the log is told of it."""
+        if self.out.log is not None:
+            self.out.log.dirtied(self.memory.guest_address(at), n)
     @cython.final
     cdef int refuse_head(self, uint32_t head) except -1
     @cython.final

@@ -17,6 +17,7 @@ from vhostd.ring.inflight cimport InflightQueue
 from vhostd.ring.memory cimport GuestMemory, Window
 from vhostd.ring.shortcut cimport DONE, LEFT, Shortcut
 from vhostd.ring.watcher cimport Watcher
+from vhostd.ring.write_log cimport WriteLog
 
 from vhostd.errors import BadDescriptor, BadRing, MemoryLost, RefusedRequest
 
@@ -54,7 +55,7 @@ cdef class Ring:
     - `ask_for_kick`, `ask_for_no_kicks`, `wants_call`: event suppression. The fences between are made here.
     - `walk_table`: adds the buffers of an indirect table to a chain.
 
-    For that it has `begin_chain` and `walk_indirect`. A packed ring keeps another inflight record as well, whose
+    For that it has `begin_chain` and `walk_indirect`, and tells `wrote` of all that it writes. A packed ring keeps another inflight record as well, whose
     class has the methods of InflightQueue.
     """
 
@@ -330,6 +331,13 @@ cdef class Ring:
     def watch(self, Watcher watcher):
         """Has a watcher told of each chain that is popped, pushed or put back; None has nobody told."""
         self.watcher = watcher
+
+    def log_writes(self, WriteLog log):
+        """Has a log told, from now on, of all that is written: to chains, those in flight too, and to the ring itself.
+
+        None has nobody told.
+        """
+        self.out.log = log
 
     # --- Serving ----------------------------------------------------------------------------------------
 

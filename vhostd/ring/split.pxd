@@ -47,6 +47,7 @@ cdef class SplitRing(Ring):
 
     cdef int resume(self, InflightQueue inflight) except -1
     cdef bint look(self) except -1
+    cdef void store(self, size_t at, uint16_t value) noexcept
     cdef Chain find(self, uint32_t head)
     cdef int walk(
         self, Chain chain, unsigned char *table, uint32_t entries, uint32_t at, bint nested

@@ -144,27 +144,34 @@ cdef class SplitRing(Ring):
         cdef unsigned char *element = self.used.data + ELEMENTS + USED_SIZE * slot
         store_u32(element, chain.head)
         store_u32(element + 4, <uint32_t> chain.written)
+        self.wrote(element, USED_SIZE)
         return 0
 
     cdef int publish_used(self, uint32_t count) except -1:
         self.used_index += <uint16_t> count
         store_release_u16(self.used.data + INDEX, self.used_index)
+        self.wrote(self.used.data + INDEX, 2)
         return 0
 
     # --- Event suppression (virtio 1.3, 2.7.7 and 2.7.10) ------------------------------------------------
 
     cdef int ask_for_kick(self) except -1:
         if self.event_idx:
-            store_u16(self.used.data + ELEMENTS + USED_SIZE * self.size, <uint16_t> self.base)
+            self.store(ELEMENTS + USED_SIZE * self.size, <uint16_t> self.base)
         else:
-            store_u16(self.used.data + FLAGS, 0)
+            self.store(FLAGS, 0)
         return 0
 
     cdef int ask_for_no_kicks(self) except -1:
         # With EVENT_IDX the flags must stay 0, and the event index, once passed, asks for nothing more.
         if not self.event_idx:
-            store_u16(self.used.data + FLAGS, USED_F_NO_NOTIFY)
+            self.store(FLAGS, USED_F_NO_NOTIFY)
         return 0
+
+    cdef inline void store(self, size_t at, uint16_t value) noexcept:
+        """Stores a field of the used ring."""
+        store_u16(self.used.data + at, value)
+        self.wrote(self.used.data + at, 2)
 
     cdef bint wants_call(self, uint32_t pushed) except -1:
         if not self.event_idx:

@@ -42,4 +42,5 @@ cdef ssize_t attempt(
 cdef ssize_t transfer(
     GuestMemory memory, int call, int fd, iovec *iov, size_t count, long long offset, int flags
 ) except -1
+cdef ssize_t raise_for(ssize_t done) except -1
 cdef void touch(iovec *iov, size_t count) noexcept nogil

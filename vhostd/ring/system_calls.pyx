@@ -62,7 +62,11 @@ cdef ssize_t transfer(
     GuestMemory memory, int call, int fd, iovec *iov, size_t count, long long offset, int flags
 ) except -1:
     """As `attempt`, and raises OSError if the system call failed."""
-    cdef ssize_t done = attempt(memory, call, fd, iov, count, offset, flags)
+    return raise_for(attempt(memory, call, fd, iov, count, offset, flags))
+
+
+cdef ssize_t raise_for(ssize_t done) except -1:
+    """Raises OSError for a call that failed: one whose result is -errno."""
     if done < 0:
         raise OSError(-done, os.strerror(-done))
     return done

@@ -508,7 +508,10 @@ cdef int make_room(Request *request, size_t count) except -1:
 
 cdef void give_back(Request *request) noexcept:
     """Lets go of the request's chain."""
-    cdef PyObject *chain = request.chain
+    cdef PyObject *owned = request.chain
+    cdef Chain chain = <Chain> owned
     request.chain = NULL
-    (<Chain> chain).lent = False
-    Py_DECREF(<Chain> chain)
+    chain.lent = False
+    if request.stream is &chain.sink:
+        chain.wrote(READ, request.iov, request.count, -1)  # as much as it may be
+    Py_DECREF(chain)

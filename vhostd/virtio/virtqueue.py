@@ -150,7 +150,7 @@ class Virtqueue:
         if self._spent >= POP_BURST:
             await asyncio.sleep(0)
             self._spent = 0
-        while not self._stopped:
+        while self._ahead is not None or not self._stopped:
             self.flush()
             if self._has_chain() or (self._runs and not self._arm()):
                 self.ring.disarm()
@@ -308,11 +308,6 @@ class Virtqueue:
         else:
             self.fail(error)
 
-    def _put_back_ahead(self) -> None:
-        if (chain := self._ahead) is not None:
-            self._ahead = None
-            self.put_back(chain)
-
     # --- The transport's side ---------------------------------------------------------------------------
 
     def kicked(self) -> None:
@@ -334,8 +329,6 @@ class Virtqueue:
     def enable(self, *, on: bool) -> None:
         """A disabled queue gives no chains; what was taken before may still be pushed."""
         self._runs = on and not self._stopped
-        if not self._runs:
-            self._put_back_ahead()
         self.wake_handler()
 
     def stop(self) -> None:

@@ -46,14 +46,11 @@ class RequestWatcher(Watcher):
     def __init__(self, meter: Meter, size: int) -> None:
         self._meter = meter
         self._began = [0.0] * size  # when each chain that is out was taken, by its head
-        self._sent = [0] * size  # and how many bytes the driver sent in it
 
     def popped(self, chain: Chain) -> None:
         """Counts what the driver sent."""
-        head = chain.head
-        self._sent[head] = sent = chain.readable
-        self._meter.read += sent
-        self._began[head] = perf_counter()
+        self._meter.read += chain.readable
+        self._began[chain.head] = perf_counter()
 
     def pushed(self, chain: Chain) -> None:
         """Counts what the driver got, and how long it took."""
@@ -62,8 +59,8 @@ class RequestWatcher(Watcher):
         meter.seconds.add(perf_counter() - self._began[chain.head])
 
     def put_back(self, chain: Chain) -> None:
-        """Has nothing be counted."""
-        self._meter.read -= self._sent[chain.head]
+        """Counts what the driver sent the next time, as far as the device has not read it yet."""
+        self._meter.read -= chain.readable
 
 
 class MeteredVirtqueue(Virtqueue):

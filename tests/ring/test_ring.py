@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.ring.machine import BOTH, DATA, EVENT_IDX, Machine
-from vhostd.ring import Chain, Outcome, Ring, Shortcut, Watcher, ring_format
+from vhostd.ring import Chain, Outcome, Ring, Shortcut, ring_format
 
 ONE = [(DATA, 1, True)]
 
@@ -39,9 +39,9 @@ def test_a_ring_has_a_format() -> None:
 
 
 def test_ring_itself_is_none(machine: Machine) -> None:
-    windows = [machine.memory.guest(DATA, 1)] * 3
+    window = machine.memory.guest(DATA, 1)
     with pytest.raises(NotImplementedError):
-        Ring(8, *windows, machine.memory, features=0, base=0)
+        Ring(8, window, window, window, machine.memory, features=0, base=0)
 
 
 # --- Put back ---------------------------------------------------------------------------------------------
@@ -146,10 +146,11 @@ def test_a_driver_that_waits_for_one_of_a_batch_is_called() -> None:
 # --- Who is told ------------------------------------------------------------------------------------------
 
 
-class Notes(Watcher):
-    """Writes down what it is told."""
+class Notes:
+    """Writes down what a ring tells."""
 
-    def __init__(self) -> None:
+    def __init__(self, ring: Ring) -> None:
+        ring.watch(self.popped, self.pushed, self.put_back)
         self.seen: list[tuple[str, int]] = []
 
     def popped(self, chain: Chain) -> None:
@@ -186,8 +187,7 @@ class NoQueue:
 
 
 def test_a_watcher_sees_every_chain(machine: Machine) -> None:
-    notes = Notes()
-    machine.ring.watch(notes)
+    notes = Notes(machine.ring)
     first, second = taken(machine, 2)
     machine.ring.put_back(second)
     second = machine.pop()
@@ -195,20 +195,19 @@ def test_a_watcher_sees_every_chain(machine: Machine) -> None:
     machine.ring.push_all([second])
     heads = [("popped", 0), ("popped", 1), ("put back", 1), ("popped", 1), ("pushed", 0), ("pushed", 1)]
     assert notes.seen == heads
-    machine.ring.watch(None)
+    machine.ring.watch(None, None, None)
     machine.ring.push_all(taken(machine, 2))
     assert notes.seen == heads
 
 
 def test_a_watcher_sees_what_a_shortcut_serves() -> None:
     machine = Machine(8, features=0)
-    notes, shortcut = Notes(), Answering()
+    notes, shortcut = Notes(machine.ring), Answering()
     calls: list[int] = []
 
     def tell() -> None:
         calls.append(machine.driver.used_index)
 
-    machine.ring.watch(notes)
     for _ in range(5):
         machine.driver.add(ONE)
     left = machine.ring.serve(shortcut, NoQueue(), 64, tell)

@@ -3,9 +3,9 @@
 No event loop, clock, socket or device is known here. `memory` maps and finds guest memory, `chain` is one
 request in it, `gather` many ranges of it that a request named, and `system_calls` move the bytes of both.
 `ring` is the device half of a virtqueue and `split` its format, `inflight` its memory of what is in flight,
-`watcher` is told of its chains, `write_log` of what is written, and `shortcut` serves them before Python sees them. Nothing that a guest
-writes can crash this code or lead it out of guest memory: what cannot be right is a GuestError, or MemoryLost
-when the memory itself is gone.
+`write_log` is told of all that is written, and `shortcut` serves chains before Python sees them. Nothing that
+a guest writes can crash this code or lead it out of guest memory: what cannot be right is a GuestError, or
+MemoryLost when the memory itself is gone.
 
 Two more are imported by their own names, because most programs need neither: `uring`, file I/O on chains
 while the program does something else, and `driver`, the driver half of a virtqueue, for the scriptable
@@ -19,7 +19,6 @@ from vhostd.ring.memory import MAX_REGIONS, GuestMemory, Region, Window
 from vhostd.ring.ring import Ring
 from vhostd.ring.shortcut import Outcome, Shortcut
 from vhostd.ring.split import SplitRing
-from vhostd.ring.watcher import Watcher
 from vhostd.ring.write_log import WriteLog
 
 __all__ = [
@@ -34,7 +33,6 @@ __all__ = [
     "Reserved",
     "Ring",
     "Shortcut",
-    "Watcher",
     "Window",
     "WriteLog",
     "ring_format",

@@ -91,6 +91,8 @@ cdef class Chain:
     cdef ssize_t _call(
         self, int call, int fd, iovec *iov, size_t count, long long offset, int flags
     ) except? -1
+    cdef inline bint is_logged(self) noexcept:
+        return self.among is not None and self.among.log is not None
     cdef void wrote(self, int call, iovec *iov, size_t count, ssize_t done) noexcept
     cdef object _submit(self, int call, int fd, offset, amount, int flags)
 

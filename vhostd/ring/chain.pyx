@@ -351,7 +351,8 @@ cdef class Chain:
                 pass
             elif stream is &self.sink:
                 memmove(iov.iov_base, ours, step)
-                self.wrote(RECVMSG, iov, 1, step)
+                if self.is_logged():
+                    self.wrote(RECVMSG, iov, 1, step)
             else:
                 memcpy(ours, iov.iov_base, step)
             self._advance(stream, step)
@@ -405,6 +406,8 @@ cdef class Chain:
     ) except? -1:
         """Makes a system call on the pieces, as `attempt` of system_calls."""
         cdef ssize_t done = -1
+        if not self.is_logged():
+            return attempt(self.memory, call, fd, iov, count, offset, flags)
         try:
             done = attempt(self.memory, call, fd, iov, count, offset, flags)
         finally:
@@ -418,7 +421,7 @@ cdef class Chain:
         """
         cdef size_t left = SIZE_MAX
         cdef size_t i, step
-        if self.among is None or self.among.log is None or call == PWRITEV or call == SENDMSG:
+        if not self.is_logged() or call == PWRITEV or call == SENDMSG:
             return
         if call == RECVMSG and (done >= 0 or done == -EAGAIN):
             left = max(done, 0)

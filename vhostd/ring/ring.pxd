@@ -7,7 +7,6 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from vhostd.ring.chain cimport Chain, InFlight
 from vhostd.ring.inflight cimport InflightQueue
 from vhostd.ring.memory cimport GuestMemory, Window
-from vhostd.ring.watcher cimport Watcher
 from vhostd.ring.write_log cimport WriteLog
 
 
@@ -39,7 +38,9 @@ cdef class Ring:
     cdef uint32_t patience  # so many chains are pushed before it is
     cdef InflightQueue inflight
     cdef list again  # the record's entry of each unfinished chain, the oldest last
-    cdef Watcher watcher
+    cdef object when_popped  # who is told of each chain, or None
+    cdef object when_pushed
+    cdef object when_put_back
 
     # What a format fills in: see the class.
     cdef bint has_next(self) except -1

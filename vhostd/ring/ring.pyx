@@ -16,7 +16,6 @@ from vhostd.ring.chain cimport MOST_PIECES, Chain, InFlight
 from vhostd.ring.inflight cimport InflightQueue
 from vhostd.ring.memory cimport GuestMemory, Window
 from vhostd.ring.shortcut cimport DONE, LEFT, Shortcut
-from vhostd.ring.watcher cimport Watcher
 from vhostd.ring.write_log cimport WriteLog
 
 from vhostd.errors import BadDescriptor, BadRing, MemoryLost, RefusedRequest
@@ -166,8 +165,8 @@ cdef class Ring:
         self.taken[chain.head] = 1
         chain.number = self.popped
         self.popped += 1
-        if self.watcher is not None:
-            self.watcher.popped(chain)
+        if self.when_popped is not None:
+            self.when_popped(chain)
         return chain
 
     cdef int record(self, Chain chain) except -1:
@@ -214,8 +213,8 @@ cdef class Ring:
             self.publish_used(1)
             self.inflight.release(chain.head)
             self.inflight.end_batch(1)
-        if self.watcher is not None:
-            self.watcher.pushed(chain)
+        if self.when_pushed is not None:
+            self.when_pushed(chain)
         return self.pace(1)
 
     def push_all(self, chains):
@@ -246,9 +245,9 @@ cdef class Ring:
             for chain in batch:
                 self.inflight.release(chain.head)
             self.inflight.end_batch(count)
-        if self.watcher is not None:
+        if self.when_pushed is not None:
             for chain in batch:
-                self.watcher.pushed(chain)
+                self.when_pushed(chain)
         return self.pace(count)
 
     def put_back(self, Chain chain not None):
@@ -265,8 +264,8 @@ cdef class Ring:
         self.popped -= 1
         self.out.remove(chain)
         self.taken[chain.head] = 0
-        if self.watcher is not None:
-            self.watcher.put_back(chain)
+        if self.when_put_back is not None:
+            self.when_put_back(chain)
         if chain.unfinished:
             self.again.append(chain.entry)
             self.unfinished += 1
@@ -328,9 +327,12 @@ cdef class Ring:
         """Whether they were given up."""
         return self.out.given_up
 
-    def watch(self, Watcher watcher):
-        """Has a watcher told of each chain that is popped, pushed or put back; None has nobody told."""
-        self.watcher = watcher
+    def watch(self, popped, pushed, put_back):
+        """Has these called with each chain that was popped, pushed or put back, for whoever counts them.
+
+        They must not refer to the ring, which is no matter of the garbage collector's.
+        """
+        self.when_popped, self.when_pushed, self.when_put_back = popped, pushed, put_back
 
     def log_writes(self, WriteLog log):
         """Has a log told, from now on, of all that is written: to chains, those in flight too, and to the ring itself.

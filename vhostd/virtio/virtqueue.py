@@ -71,6 +71,7 @@ class Virtqueue:
         self._stopped = False
         self._shortcut: Shortcut | None = None
         self._ahead: Chain | None = None  # what the shortcut left while the handler slept
+        self._pumps = False  # there are chains, and the loop looks at the pump's fd
         self._poll = 0.0
         self._turn = Turn()
         self._spent = 0  # of a burst, since others had a turn
@@ -109,13 +110,15 @@ class Virtqueue:
         """
         try:
             while await self.ready():
-                self._loop.add_reader(fd, self._pump, pump, fd)
+                if not self._pumps:  # to add it again would call off what the loop is just about to do
+                    self._pumps = True
+                    self._loop.add_reader(fd, self._pump, pump, fd)
                 try:
                     await self._change()
                 finally:
                     self._wake = None
         finally:
-            self._loop.remove_reader(fd)
+            self._end_pumping(fd)
 
     def poll(self, seconds: float) -> None:
         """Has the queue look for chains that long before it waits for kicks, while no other is in flight.
@@ -298,8 +301,12 @@ class Virtqueue:
                 return
         except Exception as error:
             self._fail_handler(error)
-        self._loop.remove_reader(fd)
+        self._end_pumping(fd)
         self.wake_handler()
+
+    def _end_pumping(self, fd: int) -> None:
+        self._pumps = False
+        self._loop.remove_reader(fd)
 
     def _fail_handler(self, error: Exception) -> None:
         """An error of a shortcut is the handler's, which waits."""

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from time import perf_counter
 
-from vhostd.ring import Chain, Ring, Watcher
+from vhostd.ring import Chain, Ring
 from vhostd.virtio.virtqueue import Virtqueue
 
 # Seconds, from a microsecond to one second, three to a decade.
@@ -40,26 +40,27 @@ class Meter:
         self.throttled = 0.0  # seconds in which a limit kept the device from taking requests
 
 
-class RequestWatcher(Watcher):
-    """Counts the requests of one ring into its meter; what was given up is not counted."""
+class RequestCounter:
+    """Counts the requests of one ring into its meter, but those that are given up.
 
-    def __init__(self, meter: Meter, size: int) -> None:
+    It knows neither the ring nor the queue: a ring that referred to itself would never be freed.
+    """
+
+    def __init__(self, meter: Meter, ring: Ring) -> None:
         self._meter = meter
-        self._began = [0.0] * size  # when each chain that is out was taken, by its head
+        self._began = [0.0] * ring.size  # when each chain that is out was taken, by its head
+        ring.watch(self._popped, self._pushed, self._put_back)
 
-    def popped(self, chain: Chain) -> None:
-        """Counts what the driver sent."""
+    def _popped(self, chain: Chain) -> None:
         self._meter.read += chain.readable
         self._began[chain.head] = perf_counter()
 
-    def pushed(self, chain: Chain) -> None:
-        """Counts what the driver got, and how long it took."""
+    def _pushed(self, chain: Chain) -> None:
         meter = self._meter
         meter.written += chain.written
         meter.seconds.add(perf_counter() - self._began[chain.head])
 
-    def put_back(self, chain: Chain) -> None:
-        """Counts what the driver sent the next time, as far as the device has not read it yet."""
+    def _put_back(self, chain: Chain) -> None:
         self._meter.read -= chain.readable
 
 
@@ -76,7 +77,7 @@ class MeteredVirtqueue(Virtqueue):
     ) -> None:
         super().__init__(index, ring, interrupt, failed)
         self._meter = meter
-        ring.watch(RequestWatcher(meter, ring.size))
+        RequestCounter(meter, ring)
 
     def count_error(self) -> None:
         """Counts it."""

@@ -1,9 +1,0 @@
-from typing_extensions import disjoint_base
-
-from vhostd.ring.chain import Chain
-
-@disjoint_base
-class Watcher:
-    def popped(self, chain: Chain) -> None: ...
-    def pushed(self, chain: Chain) -> None: ...
-    def put_back(self, chain: Chain) -> None: ...

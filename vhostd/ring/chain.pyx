@@ -1,7 +1,7 @@
 # cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
 """Chain: one request's buffers, read and written as two streams.
 
-Layer 3. The specification forbids a device to assume anything about how a driver cuts a request into
+The specification forbids a device to assume anything about how a driver cuts a request into
 descriptors (virtio 1.3, 2.7.4.1), so a chain does not show it: there are bytes to read, then bytes to write.
 
 Of whatever is written to a chain, the ring's log is told by `Chain.wrote`, if there is one. A piece of a chain is
@@ -17,7 +17,7 @@ from libc.string cimport memcpy, memmove
 cimport cython
 
 from vhostd.ring.gather cimport gather
-from vhostd.ring.memory cimport GuestMemory
+from vhostd.ring.memory cimport READS, WRITES, GuestMemory
 from vhostd.ring.system_calls cimport (
     HOLE, MOST_IOVECS, PREADV, PWRITEV, RECVMSG, SENDMSG, PyNumber_AsSsize_t, attempt, fits_file, iovec,
     is_hole, raise_for,
@@ -274,7 +274,7 @@ cdef class Chain:
         if self.source.left + self.sink.left + length > MOST_BYTES:
             raise self.memory.error(BadDescriptor, f"chain {self.head}: more than {MOST_BYTES:#x} bytes")
         while length:
-            host = self.memory.locate(guest_addr, &room)
+            host = self.memory.locate(guest_addr, WRITES if writable else READS, &room)
             if host is NULL:
                 if not self.has_holes:
                     self.has_holes, self.hole_addr, self.hole_length = True, guest_addr, length

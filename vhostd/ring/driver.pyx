@@ -1,7 +1,7 @@
 # cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
 """SplitDriver: the driver half of a split virtqueue (virtio 1.3, 2.7.13 and 2.7.14).
 
-Layer 3. For the scriptable front-end, tests and benchmarks. It can also write deliberate nonsense, which is
+For the scriptable front-end, tests and benchmarks. It can also write deliberate nonsense, which is
 why it believes nothing that it wrote: what it needs to know of its own descriptors it keeps on this side.
 """
 

@@ -14,7 +14,7 @@ from libc.stdlib cimport calloc, free
 
 from vhostd.ring.chain cimport MOST_PIECES, Chain, InFlight
 from vhostd.ring.inflight cimport InflightQueue
-from vhostd.ring.memory cimport GuestMemory, Window
+from vhostd.ring.memory cimport READS, GuestMemory, Window
 from vhostd.ring.shortcut cimport DONE, LEFT, Shortcut
 from vhostd.ring.write_log cimport WriteLog
 
@@ -443,7 +443,7 @@ cdef class Ring:
         elif length // DESC_SIZE > most:
             fault = f"more than {most} descriptors"
         else:
-            table = self.memory.locate(addr, &room)
+            table = self.memory.locate(addr, READS, &room)
             if table is NULL or room < length:  # it may go on in the next region
                 try:
                     copy = self.memory.read(addr, length)

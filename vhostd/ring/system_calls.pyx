@@ -1,7 +1,7 @@
 # cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
 """One system call that moves bytes between guest memory and an fd, without a copy on our side.
 
-Layer 3. For the native modules; nothing here is for Python.
+For the native modules; nothing here is for Python.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -56,13 +56,6 @@ cdef ssize_t attempt(
         touch(iov, count)
     memory.expect_whole()
     return done if done >= 0 else -error
-
-
-cdef ssize_t transfer(
-    GuestMemory memory, int call, int fd, iovec *iov, size_t count, long long offset, int flags
-) except -1:
-    """As `attempt`, and raises OSError if the system call failed."""
-    return raise_for(attempt(memory, call, fd, iov, count, offset, flags))
 
 
 cdef ssize_t raise_for(ssize_t done) except -1:

@@ -1,7 +1,7 @@
 # cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
 """Uring: file I/O between guest memory and files that goes on while the program does something else.
 
-Layer 3. An io_uring (io_uring(7)) is two queues in memory that we share with the kernel. We put requests into
+An io_uring (io_uring(7)) is two queues in memory that we share with the kernel. We put requests into
 the one, and the kernel takes them during a system call of ours; it puts results into the other whenever it
 has them. Written for the bare system calls, because what is needed of liburing is less than this file.
 

@@ -141,13 +141,9 @@ class Vring:
             )
         form = ring_format(features)
         windows = self._windows(form, self.size, memory)
-        return form(
-            self.size, *windows, memory, features=features, base=self.base, inflight=self.inflight
-        )
+        return form(self.size, *windows, memory, features=features, base=self.base, inflight=self.inflight)
 
-    def _windows(
-        self, form: type[Ring], size: int, memory: GuestMemory
-    ) -> tuple[Window, Window, Window]:
+    def _windows(self, form: type[Ring], size: int, memory: GuestMemory) -> tuple[Window, Window, Window]:
         assert self.addr is not None  # a ring that has none does not start
         desc, avail, used = form.footprint(size)
         return (

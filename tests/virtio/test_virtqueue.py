@@ -811,6 +811,51 @@ def test_a_pump_of_a_disabled_queue_is_still(memory: SharedMemory, run_async: Ru
     run_async(main)
 
 
+class Merging(Receiver):
+    """A datagram goes into as many chains as it needs, behind a header that says how many, or is dropped."""
+
+    def serve(self, queue: object, chain: Chain) -> int:
+        self.served += 1
+        try:
+            data = self.source.recv(100, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return Outcome.LEFT
+        assert isinstance(queue, Virtqueue)
+        self.source.recv(100)
+        chains = [chain]
+        while sum(each.writable for each in chains) < 1 + len(data):
+            if (another := queue.pop()) is None:
+                for each in reversed(chains[1:]):
+                    queue.put_back(each)
+                return Outcome.LEFT
+            chains.append(another)
+        count = chain.reserve(1)
+        for each in chains:
+            part, data = data[: each.writable], data[each.writable :]
+            each.write(part)
+        count.fill(bytes([len(chains)]))
+        queue.push_all(chains)
+        return Outcome.BEGUN
+
+
+def test_a_datagram_may_take_several_chains(memory: SharedMemory, run_async: Run) -> None:
+    """Each has room for 16 bytes."""
+
+    async def main() -> None:
+        wire = Wire(memory, pump=Merging)
+        wire.bench.offer(5)
+        wire.far.send(b"x" * 40)
+        wire.far.send(b"y" * 40)
+        await until(lambda: wire.bench.driver.used_index == 3)
+        await turns()
+        assert wire.bench.queue.in_flight == 0
+        assert wire.bench.ring.base == 3
+        assert wire.lengths() == [16, 16, 9]
+        await wire.close()
+
+    run_async(main)
+
+
 @pytest.mark.parametrize("error", [BadRing, ZeroDivisionError])
 def test_what_a_pump_raises_is_the_handler_s(
     memory: SharedMemory, run_async: Run, error: type[Exception]

@@ -12,10 +12,11 @@ while the program does something else, and `driver`, the driver half of a virtqu
 front-end and tests.
 """
 
-from vhostd.ring.chain import Chain, Ready, Reserved
+from vhostd.ring.chain import Chain, Reserved
 from vhostd.ring.gather import Gather
 from vhostd.ring.inflight import InflightQueue
 from vhostd.ring.memory import MAX_REGIONS, GuestMemory, Region, Window
+from vhostd.ring.ready import Ready
 from vhostd.ring.ring import Ring
 from vhostd.ring.shortcut import Outcome, Shortcut
 from vhostd.ring.split import SplitRing

@@ -104,9 +104,3 @@ cdef class Reserved:
     cdef readonly size_t size
     cdef iovec *iov
     cdef size_t count
-
-
-@cython.final
-@cython.no_gc
-cdef class Ready:
-    cdef object value

@@ -1,6 +1,5 @@
-from collections.abc import Generator, Iterable
-from types import GenericAlias
-from typing import Generic, Never, Protocol, TypeVar, final
+from collections.abc import Iterable
+from typing import Never, Protocol, TypeVar, final
 
 from typing_extensions import Buffer
 
@@ -47,9 +46,3 @@ class Reserved:
     @property
     def size(self) -> int: ...
     def fill(self, data: Buffer) -> None: ...
-
-@final
-class Ready(Generic[_T_co]):
-    def __new__(cls, value: _T_co) -> Ready[_T_co]: ...
-    def __class_getitem__(cls, item: object, /) -> GenericAlias: ...
-    def __await__(self) -> Generator[None, None, _T_co]: ...

@@ -23,8 +23,6 @@ from vhostd.ring.system_calls cimport (
     is_hole, raise_for,
 )
 
-from types import GenericAlias
-
 from vhostd.errors import BadDescriptor, BadRequest
 
 # virtio 1.3, 2.7.5.2 allows 2^32 bytes; one less, and every count of bytes fits the used ring's u32.
@@ -415,10 +413,8 @@ cdef class Chain:
         return done
 
     cdef void wrote(self, int call, iovec *iov, size_t count, ssize_t done) noexcept:
-        """Such a system call has written to these pieces, `done` bytes or -errno: all that is written passes here.
-
-        How much a read has written that failed, or ended early, the kernel does not say.
-        """
+        """Such a call has written to these pieces, `done` bytes or -errno: all that is written passes here."""
+        # How much a read has written that failed, or ended early, the kernel does not say.
         cdef size_t left = SIZE_MAX
         cdef size_t i, step
         if not self.is_logged() or call == PWRITEV or call == SENDMSG:
@@ -501,21 +497,3 @@ cdef Reserved reserve(Chain chain, size_t size):
         chain._advance(sink, step)
         size -= step
     return room
-
-
-@cython.freelist(8)
-cdef class Ready:
-    """An awaitable that is done already: `await Ready(value)` is `value`, at once and without a future.
-
-    For `__anext__` and the like, which must return an awaitable even when there is nothing to wait for.
-    """
-
-    __class_getitem__ = classmethod(GenericAlias)
-
-    def __cinit__(self, value):
-        self.value = value
-
-    def __await__(self):
-        if False:
-            yield  # makes this a generator: its result reaches `await` without a StopIteration being raised
-        return self.value

@@ -54,8 +54,8 @@ cdef class Ring:
     - `ask_for_kick`, `ask_for_no_kicks`, `wants_call`: event suppression. The fences between are made here.
     - `walk_table`: adds the buffers of an indirect table to a chain.
 
-    For that it has `begin_chain` and `walk_indirect`, and tells `wrote` of all that it writes. A packed ring keeps another inflight record as well, whose
-    class has the methods of InflightQueue.
+    For that it has `begin_chain` and `walk_indirect`, and tells `wrote` of all that it writes. A packed ring keeps
+    another inflight record as well, whose class has the methods of InflightQueue.
     """
 
     AREAS = ()
@@ -335,10 +335,7 @@ cdef class Ring:
         self.when_popped, self.when_pushed, self.when_put_back = popped, pushed, put_back
 
     def log_writes(self, WriteLog log):
-        """Has a log told, from now on, of all that is written: to chains, those in flight too, and to the ring itself.
-
-        None has nobody told.
-        """
+        """Has a log told of all that is written from now on, to chains in flight too; None has nobody told."""
         self.out.log = log
 
     # --- Serving ----------------------------------------------------------------------------------------

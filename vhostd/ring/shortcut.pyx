@@ -18,7 +18,7 @@ cdef class Shortcut:
     cpdef int serve(self, queue, Chain chain) except -1:
         """Does all that a chain of this queue asks for, or begins it, or leaves it as it was: an Outcome.
 
-        A pump leaves a chain when the host has nothing for it now.
+        A pump leaves a chain when the host has nothing for it now. While the fd stays readable, it is asked again.
 
         What it raises is the queue's, as if the device's handler had raised it.
         """

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from vhost_user_gpu.config import VirtioGpuConfig
     from vhost_user_input import config
     from vhostd.program.options import Parser
+    from vhostd.ring import WriteLog
     from vhostd.vhost_user import messages
     from vhostd.vhost_user.messages import ProtocolFeature
     from vhostd.virtio.vocabulary import DeviceType, Feature
 
     _annotations = (FileIO,)
-    _compiled = (Requests.take_over,)
+    _compiled = (Requests.take_over, WriteLog.dirtied)
     _overridden = (Parser._print_message,)
     _enumerated = (
         config.Select.UNSET,

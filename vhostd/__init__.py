@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vhostd.program.endpoint import listen
     from vhostd.program.main import run
     from vhostd.program.options import positive, size, socket_group, socket_mode
-    from vhostd.ring import Chain, Gather, Shortcut
+    from vhostd.ring import Chain, Gather, Outcome, Shortcut
     from vhostd.ring.uring import Uring
     from vhostd.virtio.device import Device, Handler, Signals
     from vhostd.virtio.link import Link
@@ -61,7 +61,7 @@ _HOMES = {
     "program.endpoint": ("listen",),
     "program.main": ("run",),
     "program.options": ("positive", "size", "socket_group", "socket_mode"),
-    "ring": ("Chain", "Gather", "Shortcut"),
+    "ring": ("Chain", "Gather", "Outcome", "Shortcut"),
     "ring.uring": ("Uring",),
     "virtio.device": ("Device", "Handler", "Signals"),
     "virtio.link": ("Link",),
@@ -96,6 +96,7 @@ __all__ = [  # noqa: RUF022 (by topic)
     "Folder",
     "Gather",
     "Shortcut",
+    "Outcome",
     "Uring",
     "Budget",
     "Threads",

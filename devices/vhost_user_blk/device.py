@@ -144,7 +144,7 @@ class Blk(Device):
         requests.flushable = bool(self.negotiated & FLUSH)
         queue.poll(self._poll)
         if self._throttle is None:
-            queue.shorten(shortcut)
+            queue.use_shortcut(shortcut)
             async for chain in queue:
                 start(queue, chain)
                 if requests.is_busy:
@@ -154,7 +154,7 @@ class Blk(Device):
             pause = self._throttle.spend(chain.readable + chain.writable)
             if not shortcut.take(queue, chain):
                 start(queue, chain)
-            shortcut.settle()
+            shortcut.submit()
             await requests.eased()
             if pause:
                 await sleep(pause)

@@ -59,7 +59,7 @@ cdef class Transfers(Shortcut):
         self.reads_at_once = self.writes_at_once = not self.image.direct and (is_free or not self.image.may_wait)
         self.read_flags = self.write_flags = 0 if is_free else NOWAIT
 
-    cdef int serve(self, queue, Chain chain) except -1:
+    cpdef int serve(self, queue, Chain chain) except -1:
         cdef Header header
         if not chain.peek(&header, sizeof(header)) or not chain.sink.left:
             return LEFT
@@ -69,10 +69,9 @@ cdef class Transfers(Shortcut):
             return self._write(queue, chain, header.sector, chain.source.left - sizeof(header))
         return LEFT
 
-    cpdef int settle(self) except -1:
+    cpdef void submit(self) except *:
         if self.uring is not None and self.uring.queued:
             self.uring.submit()
-        return 0
 
     cdef int _read(self, queue, Chain chain, uint64_t sector, size_t size) except -1:
         cdef ssize_t done

@@ -4,8 +4,9 @@ import os
 from collections.abc import Sequence
 from typing import TypeVar
 
-from vhostd.ring import Chain, GuestMemory, InflightQueue, Region, SplitRing
+from vhostd.ring import Chain, GuestMemory, InflightQueue, Region
 from vhostd.ring.driver import SplitDriver
+from vhostd.ring.split import SplitRing
 
 GUEST = 0x1000_0000
 USER = 0x7F00_0000_0000

@@ -12,7 +12,7 @@ import pytest
 
 from tests.ring.machine import DATA, END, SEAM, Machine, memfd, unmade
 from vhostd.errors import BadRequest
-from vhostd.ring import Chain, GuestMemory, Ready
+from vhostd.ring import Chain, GuestMemory, Ready, Reserved
 from vhostd.wire.layout import Layout, u16, u32
 
 
@@ -303,3 +303,76 @@ def test_ready_in_async_for() -> None:
     with pytest.raises(StopIteration) as stop:  # no event loop was needed
         coroutine.send(None)
     assert stop.value.value == [2, 1, 0]
+
+
+# --- What is filled in later ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [1, 5, 11, 12, 13])
+def test_a_header_is_filled_in_after_its_payload(machine: Machine, cut: int) -> None:
+    chain = machine.chain([(DATA, cut, True), (SEAM - 10, 100, True)])
+    header = chain.reserve(12)
+    assert (header.size, chain.written, chain.writable) == (12, 12, cut + 88)
+    chain.write(b"payload")
+    header.fill(b"HEADERHEADER")
+    written = (machine.memory.read(DATA, cut) + machine.memory.read(SEAM - 10, 100))[:19]
+    assert written == b"HEADERHEADERpayload"
+    machine.ring.push(chain)
+    assert machine.driver.used() == (0, 19)
+
+
+def test_several_parts_may_be_reserved(machine: Machine) -> None:
+    chain = machine.chain([(DATA, 10, True)])
+    parts = [chain.reserve(n) for n in (2, 0, 3)]
+    chain.write(b"end")
+    for part, data in zip(reversed(parts), (b"bcd", b"", b"aa"), strict=True):
+        part.fill(data)
+    assert machine.memory.read(DATA, 8) == b"aabcdend"
+
+
+@pytest.mark.parametrize("n", [-1, 11, 2**70])
+def test_no_more_can_be_reserved_than_is_left(machine: Machine, n: int) -> None:
+    chain = machine.chain([(DATA, 10, True)])
+    with pytest.raises(BadRequest, match="10 left"):
+        chain.reserve(n)
+    assert chain.writable == 10
+
+
+def test_a_hole_cannot_be_reserved(machine: Machine) -> None:
+    chain = machine.chain([(DATA, 4, True), (END + 4096, 8, True), (DATA + 8, 4, True)])
+    chain.reserve(4)
+    with pytest.raises(BadRequest, match="outside the memory"):
+        chain.reserve(5)
+    assert chain.writable == 12
+    chain.skip_writable(8)
+    chain.reserve(4).fill(b"last")
+    assert machine.memory.read(DATA + 8, 4) == b"last"
+
+
+def test_a_part_is_filled_once_wholly_and_before_the_push(machine: Machine) -> None:
+    chain = machine.chain([(DATA, 10, True)])
+    first, second = chain.reserve(4), chain.reserve(4)
+    for data in (b"", b"123", b"12345"):
+        with pytest.raises(ValueError, match="to fill 4"):
+            first.fill(data)
+    first.fill(b"1234")
+    with pytest.raises(ValueError, match="filled already"):
+        first.fill(b"5678")
+    machine.ring.push(chain)
+    with pytest.raises(ValueError, match="given back"):
+        second.fill(b"5678")
+    assert machine.memory.read(DATA, 8) == b"1234\0\0\0\0"
+
+
+def test_a_part_keeps_its_chain(machine: Machine) -> None:
+    part = machine.chain([(DATA, 10, True)]).reserve(4)
+    assert machine.ring.in_flight == 1
+    part.fill(b"1234")
+    assert machine.ring.in_flight == 0
+
+
+def test_a_part_comes_from_a_chain() -> None:
+    with pytest.raises(TypeError):
+        Reserved()
+    with pytest.raises(ValueError, match="given back"):
+        unmade(Reserved).fill(b"")

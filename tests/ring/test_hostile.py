@@ -27,8 +27,9 @@ from tests.ring.machine import (
     two_regions,
 )
 from vhostd.errors import BadDescriptor, BadRequest, BadRing, RefusedRequest
-from vhostd.ring import GuestMemory, Region, SplitRing, Window
+from vhostd.ring import GuestMemory, Region, Window
 from vhostd.ring.driver import INDIRECT, NEXT, WRITE, SplitDriver
+from vhostd.ring.split import SplitRing
 from vhostd.ring.uring import Uring
 
 PAGE = 4096

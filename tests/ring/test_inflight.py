@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from tests.ring.machine import DATA, GUEST, device_half, memfd, two_regions
 from vhostd.errors import BadDescriptor, BadRing, GuestError, MemoryLost, RefusedRequest
-from vhostd.ring import Chain, GuestMemory, InflightQueue, Region, SplitRing
+from vhostd.ring import Chain, GuestMemory, InflightQueue, Region
 from vhostd.ring.driver import NEXT as FOLLOWED
 from vhostd.ring.driver import SplitDriver
+from vhostd.ring.split import SplitRing
 
 SIZE = 8
 ONE = [(DATA, 1, True)]
@@ -139,6 +140,24 @@ class Host:
             (self.area, USED_IDX, after),
         ]
 
+    def batch_stores(self, chains: list[Chain]) -> Stores:
+        """What a push of these chains, all at once, stores."""
+        index, last = self.driver.used_index, self.header()[3]
+        stores: Stores = []
+        for behind, chain in enumerate(chains):
+            element = self.driver.used_addr + 4 + 8 * ((index + behind) % self.driver.size)
+            stores += [
+                (self.memory, element, struct.pack("<I", chain.head)),
+                (self.memory, element + 4, struct.pack("<I", chain.written)),
+                (self.area, state(chain.head) + NEXT, struct.pack("<H", last)),
+                (self.area, LAST_BATCH_HEAD, struct.pack("<H", chain.head)),
+            ]
+            last = chain.head
+        after = struct.pack("<H", (index + len(chains)) % 65536)
+        stores.append((self.memory, self.driver.used_addr + 2, after))
+        stores += [(self.area, state(chain.head) + INFLIGHT, b"\0") for chain in chains]
+        return [*stores, (self.area, USED_IDX, after)]
+
     def torn_push(self, chain: Chain, count: int) -> None:
         """Pushes as a program does that dies after `count` of its stores, of which there are STORES."""
         for memory, at, data in self.push_stores(chain)[:count]:
@@ -256,6 +275,50 @@ def test_a_crash_in_the_middle_of_a_push(count: int, base: int) -> None:
     assert (host.in_flight(), host.header()[4]) == ([], (base + 3) % 65536)
 
 
+@pytest.mark.parametrize("count", range(17))
+@pytest.mark.parametrize("base", [0, 65534])
+def test_a_crash_in_the_middle_of_a_batch(count: int, base: int) -> None:
+    """The driver gets all three, or none of them and each is done again."""
+    host = Host(base=base)
+    chains = host.take(5)
+    host.ring.push(chains[3])
+    batch = [chains[2], chains[0], chains[4]]
+    stores = host.batch_stores(batch)
+    assert len(stores) == 17
+    for memory, at, data in stores[:count]:
+        memory.write(at, data)
+    host.crash()
+    again = [chains[1]] if count > 12 else [chains[i] for i in (0, 1, 2, 4)]
+    assert host.drain() == [chain.head for chain in again]
+    assert sorted(host.used()) == sorted(chain.head for chain in chains)
+    assert (host.in_flight(), host.header()[4]) == ([], (base + 5) % 65536)
+
+
+def test_what_is_put_back_is_not_in_flight() -> None:
+    host = Host()
+    chains = host.take(4)
+    heads = [chain.head for chain in chains]
+    host.ring.push(chains[1])
+    for chain in (chains[3], chains[2]):
+        host.ring.put_back(chain)
+    assert host.in_flight() == [heads[0]]
+    host.crash()
+    assert (host.ring.unfinished, host.ring.base) == (1, 2)
+    assert host.drain() == [heads[0], heads[2], heads[3]]
+
+
+def test_what_was_unfinished_and_is_put_back_is_unfinished() -> None:
+    host = Host()
+    heads = [chain.head for chain in host.take(2)]
+    host.crash()
+    heads.append(host.driver.add(ONE))
+    chains = [host.pop() for _ in range(3)]
+    for chain in reversed(chains):
+        host.ring.put_back(chain)
+    assert (host.ring.unfinished, host.ring.base, host.in_flight()) == (2, 2, heads[:2])
+    assert host.drain() == heads
+
+
 def test_a_batch_of_another_program() -> None:
     """It published three chains at once, and died while it recorded that they are not in flight."""
     host = Host()
@@ -326,16 +389,21 @@ def test_an_area_of_a_ring_that_has_begun_anew() -> None:
     assert (host.ring.base, host.ring.unfinished, host.header()[4]) == (1, 0, 1)
 
 
-@pytest.mark.parametrize("what", ["pop", "push"])
+@pytest.mark.parametrize("what", ["pop", "push", "batch", "put back"])
 def test_the_order_of_the_stores(what: str) -> None:
     """The memory is looked at after each machine instruction: other states than these no crash can leave."""
     host = Host()
-    first, second, _ = host.take(3)
+    first, second, third = host.take(3)
     host.ring.push(first)
     second.write(b"x")
     fresh = host.driver.add(ONE)
-    action: Callable[[], object] = host.ring.pop if what == "pop" else lambda: host.ring.push(second)
-    stores = host.pop_stores(fresh, age=3) if what == "pop" else host.push_stores(second)
+    actions: dict[str, tuple[Callable[[], object], Stores]] = {
+        "pop": (host.ring.pop, host.pop_stores(fresh, age=3)),
+        "push": (lambda: host.ring.push(second), host.push_stores(second)),
+        "batch": (lambda: host.ring.push_all([third, second]), host.batch_stores([third, second])),
+        "put back": (lambda: host.ring.put_back(third), [(host.area, state(third.head) + INFLIGHT, b"\0")]),
+    }
+    action, stores = actions[what]
     seen = [host.snapshot()]
     for _ in single_steps(action):
         if (now := host.snapshot()) != seen[-1]:

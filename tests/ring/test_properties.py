@@ -33,6 +33,8 @@ STEPS = st.lists(
         ),
         st.tuples(st.just("pop")),
         st.tuples(st.just("push"), st.integers(0, 7), st.binary(max_size=60)),
+        st.tuples(st.just("push_all"), st.permutations(range(4)), st.binary(max_size=60)),
+        st.tuples(st.just("put_back")),
         st.tuples(st.just("used")),
     ),
     max_size=80,
@@ -48,6 +50,7 @@ class Traffic:
         self.size = size
         self.added: deque[tuple[int, bytes, list[tuple[int, int]]]] = deque()
         self.popped: list[tuple[Chain, list[tuple[int, int]]]] = []
+        self.gone: list[tuple[Chain, bytes]] = []  # what was popped and not put back, and what was sent in it
         self.pushed: deque[tuple[int, bytes, list[tuple[int, int]]]] = deque()
         self.count = 0
         self.slots = list(range(size))
@@ -97,6 +100,20 @@ class Traffic:
         half = len(sent) // 2
         assert chain.read(half) + chain.read(len(sent) - half) == sent
         self.popped.append((chain, writable))
+        self.gone.append((chain, sent))
+
+    def put_back(self) -> None:
+        if not self.popped:
+            return
+        chain, writable = self.popped[-1]
+        if chain is not self.gone[-1][0]:
+            with pytest.raises(ValueError, match="popped last"):
+                self.machine.ring.put_back(chain)
+            return
+        self.popped.pop()
+        self.machine.ring.put_back(chain)
+        self.added.appendleft((chain.head, self.gone.pop()[1], writable))
+        self.device_sleeps = False
 
     def push(self, which: int, data: bytes) -> None:
         if not self.popped:
@@ -107,6 +124,21 @@ class Traffic:
         chain.write(data[7:])
         self.machine.ring.push(chain)
         self.pushed.append((chain.head, data, writable))
+        self._tell()
+
+    def push_all(self, order: list[int], data: bytes) -> None:
+        batch = [self.popped[i] for i in order if i < len(self.popped)]
+        if not batch:
+            return
+        for chain, writable in batch:
+            part = data[: chain.writable]
+            chain.write(part)
+            self.pushed.append((chain.head, part, writable))
+        self.machine.ring.push_all(chain for chain, _ in batch)
+        self.popped = [each for each in self.popped if each not in batch]
+        self._tell()
+
+    def _tell(self) -> None:
         if self.machine.ring.must_call():
             self.driver_sleeps = False
         assert not self.driver_sleeps, "a chain was pushed and the driver still sleeps"

@@ -21,8 +21,9 @@ from tests.ring.machine import (
     unmade,
 )
 from vhostd.errors import BadDescriptor, RefusedRequest
-from vhostd.ring import Chain, GuestMemory, Region, SplitRing
+from vhostd.ring import Chain, GuestMemory, Region
 from vhostd.ring.driver import SplitDriver
+from vhostd.ring.split import SplitRing
 
 ONE = [(DATA, 1, True)]
 

@@ -3,19 +3,22 @@
 import asyncio
 import gc
 import itertools
+import socket
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from itertools import pairwise
 
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import PATIENCE, Run
 from vhostd.errors import BadRing, MemoryLost
 from vhostd.frontend import SharedMemory
 from vhostd.program.metrics.meter import Meters
-from vhostd.ring import Chain, Shortcut, SplitRing
+from vhostd.ring import Chain, Outcome, Shortcut
 from vhostd.ring.driver import SplitDriver
+from vhostd.ring.split import SplitRing
 from vhostd.virtio.virtqueue import POP_BURST, MakeQueue, Virtqueue
 
 SIZE = 256
@@ -34,14 +37,17 @@ class Bench:
         make_queue: MakeQueue = Virtqueue,
         *,
         pieces: int = 1,
+        features: int = 0,
     ) -> None:
         """Its chains have so many pieces."""
         footprint = SplitRing.footprint(size)
-        self.driver = SplitDriver(memory.map, memory.allocate(sum(footprint) + 8, 4096), size)
+        self.driver = SplitDriver(
+            memory.map, memory.allocate(sum(footprint) + 8, 4096), size, features=features
+        )
         addresses = (self.driver.desc_addr, self.driver.avail_addr, self.driver.used_addr)
         windows = [memory.map.guest(addr, size) for addr, size in zip(addresses, footprint, strict=True)]
         desc, avail, used = windows
-        self.ring = SplitRing(size, desc, avail, used, memory.map, features=INDIRECT_DESC, base=0)
+        self.ring = SplitRing(size, desc, avail, used, memory.map, features=INDIRECT_DESC | features, base=0)
         self.interrupts = 0
         self.failures: list[Exception] = []
         self.queue = make_queue(0, self.ring, self._interrupt, self.failures.append)
@@ -200,7 +206,7 @@ def test_a_chain_whose_shortcut_fails_is_not_kept(memory: SharedMemory, run_asyn
 
     async def main() -> None:
         bench = Bench(memory, make_queue=Failing)
-        bench.queue.shorten(Shortcut())
+        bench.queue.use_shortcut(Shortcut())
 
         async def serve() -> None:
             with suppress(MemoryLost):
@@ -449,7 +455,7 @@ def serving(bench: Bench, held: list[Chain], *, short: bool) -> asyncio.Task[Non
 
     async def serve() -> None:
         if short:
-            bench.queue.shorten(Holding())
+            bench.queue.use_shortcut(Holding())
         async for chain in bench.queue:
             held.append(chain)
             del chain
@@ -530,3 +536,362 @@ def test_a_full_queue_that_stops_gives_nothing_more(run_async: Run) -> None:
 
     run_async(main)
     memory.close()
+
+
+# --- Chains that are not used after all, and those that are seen at once -----------------------------------
+
+
+def test_what_is_put_back_is_given_again(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        first, second = taken(bench, 2)
+        with pytest.raises(ValueError, match="popped last"):
+            bench.queue.put_back(first)
+        bench.queue.put_back(second)
+        assert bench.queue.in_flight == 1
+        assert await bench.queue.ready()
+        again = bench.queue.pop()
+        assert again is not None
+        assert again.head == second.head
+        bench.queue.push_all([again, first])
+        assert [bench.driver.used(), bench.driver.used()] == [(again.head, 0), (first.head, 0)]
+        await turns()
+        assert bench.interrupts
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("how", ["put_back", "push_all"])
+def test_what_was_given_up_is_only_dropped(memory: SharedMemory, run_async: Run, how: str) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        first, second = taken(bench, 2)
+        bench.queue.stop()
+        bench.queue.give_up()
+        if how == "push_all":
+            bench.queue.push_all([first, second])
+        else:
+            bench.queue.put_back(first)
+            bench.queue.put_back(second)
+        await emptied(bench.queue)
+        assert not bench.used()
+
+    run_async(main)
+
+
+def test_a_batch_is_paced_as_its_chains_are(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        chains = taken(bench, 3)
+        bench.queue.push_all(chains)
+        assert bench.interrupts == 1
+        bench.queue.push_all(taken(bench))
+        assert bench.interrupts == 1
+        await turns()
+        assert bench.interrupts == 2
+
+    run_async(main)
+
+
+# --- Ready ------------------------------------------------------------------------------------------------
+
+
+class Leaving(Shortcut):
+    """Leaves every second chain, and ends the others."""
+
+    def __init__(self) -> None:
+        self.served = 0
+
+    def serve(self, queue: object, chain: Chain) -> int:
+        self.served += 1
+        return Outcome.DONE if self.served % 2 else Outcome.LEFT
+
+
+@pytest.mark.parametrize("make_queue", [Virtqueue, Meters().make_queue], ids=["unmetered", "metered"])
+def test_ready_is_true_of_what_a_shortcut_left(
+    memory: SharedMemory, run_async: Run, make_queue: MakeQueue
+) -> None:
+    async def main() -> None:
+        bench = Bench(memory, make_queue=make_queue)
+        bench.queue.use_shortcut(Leaving())
+        waiting = asyncio.create_task(bench.queue.ready())
+        await turns()
+        bench.offer(2)
+        assert await waiting
+        assert await bench.queue.ready()
+        chain = bench.queue.pop()
+        assert chain is not None
+        assert chain.head == 1
+        bench.queue.push(chain)
+        assert bench.used() == 2
+
+    run_async(main)
+
+
+def test_ready_is_true_also_of_what_the_driver_takes_back(memory: SharedMemory, run_async: Run) -> None:
+    """It must not: an index that has been seen counts."""
+
+    async def main() -> None:
+        bench = Bench(memory)
+        bench.offer()
+        assert await bench.queue.ready()
+        bench.driver.set_avail_index(0)
+        chain = bench.queue.pop()
+        assert chain is not None
+        bench.queue.push(chain)
+
+    run_async(main)
+
+
+def test_a_broken_ring_is_not_ready(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        bench.driver.set_avail_index(SIZE + 1)
+        with pytest.raises(BadRing):
+            await bench.queue.ready()
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("features", [0, 1 << 29])
+def test_a_driver_that_was_armed_kicks_once(memory: SharedMemory, run_async: Run, features: int) -> None:
+    """Kicks are asked for while the queue waits, and not while it is served."""
+
+    async def main() -> None:
+        bench = Bench(memory, features=features)
+        waiting = asyncio.create_task(bench.queue.ready())
+        await turns()
+        bench.driver.add([(0, 1, True)])
+        assert bench.driver.must_kick()
+        bench.queue.kicked()
+        assert await waiting
+        bench.driver.add([(0, 1, True)])
+        assert not bench.driver.must_kick()
+
+    run_async(main)
+
+
+# --- Pumps ------------------------------------------------------------------------------------------------
+
+
+class Receiver(Shortcut):
+    """A toy network card: a datagram of a socket into each chain."""
+
+    def __init__(self, source: socket.socket) -> None:
+        self.source = source
+        self.served = 0
+
+    def serve(self, queue: object, chain: Chain) -> int:
+        self.served += 1
+        try:
+            chain.recvmsg(self.source.fileno(), chain.writable, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return Outcome.LEFT
+        return Outcome.DONE
+
+
+class Wire:
+    """A bench with a pump on one end of a pair of sockets."""
+
+    def __init__(
+        self, memory: SharedMemory, make_queue: MakeQueue = Virtqueue, pump: type[Receiver] = Receiver
+    ) -> None:
+        self.bench = Bench(memory, make_queue=make_queue)
+        self.near, self.far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.pump = pump(self.near)
+        self.task = asyncio.create_task(self.bench.queue.pump(self.pump, self.near.fileno()))
+
+    def send(self, count: int) -> None:
+        for i in range(count):
+            self.far.send(bytes(1 + i % 16))
+
+    def lengths(self) -> list[int]:
+        """How much is in the chains that the driver gets back now."""
+        return [length for _, length in iter(self.bench.driver.used, None)]
+
+    async def close(self) -> None:
+        """Stops the ring, as a transport does."""
+        self.bench.queue.stop()
+        await self.bench.queue.quiesce()
+        await self.task
+        for end in (self.near, self.far):
+            end.close()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Lets the event loop go on until this is true."""
+    async with asyncio.timeout(PATIENCE):
+        while not true():
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("make_queue", [Virtqueue, Meters().make_queue], ids=["unmetered", "metered"])
+def test_a_pump_fills_chains_when_the_host_has_something(
+    memory: SharedMemory, run_async: Run, make_queue: MakeQueue
+) -> None:
+    async def main() -> None:
+        wire = Wire(memory, make_queue)
+        wire.bench.offer(10)
+        await turns()
+        assert not wire.pump.served
+        wire.send(3)
+        await until(lambda: wire.pump.served >= 4)
+        assert wire.lengths() == [1, 2, 3]
+        assert wire.bench.interrupts
+        assert wire.bench.queue.in_flight == 0
+        wire.send(1)
+        await until(lambda: wire.pump.served >= 6)
+        assert wire.lengths() == [1]
+        await wire.close()
+
+    run_async(main)
+
+
+def test_a_pump_waits_for_chains_and_leaves_the_fd_alone_meanwhile(
+    memory: SharedMemory, run_async: Run
+) -> None:
+    async def main() -> None:
+        wire = Wire(memory)
+        wire.send(5)
+        await turns()
+        wire.bench.offer(2)
+        await until(lambda: wire.bench.driver.used_index == 2)
+        await turns()
+        served = wire.pump.served
+        await turns()
+        assert wire.pump.served == served == 2
+        assert wire.bench.driver.must_kick() or wire.bench.ring.arm() is False
+        wire.bench.offer(10)
+        await until(lambda: wire.bench.driver.used_index == 5)
+        assert wire.lengths() == [1, 2, 3, 4, 5]
+        await wire.close()
+
+    run_async(main)
+
+
+class Endless(Receiver):
+    """Has something for every chain, and leaves its fd readable."""
+
+    def serve(self, queue: object, chain: Chain) -> int:
+        self.served += 1
+        return Outcome.DONE
+
+
+def test_a_pump_leaves_turns_to_others(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        wire = Wire(memory, pump=Endless)
+        wire.bench.offer(SIZE)
+        wire.send(1)
+        per_turn = []
+        async with asyncio.timeout(PATIENCE):
+            while wire.pump.served < 10 * POP_BURST:
+                before = wire.pump.served
+                await asyncio.sleep(0)
+                per_turn.append(wire.pump.served - before)
+                wire.bench.offer(wire.bench.used())
+        assert max(per_turn) == POP_BURST
+        await wire.close()
+
+    run_async(main)
+
+
+def test_a_pump_of_a_disabled_queue_is_still(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        wire = Wire(memory)
+        wire.bench.offer(4)
+        await turns()
+        wire.bench.queue.enable(on=False)
+        wire.send(1)
+        await turns()
+        assert not wire.pump.served
+        wire.bench.queue.enable(on=True)
+        await until(lambda: wire.bench.driver.used_index == 1)
+        await wire.close()
+
+    run_async(main)
+
+
+class Merging(Receiver):
+    """A datagram goes into as many chains as it needs, behind a header that says how many, or is dropped."""
+
+    def serve(self, queue: object, chain: Chain) -> int:
+        self.served += 1
+        try:
+            data = self.source.recv(100, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return Outcome.LEFT
+        assert isinstance(queue, Virtqueue)
+        self.source.recv(100)
+        chains = [chain]
+        while sum(each.writable for each in chains) < 1 + len(data):
+            if (another := queue.pop()) is None:
+                for each in reversed(chains[1:]):
+                    queue.put_back(each)
+                return Outcome.LEFT
+            chains.append(another)
+        count = chain.reserve(1)
+        for each in chains:
+            part, data = data[: each.writable], data[each.writable :]
+            each.write(part)
+        count.fill(bytes([len(chains)]))
+        queue.push_all(chains)
+        return Outcome.BEGUN
+
+
+def test_a_datagram_may_take_several_chains(memory: SharedMemory, run_async: Run) -> None:
+    """Each has room for 16 bytes."""
+
+    async def main() -> None:
+        wire = Wire(memory, pump=Merging)
+        wire.bench.offer(5)
+        wire.far.send(b"x" * 40)
+        wire.far.send(b"y" * 40)
+        await until(lambda: wire.bench.driver.used_index == 3)
+        await turns()
+        assert wire.bench.queue.in_flight == 0
+        assert wire.bench.ring.base == 3
+        assert wire.lengths() == [16, 16, 9]
+        await wire.close()
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("error", [BadRing, ZeroDivisionError])
+def test_what_a_pump_raises_is_the_handler_s(
+    memory: SharedMemory, run_async: Run, error: type[Exception]
+) -> None:
+    async def main() -> None:
+        wire = Wire(memory)
+        wire.bench.offer(1)
+        await turns()
+        if error is BadRing:
+            wire.bench.driver.set_avail_index(SIZE + 7)
+            wire.send(2)
+        else:
+            wire.pump.serve = lambda *_: 1 // 0  # type: ignore[method-assign]
+            wire.send(1)
+        with pytest.raises(error):
+            await wire.task
+        assert not asyncio.get_running_loop().remove_reader(wire.near.fileno())
+        wire.near.close()
+        wire.far.close()
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("make_queue", [Virtqueue, Meters().make_queue], ids=["unmetered", "metered"])
+def test_a_queue_that_is_dropped_is_freed(
+    memory: SharedMemory, run_async: Run, make_queue: MakeQueue
+) -> None:
+    """And its guest's memory with it."""
+
+    async def main() -> None:
+        bench = Bench(memory, make_queue=make_queue)
+        bench.queue.push(taken(bench)[0])
+        await turns()
+        freed = weakref.ref(bench.queue)
+        del bench
+        gc.collect()
+        assert freed() is None
+
+    run_async(main)

@@ -8,7 +8,7 @@ import asyncio
 
 from vhostd.frontend import SharedMemory
 from vhostd.frontend.queue import Queue
-from vhostd.ring import SplitRing
+from vhostd.ring import Ring, ring_format
 from vhostd.virtio.device import Device
 from vhostd.virtio.link import Link
 from vhostd.virtio.queue_runner import QueueRunner
@@ -46,14 +46,14 @@ class Driver:
     def __init__(self, memory: SharedMemory, index: int, features: int) -> None:
         self.queue = Queue(memory, index, QUEUE_SIZE, features)
 
-    def ring(self, features: int, base: int = 0) -> SplitRing:
+    def ring(self, features: int, base: int = 0) -> Ring:
         """The device's end of it, in the format that was negotiated."""
         memory, driver = self.queue.memory, self.queue.driver
-        desc_size, avail_size, used_size = SplitRing.footprint(QUEUE_SIZE)
+        desc_size, avail_size, used_size = ring_format(features).footprint(QUEUE_SIZE)
         desc = memory.map.guest(driver.desc_addr, desc_size)
         avail = memory.map.guest(driver.avail_addr, avail_size)
         used = memory.map.guest(driver.used_addr, used_size)
-        return SplitRing(QUEUE_SIZE, desc, avail, used, memory.map, features=features, base=base)
+        return ring_format(features)(QUEUE_SIZE, desc, avail, used, memory.map, features=features, base=base)
 
     async def request(self, runner: QueueRunner, line: Line, data: bytes, room: int) -> bytes:
         """Sends a request, and waits for the interrupt that says that it was served."""

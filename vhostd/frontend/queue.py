@@ -5,8 +5,8 @@ import os
 from collections import defaultdict
 
 from vhostd.frontend.memory import PAGE, SharedMemory
-from vhostd.ring import SplitRing
-from vhostd.ring.driver import SplitDriver
+from vhostd.ring import ring_format
+from vhostd.ring.driver import driver_format
 from vhostd.wire.fds import Fd
 
 
@@ -17,8 +17,9 @@ class Queue:
         self.memory = memory
         self.index = index
         self.size = size
-        where = memory.allocate(sum(SplitRing.footprint(size)) + 8, PAGE)  # 8 at most for alignment
-        self.driver = SplitDriver(memory.map, where, size, features=features)
+        footprint = ring_format(features).footprint(size)
+        where = memory.allocate(sum(footprint) + 8, PAGE)  # 8 at most for alignment
+        self.driver = driver_format(features)(memory.map, where, size, features=features)
         self.kick_fd, self.call_fd, self.err_fd = (
             Fd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)) for _ in range(3)
         )

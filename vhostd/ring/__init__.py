@@ -1,22 +1,26 @@
 """Guest memory and virtqueues, compiled: the only place that touches guest memory.
 
-Layer 3: no event loop, clock, socket or device is known here. `memory` maps and finds guest memory, `chain`
-is one request in it, `gather` many ranges of it that a request named, and `transfer` the system calls of
-both. `split` is the device half of a split virtqueue, `inflight` its memory of what is in flight, and
-`shortcut` what serves chains before Python sees them. Nothing that a guest writes can crash this code or lead
-it out of guest memory: what cannot be right is a GuestError, or MemoryLost when the memory itself is gone.
+No event loop, clock, socket or device is known here. `memory` maps and finds guest memory, `chain` is one
+request in it, `gather` many ranges of it that a request named, and `system_calls` move the bytes of both.
+`ring` is the device half of a virtqueue and `split` its format, `inflight` its memory of what is in flight,
+`write_log` is told of all that is written, and `shortcut` serves chains before Python sees them. Nothing that
+a guest writes can crash this code or lead it out of guest memory: what cannot be right is a GuestError, or
+MemoryLost when the memory itself is gone.
 
 Two more are imported by their own names, because most programs need neither: `uring`, file I/O on chains
 while the program does something else, and `driver`, the driver half of a virtqueue, for the scriptable
 front-end and tests.
 """
 
-from vhostd.ring.chain import Chain, Ready
+from vhostd.ring.chain import Chain, Reserved
 from vhostd.ring.gather import Gather
 from vhostd.ring.inflight import InflightQueue
 from vhostd.ring.memory import MAX_REGIONS, GuestMemory, Region, Window
-from vhostd.ring.shortcut import Shortcut
+from vhostd.ring.ready import Ready
+from vhostd.ring.ring import Ring
+from vhostd.ring.shortcut import Outcome, Shortcut
 from vhostd.ring.split import SplitRing
+from vhostd.ring.write_log import WriteLog
 
 __all__ = [
     "MAX_REGIONS",
@@ -24,9 +28,21 @@ __all__ = [
     "Gather",
     "GuestMemory",
     "InflightQueue",
+    "Outcome",
     "Ready",
     "Region",
+    "Reserved",
+    "Ring",
     "Shortcut",
-    "SplitRing",
     "Window",
+    "WriteLog",
+    "ring_format",
 ]
+
+
+def ring_format(features: int) -> type[Ring]:
+    """The class of a ring's device half under the features that were negotiated.
+
+    Split is the only format: bit 34 (RING_PACKED) is not offered.
+    """
+    return SplitRing

@@ -5,7 +5,8 @@ cimport cython
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from vhostd.ring.memory cimport GuestMemory
-from vhostd.ring.transfer cimport PREADV, PWRITEV, iovec
+from vhostd.ring.system_calls cimport PREADV, PWRITEV, iovec
+from vhostd.ring.write_log cimport WriteLog
 
 
 cdef enum:
@@ -42,6 +43,7 @@ cdef class InFlight:
     cdef size_t pieces  # of guest memory that the chains name: iovecs
     cdef uint64_t effort  # that it took so far to take chains, and to copy at once what they ask for
     cdef bint given_up
+    cdef WriteLog log  # of what is written to them
     cdef object emptied  # what to call, once, when no chain is left
     cdef object eased  # and when few pieces are left
 
@@ -55,6 +57,9 @@ cdef class InFlight:
 cdef class Chain:
     cdef readonly uint16_t head
     cdef InFlight among  # the chains of its ring that the device has; None once it was given back
+    cdef uint64_t number  # it was the ring's so manieth pop, not counting what was put back
+    cdef bint unfinished  # an earlier program popped it, and the inflight record has it as
+    cdef uint32_t entry
     cdef GuestMemory memory
     cdef Stream source
     cdef Stream sink
@@ -83,10 +88,19 @@ cdef class Chain:
         self, int call, int fd, long long offset, size_t n, int flags, size_t skip=*
     ) except? -1
     cdef void finish(self, unsigned char status) noexcept
+    cdef ssize_t _call(
+        self, int call, int fd, iovec *iov, size_t count, long long offset, int flags
+    ) except? -1
+    cdef inline bint is_logged(self) noexcept:
+        return self.among is not None and self.among.log is not None
+    cdef void wrote(self, int call, iovec *iov, size_t count, ssize_t done) noexcept
     cdef object _submit(self, int call, int fd, offset, amount, int flags)
 
 
 @cython.final
 @cython.no_gc
-cdef class Ready:
-    cdef object value
+cdef class Reserved:
+    cdef Chain chain  # None once it was filled
+    cdef readonly size_t size
+    cdef iovec *iov
+    cdef size_t count

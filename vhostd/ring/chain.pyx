@@ -1,28 +1,27 @@
 # cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
 """Chain: one request's buffers, read and written as two streams.
 
-Layer 3. The specification forbids a device to assume anything about how a driver cuts a request into
+The specification forbids a device to assume anything about how a driver cuts a request into
 descriptors (virtio 1.3, 2.7.4.1), so a chain does not show it: there are bytes to read, then bytes to write.
 
-Seams. A dirty log marks pages in `_advance` of the writable stream. Chains of a packed ring are built by the
-same `add`; what they need beyond `head` (the buffer id) belongs here.
+Of whatever is written to a chain, the ring's log is told by `Chain.wrote`, if there is one. A piece of a chain is
+a pointer; which guest address that is, the map says then.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport EAGAIN
 from libc.stdint cimport SIZE_MAX, UINT32_MAX, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 cimport cython
 
 from vhostd.ring.gather cimport gather
-from vhostd.ring.memory cimport GuestMemory
-from vhostd.ring.transfer cimport (
+from vhostd.ring.memory cimport READS, WRITES, GuestMemory
+from vhostd.ring.system_calls cimport (
     HOLE, MOST_IOVECS, PREADV, PWRITEV, RECVMSG, SENDMSG, PyNumber_AsSsize_t, attempt, fits_file, iovec,
-    is_hole, transfer,
+    is_hole, raise_for,
 )
-
-from types import GenericAlias
 
 from vhostd.errors import BadDescriptor, BadRequest
 
@@ -153,6 +152,18 @@ cdef class Chain:
             PyBuffer_Release(&view)
         self.memory.expect_whole()
 
+    def reserve(self, n):
+        """Passes over `n` bytes of the writable stream, which are filled in later: `Reserved`.
+
+        They count as written. For a header that says how much came after it.
+
+        Raises:
+            BadRequest: fewer are left, or one is not in guest memory.
+        """
+        cdef size_t size = self._expect(n, &self.sink, "reserved")
+        self._reach(&self.sink, size)
+        return reserve(self, size)
+
     def skip(self, n):
         """Passes over `n` bytes of the readable stream."""
         self._advance(&self.source, self._expect(n, &self.source, "skipped"))
@@ -234,7 +245,7 @@ cdef class Chain:
         """
         cdef iovec iov[MOST_IOVECS]
         cdef size_t count = self._lend(&self.sink if call == READ else &self.source, iov, n, skip)
-        cdef ssize_t done = attempt(self.memory, call, fd, iov, count, offset, flags)
+        cdef ssize_t done = self._call(call, fd, iov, count, offset, flags)
         if done > 0 and self.among is not None:
             self.among.effort += done // BYTES_OF_EFFORT
         return done
@@ -254,14 +265,14 @@ cdef class Chain:
         cdef unsigned char *host
         cdef uint64_t room = 0
         if self.writing and not writable:
-            raise self.memory.blame(
+            raise self.memory.error(
                 BadDescriptor, f"chain {self.head}: a readable buffer at {guest_addr:#x} after a writable one"
             )
         self.writing = writable
         if self.source.left + self.sink.left + length > MOST_BYTES:
-            raise self.memory.blame(BadDescriptor, f"chain {self.head}: more than {MOST_BYTES:#x} bytes")
+            raise self.memory.error(BadDescriptor, f"chain {self.head}: more than {MOST_BYTES:#x} bytes")
         while length:
-            host = self.memory.locate(guest_addr, &room)
+            host = self.memory.locate(guest_addr, WRITES if writable else READS, &room)
             if host is NULL:
                 if not self.has_holes:
                     self.has_holes, self.hole_addr, self.hole_length = True, guest_addr, length
@@ -288,7 +299,7 @@ cdef class Chain:
 
     cdef int _grow(self) except -1:
         if self.room >= MOST_OF_CHAIN:
-            raise self.memory.blame(
+            raise self.memory.error(
                 BadDescriptor, f"chain {self.head}: more than {MOST_OF_CHAIN} pieces of guest memory"
             )
         cdef iovec *more = <iovec *> malloc(2 * self.room * sizeof(iovec))
@@ -307,7 +318,7 @@ cdef class Chain:
         """The amount as a C number, if so many bytes are left in the stream."""
         cdef Py_ssize_t n = PyNumber_AsSsize_t(amount, NULL)
         if n < 0 or <size_t> n > stream.left:
-            raise self.memory.blame(
+            raise self.memory.error(
                 BadRequest, f"chain {self.head}: {amount} bytes to be {what}, {stream.left} left"
             )
         return n
@@ -318,7 +329,7 @@ cdef class Chain:
         cdef size_t passed = 0
         while self.has_holes and passed < n:
             if is_hole(self.iov[at].iov_base):
-                raise self.memory.blame(BadRequest, self.unreachable)
+                raise self.memory.error(BadRequest, self.unreachable)
             passed += self.iov[at].iov_len
             at += 1
         return 0
@@ -338,6 +349,8 @@ cdef class Chain:
                 pass
             elif stream is &self.sink:
                 memmove(iov.iov_base, ours, step)
+                if self.is_logged():
+                    self.wrote(RECVMSG, iov, 1, step)
             else:
                 memcpy(ours, iov.iov_base, step)
             self._advance(stream, step)
@@ -386,6 +399,34 @@ cdef class Chain:
             raise BadRequest(f"chain {self.head}: no file has {n} bytes at offset {offset}")
         return position
 
+    cdef ssize_t _call(
+        self, int call, int fd, iovec *iov, size_t count, long long offset, int flags
+    ) except? -1:
+        """Makes a system call on the pieces, as `attempt` of system_calls."""
+        cdef ssize_t done = -1
+        if not self.is_logged():
+            return attempt(self.memory, call, fd, iov, count, offset, flags)
+        try:
+            done = attempt(self.memory, call, fd, iov, count, offset, flags)
+        finally:
+            self.wrote(call, iov, count, done)
+        return done
+
+    cdef void wrote(self, int call, iovec *iov, size_t count, ssize_t done) noexcept:
+        """Such a call has written to these pieces, `done` bytes or -errno: all that is written passes here."""
+        # How much a read has written that failed, or ended early, the kernel does not say.
+        cdef size_t left = SIZE_MAX
+        cdef size_t i, step
+        if not self.is_logged() or call == PWRITEV or call == SENDMSG:
+            return
+        if call == RECVMSG and (done >= 0 or done == -EAGAIN):
+            left = max(done, 0)
+        for i in range(count):
+            step = min(left, iov[i].iov_len)
+            if step and not is_hole(iov[i].iov_base):
+                self.among.log.dirtied(self.memory.guest_address(iov[i].iov_base), step)
+            left -= step
+
     cdef object _submit(self, int call, int fd, offset, amount, int flags):
         cdef Stream *stream = &self.sink if call == PREADV or call == RECVMSG else &self.source
         cdef Py_ssize_t n = self._expect(amount, stream, "transferred")
@@ -394,24 +435,65 @@ cdef class Chain:
         # The chain's own iovecs stay as they are: another thread may look at them meanwhile.
         cdef iovec iov[MOST_IOVECS]
         cdef size_t count = self._lend(stream, iov, n)
-        cdef ssize_t done = transfer(self.memory, call, fd, iov, count, position, flags)
+        cdef ssize_t done = raise_for(self._call(call, fd, iov, count, position, flags))
         self._advance(stream, min(done, n))
         return done
 
 
-@cython.freelist(8)
-cdef class Ready:
-    """An awaitable that is done already: `await Ready(value)` is `value`, at once and without a future.
+cdef class Reserved:
+    """A part of a chain's writable stream, to be filled in once, before the chain is pushed.
 
-    For `__anext__` and the like, which must return an awaitable even when there is nothing to wait for.
+    `size` is its length. It comes from `Chain.reserve`, and keeps the chain in flight until it is filled.
     """
 
-    __class_getitem__ = classmethod(GenericAlias)
+    def __init__(self, *_):
+        raise TypeError("a Reserved comes from Chain.reserve")
 
-    def __cinit__(self, value):
-        self.value = value
+    def __dealloc__(self):
+        free(self.iov)
 
-    def __await__(self):
-        if False:
-            yield  # makes this a generator: its result reaches `await` without a StopIteration being raised
-        return self.value
+    def fill(self, data):
+        """Writes all of `data`.
+
+        Raises:
+            ValueError: it is not `size` bytes, or they were written before, or the chain was given back.
+            MemoryLost: a page vanished.
+        """
+        cdef Chain chain = self.chain
+        cdef Py_buffer view
+        cdef unsigned char *ours
+        cdef size_t i
+        if chain is None or chain.among is None:
+            raise ValueError("filled already, or the chain was given back")
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            if <size_t> view.len != self.size:
+                raise ValueError(f"{view.len} bytes to fill {self.size}")
+            ours = <unsigned char *> view.buf
+            for i in range(self.count):
+                memmove(self.iov[i].iov_base, ours, self.iov[i].iov_len)
+                ours += self.iov[i].iov_len
+            chain.wrote(RECVMSG, self.iov, self.count, self.size)
+        finally:
+            PyBuffer_Release(&view)
+        self.chain = None
+        chain.memory.expect_whole()
+
+
+cdef Reserved reserve(Chain chain, size_t size):
+    """The next `size` bytes of the writable stream, which are there and in guest memory."""
+    cdef Reserved room = Reserved.__new__(Reserved)
+    cdef Stream *sink = &chain.sink
+    cdef size_t step
+    room.chain = chain
+    room.size = size
+    room.iov = <iovec *> malloc((sink.end - sink.at + 1) * sizeof(iovec))
+    if room.iov is NULL:
+        raise MemoryError
+    while size:
+        step = min(size, chain.iov[sink.at].iov_len)
+        room.iov[room.count] = iovec(chain.iov[sink.at].iov_base, step)
+        room.count += 1
+        chain._advance(sink, step)
+        size -= step
+    return room

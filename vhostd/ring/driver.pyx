@@ -1,7 +1,7 @@
 # cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
 """SplitDriver: the driver half of a split virtqueue (virtio 1.3, 2.7.13 and 2.7.14).
 
-Layer 3. For the scriptable front-end, tests and benchmarks. It can also write deliberate nonsense, which is
+For the scriptable front-end, tests and benchmarks. It can also write deliberate nonsense, which is
 why it believes nothing that it wrote: what it needs to know of its own descriptors it keeps on this side.
 """
 
@@ -11,10 +11,10 @@ from libc.string cimport memcpy
 cimport cython
 
 from vhostd.ring.memory cimport GuestMemory, Window
+from vhostd.ring.ring cimport DESC_SIZE, EVENT_IDX, MOST_DESCRIPTORS
 from vhostd.ring.split cimport (
-    AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE, ELEMENTS, EVENT_IDX, FLAGS,
-    INDEX, MOST_DESCRIPTORS, USED_F_NO_NOTIFY, USED_SIZE, descriptor, full_fence, load_acquire_u16, load_u16,
-    load_u32, passed, store_release_u16, store_u16,
+    AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, ELEMENTS, FLAGS, INDEX, USED_F_NO_NOTIFY,
+    USED_SIZE, descriptor, full_fence, load_acquire_u16, load_u16, load_u32, passed, store_release_u16, store_u16,
 )
 
 import struct
@@ -268,3 +268,8 @@ cdef class SplitDriver:
             flags = (DESC_F_WRITE if writes else 0) | (DESC_F_NEXT if i < count else 0)
             table += pack_descriptor(addr, length, flags, i if i < count else 0)
         return bytes(table)
+
+
+def driver_format(features):
+    """The class of a ring's driver half under the features that were negotiated: as yet always this one."""
+    return SplitDriver

@@ -4,7 +4,7 @@
 cimport cython
 
 from vhostd.ring.memory cimport GuestMemory, Span
-from vhostd.ring.transfer cimport iovec
+from vhostd.ring.system_calls cimport iovec
 
 
 cdef struct Piece:

@@ -1,7 +1,7 @@
 # cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
 """Gather: ranges of guest memory, one after the other, as one span of bytes.
 
-Layer 3. Some requests do not carry data but say where it is: thousands of pages that a device reads from
+Some requests do not carry data but say where it is: thousands of pages that a device reads from
 again and again, long after the request was answered. They are checked once, and merged where they meet.
 """
 
@@ -10,8 +10,8 @@ from libc.stdint cimport INT64_MAX, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memmove
 
-from vhostd.ring.memory cimport GuestMemory, Region, Span, fits_u64
-from vhostd.ring.transfer cimport MOST_IOVECS, SENDMSG, iovec, transfer
+from vhostd.ring.memory cimport READS, GuestMemory, Region, Span, fits_u64
+from vhostd.ring.system_calls cimport MOST_IOVECS, SENDMSG, attempt, iovec, raise_for
 
 from vhostd.errors import BadDescriptor, BadRequest
 
@@ -88,7 +88,7 @@ cdef class Gather:
             raise self._outside(f"{n} bytes at {offset}")
         cdef iovec iov[MOST_IOVECS]
         cdef size_t count = self._lend(iov, offset, n)
-        return transfer(self.memory, SENDMSG, fd, iov, count, 0, flags)
+        return raise_for(attempt(self.memory, SENDMSG, fd, iov, count, 0, flags))
 
     def files(self):
         """The `(fd, offset in the file, length)` of each range that is kept, for sharing the memory.
@@ -114,7 +114,7 @@ cdef class Gather:
         if left > MOST_BYTES - self.size:
             raise self._refuse(guest_addr, length, f"and {self.size} before are more than can be counted")
         while left:
-            span = self.memory.find(addr)
+            span = self.memory.find(addr, READS)
             if span is NULL:
                 raise self._refuse(guest_addr, length, "are outside guest memory")
             room = min(span.last - addr + 1, left)
@@ -124,7 +124,7 @@ cdef class Gather:
         return 0
 
     cdef object _refuse(self, guest_addr, length, str why):
-        return self.memory.blame(BadDescriptor, f"{length} bytes at guest address {guest_addr:#x} {why}")
+        return self.memory.error(BadDescriptor, f"{length} bytes at guest address {guest_addr:#x} {why}")
 
     cdef int _append(self, Span *span, unsigned char *host, size_t length) except -1:
         """Adds a piece behind all others, or to the last one if they meet."""
@@ -153,7 +153,7 @@ cdef class Gather:
     # --- The span ---------------------------------------------------------------------------------------
 
     cdef object _outside(self, str what):
-        return self.memory.blame(BadRequest, f"{what} are not inside the {self.size} gathered")
+        return self.memory.error(BadRequest, f"{what} are not inside the {self.size} gathered")
 
     cdef Piece *_find(self, size_t offset) noexcept:
         """The piece with the byte at `offset`, which must be there."""

@@ -42,11 +42,13 @@ cdef class InflightQueue:
     cdef unsigned char *region
     cdef uint64_t counter  # of the next head that is taken
     cdef uint16_t last_batch_head
+    cdef uint16_t used_index  # what the record says
 
     cdef list resume(self, uint32_t ring_size, uint16_t used_index)
     cdef int take(self, uint16_t head) except -1
     cdef void announce(self, uint16_t head) noexcept
-    cdef int release(self, uint16_t head, uint16_t used_index) except -1
+    cdef void release(self, uint16_t head) noexcept
+    cdef int end_batch(self, uint32_t count) except -1
     cdef unsigned char *_state(self, uint32_t head) noexcept
     cdef int _begin(self, uint16_t used_index) except -1
     cdef int _check(self, uint32_t ring_size) except -1

@@ -1,7 +1,7 @@
 # cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
 """InflightQueue: which chains of a split virtqueue are in flight, in memory that outlives this program.
 
-Layer 3. A chain is in flight from `SplitRing.pop` to `SplitRing.push`. The front-end keeps the inflight area, and
+A chain is in flight from the ring's `pop` to its `push`, or `put_back`. The front-end keeps the inflight area, and
 gives it to the next program if this one dies; that one does again what the area says was not finished (vhost-user,
 "Inflight I/O tracking"). Each queue has a region in it:
 
@@ -16,10 +16,15 @@ meanwhile, and what the processor has begun to store arrives; so the order of th
 must keep it. Each store that means something is therefore a release: none before it is moved behind it.
 
 1.  `take`: the counter, then inflight = 1; then the chain is worked on.
-2.  `announce`: next, then last_batch_head; then the ring publishes its used index. Until it does, the chain is in
-    flight and will be done again; from then on it is not.
-3.  `release`: inflight = 0, then used_idx. Between the used index and this, the two indices differ, and `resume` finds
-    in the batch of that length, which begins at last_batch_head, what was used. Our batches are one chain each.
+2.  `announce`, of each chain of a batch: next, then last_batch_head; then the ring publishes its used index, once for
+    all of them. Until it does, they are in flight and will be done again, whatever last_batch_head says: the two
+    indices are equal, and `resume` looks at no batch. From then on they are used.
+3.  `release`, of each chain of the batch: inflight = 0; and at last `end_batch`: used_idx. Between the used index and
+    this, the two indices differ by the length of the batch, and `resume` finds what was used: it begins at
+    last_batch_head and follows next so many times. That stays in the batch: its chains were all in flight, so no head
+    is there twice, and each next was written by this batch before the used index was published.
+4.  A chain that is put back is released alone: it is not in flight, and not used. The record is then right at any
+    moment, because the chains in flight are still all that were popped and not used: the one put back was the last.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uintptr_t
@@ -76,6 +81,7 @@ cdef class InflightQueue:
         if heads:  # else the indices do not matter: the ring may have begun anew
             self._finish_batch(ring_size, used_index, heads)
         store_release_u16(self.region + USED_IDX, used_index)
+        self.used_index = used_index
         cdef list oldest_first = sorted([(load_u64(self._state(head) + COUNTER), head) for head in heads])
         self.counter = <uint64_t> oldest_first[-1][0] + 1 if oldest_first else 0
         self.memory.expect_whole()
@@ -95,10 +101,14 @@ cdef class InflightQueue:
         store_release_u16(self.region + LAST_BATCH_HEAD, head)
         self.last_batch_head = head
 
-    cdef int release(self, uint16_t head, uint16_t used_index) except -1:
-        """The chain is in the used ring, whose index is `used_index`. MemoryLost if that is not kept."""
+    cdef void release(self, uint16_t head) noexcept:
+        """The chain is not in flight any more: the driver sees it in the used ring, or it was put back."""
         store_release_u8(self._state(head) + INFLIGHT, 0)
-        store_release_u16(self.region + USED_IDX, used_index)
+
+    cdef int end_batch(self, uint32_t count) except -1:
+        """All so many chains that the driver has just seen were released. MemoryLost if that is not kept."""
+        self.used_index += <uint16_t> count
+        store_release_u16(self.region + USED_IDX, self.used_index)
         return self.memory.expect_whole()
 
     cdef unsigned char *_state(self, uint32_t head) noexcept:
@@ -109,6 +119,7 @@ cdef class InflightQueue:
     cdef int _begin(self, uint16_t used_index) except -1:
         """Makes the region one with nothing in flight; it counts as new until the last store."""
         cdef uint32_t head
+        self.used_index = used_index
         for head in range(self.size):
             store_release_u8(self._state(head) + INFLIGHT, 0)
         store_u64(self.region + FEATURES, 0)

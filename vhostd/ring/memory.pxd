@@ -5,6 +5,12 @@ cimport cython
 from libc.stdint cimport uint64_t
 
 
+cdef enum:
+    # What memory is looked up for: who translates addresses may allow one and not the other.
+    READS = 1
+    WRITES = 2
+
+
 cdef struct Span:
     # A region as one of the two address spaces sees it; `last` is inclusive, so that nothing overflows.
     uint64_t first
@@ -56,10 +62,11 @@ cdef class GuestMemory:
 
     cdef bint is_lost(self) noexcept
     cdef int expect_whole(self) except -1
-    cdef object blame(self, kind, str text)
-    cdef Span *find(self, uint64_t guest_addr) noexcept
-    cdef unsigned char *locate(self, uint64_t guest_addr, uint64_t *room) noexcept
+    cdef object error(self, kind, str text)
+    cdef Span *find(self, uint64_t guest_addr, int access) except? NULL
+    cdef uint64_t guest_address(self, const void *host) noexcept
+    cdef unsigned char *locate(self, uint64_t guest_addr, int access, uint64_t *room) except? NULL
     cdef int _sort(self, Span *spans, str space) except -1
     cdef Window _window(self, Span *spans, addr, length)
-    cdef int _expect(self, guest_addr, length, uint64_t *start, uint64_t *size) except -1
+    cdef int _expect(self, guest_addr, length, int access, uint64_t *start, uint64_t *size) except -1
     cdef int _copy(self, uint64_t addr, unsigned char *ours, uint64_t left, bint to_guest) except -1

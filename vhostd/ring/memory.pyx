@@ -1,14 +1,15 @@
 # cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
 """Guest memory: files of the front-end's, mapped, and found again by guest or by user address.
 
-Layer 3. A guest address is what a driver writes into a descriptor; a user address is what a front-end writes
+A guest address is what a driver writes into a descriptor; a user address is what a front-end writes
 into a message: the same byte's address in the front-end's own process. Neither is ever a pointer of ours.
 
 A map is never changed. Replacing it means making a new `GuestMemory` (with some of the same regions, if they
 stay); a ring or a chain that was resolved against the old one keeps its regions mapped until it is done.
 
-Seams. A dirty log marks pages where `Chain`, `GuestMemory.write` and the rings write. An IOTLB translates in
-`GuestMemory.find`, in front of the search. A postcopy `userfaultfd` registers in `Region`.
+Seams. An IOTLB translates in `GuestMemory.find`, in front of the search, and may raise there: what looked the
+address up is as it was before, and can be tried again. A log of writes (write_log.pyx) asks `guest_address`. A
+postcopy `userfaultfd` registers in `Region`.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
@@ -263,14 +264,18 @@ cdef class GuestMemory:
             raise MemoryLost(LOST)
         return 0
 
-    cdef object blame(self, kind, str text):
+    cdef object error(self, kind, str text):
         """The exception for what was read: `kind(text)`, unless the driver did not write what we read."""
         if self.is_lost():
             return MemoryLost(f"{LOST} ({text})")
         return kind(text)
 
-    cdef Span *find(self, uint64_t guest_addr) noexcept:
-        """The region that holds the guest address, or NULL. Mostly it is the one that was found last."""
+    cdef Span *find(self, uint64_t guest_addr, int access) except? NULL:
+        """The region that holds the guest address, or NULL. Mostly it is the one that was found last.
+
+        All that a driver names is looked up here, for what will be done there: READS or WRITES. All regions allow
+        both.
+        """
         cdef Span *span = self.recent
         if span is NULL or guest_addr < span.first or guest_addr > span.last:
             span = search(self.by_guest, self.count, guest_addr)
@@ -278,13 +283,24 @@ cdef class GuestMemory:
                 self.recent = span
         return span
 
-    cdef unsigned char *locate(self, uint64_t guest_addr, uint64_t *room) noexcept:
+    cdef unsigned char *locate(self, uint64_t guest_addr, int access, uint64_t *room) except? NULL:
         """Where we see the byte, with `room` contiguous bytes from there on, at least 1; NULL if nowhere."""
-        cdef Span *span = self.find(guest_addr)
+        cdef Span *span = self.find(guest_addr, access)
         if span is NULL:
             return NULL
         room[0] = span.last - guest_addr + 1
         return span.host + (guest_addr - span.first)
+
+    cdef uint64_t guest_address(self, const void *host) noexcept:
+        """The guest address of a byte of a region, by where we see it: the reverse of `locate`."""
+        cdef unsigned char *byte = <unsigned char *> host
+        cdef Span *span
+        cdef size_t i
+        for i in range(self.count):
+            span = &self.by_guest[i]
+            if span.host <= byte and <uint64_t> (byte - span.host) <= span.last - span.first:
+                return span.first + <uint64_t> (byte - span.host)
+        return UINT64_MAX
 
     cdef Window _window(self, Span *spans, addr, length):
         """The window in one of the two address spaces, or None if it is not inside one region."""
@@ -330,7 +346,7 @@ cdef class GuestMemory:
             MemoryLost: a page vanished.
         """
         cdef uint64_t start = 0, size = 0
-        self._expect(guest_addr, length, &start, &size)
+        self._expect(guest_addr, length, READS, &start, &size)
         cdef bytes data = PyBytes_FromStringAndSize(NULL, size)
         self._copy(start, <unsigned char *> PyBytes_AS_STRING(data), size, False)
         return data
@@ -346,17 +362,17 @@ cdef class GuestMemory:
         cdef uint64_t start = 0, size = 0
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            self._expect(guest_addr, view.len, &start, &size)
+            self._expect(guest_addr, view.len, WRITES, &start, &size)
             self._copy(start, <unsigned char *> view.buf, size, True)
         finally:
             PyBuffer_Release(&view)
 
-    cdef int _expect(self, guest_addr, length, uint64_t *start, uint64_t *size) except -1:
+    cdef int _expect(self, guest_addr, length, int access, uint64_t *start, uint64_t *size) except -1:
         """Stores the range as C numbers, or raises BadDescriptor unless all of it is guest memory."""
         cdef bint inside = fits_u64(guest_addr, start) and fits_u64(length, size)
         cdef uint64_t addr = start[0], left = size[0], room = 0
         while inside and left:
-            inside = self.locate(addr, &room) is not NULL
+            inside = self.locate(addr, access, &room) is not NULL
             addr += min(room, left)
             left -= min(room, left)
         if not inside:
@@ -368,7 +384,7 @@ cdef class GuestMemory:
         cdef unsigned char *theirs
         cdef uint64_t room = 0
         while left:
-            theirs = self.locate(addr, &room)
+            theirs = self.locate(addr, WRITES if to_guest else READS, &room)
             room = min(room, left)
             # The ranges may overlap: `data` may be a view of guest memory itself.
             memmove(theirs if to_guest else ours, ours if to_guest else theirs, room)

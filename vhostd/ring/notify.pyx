@@ -1,7 +1,7 @@
 # cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
 """Signals by eventfds and pipes that never wait, whatever flags the fd has.
 
-Layer 3. O_NONBLOCK belongs to the open file description, and whoever passed us the fd shares that and may clear
+O_NONBLOCK belongs to the open file description, and whoever passed us the fd shares that and may clear
 the flag. So it is not relied on:
 
 An eventfd that is full keeps write(2) waiting. The kernel's own way to signal one never waits. So the kernel is
@@ -16,7 +16,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.unistd cimport close
 
-from vhostd.ring.transfer cimport iovec
+from vhostd.ring.system_calls cimport iovec
 
 import os
 

@@ -4,12 +4,12 @@
 from vhostd.ring.chain cimport Chain
 
 
-cdef enum Outcome:
+cpdef enum Outcome:
     LEFT = 0  # the chain is as it was
     DONE = 1  # it has its answer, and is to be pushed
     BEGUN = 2  # the shortcut will push it to its queue
 
 
 cdef class Shortcut:
-    cdef int serve(self, queue, Chain chain) except -1
-    cpdef int settle(self) except -1
+    cpdef int serve(self, queue, Chain chain) except -1
+    cpdef void submit(self) except *

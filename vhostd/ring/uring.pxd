@@ -6,7 +6,7 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from vhostd.ring.chain cimport Chain, Stream
-from vhostd.ring.transfer cimport iovec
+from vhostd.ring.system_calls cimport iovec
 
 cdef extern from "<linux/io_uring.h>":
     struct io_sqring_offsets:
@@ -91,7 +91,7 @@ cdef class Uring:
     cdef bint _next(self, io_uring_cqe *result) noexcept nogil
     cdef object _complete(self, uint32_t number, int result)
     cdef int _shut(self, long moments) noexcept
-    cdef int _settle(self, long moments) noexcept nogil
+    cdef int _wait_for_all(self, long moments) noexcept nogil
     cdef void _cancel(self) noexcept nogil
     cdef void _let_go(self) noexcept
     cdef void _forget(self) noexcept

@@ -1,7 +1,7 @@
 # cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
 """Uring: file I/O between guest memory and files that goes on while the program does something else.
 
-Layer 3. An io_uring (io_uring(7)) is two queues in memory that we share with the kernel. We put requests into
+An io_uring (io_uring(7)) is two queues in memory that we share with the kernel. We put requests into
 the one, and the kernel takes them during a system call of ours; it puts results into the other whenever it
 has them. Written for the bare system calls, because what is needed of liburing is less than this file.
 
@@ -34,7 +34,7 @@ from posix.unistd cimport close
 cimport cython
 
 from vhostd.ring.chain cimport READ, WRITE, Chain, Stream
-from vhostd.ring.transfer cimport MOST_IOVECS, PyNumber_AsSsize_t, fits_file, iovec, touch
+from vhostd.ring.system_calls cimport MOST_IOVECS, PyNumber_AsSsize_t, fits_file, iovec, touch
 
 import os
 
@@ -407,13 +407,13 @@ cdef class Uring:
         if self.open:
             self.open = False
             with nogil:
-                error = self._settle(moments)
+                error = self._wait_for_all(moments)
             self._let_go()
             if not error:
                 self._forget()
         return error
 
-    cdef int _settle(self, long moments) noexcept nogil:
+    cdef int _wait_for_all(self, long moments) noexcept nogil:
         """Waits until the kernel has nothing in flight; returns 0, or an errno if that is not to be had."""
         cdef io_uring_cqe result
         cdef uint32_t left = self.in_flight - self.queued
@@ -508,7 +508,10 @@ cdef int make_room(Request *request, size_t count) except -1:
 
 cdef void give_back(Request *request) noexcept:
     """Lets go of the request's chain."""
-    cdef PyObject *chain = request.chain
+    cdef PyObject *owned = request.chain
+    cdef Chain chain = <Chain> owned
     request.chain = NULL
-    (<Chain> chain).lent = False
-    Py_DECREF(<Chain> chain)
+    chain.lent = False
+    if request.stream is &chain.sink:
+        chain.wrote(READ, request.iov, request.count, -1)  # as much as it may be
+    Py_DECREF(chain)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from vhostd.errors import GuestError, MemoryLost
-from vhostd.ring import SplitRing
+from vhostd.ring import Ring
 
 log = logging.getLogger(__name__)
 
@@ -20,10 +20,10 @@ class Doubt:
     """
 
     def __init__(self) -> None:
-        self._rings: dict[int, SplitRing] = {}
+        self._rings: dict[int, Ring] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, index: int, ring: SplitRing) -> None:
+    def begin(self, index: int, ring: Ring) -> None:
         """A ring has started."""
         self._rings[index] = ring
 
@@ -47,7 +47,7 @@ class Doubt:
             )
 
 
-def _shows_nothing(ring: SplitRing) -> bool:
+def _shows_nothing(ring: Ring) -> bool:
     try:
         return not ring.effort and ring.is_empty
     except (GuestError, MemoryLost):

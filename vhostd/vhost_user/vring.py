@@ -6,7 +6,7 @@ runs from start to stop (`virtio/queue_runner.py`), and is given chains while th
 """
 
 from vhostd.errors import NoGuestMemory, RefusedRequest
-from vhostd.ring import GuestMemory, InflightQueue, SplitRing, Window
+from vhostd.ring import GuestMemory, InflightQueue, Ring, Window, ring_format
 from vhostd.vhost_user.doubt import Doubt
 from vhostd.vhost_user.kicks import KickFd, Kicks, Polling
 from vhostd.vhost_user.messages import VringAddr
@@ -89,8 +89,8 @@ class Vring:
     def remap(self, memory: GuestMemory) -> None:
         """Moves a running ring to another map of the guest's memory; RefusedRequest if it is not there."""
         if (queue := self.runner.queue) is not None:
-            queue.ring.remap(memory, *self._windows(queue.size, memory))
-            queue.look()  # a ring at another place has not been asked for kicks yet
+            queue.ring.remap(memory, *self._windows(type(queue.ring), queue.size, memory))
+            queue.wake_handler()  # a ring at another place has not been asked for kicks yet
 
     def set_call(self, fd: Fd | None) -> None:
         """Replaces the eventfd that interrupts the driver, and signals it, as libvhost-user does.
@@ -129,7 +129,7 @@ class Vring:
         self.set_call(None)
         self.set_err(None)
 
-    def _make_ring(self, memory: GuestMemory, features: int) -> SplitRing:
+    def _make_ring(self, memory: GuestMemory, features: int) -> Ring:
         if not self.size:
             raise RefusedRequest(f"vring {self.index}: kick before SET_VRING_NUM")
         if self.addr is None:
@@ -139,14 +139,13 @@ class Vring:
                 f"vring {self.index}: the front-end shares no guest memory; is share=on missing from its "
                 "memory backend?"
             )
-        windows = self._windows(self.size, memory)
-        return SplitRing(
-            self.size, *windows, memory, features=features, base=self.base, inflight=self.inflight
-        )
+        form = ring_format(features)
+        windows = self._windows(form, self.size, memory)
+        return form(self.size, *windows, memory, features=features, base=self.base, inflight=self.inflight)
 
-    def _windows(self, size: int, memory: GuestMemory) -> tuple[Window, Window, Window]:
+    def _windows(self, form: type[Ring], size: int, memory: GuestMemory) -> tuple[Window, Window, Window]:
         assert self.addr is not None  # a ring that has none does not start
-        desc, avail, used = SplitRing.footprint(size)
+        desc, avail, used = form.footprint(size)
         return (
             memory.user(self.addr.desc, desc),
             memory.user(self.addr.avail, avail),

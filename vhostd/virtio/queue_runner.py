@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from vhostd.errors import GuestError, forget
-from vhostd.ring import SplitRing
+from vhostd.ring import Ring
 from vhostd.virtio.leftovers import Leftovers
 from vhostd.virtio.virtqueue import MakeQueue, Virtqueue
 
@@ -69,7 +69,7 @@ class QueueRunner:
         """How many chains the device has taken and not given back yet."""
         return 0 if self.queue is None else self.queue.in_flight
 
-    def start(self, ring: SplitRing, transport: QueueTransport) -> None:
+    def start(self, ring: Ring, transport: QueueTransport) -> None:
         """Starts the handler on a ring; the queue must be stopped. It gets chains while it is enabled."""
         queue = self._make_queue(
             self.index, ring, transport.interrupt, lambda error: self._judge(ring, error)

@@ -7,19 +7,19 @@ show here, so that another transport can carry the same devices.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from weakref import WeakKeyDictionary
 
-from vhostd.ring import Chain, Ready, Shortcut, SplitRing
+from vhostd.ring import Chain, Ready, Ring, Shortcut
 
-# After so many chains without a pause, or fewer that take longer (`SplitRing.effort`), the event loop gets a
+# After so many chains without a pause, or fewer that take longer (`Ring.effort`), the event loop gets a
 # turn, for signals, messages and other rings.
 POP_BURST = 64
 
 
-MakeQueue = Callable[[int, SplitRing, Callable[[], None], Callable[[Exception], None] | None], "Virtqueue"]
+MakeQueue = Callable[[int, Ring, Callable[[], None], Callable[[Exception], None] | None], "Virtqueue"]
 
 
 class Turn:
@@ -56,7 +56,7 @@ class Virtqueue:
     def __init__(
         self,
         index: int,
-        ring: SplitRing,
+        ring: Ring,
         interrupt: Callable[[], None],
         failed: Callable[[Exception], None] | None = None,
     ) -> None:
@@ -71,6 +71,7 @@ class Virtqueue:
         self._stopped = False
         self._shortcut: Shortcut | None = None
         self._ahead: Chain | None = None  # what the shortcut left while the handler slept
+        self._pumps = False  # there are chains, and the loop looks at the pump's fd
         self._poll = 0.0
         self._turn = Turn()
         self._spent = 0  # of a burst, since others had a turn
@@ -97,9 +98,27 @@ class Virtqueue:
             return Ready(chain)
         return self._next()
 
-    def shorten(self, shortcut: Shortcut) -> None:
+    def use_shortcut(self, shortcut: Shortcut) -> None:
         """Has a shortcut serve what it can of the chains that `async for` would give; call it before that."""
         self._shortcut = shortcut
+
+    async def pump(self, pump: Shortcut, fd: int) -> None:
+        """Has a pump fill chains whenever an fd of the host's is readable, until the ring stops.
+
+        It is given chains until it leaves one, which is put back: the fd has nothing for it now. While there
+        are no chains, nobody looks at the fd. The queue has no other shortcut then.
+        """
+        try:
+            while await self.ready():
+                if not self._pumps:  # to add it again would call off what the loop is just about to do
+                    self._pumps = True
+                    self._loop.add_reader(fd, self._pump, pump, fd)
+                try:
+                    await self._change()
+                finally:
+                    self._wake = None
+        finally:
+            self._end_pumping(fd)
 
     def poll(self, seconds: float) -> None:
         """Has the queue look for chains that long before it waits for kicks, while no other is in flight.
@@ -115,6 +134,9 @@ class Virtqueue:
 
         There is none, too, while the device has a great many pieces of guest memory in other chains of it.
         """
+        if (chain := self._ahead) is not None:
+            self._ahead = None
+            return chain
         if not self._runs:
             return None
         before = self.ring.effort
@@ -123,38 +145,49 @@ class Virtqueue:
         return chain
 
     async def ready(self) -> bool:
-        """Waits until `pop` has a chain to give, without a shortcut; False once the ring has stopped.
+        """Waits until there is a chain; False once the ring has stopped.
 
+        `pop` gives it, if it is called before the device waits for anything else; no shortcut is asked then.
         After many chains it lets others have a turn.
         """
         if self._spent >= POP_BURST:
             await asyncio.sleep(0)
             self._spent = 0
-        while not self._stopped:
+        while self._ahead is not None or not self._stopped:
             self.flush()
-            if self._runs and self._has_more():
+            if self._has_chain() or (self._runs and not self._arm()):
                 self.ring.disarm()
                 return True
-            if self._wake is None or self._wake.done():
-                self._wake = self._loop.create_future()
             try:
-                await self._wake
+                await self._change()
             finally:
                 self._wake = None  # the frames of an exception in it may hold a chain
-            if self._ahead is not None:
-                return True
         return False
 
     def push(self, chain: Chain) -> None:
         """Gives a chain back to the driver, with as many bytes used as were written to it."""
         if self.ring.given_up:
             self.ring.drop(chain)
-            return
-        if self.ring.push(chain):
-            self.flush()
-        elif not self._flushes:
-            self._flushes = True
-            self._loop.call_soon(self._flush_rest)
+        else:
+            self._pace(self.ring.push(chain))
+
+    def push_all(self, chains: Iterable[Chain]) -> None:
+        """Gives several chains back in this order; the driver sees all of them at once, or none."""
+        if self.ring.given_up:
+            for chain in chains:
+                self.ring.drop(chain)
+        else:
+            self._pace(self.ring.push_all(chains))
+
+    def put_back(self, chain: Chain) -> None:
+        """Undoes the last `pop`: the chain is not the device's any more, and is the next one that is given.
+
+        Several are put back the newest first; raises ValueError if another was popped after this one.
+        """
+        if self.ring.given_up:
+            self.ring.drop(chain)
+        else:
+            self.ring.put_back(chain)
 
     def flush(self) -> None:
         """Interrupts the driver for what was pushed, if it wants that, now rather than soon."""
@@ -175,51 +208,46 @@ class Virtqueue:
         """Notes that a limit kept the device so long from taking chains; of use to whoever counts."""
 
     async def _next(self) -> Chain:
-        while True:
-            if self._spent >= POP_BURST:
-                await asyncio.sleep(0)
-                self._spent = 0
+        while await self.ready():
             if (chain := self._take()) is not None:
                 return chain
-            if not await self.ready():
-                raise StopAsyncIteration
+        raise StopAsyncIteration
 
     def _take(self) -> Chain | None:
-        """As `pop`, and counts: the next chain that the shortcut leaves, if there is one."""
-        if (chain := self._ahead) is not None:
-            self._ahead = None
-        elif self._shortcut is None:
-            chain = self.pop()
-        elif self._runs:
-            chain = self._serve(self._shortcut, POP_BURST - self._spent)
-        return chain
+        """The next chain that the shortcut leaves, if there is one."""
+        if self._shortcut is None or self._ahead is not None:
+            return self.pop()
+        if not self._runs:
+            return None
+        return self._serve(self._shortcut, POP_BURST - self._spent)
 
-    def _serve(self, shortcut: Shortcut, most: int) -> Chain | None:
-        """Has a shortcut serve chains, with up to so much effort, which counts; the first that it leaves."""
-        before = self.ring.effort
-        chain = self.ring.serve(shortcut, self, most)
-        self._spent += self.ring.effort - before
-        return chain
+    def _pace(self, is_time: bool) -> None:  # noqa: FBT001
+        """Interrupts the driver for what was pushed: now, if it is time, or at the end of this turn."""
+        if is_time:
+            self.flush()
+        elif not self._flushes:
+            self._flushes = True
+            self._loop.call_soon(self._flush_rest)
 
-    def _serve_all(self, shortcut: Shortcut) -> bool:
-        """Has the shortcut serve what has come; True if that is all, and a kick will tell of more."""
-        while self._runs and self._spent < POP_BURST:
-            self.ring.disarm()
-            self._ahead = self._take()
-            if self._ahead is not None:
-                break
-            if not self._has_more():
-                return True
-        return False
+    def _flush_rest(self) -> None:
+        self._flushes = False
+        self.flush()
+        self.ring.begin_batch()
 
-    def _has_more(self) -> bool:
-        """Whether there is a chain; if not, a kick will tell of the next."""
+    # --- Waiting for chains -----------------------------------------------------------------------------
+
+    def _has_chain(self) -> bool:
+        """Whether `pop` has a chain to give now."""
+        return self._ahead is not None or (self._runs and not self.ring.is_full and not self.ring.is_empty)
+
+    def _arm(self) -> bool:
+        """Asks to be told of the next chain; False, having looked for it a while, if one is there already."""
         if self.ring.is_full:
             self.ring.when_eased(partial(self._soon, self.kicked))
         elif (self._poll and self._spin()) or self.ring.arm():
-            return True
+            return False
         self._spent = 0
-        return False
+        return True
 
     def _spin(self) -> bool:
         """After chains, looks for the next one as long as the queue is to; True if there is one.
@@ -236,25 +264,71 @@ class Virtqueue:
             self._turn.spend(waited, self._loop)
         return False
 
-    def _flush_rest(self) -> None:
-        self._flushes = False
-        self.flush()
-        self.ring.hurry()
+    def _change(self) -> asyncio.Future[None]:
+        """What is done when there may be chains, or the ring was enabled, or has stopped."""
+        if self._wake is None or self._wake.done():
+            self._wake = self._loop.create_future()
+        return self._wake
+
+    # --- Shortcuts and pumps ----------------------------------------------------------------------------
+
+    def _serve(self, shortcut: Shortcut, most: int) -> Chain | None:
+        """Has a shortcut serve chains, with up to so much effort, which counts; the first that it leaves."""
+        before = self.ring.effort
+        chain = self.ring.serve(shortcut, self, most, self._interrupt)
+        self._spent += self.ring.effort - before
+        return chain
+
+    def _serve_asleep(self, shortcut: Shortcut) -> bool:
+        """Has the shortcut serve what has come while the handler sleeps; True if that may go on sleeping."""
+        while self._runs and self._spent < POP_BURST:
+            self.ring.disarm()
+            self._ahead = self._serve(shortcut, POP_BURST - self._spent)
+            if self._ahead is not None:
+                return False
+            if self._arm():
+                return True
+        return False
+
+    def _pump(self, pump: Shortcut, fd: int) -> None:
+        """The fd is readable: fills chains until it is not any more, they run out, or a burst is over."""
+        self._spent = 0
+        try:
+            if self._runs and (chain := self._serve(pump, POP_BURST)) is not None:
+                self.put_back(chain)
+                return
+            if self._spent >= POP_BURST:
+                return
+        except Exception as error:
+            self._fail_handler(error)
+        self._end_pumping(fd)
+        self.wake_handler()
+
+    def _end_pumping(self, fd: int) -> None:
+        self._pumps = False
+        self._loop.remove_reader(fd)
+
+    def _fail_handler(self, error: Exception) -> None:
+        """An error of a shortcut is the handler's, which waits."""
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_exception(error)
+        else:
+            self.fail(error)
 
     # --- The transport's side ---------------------------------------------------------------------------
 
     def kicked(self) -> None:
         """There may be new buffers: the shortcut serves them now, the handler soon."""
         if self._shortcut is None:
-            self.look()
+            self.wake_handler()
         elif self._wake is not None and not self._wake.done():
             try:
-                if not self._serve_all(self._shortcut):
+                if not self._serve_asleep(self._shortcut):
                     self._wake.set_result(None)
-            except Exception as error:  # the handler's, which waits
-                self._wake.set_exception(error)
+            except Exception as error:
+                self._fail_handler(error)
 
-    def look(self) -> None:
+    def wake_handler(self) -> None:
         """Has the handler look at the ring, soon."""
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
@@ -262,14 +336,13 @@ class Virtqueue:
     def enable(self, *, on: bool) -> None:
         """A disabled queue gives no chains; what was taken before may still be pushed."""
         self._runs = on and not self._stopped
-        self.look()
+        self.wake_handler()
 
     def stop(self) -> None:
         """Ends the device's loop: from now on no chain is given."""
-        self._runs = False
         self._stopped = True
+        self.enable(on=False)
         self.ring.when_eased(None)
-        self.look()
 
     async def quiesce(self) -> None:
         """Waits, after `stop`, until every chain taken is back or given up, and interrupts the driver."""

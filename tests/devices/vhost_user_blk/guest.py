@@ -158,7 +158,7 @@ class Guest:
 
     async def _handle(self, queue: Virtqueue, poll: float) -> None:
         queue.poll(poll)
-        queue.shorten(self.requests.shortcut)
+        queue.use_shortcut(self.requests.shortcut)
         try:
             async for chain in queue:
                 self.left.append(chain.head)
@@ -280,7 +280,7 @@ class Guest:
             while (chain := queue.pop()) is not None:
                 if not self.requests.shortcut.take(queue, chain):
                     self.requests.start(queue, chain)
-            self.requests.shortcut.settle()
+            self.requests.shortcut.submit()
         except Exception as error:
             self._hear(self.failed, error)
 

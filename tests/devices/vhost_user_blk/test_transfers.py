@@ -34,8 +34,9 @@ from tests.storage.images import (
 from vhostd import Chain, MemoryLost
 from vhostd.errors import BadRing
 from vhostd.program.metrics.meter import Meter, MeteredVirtqueue
-from vhostd.ring import GuestMemory, InflightQueue, Region, SplitRing
+from vhostd.ring import GuestMemory, InflightQueue, Region, WriteLog
 from vhostd.ring.driver import SplitDriver
+from vhostd.ring.split import SplitRing
 from vhostd.storage.engine import ThreadEngine
 from vhostd.virtio.virtqueue import POP_BURST, Virtqueue
 from vhostd.wire.fds import Fd
@@ -202,7 +203,7 @@ def test_a_queue_that_counts_sees_each(tmp_path: Path) -> None:
         meter = Meter()
         ring = device_half(driver, guest.memory, features=0)
         queue = MeteredVirtqueue(meter, 0, ring, lambda: None)
-        queue.shorten(guest.requests.shortcut)
+        queue.use_shortcut(guest.requests.shortcut)
         queue.enable(on=True)
 
         async def handle() -> None:
@@ -405,7 +406,7 @@ def test_unfinished_chains_take_turns_as_well() -> None:
             left = [count]
 
             async def handle() -> None:
-                queue.shorten(guest.requests.shortcut)
+                queue.use_shortcut(guest.requests.shortcut)
                 async for chain in queue:
                     guest.requests.start(queue, chain)
 
@@ -525,3 +526,25 @@ def test_who_comes_late_in_each_poll_ends_the_burst_soon(
     with monkeypatch.context() as patched:
         patched.setattr(time, "perf_counter", clock)
         assert polling.run(main) <= 22
+
+
+# --- The log of what is written ---------------------------------------------------------------------------
+
+
+class Log(WriteLog):
+    """A test's log: the guest addresses that were told."""
+
+    def __init__(self) -> None:
+        self.dirty: set[int] = set()
+
+    def dirtied(self, guest_addr: int, length: int) -> None:
+        self.dirty.update(range(guest_addr, guest_addr + length))
+
+
+def test_a_log_is_told_of_all_that_the_shortcut_writes(guest: Guest) -> None:
+    log = Log()
+    guest.queues[0].ring.log_writes(log)
+    buffer = guest.begin(IN, 8, room=PAGE)
+    assert guest.finish(buffer)[0].status == OK
+    for addr, size in buffer.writable:
+        assert log.dirty >= set(range(addr, addr + size))

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from time import perf_counter
 
-from vhostd.ring import Chain, Shortcut, SplitRing
+from vhostd.ring import Chain, Ring
 from vhostd.virtio.virtqueue import Virtqueue
 
 # Seconds, from a microsecond to one second, three to a decade.
@@ -40,49 +40,44 @@ class Meter:
         self.throttled = 0.0  # seconds in which a limit kept the device from taking requests
 
 
+class RequestCounter:
+    """Counts the requests of one ring into its meter, but those that are given up.
+
+    It knows neither the ring nor the queue: a ring that referred to itself would never be freed.
+    """
+
+    def __init__(self, meter: Meter, ring: Ring) -> None:
+        self._meter = meter
+        self._began = [0.0] * ring.size  # when each chain that is out was taken, by its head
+        ring.watch(self._popped, self._pushed, self._put_back)
+
+    def _popped(self, chain: Chain) -> None:
+        self._meter.read += chain.readable
+        self._began[chain.head] = perf_counter()
+
+    def _pushed(self, chain: Chain) -> None:
+        meter = self._meter
+        meter.written += chain.written
+        meter.seconds.add(perf_counter() - self._began[chain.head])
+
+    def _put_back(self, chain: Chain) -> None:
+        self._meter.read -= chain.readable
+
+
 class MeteredVirtqueue(Virtqueue):
-    """A virtqueue that counts the requests which the device takes and ends."""
+    """A virtqueue whose requests are counted."""
 
     def __init__(
         self,
         meter: Meter,
         index: int,
-        ring: SplitRing,
+        ring: Ring,
         interrupt: Callable[[], None],
         failed: Callable[[Exception], None] | None = None,
     ) -> None:
         super().__init__(index, ring, interrupt, failed)
         self._meter = meter
-        self._began = [0.0] * ring.size  # when each chain that is out was taken, by its head
-
-    def pop(self) -> Chain | None:
-        """As a virtqueue's."""
-        chain = Virtqueue.pop(self)  # by name, which takes less time than super()
-        if chain is not None:
-            self._meter.read += chain.readable
-            self._began[chain.head] = perf_counter()
-        return chain
-
-    def push(self, chain: Chain) -> None:
-        """As a virtqueue's; what was given up is not counted."""
-        Virtqueue.push(self, chain)
-        if not self.ring.given_up:
-            meter = self._meter
-            meter.written += chain.written
-            meter.seconds.add(perf_counter() - self._began[chain.head])
-
-    def _serve(self, shortcut: Shortcut, most: int) -> Chain | None:
-        spent, before = self._spent, self.ring.effort
-        try:
-            end = before + most
-            while self.ring.effort < end:
-                chain = self.pop()
-                if chain is None or not shortcut.take(self, chain):
-                    return chain
-        finally:
-            shortcut.settle()
-            self._spent = spent + self.ring.effort - before  # with what the shortcut has copied
-        return None
+        RequestCounter(meter, ring)
 
     def count_error(self) -> None:
         """Counts it."""
@@ -99,7 +94,7 @@ class Meters(dict[int, Meter]):
     def make_queue(
         self,
         index: int,
-        ring: SplitRing,
+        ring: Ring,
         interrupt: Callable[[], None],
         failed: Callable[[Exception], None] | None = None,
     ) -> MeteredVirtqueue:

@@ -39,7 +39,5 @@ cdef bint fits_file(offset, Py_ssize_t n, long long *into) except -1
 cdef ssize_t attempt(
     GuestMemory memory, int call, int fd, iovec *iov, size_t count, long long offset, int flags
 ) except? -1
-cdef ssize_t transfer(
-    GuestMemory memory, int call, int fd, iovec *iov, size_t count, long long offset, int flags
-) except -1
+cdef ssize_t raise_for(ssize_t done) except -1
 cdef void touch(iovec *iov, size_t count) noexcept nogil

@@ -1,7 +1,7 @@
 # cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
 """One system call that moves bytes between guest memory and an fd, without a copy on our side.
 
-Layer 3. For the native modules; nothing here is for Python.
+For the native modules; nothing here is for Python.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -58,11 +58,8 @@ cdef ssize_t attempt(
     return done if done >= 0 else -error
 
 
-cdef ssize_t transfer(
-    GuestMemory memory, int call, int fd, iovec *iov, size_t count, long long offset, int flags
-) except -1:
-    """As `attempt`, and raises OSError if the system call failed."""
-    cdef ssize_t done = attempt(memory, call, fd, iov, count, offset, flags)
+cdef ssize_t raise_for(ssize_t done) except -1:
+    """Raises OSError for a call that failed: one whose result is -errno."""
     if done < 0:
         raise OSError(-done, os.strerror(-done))
     return done

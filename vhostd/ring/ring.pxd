@@ -1,0 +1,89 @@
+# cython: language_level=3
+"""The device half of a virtqueue, as its formats fill it in."""
+
+cimport cython
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+
+from vhostd.ring.chain cimport Chain, InFlight
+from vhostd.ring.inflight cimport InflightQueue
+from vhostd.ring.memory cimport GuestMemory, Window
+from vhostd.ring.write_log cimport WriteLog
+
+
+cdef enum:
+    # Feature bits (virtio 1.3, 6).
+    INDIRECT_DESC = 28
+    EVENT_IDX = 29
+    DESC_SIZE = 16  # of a descriptor, in any format
+    MOST_DESCRIPTORS = 32768
+    MOST_INDIRECT = 1024  # in a table, if the ring is smaller: drivers do not all stop at its size
+    MOST_PUSHES = 32  # before the driver's wish for an interrupt is looked at
+
+
+@cython.no_gc
+cdef class Ring:
+    cdef readonly uint32_t size
+    cdef readonly uint32_t base
+    cdef readonly uint32_t unfinished
+    cdef bint indirect
+    cdef bint event_idx
+    cdef GuestMemory memory
+    cdef Window desc
+    cdef Window avail
+    cdef Window used
+    cdef InFlight out  # the chains that were popped and not given back
+    cdef unsigned char *taken  # per head: 1 while its chain is in flight
+    cdef uint64_t popped  # chains, less those that were put back
+    cdef uint32_t uncalled  # chains pushed since the driver's wish for an interrupt was last looked at
+    cdef uint32_t patience  # so many chains are pushed before it is
+    cdef InflightQueue inflight
+    cdef list again  # the record's entry of each unfinished chain, the oldest last
+    cdef object when_popped  # who is told of each chain, or None
+    cdef object when_pushed
+    cdef object when_put_back
+
+    # What a format fills in: see the class.
+    cdef bint has_next(self) except -1
+    cdef Chain take_next(self)
+    cdef Chain find_again(self, uint32_t entry)
+    cdef void go_back(self, Chain chain) noexcept
+    cdef int write_used(self, Chain chain, uint32_t behind) except -1
+    cdef int publish_used(self, uint32_t count) except -1
+    cdef int ask_for_kick(self) except -1
+    cdef int ask_for_no_kicks(self) except -1
+    cdef bint wants_call(self, uint32_t pushed) except -1
+    cdef int walk_table(self, Chain chain, unsigned char *table, uint32_t entries) except -1
+
+    # What it builds on.
+    cdef int attach(self, GuestMemory memory, Window desc, Window avail, Window used) except -1
+    @cython.final
+    cdef inline Chain begin_chain(self, uint32_t head):
+        """A chain of no buffers yet; BadRing unless this may be its head, or the id of its buffer."""
+        if head >= self.size or self.taken[head]:
+            self.refuse_head(head)
+        cdef Chain chain = Chain.__new__(Chain)
+        chain.head = head
+        chain.memory = self.memory
+        return chain
+    @cython.final
+    cdef inline void wrote(self, const void *at, size_t n) noexcept:
+        """So many bytes of the ring itself were written: the log is told of it."""
+        if self.out.log is not None:
+            self.out.log.dirtied(self.memory.guest_address(at), n)
+    @cython.final
+    cdef int refuse_head(self, uint32_t head) except -1
+    @cython.final
+    cdef int walk_indirect(self, Chain chain, uint64_t addr, uint32_t length, bint goes_on) except -1
+
+    @cython.final
+    cdef Chain take(self)
+    @cython.final
+    cdef int record(self, Chain chain) except -1
+    @cython.final
+    cdef bint give_back(self, Chain chain) except -1
+    @cython.final
+    cdef bint pace(self, uint32_t count) except -1
+    @cython.final
+    cdef bint asks_for_call(self) except -1
+    @cython.final
+    cdef int expect_ours(self, Chain chain) except -1

@@ -1,0 +1,484 @@
+# cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
+"""Ring: the device half of a virtqueue, whatever its format.
+
+The ring lies in memory that the driver may change at any time, so all state that decides anything is kept here;
+what is read is read once, checked, and then used.
+
+What does not depend on the format is done here: which chains the device has, the record of them in the inflight
+area, how often the driver is told of what was pushed, and the loop that serves chains without Python. A format is
+a small class of its own, such as SplitRing; what it fills in is listed at `Ring`.
+"""
+
+from libc.stdint cimport UINT16_MAX, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free
+
+from vhostd.ring.chain cimport MOST_PIECES, Chain, InFlight
+from vhostd.ring.inflight cimport InflightQueue
+from vhostd.ring.memory cimport READS, GuestMemory, Window
+from vhostd.ring.shortcut cimport DONE, LEFT, Shortcut
+from vhostd.ring.write_log cimport WriteLog
+
+from vhostd.errors import BadDescriptor, BadRing, MemoryLost, RefusedRequest
+
+cdef extern from "barriers.h" nogil:
+    void full_fence()
+
+
+cdef int check_window(str name, Window window, uint64_t length, unsigned alignment) except -1:
+    if window.size < length:
+        raise RefusedRequest(f"{name}: {window.size} bytes, {length} needed")
+    if <uintptr_t> window.data % alignment:
+        raise RefusedRequest(f"{name}: not aligned to {alignment} bytes")
+    return 0
+
+
+cdef class Ring:
+    """The device half of one virtqueue, from its start to its stop; one of its formats, never this class itself.
+
+    `size` is the number of descriptors. `base` is where the next chain is: what GET_VRING_BASE answers.
+    `unfinished` counts the chains that whoever served the ring before popped and did not push, which are popped
+    again before any other.
+
+    A format says, for Python:
+
+    - `check_size`, `footprint` and `AREAS`: how long the ring may be, the bytes of its three areas, and what
+      these are called and aligned to;
+
+    and in Cython:
+
+    - `has_next`: has the driver made a chain available? Once it has, that stays true until `take_next`.
+    - `take_next`: that chain, checked, or None; `base` moves behind it, and by `go_back` in front of it again.
+    - `find_again`: an unfinished chain, by its entry in the inflight record.
+    - `write_used`: the used element of a chain, so many behind those that the driver sees. `publish_used`: the
+      driver sees so many more, all at once.
+    - `ask_for_kick`, `ask_for_no_kicks`, `wants_call`: event suppression. The fences between are made here.
+    - `walk_table`: adds the buffers of an indirect table to a chain.
+
+    For that it has `begin_chain` and `walk_indirect`, and tells `wrote` of all that it writes. A packed ring keeps
+    another inflight record as well, whose class has the methods of InflightQueue.
+    """
+
+    AREAS = ()
+
+    def __cinit__(
+        self,
+        size,
+        Window desc not None,
+        Window avail not None,
+        Window used not None,
+        GuestMemory memory not None,
+        *,
+        uint64_t features,
+        base,
+        InflightQueue inflight=None,
+    ):
+        """Starts at `base`, and at what the driver was told of last, which guest memory says.
+
+        Of the negotiated `features`, bits 28 (INDIRECT_DESC) and 29 (EVENT_IDX) matter here. The windows are of
+        `memory`, which resolves the addresses in descriptors. If `inflight` was in use before, it says what is
+        unfinished and thereby where the ring goes on: `base` does not count then.
+
+        Raises:
+            RefusedRequest: there is no ring of this `size`, or no such `base`, or a window is shorter than
+                `footprint` says or not aligned; or `inflight` is too small, or not of this ring.
+            MemoryLost: a page of the inflight area vanished.
+        """
+        self.check_size(size)
+        self.size = size
+        self.attach(memory, desc, avail, used)
+        self.taken = <unsigned char *> calloc(self.size, 1)
+        if self.taken is NULL:
+            raise MemoryError
+        self.out = InFlight()
+        self.indirect = features >> INDIRECT_DESC & 1
+        self.event_idx = features >> EVENT_IDX & 1
+        self.patience = 1
+
+    def __dealloc__(self):
+        free(self.taken)
+
+    @staticmethod
+    def check_size(size):
+        """Raises RefusedRequest unless a ring of this format may have so many descriptors."""
+        raise NotImplementedError
+
+    @staticmethod
+    def footprint(uint64_t size):
+        """Bytes of the three areas of a ring with so many descriptors."""
+        raise NotImplementedError
+
+    def remap(
+        self,
+        GuestMemory memory not None,
+        Window desc not None,
+        Window avail not None,
+        Window used not None,
+    ):
+        """Goes on in a new memory map, at the same place; chains in flight keep the map they came from.
+
+        Raises:
+            RefusedRequest: as at the start; the ring then stays where it was.
+        """
+        self.attach(memory, desc, avail, used)
+
+    cdef int attach(self, GuestMemory memory, Window desc, Window avail, Window used) except -1:
+        """Lies in these windows from now on; what was seen in others is to be looked at anew."""
+        for window, length, (name, alignment) in zip((desc, avail, used), self.footprint(self.size), self.AREAS):
+            check_window(name, window, length, alignment)
+            if (<Window> window).region not in memory.regions:
+                raise ValueError(f"{(<Window> window).region!r} does not belong to the ring's memory")
+        self.memory, self.desc, self.avail, self.used = memory, desc, avail, used
+        return 0
+
+    # --- Chains -----------------------------------------------------------------------------------------
+
+    def pop(self):
+        """Takes the next chain that the driver made available; None if there is none now, or the ring `is_full`.
+
+        Every address, index and length of the chain has been checked when it is returned; what is outside guest
+        memory it knows itself.
+
+        Raises:
+            BadRing: what the ring says is available cannot be right.
+            BadDescriptor: the chain cannot be followed.
+            MemoryLost: a page of guest memory, or of the inflight area, vanished.
+            In any case the ring is as it was before.
+        """
+        return self.take()
+
+    cdef Chain take(self):
+        cdef Chain chain
+        if self.out.pieces >= MOST_PIECES:
+            return None
+        if self.unfinished:
+            chain = self.find_again(self.again[-1])
+            chain.entry = self.again.pop()
+            chain.unfinished = True
+            self.unfinished -= 1
+        else:
+            chain = self.take_next()
+            if chain is None:
+                return None
+            if self.inflight is not None:
+                self.record(chain)
+        self.out.add(chain)
+        self.taken[chain.head] = 1
+        chain.number = self.popped
+        self.popped += 1
+        if self.when_popped is not None:
+            self.when_popped(chain)
+        return chain
+
+    cdef int record(self, Chain chain) except -1:
+        try:
+            self.inflight.take(chain.head)
+        except MemoryLost:
+            self.go_back(chain)
+            raise
+        return 0
+
+    @property
+    def is_empty(self):
+        """Whether there is no chain to pop. If there is one, it stays there, unless the ring `is_full`.
+
+        Raises:
+            BadRing: what the ring says is available cannot be right.
+            MemoryLost: a page of guest memory vanished.
+        """
+        return not self.unfinished and not self.has_next()
+
+    def push(self, Chain chain not None):
+        """Gives a chain back to the driver, which then knows of `chain.written` bytes (virtio 1.3, 2.7.8).
+
+        Returns whether it is time to ask `must_call`: after one chain, after the next two, the next three,
+        and so on up to 32, and anew after `arm`. The fewer requests a driver has under way, the sooner it has
+        to be told, or it and the device wait for each other in turns.
+
+        Raises:
+            ValueError: the chain is not in flight in this ring.
+            MemoryLost: a page of guest memory, or of the inflight area, vanished; the chain counts as given
+                back.
+        """
+        return self.give_back(chain)
+
+    cdef bint give_back(self, Chain chain) except -1:
+        self.expect_ours(chain)
+        self.out.remove(chain)
+        self.taken[chain.head] = 0
+        self.write_used(chain, 0)
+        if self.inflight is None:
+            self.publish_used(1)
+        else:
+            self.inflight.announce(chain.head)
+            self.publish_used(1)
+            self.inflight.release(chain.head)
+            self.inflight.end_batch(1)
+        if self.when_pushed is not None:
+            self.when_pushed(chain)
+        return self.pace(1)
+
+    def push_all(self, chains):
+        """As `push`, for several chains, which the driver sees all at once, in this order.
+
+        Raises:
+            ValueError: one is not in flight in this ring, or is there twice; none was pushed.
+            MemoryLost: as `push`.
+        """
+        cdef list batch = list(chains)
+        cdef Chain chain
+        cdef uint32_t count = 0
+        if len(set(batch)) < len(batch):
+            raise ValueError("a chain is there twice")
+        for chain in batch:
+            self.expect_ours(chain)
+        if not batch:
+            return False
+        for chain in batch:
+            self.out.remove(chain)
+            self.taken[chain.head] = 0
+            self.write_used(chain, count)
+            count += 1
+            if self.inflight is not None:
+                self.inflight.announce(chain.head)
+        self.publish_used(count)
+        if self.inflight is not None:
+            for chain in batch:
+                self.inflight.release(chain.head)
+            self.inflight.end_batch(count)
+        if self.when_pushed is not None:
+            for chain in batch:
+                self.when_pushed(chain)
+        return self.pace(count)
+
+    def put_back(self, Chain chain not None):
+        """Undoes the last `pop`: the chain is the next to be popped again. It must not be used any more.
+
+        Several are put back the newest first. What was written to the chain stays, and is never told the driver.
+
+        Raises:
+            ValueError: the chain is not in flight in this ring, or another was popped after it.
+        """
+        self.expect_ours(chain)
+        if chain.number + 1 != self.popped:
+            raise ValueError(f"{chain!r} is not the chain that was popped last")
+        self.popped -= 1
+        self.out.remove(chain)
+        self.taken[chain.head] = 0
+        if self.when_put_back is not None:
+            self.when_put_back(chain)
+        if chain.unfinished:
+            self.again.append(chain.entry)
+            self.unfinished += 1
+            return
+        self.go_back(chain)
+        if self.inflight is not None:
+            self.inflight.release(chain.head)
+
+    def drop(self, Chain chain not None):
+        """Takes note that work on a chain has ended, and tells neither the driver nor the inflight area.
+
+        Raises:
+            ValueError: the chain is not in flight in this ring.
+        """
+        self.expect_ours(chain)
+        self.out.remove(chain)
+
+    cdef int expect_ours(self, Chain chain) except -1:
+        if chain is None or chain.among is not self.out:
+            raise ValueError(f"{chain!r} is not in flight in this ring")
+        return 0
+
+    # --- What the device has ----------------------------------------------------------------------------
+
+    @property
+    def in_flight(self):
+        """How many chains the device has: popped, and neither given back nor forgotten."""
+        return self.out.chains
+
+    @property
+    def effort(self):
+        """What the event loop has done for this ring so far: 1 for each chain, and more for those that take longer.
+
+        These have very many pieces, or a shortcut has copied much for them.
+        """
+        return self.out.effort
+
+    @property
+    def is_full(self):
+        """Whether the device has chains of so much guest memory, in pieces, that it gets no more for now."""
+        return self.out.pieces >= MOST_PIECES
+
+    def when_empty(self, call):
+        """Has `call` called once, in any thread, when no chain is in flight any more; None calls that off."""
+        self.out.emptied = call
+        self.out.tell()
+
+    def when_eased(self, call):
+        """The same when the device has few chains enough to get more, having been full."""
+        self.out.eased = call
+        self.out.tell()
+
+    def give_up(self):
+        """Says, for good, that the chains that are out will never be given back; they can be dropped."""
+        self.out.given_up = True
+
+    @property
+    def given_up(self):
+        """Whether they were given up."""
+        return self.out.given_up
+
+    def watch(self, popped, pushed, put_back):
+        """Has these called with each chain that was popped, pushed or put back, for whoever counts them.
+
+        They must not refer to the ring, which is no matter of the garbage collector's.
+        """
+        self.when_popped, self.when_pushed, self.when_put_back = popped, pushed, put_back
+
+    def log_writes(self, WriteLog log):
+        """Has a log told of all that is written from now on, to chains in flight too; None has nobody told."""
+        self.out.log = log
+
+    # --- Serving ----------------------------------------------------------------------------------------
+
+    def serve(self, Shortcut shortcut not None, queue, uint32_t most, call):
+        """Has a shortcut serve chains, as those of `queue`; returns the first that it leaves, or None.
+
+        None says that there are no more chains now, or that they have taken `most` of `effort`. `call` is called
+        whenever the driver is to be interrupted.
+
+        Raises:
+            BadRing, BadDescriptor, MemoryLost: as `pop`; and whatever the shortcut raises.
+        """
+        cdef Chain chain
+        cdef int outcome
+        cdef uint64_t end = self.out.effort + most
+        try:
+            while self.out.effort < end:
+                chain = self.take()
+                if chain is None:
+                    return None
+                outcome = shortcut.serve(queue, chain)
+                if outcome == LEFT:
+                    return chain
+                if outcome == DONE and self.give_back(chain) and self.asks_for_call():
+                    call()
+        finally:  # also for those before one that is broken
+            shortcut.submit()
+            if self.asks_for_call():
+                call()
+
+    # --- Event suppression (virtio 1.3, 2.7.7, 2.7.10 and 2.8.10) ----------------------------------------
+
+    def arm(self):
+        """Asks for a kick at the next chain; True if there is one already, for which no kick may come.
+
+        An unfinished chain is one. It may be there although `pop` gives none, because the ring is full.
+
+        Raises:
+            BadRing: what the ring says is available cannot be right.
+            MemoryLost: a page of guest memory vanished.
+        """
+        self.patience = 1
+        self.ask_for_kick()
+        full_fence()
+        return self.unfinished > 0 or self.has_next()
+
+    def disarm(self):
+        """Asks for no kicks, while the queue is being worked on anyway; some may come all the same."""
+        self.ask_for_no_kicks()
+
+    def must_call(self):
+        """Does the driver want an interrupt for what was pushed since this was last asked?"""
+        return self.asks_for_call()
+
+    cdef bint asks_for_call(self) except -1:
+        cdef uint32_t pushed = self.uncalled
+        if not pushed:
+            return False
+        self.uncalled = 0
+        full_fence()
+        return self.wants_call(pushed)
+
+    def begin_batch(self):
+        """Has `push` begin anew: the next chain is one to tell the driver of, as after `arm`."""
+        self.patience = 1
+
+    cdef bint pace(self, uint32_t count) except -1:
+        """So many chains were pushed: whether it is time to ask `must_call`."""
+        # Beyond that, all that counts is that there were many.
+        self.uncalled = min(self.uncalled + count, <uint32_t> UINT16_MAX + 1)
+        self.memory.expect_whole()
+        if self.uncalled < self.patience:
+            return False
+        self.patience = min(self.patience + 1, <uint32_t> MOST_PUSHES)
+        return True
+
+    # --- For the formats --------------------------------------------------------------------------------
+
+    cdef int refuse_head(self, uint32_t head) except -1:
+        if head >= self.size:
+            raise self.memory.error(BadRing, f"head {head} of {self.size} descriptors (at {self.base})")
+        raise self.memory.error(BadRing, f"head {head} is in flight already (at {self.base})")
+
+    cdef int walk_indirect(self, Chain chain, uint64_t addr, uint32_t length, bint goes_on) except -1:
+        """Adds the buffers of an indirect table (virtio 1.3, 2.7.5.3 and 2.8.7); nothing must go on behind it.
+
+        The specification forbids drivers a chain longer than the queue. Windows' and Linux' make some all the
+        same, which every other device takes.
+        """
+        cdef uint64_t room = 0
+        cdef uint32_t most = max(self.size, <uint32_t> MOST_INDIRECT)
+        cdef unsigned char *table = NULL
+        cdef bytes copy
+        cdef str fault = None
+        if not self.indirect:
+            fault = "INDIRECT was not negotiated"
+        elif goes_on:
+            fault = "INDIRECT together with NEXT"
+        elif length == 0 or length % DESC_SIZE:
+            fault = "not a whole number of descriptors"
+        elif length // DESC_SIZE > most:
+            fault = f"more than {most} descriptors"
+        else:
+            table = self.memory.locate(addr, READS, &room)
+            if table is NULL or room < length:  # it may go on in the next region
+                try:
+                    copy = self.memory.read(addr, length)
+                    table = copy
+                except BadDescriptor:
+                    fault = "not in guest memory"
+        if fault is not None:
+            raise self.memory.error(
+                BadDescriptor, f"chain {chain.head}: indirect table of {length} bytes at {addr:#x}: {fault}"
+            )
+        return self.walk_table(chain, table, length // DESC_SIZE)
+
+    cdef bint has_next(self) except -1:
+        raise NotImplementedError
+
+    cdef Chain take_next(self):
+        raise NotImplementedError
+
+    cdef Chain find_again(self, uint32_t entry):
+        raise NotImplementedError
+
+    cdef void go_back(self, Chain chain) noexcept:
+        pass
+
+    cdef int write_used(self, Chain chain, uint32_t behind) except -1:
+        raise NotImplementedError
+
+    cdef int publish_used(self, uint32_t count) except -1:
+        raise NotImplementedError
+
+    cdef int ask_for_kick(self) except -1:
+        raise NotImplementedError
+
+    cdef int ask_for_no_kicks(self) except -1:
+        raise NotImplementedError
+
+    cdef bint wants_call(self, uint32_t pushed) except -1:
+        raise NotImplementedError
+
+    cdef int walk_table(self, Chain chain, unsigned char *table, uint32_t entries) except -1:
+        raise NotImplementedError

@@ -1,20 +1,20 @@
 """Blk: the disk as a device."""
 
+import argparse
+import asyncio
 import os
+from collections.abc import Sequence
+from typing import Self
 
-from vhostd import Device, DeviceType, UsageError
-
-TYPE_CHECKING = False  # typing's own costs time, of which --print-capabilities has little
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
-    from typing import Self
-
-    from vhost_user_blk.config import Config
-    from vhost_user_blk.image import Image
-    from vhost_user_blk.requests import Requests
-    from vhost_user_blk.throttle import Throttle
-    from vhostd import Grants, Handler, Link, Virtqueue
+from vhost_user_blk import MANIFEST
+from vhost_user_blk.config import FLUSH, Config, features_of
+from vhost_user_blk.engine import make_engine
+from vhost_user_blk.image import BLOCK_IOCTLS, Image
+from vhost_user_blk.protocol import ID_SIZE
+from vhost_user_blk.requests import Requests
+from vhost_user_blk.size import watch
+from vhost_user_blk.throttle import Throttle
+from vhostd import Device, DeviceType, Grants, Handler, Link, UsageError, Virtqueue, positive, size
 
 LOCKINGS = ("auto", "on", "off")
 CACHES = ("writeback", "writethrough", "direct")
@@ -29,17 +29,16 @@ MAX_DIGITS = 9
 class Blk(Device):
     """a disk for the guest: a file, a block device or memory (virtio-blk)"""
 
-    kind = DeviceType.BLOCK
-    capabilities = ("read-only", "blk-file")
+    kind = DeviceType.of(MANIFEST.type)
 
     def __init__(
         self,
-        requests: "Requests",
-        config: "Config",
+        requests: Requests,
+        config: Config,
         features: int,
         *,
         queues: int = 1,
-        throttle: "Throttle | None" = None,
+        throttle: Throttle | None = None,
         poll: float = 0.0,
     ) -> None:
         """Serves what the requests are for, whose image and engine it owns; polls for `poll` seconds."""
@@ -52,10 +51,8 @@ class Blk(Device):
         self._initial_writeback = requests.writeback
 
     @classmethod
-    def add_options(cls, parser: "argparse.ArgumentParser") -> None:
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
         """Adds the image, one of two, and how it is to be served."""
-        from vhostd import positive, size
-
         image = parser.add_argument_group("disk")
         add = image.add_mutually_exclusive_group(required=True).add_argument
         add("--blk-file", metavar="PATH", help="the file or block device that is the disk")
@@ -87,15 +84,8 @@ class Blk(Device):
         add("--rate-bytes", metavar="SIZE", type=size, default=0, help="bytes per second; default: any")
 
     @classmethod
-    def from_options(cls, options: "argparse.Namespace") -> "Self":
+    def from_options(cls, options: argparse.Namespace) -> Self:
         """Opens the image; raises SetupError if that cannot be, UsageError for options that contradict."""
-        from vhost_user_blk import size  # noqa: F401  # now: later the sandbox may hide it
-        from vhost_user_blk.config import Config, features_of
-        from vhost_user_blk.engine import make_engine
-        from vhost_user_blk.protocol import ID_SIZE
-        from vhost_user_blk.requests import Requests
-        from vhost_user_blk.throttle import Throttle
-
         if len(os.fsencode(options.serial)) > ID_SIZE:
             raise UsageError(f"--serial={options.serial}: more than {ID_SIZE} bytes")
         image = _open_image(options)
@@ -123,24 +113,17 @@ class Blk(Device):
             poll=options.poll_us / 1_000_000,
         )
 
-    def grants(self) -> "Grants":
+    def grants(self) -> Grants:
         """A block device's ioctls; everything else is done with the open image."""
-        from vhost_user_blk.image import BLOCK_IOCTLS
-        from vhostd import Grants
-
         return Grants(ioctls=(BLOCK_IOCTLS,) if self._requests.image.is_device else ())
 
     @property
-    def queues(self) -> "Sequence[Handler]":
+    def queues(self) -> Sequence[Handler]:
         """All requestqs (5.2.2)."""
         return [self.requestq] * self._queues
 
-    async def requestq(self, queue: "Virtqueue") -> None:
+    async def requestq(self, queue: Virtqueue) -> None:
         """Begins requests as they come; they end on their own."""
-        from asyncio import sleep
-
-        from vhost_user_blk.config import FLUSH
-
         requests = self._requests
         start, shortcut = requests.start, requests.shortcut
         # A driver that knows no flush counts on what it has written (5.2.6.2).
@@ -160,7 +143,7 @@ class Blk(Device):
             shortcut.settle()
             await requests.eased()
             if pause:
-                await sleep(pause)
+                await asyncio.sleep(pause)
                 queue.count_throttled(pause)
 
     def read_config(self) -> bytes:
@@ -173,11 +156,9 @@ class Blk(Device):
 
     async def run(self) -> None:
         """Looks whether the image has another size now and then, and at SIGHUP."""
-        from vhost_user_blk.size import watch
-
         await watch(self._requests.image, self.config_changed)
 
-    def attach(self, link: "Link") -> None:
+    def attach(self, link: Link) -> None:
         """Has the write cache as it is to be at first. A reset leaves it as it is.
 
         QEMU resets the device also where the driver does not know of it, and never says it again.
@@ -196,9 +177,7 @@ class Blk(Device):
         self._requests.image.close()
 
 
-def _open_image(options: "argparse.Namespace") -> "Image":
-    from vhost_user_blk.image import Image
-
+def _open_image(options: argparse.Namespace) -> Image:
     discard = options.discard == "on"
     if options.ram is None:
         return Image.open(
@@ -215,7 +194,7 @@ def _open_image(options: "argparse.Namespace") -> "Image":
     return Image.in_memory(options.ram, discard=discard)
 
 
-def _choose_block_sizes(options: "argparse.Namespace", image: "Image") -> tuple[int, int]:
+def _choose_block_sizes(options: argparse.Namespace, image: Image) -> tuple[int, int]:
     """The logical and the physical block size, of which the image has a whole number from now on."""
     logical = options.logical_block_size or image.block_size
     physical = options.physical_block_size or max(image.physical_block_size, logical)
@@ -228,8 +207,6 @@ def _choose_block_sizes(options: "argparse.Namespace", image: "Image") -> tuple[
 
 
 def _block_size(text: str) -> int:
-    from vhostd import size
-
     number = size(text)
     if not SMALLEST_BLOCK <= number <= LARGEST_BLOCK or number & (number - 1):
         raise _refusal(f"{text!r} is not a power of two from {SMALLEST_BLOCK} to {LARGEST_BLOCK}")
@@ -261,6 +238,4 @@ def _count(text: str) -> int:
 
 
 def _refusal(text: str) -> Exception:
-    from argparse import ArgumentTypeError
-
-    return ArgumentTypeError(text)
+    return argparse.ArgumentTypeError(text)

@@ -4,18 +4,31 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable
+from typing import Protocol
 
 from vhost_user_blk import bounce
-from vhost_user_blk.engine import STEP, Result, hear
+from vhost_user_blk.engine import STEP, Engine, Result, hear
+from vhost_user_blk.image import Image
+from vhost_user_blk.shares import Shares
 from vhostd import Chain, Virtqueue
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from vhost_user_blk.requests import Requests
 
 # What the host says of guest memory that it cannot reach past its page cache; the second, of very many small
 # pieces of it.
 MISALIGNED = (-errno.EINVAL, -errno.EFAULT)
+
+
+class Requests(Protocol):
+    """What a move needs of them (requests.py)."""
+
+    image: Image
+    engine: Engine
+    turns: Shares
+    bounces: Shares
+
+    @property
+    def is_durable(self) -> bool: ...
+    def end(self, queue: Virtqueue, chain: Chain, what: str, offset: int, result: int) -> None: ...
+    def fail(self, queue: Virtqueue, error: Exception) -> None: ...
 
 
 class Move:
@@ -39,7 +52,7 @@ class Move:
 
     def __init__(
         self,
-        requests: "Requests",
+        requests: Requests,
         queue: Virtqueue,
         chain: Chain,
         offset: int,

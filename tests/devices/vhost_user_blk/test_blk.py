@@ -27,12 +27,11 @@ from tests.devices.vhost_user_blk.driver import (
 )
 from tests.devices.vhost_user_blk.guest import SIZE, Clock, Recording, noise, skipped_without
 from tests.sessions import backend_requests, negotiated, refused
-from vhost_user_blk import locking
+from vhost_user_blk import MANIFEST, locking
 from vhost_user_blk.device import Blk
 from vhost_user_blk.protocol import ConfigSpace as Space
 from vhostd import DeviceType, SetupError, UsageError, Virtqueue
 from vhostd.frontend import Frontend
-from vhostd.program.capabilities import capabilities
 from vhostd.vhost_user.messages import (
     GET_CONFIG,
     GET_FEATURES,
@@ -94,7 +93,7 @@ async def config_of(frontend: Frontend) -> Space:
 def test_what_it_is() -> None:
     assert Blk.kind == DeviceType.BLOCK
     assert DeviceType.BLOCK.value == 2
-    assert json.loads(capabilities(Blk)) == {"type": "block", "features": ["read-only", "blk-file"]}
+    assert json.loads(str(MANIFEST)) == {"type": "block", "features": ["read-only", "blk-file"]}
 
 
 def test_the_description() -> None:

@@ -256,7 +256,7 @@ def _scanouts(text: str) -> int:
 
 
 def _file(text: str) -> str:
-    if not os.path.basename(text):
+    if os.path.basename(text) in ("", os.curdir, os.pardir):
         raise argparse.ArgumentTypeError(f"{text!r} is not a file's name")
     return text
 

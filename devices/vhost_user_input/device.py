@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Self
 
 from vhost_user_input import MANIFEST
@@ -96,7 +95,7 @@ class Input(Device):
         sources = _open_sources(options)
         given = {"name": options.name, "serial": options.serial}
         changes = {what: text for what, text in given.items() if text is not None}
-        return cls(replace(sources[0].description, **changes), sources)
+        return cls(sources[0].description._replace(**changes), sources)
 
     def grants(self) -> Grants:
         """What its sources need."""

@@ -8,6 +8,7 @@ status 2    the command line makes no sense; one line on stderr says why
 
 import argparse
 import asyncio
+import gc
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from importlib import import_module
@@ -62,6 +63,8 @@ def serve_device(kind: type[Device], arguments: Sequence[str]) -> None:
             stack.enter_context(closing(endpoint))
         if options.sandbox != "none":  # with everything open, and nobody served
             _give_up_the_rest(device, endpoint, metrics)
+        gc.freeze()  # what is there stays
+        gc.enable()
         _loop(device, endpoint, notifier, metrics)
 
 

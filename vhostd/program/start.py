@@ -5,6 +5,8 @@ the process is prepared before the rest is loaded, which takes a while, in which
 module imports in its functions, as no other does.
 """
 
+import gc
+
 from vhostd.errors import SetupError, UsageError
 from vhostd.program.stdout import say
 
@@ -26,6 +28,11 @@ def _serve(device: str | type[object], arguments: list[str]) -> None:
     from vhostd.program.process import prepare
 
     prepare()
+    gc.disable()  # until all is loaded (main.py), since nothing of that is garbage
+
+    from vhostd.program.no_tls import load_event_loop
+
+    load_event_loop()
 
     from vhostd.program.main import load, serve_device
 

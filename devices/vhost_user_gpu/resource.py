@@ -204,7 +204,7 @@ def _cost(backing: Gather | None) -> int:
 
 
 def _random_uuid() -> bytes:
-    """A UUID of version 4 (RFC 9562, 5.4). The standard library's module loads OpenSSL, for other versions."""
+    """A UUID of version 4 (RFC 9562, 5.4). The standard library's module loads all of OpenSSL."""
     data = bytearray(os.urandom(16))
     data[6] = data[6] & 0x0F | 0x40
     data[8] = data[8] & 0x3F | 0x80

@@ -11,7 +11,6 @@ import asyncio
 import gc
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from importlib import import_module
 from threading import Thread
 
 import uvloop
@@ -38,7 +37,7 @@ def load(device: str | type[object]) -> type[Device]:
     """The class that a manifest names, or has."""
     if isinstance(device, str):
         module, _, name = device.partition(":")
-        device = getattr(import_module(module), name)
+        device = getattr(__import__(module, fromlist=[name]), name)  # as a statement, for -X importtime
     if not (isinstance(device, type) and issubclass(device, Device)):
         raise TypeError(f"{device!r} is no class derived from Device")
     return device

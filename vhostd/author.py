@@ -22,7 +22,6 @@ from vhostd.program.options import socket_mode as socket_mode
 from vhostd.ring import Chain as Chain
 from vhostd.ring import Gather as Gather
 from vhostd.ring import Shortcut as Shortcut
-from vhostd.ring.uring import Uring as Uring
 from vhostd.virtio.device import Device as Device
 from vhostd.virtio.device import Handler as Handler
 from vhostd.virtio.link import Link as Link

@@ -14,7 +14,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
-from vhostd import Chain, SetupError, Threads, Uring
+from vhostd import Chain, SetupError, Threads
+from vhostd.ring.uring import Uring
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from tests.devices.vhost_user_blk.guest import ENGINES, PATIENCE, engine_of, noi
 from tests.ring.machine import DATA, Machine, memfd
 from vhost_user_blk import engine as engines
 from vhost_user_blk.engine import Engine, Result, SyncEngine, ThreadEngine, UringEngine, make_engine
-from vhostd import Chain, SetupError, Uring
+from vhostd import Chain, SetupError
+from vhostd.ring.uring import Uring
 from vhostd.wire.fds import Fd
 
 PAGE = 4096

@@ -11,8 +11,8 @@ import pytest
 
 from vhostd.ctl import make_parser as make_vhostctl_parser
 from vhostd.ctl.installation.commandline import read
+from vhostd.program.main import load
 from vhostd.program.options import make_parser
-from vhostd.virtio.device import Device
 
 CHECKOUT = Path(__file__).parents[1]
 README = CHECKOUT / "README.md"
@@ -29,13 +29,7 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 def parser_of(program: str) -> argparse.ArgumentParser:
     """The parser of a program of this project."""
-    module = import_module(PROGRAMS[program].partition(":")[0])
-    (kind,) = {
-        found
-        for found in vars(module).values()
-        if isinstance(found, type) and issubclass(found, Device) and found is not Device
-    }
-    return make_parser(kind)
+    return make_parser(load(import_module(PROGRAMS[program].partition(":")[0]).MANIFEST.device))
 
 
 def named_options(text: str) -> set[str]:

@@ -10,10 +10,7 @@
                                    --what must--> Engine --> Image
 """
 
+from vhostd import Manifest
 
-def main() -> int:
-    """The program `vhost-user-blk`."""
-    from vhost_user_blk.device import Blk
-    from vhostd import run
-
-    return run(Blk)
+MANIFEST = Manifest(type="block", device="vhost_user_blk.device:Blk", capabilities=("read-only", "blk-file"))
+main = MANIFEST.main

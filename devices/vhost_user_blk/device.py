@@ -1,19 +1,29 @@
 """Blk: the disk as a device."""
 
+import argparse
+import asyncio
 import os
+from collections.abc import Sequence
+from typing import Self
 
-from vhostd import Device, DeviceType, SetupError, UsageError
-
-TYPE_CHECKING = False  # typing's own costs time, of which --print-capabilities has little
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
-    from typing import Self
-
-    from vhost_user_blk.config import Config
-    from vhost_user_blk.requests import Requests
-    from vhostd import Grants, Handler, Link, Signals, Virtqueue
-    from vhostd.storage import Image, Throttle
+from vhost_user_blk import MANIFEST
+from vhost_user_blk.config import FLUSH, Config, features_of
+from vhost_user_blk.protocol import ID_SIZE
+from vhost_user_blk.requests import Requests
+from vhostd import (
+    Device,
+    DeviceType,
+    Grants,
+    Handler,
+    Link,
+    SetupError,
+    Signals,
+    UsageError,
+    Virtqueue,
+    positive,
+    size,
+)
+from vhostd.storage import Image, SizeWatch, Throttle, make_engine
 
 LOCKINGS = ("auto", "on", "off")
 CACHES = ("writeback", "writethrough", "direct")
@@ -28,21 +38,19 @@ MAX_DIGITS = 9
 class Blk(Device):
     """a disk for the guest: a file, a block device or memory (virtio-blk)"""
 
-    kind = DeviceType.BLOCK
-    capabilities = ("read-only", "blk-file")
+    kind = DeviceType.of(MANIFEST.type)
 
     def __init__(
         self,
-        requests: "Requests",
-        config: "Config",
+        requests: Requests,
+        config: Config,
         features: int,
         *,
         queues: int = 1,
-        throttle: "Throttle | None" = None,
+        throttle: Throttle | None = None,
         poll: float = 0.0,
     ) -> None:
         """Serves what the requests are for, whose image and engine it owns; polls for `poll` seconds."""
-        from vhostd.storage import SizeWatch
 
         self.features = features
         self._requests = requests
@@ -54,10 +62,8 @@ class Blk(Device):
         self._size = SizeWatch(requests.image, self.config_changed)
 
     @classmethod
-    def add_options(cls, parser: "argparse.ArgumentParser") -> None:
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
         """Adds the image, one of two, and how it is to be served."""
-        from vhostd import positive, size
-
         image = parser.add_argument_group("disk")
         add = image.add_mutually_exclusive_group(required=True).add_argument
         add("--blk-file", metavar="PATH", help="the file or block device that is the disk")
@@ -89,13 +95,8 @@ class Blk(Device):
         add("--rate-bytes", metavar="SIZE", type=size, default=0, help="bytes per second; default: any")
 
     @classmethod
-    def from_options(cls, options: "argparse.Namespace") -> "Self":
+    def from_options(cls, options: argparse.Namespace) -> Self:
         """Opens the image; raises SetupError if that cannot be, UsageError for options that contradict."""
-        from vhost_user_blk.config import Config, features_of
-        from vhost_user_blk.protocol import ID_SIZE
-        from vhost_user_blk.requests import Requests
-        from vhostd.storage import Throttle, make_engine
-
         if len(os.fsencode(options.serial)) > ID_SIZE:
             raise UsageError(f"--serial={options.serial}: more than {ID_SIZE} bytes")
         image = _open_image(options)
@@ -123,21 +124,17 @@ class Blk(Device):
             poll=options.poll_us / 1_000_000,
         )
 
-    def grants(self) -> "Grants":
+    def grants(self) -> Grants:
         """What its image and its engine need."""
         return self._requests.disk.grants()
 
     @property
-    def queues(self) -> "Sequence[Handler]":
+    def queues(self) -> Sequence[Handler]:
         """All requestqs (5.2.2)."""
         return [self.requestq] * self._queues
 
-    async def requestq(self, queue: "Virtqueue") -> None:
+    async def requestq(self, queue: Virtqueue) -> None:
         """Begins requests as they come; they end on their own."""
-        from asyncio import sleep
-
-        from vhost_user_blk.config import FLUSH
-
         requests = self._requests
         start, shortcut = requests.start, requests.shortcut
         # A driver that knows no flush counts on what it has written (5.2.6.2).
@@ -157,7 +154,7 @@ class Blk(Device):
             shortcut.submit()
             await requests.eased()
             if pause:
-                await sleep(pause)
+                await asyncio.sleep(pause)
                 queue.count_throttled(pause)
 
     def read_config(self) -> bytes:
@@ -172,11 +169,11 @@ class Blk(Device):
         """Looks whether the image has another size now and then."""
         await self._size.run()
 
-    def signals(self) -> "Signals":
+    def signals(self) -> Signals:
         """SIGHUP has it look at the image's size at once."""
         return {"SIGHUP": self._size.look_now}
 
-    def attach(self, link: "Link") -> None:
+    def attach(self, link: Link) -> None:
         """Has the write cache as it is to be at first. A reset leaves it as it is.
 
         QEMU resets the device also where the driver does not know of it, and never says it again.
@@ -194,9 +191,7 @@ class Blk(Device):
         self._requests.disk.close()
 
 
-def _open_image(options: "argparse.Namespace") -> "Image":
-    from vhostd.storage import Image
-
+def _open_image(options: argparse.Namespace) -> Image:
     discard = options.discard == "on"
     if options.ram is None:
         try:
@@ -216,7 +211,7 @@ def _open_image(options: "argparse.Namespace") -> "Image":
     return Image.in_memory(options.ram, discard=discard)
 
 
-def _choose_block_sizes(options: "argparse.Namespace", image: "Image") -> tuple[int, int]:
+def _choose_block_sizes(options: argparse.Namespace, image: Image) -> tuple[int, int]:
     """The logical and the physical block size, of which the image has a whole number from now on."""
     logical = options.logical_block_size or image.block_size
     physical = options.physical_block_size or max(image.physical_block_size, logical)
@@ -229,8 +224,6 @@ def _choose_block_sizes(options: "argparse.Namespace", image: "Image") -> tuple[
 
 
 def _block_size(text: str) -> int:
-    from vhostd import size
-
     number = size(text)
     if not SMALLEST_BLOCK <= number <= LARGEST_BLOCK or number & (number - 1):
         raise _refusal(f"{text!r} is not a power of two from {SMALLEST_BLOCK} to {LARGEST_BLOCK}")
@@ -262,6 +255,4 @@ def _count(text: str) -> int:
 
 
 def _refusal(text: str) -> Exception:
-    from argparse import ArgumentTypeError
-
-    return ArgumentTypeError(text)
+    return argparse.ArgumentTypeError(text)

@@ -12,10 +12,7 @@ monitor; the front-end is sent what has changed.
     controlq, cursorq --commands--> Card(Resources, Scanouts) --news--> Display --> the front-end's window
 """
 
+from vhostd import Manifest
 
-def main() -> int:
-    """The program `vhost-user-gpu`."""
-    from vhost_user_gpu.device import Gpu
-    from vhostd import run
-
-    return run(Gpu)
+MANIFEST = Manifest(type="gpu", device="vhost_user_gpu.device:Gpu")
+main = MANIFEST.main

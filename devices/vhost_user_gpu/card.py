@@ -242,7 +242,7 @@ class Card:
         self._note_other_memory(resource)
 
     def assign_uuid(self, named: ResourceId, _chain: Chain) -> Answer:
-        return Response.OK_RESOURCE_UUID, self.resources[named.resource_id].uuid.bytes
+        return Response.OK_RESOURCE_UUID, self.resources[named.resource_id].uuid
 
     def transfer_to_host_2d(self, part: TransferToHost2d, _chain: Chain) -> None:
         resource = self.resources[part.resource_id]

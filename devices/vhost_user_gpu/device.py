@@ -1,25 +1,42 @@
 """Gpu: the display as a device."""
 
-from vhostd import Device, DeviceType, SetupError
+import argparse
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from typing import Self
 
-TYPE_CHECKING = False  # typing's own costs time, of which --print-capabilities has little
-if TYPE_CHECKING:
-    import argparse
-    import asyncio
-    import socket
-    from collections.abc import Sequence
-    from typing import Self
+from vhost_user_gpu import MANIFEST
+from vhost_user_gpu.card import Card, Request
+from vhost_user_gpu.commands import MAX_SCANOUTS, Feature
+from vhost_user_gpu.config import EVENT_DISPLAY, Config
+from vhost_user_gpu.display import Display
+from vhost_user_gpu.dmabuf import Exporter
+from vhost_user_gpu.edid import MAX_SIDE
+from vhost_user_gpu.outputs import Outputs
+from vhost_user_gpu.scanout import Scanout
+from vhost_user_gpu.screenshot import Screenshots, Target
+from vhostd import (
+    Call,
+    Chain,
+    Device,
+    DeviceType,
+    Empty,
+    Fds,
+    Grants,
+    GuestError,
+    Handler,
+    SetupError,
+    Signals,
+    Virtqueue,
+    answer_with_fds,
+    connected_stream,
+    size,
+)
+from vhostd.vhost_user.messages import GPU_SET_SOCKET
 
-    from vhost_user_gpu.card import Request
-    from vhost_user_gpu.display import Display
-    from vhost_user_gpu.dmabuf import Exporter
-    from vhost_user_gpu.scanout import Scanout
-    from vhost_user_gpu.screenshot import Screenshots, Target
-    from vhostd import Call, Chain, Empty, Fds, Grants, Handler, Signals, Virtqueue
-
-# As in commands.py, which --print-capabilities has no time to load.
-EDID, RESOURCE_UUID, RESOURCE_BLOB = 1, 2, 3  # feature bits (5.7.3)
-MAX_SCANOUTS = 16
 TURN = 16 << 20  # a guest's work, in bytes copied, before signals, messages and pictures have a turn
 # Seconds that a guest waits until the front-end has said what monitors there are. Windows' driver gives up
 # after 1 second, and must not be answered after that.
@@ -30,41 +47,35 @@ NEWS_PATIENCE = 0.5  # seconds that a front-end has to tell the guest of other m
 class Gpu(Device):
     """a display for the guest, rendered without GL (virtio-gpu, 2D)"""
 
-    kind = DeviceType.GPU
-    features = 1 << EDID | 1 << RESOURCE_UUID | 1 << RESOURCE_BLOB
+    kind = DeviceType.of(MANIFEST.type)
+    features = 1 << Feature.EDID | 1 << Feature.RESOURCE_UUID | 1 << Feature.RESOURCE_BLOB
 
     def __init__(
         self,
         scanouts: int,
         resolution: tuple[int, int],
         memory: int,
-        screenshot: "Target | None" = None,
-        exporter: "Exporter | None" = None,
+        screenshot: Target | None = None,
+        exporter: Exporter | None = None,
     ) -> None:
         """Has so many scan-outs of this resolution until a front-end says more, and `memory` bytes.
 
         With an `exporter` it shows blobs as dmabufs; it owns that, and where screenshots go.
         """
-        from vhost_user_gpu.card import Card
-        from vhost_user_gpu.config import Config
-        from vhost_user_gpu.outputs import Outputs
-
         self._scanouts = scanouts
         self._exporter = exporter
         self._config = Config(scanouts)
         self._outputs = Outputs(scanouts, *resolution)
         self._card = Card(self._outputs, memory, self._show_news)
-        self._screenshots = None if screenshot is None else _screenshots(screenshot, self._card.scanouts)
+        self._screenshots = None if screenshot is None else Screenshots(screenshot, self._card.scanouts)
         self._display: Display | None = None
         self._announcement: asyncio.TimerHandle | None = None
         self._control: tuple[Virtqueue, asyncio.TaskGroup] | None = None  # while the controlq runs
         self._use_scanouts()
 
     @classmethod
-    def add_options(cls, parser: "argparse.ArgumentParser") -> None:
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
         """Adds what can be chosen; the rest is the front-end's to say."""
-        from vhostd import size  # with argparse behind it
-
         add = parser.add_argument_group("display").add_argument
         add("--scanouts", metavar="N", type=_scanouts, default=1, help="monitors, 1 to 16; default: 1")
         add("--resolution", metavar="WxH", type=_resolution, default=(1280, 800), help="default: 1280x800")
@@ -80,12 +91,8 @@ class Gpu(Device):
         add("--render-node", metavar="PATH", help="refused: this program uses no GPU")
 
     @classmethod
-    def from_options(cls, options: "argparse.Namespace") -> "Self":
+    def from_options(cls, options: argparse.Namespace) -> Self:
         """Makes the device; raises SetupError for a GPU, for dmabufs where there are none, for no folder."""
-        from contextlib import ExitStack, closing
-
-        from vhost_user_gpu import display, screenshot  # noqa: F401  # now: later the sandbox may hide them
-
         if options.virgl:
             raise SetupError("--virgl: this program renders in 2D only")
         if options.render_node is not None:
@@ -93,32 +100,26 @@ class Gpu(Device):
         with ExitStack() as on_failure:
             exporter = target = None
             if options.screenshot is not None:
-                target = on_failure.enter_context(closing(screenshot.Target(options.screenshot)))
+                target = on_failure.enter_context(closing(Target(options.screenshot)))
             if options.dmabuf:
-                from vhost_user_gpu.dmabuf import Exporter
-
                 exporter = Exporter()
             on_failure.pop_all()
         return cls(options.scanouts, options.resolution, options.max_memory, target, exporter)
 
-    def grants(self) -> "Grants":
+    def grants(self) -> Grants:
         """The folder of the screenshots, and what makes dmabufs."""
-        from vhostd import Grants
-
         parts = (self._screenshots, self._exporter)
         return Grants.together(part.grants() for part in parts if part is not None)
 
     @property
-    def queues(self) -> "Sequence[Handler]":
+    def queues(self) -> Sequence[Handler]:
         """The controlq and the cursorq (5.7.2)."""
         return [self.controlq, self.cursorq]
 
-    async def controlq(self, queue: "Virtqueue") -> None:
+    async def controlq(self, queue: Virtqueue) -> None:
         """Executes commands; those that only the front-end can answer wait for it, the others do not."""
-        from asyncio import TaskGroup
-
         try:
-            async with TaskGroup() as later:
+            async with asyncio.TaskGroup() as later:
                 self._control = (queue, later)
                 async for chain in queue:
                     await self._take(chain, queue, later)
@@ -129,10 +130,8 @@ class Gpu(Device):
         finally:
             self._control = None
 
-    async def cursorq(self, queue: "Virtqueue") -> None:
+    async def cursorq(self, queue: Virtqueue) -> None:
         """Executes commands that give the cursor its shape and its place."""
-        from vhost_user_gpu.card import Request
-
         async for chain in queue:
             await self._catch_up()
             self._execute(queue, Request(chain))
@@ -144,12 +143,8 @@ class Gpu(Device):
             await self._take(chain, *self._control)
             left -= 1
 
-    async def _take(self, chain: "Chain", queue: "Virtqueue", later: "asyncio.TaskGroup") -> None:
+    async def _take(self, chain: Chain, queue: Virtqueue, later: asyncio.TaskGroup) -> None:
         """Executes a command of the controlq, now or later."""
-        from asyncio import sleep
-
-        from vhost_user_gpu.card import Request
-
         request = Request(chain)
         if request.is_about_monitors and self._display is not None:
             later.create_task(self._execute_after(self._display.refresh(), queue, request))
@@ -157,7 +152,7 @@ class Gpu(Device):
             self._execute(queue, request)
         if self._card.work > TURN:
             self._card.work = 0
-            await sleep(0)
+            await asyncio.sleep(0)
 
     def read_config(self) -> bytes:
         """Events and the number of scan-outs."""
@@ -168,17 +163,12 @@ class Gpu(Device):
         self._config.write(offset, data)
 
     @property
-    def calls(self) -> "Sequence[Call]":
+    def calls(self) -> Sequence[Call]:
         """GPU_SET_SOCKET."""
-        from vhostd import answer_with_fds
-        from vhostd.vhost_user.messages import GPU_SET_SOCKET
-
         return [answer_with_fds(GPU_SET_SOCKET, self._set_socket)]
 
-    def show_on(self, sock: "socket.socket") -> None:
+    def show_on(self, sock: socket.socket) -> None:
         """Takes a connected socket, and shows everything there from now on, instead of on the one before."""
-        from vhost_user_gpu.display import Display
-
         if self._display is not None:
             self._display.close()
         self._display = Display(
@@ -191,7 +181,7 @@ class Gpu(Device):
         if self._screenshots is not None:
             await self._screenshots.run()
 
-    def signals(self) -> "Signals":
+    def signals(self) -> Signals:
         """SIGUSR1 asks for a screenshot, if there can be any."""
         return {} if self._screenshots is None else {"SIGUSR1": self._screenshots.take}
 
@@ -219,43 +209,32 @@ class Gpu(Device):
         if self._screenshots is not None:
             self._screenshots.close()
 
-    def _set_socket(self, _: "Empty", fds: "Fds") -> None:
-        from vhostd import connected_stream
-        from vhostd.vhost_user.messages import GPU_SET_SOCKET
-
+    def _set_socket(self, _: Empty, fds: Fds) -> None:
         self.show_on(connected_stream(fds[0], GPU_SET_SOCKET))
 
-    def _execute(self, queue: "Virtqueue", request: "Request") -> None:
+    def _execute(self, queue: Virtqueue, request: Request) -> None:
         answer = self._card.execute(request, self.negotiated)
         if answer[0].is_error:
             queue.count_error()
         request.respond(answer)
         queue.push(request.chain)
 
-    async def _execute_after(
-        self, answer: "asyncio.Future[None]", queue: "Virtqueue", request: "Request"
-    ) -> None:
-        from asyncio import wait
-
-        await wait([answer], timeout=ANSWER_PATIENCE)
+    async def _execute_after(self, answer: asyncio.Future[None], queue: Virtqueue, request: Request) -> None:
+        await asyncio.wait([answer], timeout=ANSWER_PATIENCE)
         answer.cancel()
         self._execute(queue, request)
 
-    def _show_news(self, scanout: "Scanout") -> None:
+    def _show_news(self, scanout: Scanout) -> None:
         if self._display is not None:
             self._display.update(scanout)
 
     def _announce_later(self) -> None:
         """The front-end has said what monitors there are; tells the driver soon, unless it asks before."""
-        from asyncio import get_running_loop
-
         if self._announcement is not None:
             self._announcement.cancel()
-        self._announcement = get_running_loop().call_later(NEWS_PATIENCE, self._announce)
+        self._announcement = asyncio.get_running_loop().call_later(NEWS_PATIENCE, self._announce)
 
     def _announce(self) -> None:
-        from vhost_user_gpu.config import EVENT_DISPLAY
-
         if self._outputs.news:
             self._config.events |= EVENT_DISPLAY
             self.config_changed()
@@ -265,16 +244,8 @@ class Gpu(Device):
         self._card.usable = self._scanouts if self._display is None else MAX_SCANOUTS
 
 
-def _screenshots(target: "Target", scanouts: "Sequence[Scanout]") -> "Screenshots":
-    from vhost_user_gpu.screenshot import Screenshots
-
-    return Screenshots(target, scanouts)
-
-
-def _pop(queue: "Virtqueue") -> "Chain | None":
+def _pop(queue: Virtqueue) -> Chain | None:
     """The next chain of another handler's queue, if there is one that is whole."""
-    from vhostd import GuestError
-
     try:
         return queue.pop()
     except GuestError:  # the ring stays as it was, and its own handler will see that
@@ -282,30 +253,21 @@ def _pop(queue: "Virtqueue") -> "Chain | None":
 
 
 def _scanouts(text: str) -> int:
-    from argparse import ArgumentTypeError
-
     if not text.isdecimal() or len(text) > 2 or not 1 <= int(text) <= MAX_SCANOUTS:
-        raise ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_SCANOUTS}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_SCANOUTS}")
     return int(text)
 
 
 def _file(text: str) -> str:
-    from argparse import ArgumentTypeError
-    from pathlib import Path
-
-    if not Path(text).name:
-        raise ArgumentTypeError(f"{text!r} is not a file's name")
+    if os.path.basename(text) in ("", os.curdir, os.pardir):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a file's name")
     return text
 
 
 def _resolution(text: str) -> tuple[int, int]:
-    from argparse import ArgumentTypeError
-
-    from vhost_user_gpu.edid import MAX_SIDE
-
     sides = text.split("x")
     if len(sides) == 2 and all(side.isdecimal() and len(side) <= 5 for side in sides):
         width, height = map(int, sides)
         if 1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE:
             return width, height
-    raise ArgumentTypeError(f"{text!r} is not a resolution such as 1280x800")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a resolution such as 1280x800")

@@ -1,6 +1,6 @@
 """Scan-outs: what is to be seen on each of the guest's monitors, and what of it is news to the front-end."""
 
-from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 from vhost_user_gpu.pixels import PIXEL, Format, to_wire
 from vhost_user_gpu.rect import NOTHING, Rect
@@ -8,8 +8,7 @@ from vhost_user_gpu.resource import Blob, Picture, Resource
 from vhost_user_gpu.wire import CURSOR_BYTES, CURSOR_SIDE
 
 
-@dataclass(frozen=True)
-class Framebuffer:
+class Framebuffer(NamedTuple):
     """A resource as a picture: rows of pixels from `offset` on, `stride` bytes apart."""
 
     resource: Resource
@@ -20,7 +19,7 @@ class Framebuffer:
     offset: int = 0
 
     @classmethod
-    def of(cls, picture: Picture) -> "Framebuffer":
+    def of(cls, picture: Picture) -> Self:
         """The whole picture."""
         return cls(picture, picture.format, picture.width, picture.height, picture.stride)
 

@@ -6,11 +6,10 @@ that may have to wait for a disk.
 
 import asyncio
 import logging
-import secrets
+import os
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from vhost_user_gpu.pixels import PIXEL
 from vhost_user_gpu.png import png
@@ -27,14 +26,13 @@ class Target:
     """Where screenshots are written: a path, whose folder it holds; raises SetupError if it cannot be."""
 
     def __init__(self, path: str) -> None:
-        self.path = Path(path)
+        self.path = path
+        folder = os.path.dirname(path)
         try:
-            self.folder = Folder(str(self.path.parent))
+            self.folder = Folder(folder)
         except OSError as error:
-            raise SetupError(
-                f"--screenshot={path}: {self.path.parent} is no folder: {error.strerror}"
-            ) from None
-        if self.path.is_dir():
+            raise SetupError(f"--screenshot={path}: {folder} is no folder: {error.strerror}") from None
+        if os.path.isdir(path):
             self.folder.close()
             raise SetupError(f"--screenshot={path} is a folder, not a file's name")
 
@@ -83,11 +81,11 @@ class Screenshots:
 async def _take(target: Target, showing: Sequence[Scanout], threads: Threads) -> None:
     if not showing:
         log.warning("no screenshot: the guest shows nothing")
-    path = target.path
-    paths = [path, *(path.with_stem(f"{path.stem}-{scanout.number}") for scanout in showing[1:])]
+    stem, suffix = os.path.splitext(target.path)
+    paths = [target.path, *(f"{stem}-{scanout.number}{suffix}" for scanout in showing[1:])]
     for each, scanout in zip(paths, showing, strict=False):
         try:
-            await _write(target.folder, each.name, scanout, threads)
+            await _write(target.folder, os.path.basename(each), scanout, threads)
         except (OSError, MemoryLost) as error:
             log.error("no screenshot at %s: %s", each, error)
         else:
@@ -115,7 +113,7 @@ async def _write(folder: Folder, name: str, scanout: Scanout, threads: Threads) 
 
 def _save(folder: Folder, name: str, pieces: Iterator[bytes]) -> Generator[None, None, None]:
     """Writes a file, a piece with each step. After the last it has its name; closed before, there is none."""
-    partial = f".screenshot-{secrets.token_hex(8)}"  # which nobody foresees
+    partial = f".screenshot-{os.urandom(8).hex()}"  # which nobody foresees
     fd = folder.make(partial)
     try:
         with open(fd, "wb") as file:

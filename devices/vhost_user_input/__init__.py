@@ -12,10 +12,9 @@ The events come from an evdev node of the host (--evdev-path), from a recording 
     sources' Origins --whole reports--> Feed(Backlog) --events--> eventq        statusq --LEDs--> sources
 """
 
+from vhostd import Manifest
 
-def main() -> int:
-    """The program `vhost-user-input`."""
-    from vhost_user_input.device import Input
-    from vhostd import run
-
-    return run(Input)
+MANIFEST = Manifest(
+    type="input", device="vhost_user_input.device:Input", capabilities=("evdev-path", "no-grab")
+)
+main = MANIFEST.main

@@ -1,8 +1,8 @@
 """What an input device is: its names and ids, and the events it can have."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from vhost_user_input.events import (
     ABS_MT_POSITION_X,
@@ -40,8 +40,7 @@ class Ids(NamedTuple):
     version: int
 
 
-@dataclass(frozen=True)
-class AbsInfo:
+class AbsInfo(NamedTuple):
     """The range and the precision of an absolute axis."""
 
     minimum: int = 0
@@ -51,21 +50,21 @@ class AbsInfo:
     resolution: int = 0
 
 
+NONE: Mapping[int, Any] = MappingProxyType({})
 AREA = AbsInfo(0, 0x7FFF)  # from edge to edge, as QEMU's
 BUTTONS = frozenset(range(0x110, 0x115))  # BTN_LEFT, BTN_RIGHT, BTN_MIDDLE, BTN_SIDE, BTN_EXTRA
 WHEELS = frozenset((6, 8))  # REL_HWHEEL, REL_WHEEL
 
 
-@dataclass(frozen=True)
-class Description:
+class Description(NamedTuple):
     """An input device as the guest is to see it."""
 
     name: str = ""
     serial: str = ""
-    ids: Ids = Ids(BUS_VIRTUAL, 0, 0, 0)  # noqa: RUF009 (immutable)
+    ids: Ids = Ids(BUS_VIRTUAL, 0, 0, 0)
     properties: frozenset[int] = frozenset()
-    codes: Mapping[int, frozenset[int]] = field(default_factory=dict)  # by event type
-    axes: Mapping[int, AbsInfo] = field(default_factory=dict)  # by code of EV_ABS
+    codes: Mapping[int, frozenset[int]] = NONE  # by event type
+    axes: Mapping[int, AbsInfo] = NONE  # by code of EV_ABS
 
     @property
     def slots(self) -> int:

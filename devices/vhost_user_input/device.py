@@ -1,16 +1,32 @@
 """Input: the input device as a device."""
 
-from vhostd import Device, DeviceType, UsageError
+import argparse
+import asyncio
+from collections.abc import Sequence
+from typing import Self
 
-TYPE_CHECKING = False  # typing's own costs time, of which --print-capabilities has little
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
-    from typing import Self
-
-    from vhost_user_input.description import Description
-    from vhost_user_input.source import Source
-    from vhostd import Chain, Grants, Handler, Link, Virtqueue
+from vhost_user_input import MANIFEST
+from vhost_user_input.backlog import Backlog
+from vhost_user_input.config import Config
+from vhost_user_input.description import VIRTUAL, Description
+from vhost_user_input.evdev_source import EvdevSource
+from vhost_user_input.evemu_source import EvemuSource
+from vhost_user_input.event_socket import EventSocket
+from vhost_user_input.events import EVENT, STATUS_TYPES, SYN_REPORT_EVENT
+from vhost_user_input.feed import Feed
+from vhost_user_input.source import Source
+from vhostd import (
+    Chain,
+    Device,
+    DeviceType,
+    Grants,
+    Handler,
+    Link,
+    UsageError,
+    Virtqueue,
+    socket_group,
+    socket_mode,
+)
 
 EVENT_SIZE = 8  # bytes of a struct virtio_input_event
 STATUS_BURST = 64  # status events that the sources get in one report
@@ -31,24 +47,17 @@ class Input(Device):
     The device is described and fed by its sources, which it owns.
     """
 
-    kind = DeviceType.INPUT
-    capabilities = ("evdev-path", "no-grab")
+    kind = DeviceType.of(MANIFEST.type)
 
-    def __init__(self, description: "Description", sources: "Sequence[Source]") -> None:
-        from vhost_user_input.backlog import Backlog
-        from vhost_user_input.config import Config
-        from vhost_user_input.feed import Feed
-
+    def __init__(self, description: Description, sources: Sequence[Source]) -> None:
         self._description = description
         self._sources = sources
         self._config = Config(description)
         self._feed = Feed(Backlog(slots=description.slots > 0), description)
 
     @classmethod
-    def add_options(cls, parser: "argparse.ArgumentParser") -> None:
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
         """Adds the sources, of which there must be one, and what may be changed of them."""
-        from vhostd import socket_group, socket_mode
-
         add = parser.add_argument_group("input").add_argument
         add("--evdev-path", metavar="PATH", help="take this evdev node, and its events")
         add("--no-grab", action="store_true", help="let the host go on using the evdev node")
@@ -74,10 +83,8 @@ class Input(Device):
         add("--serial", help="the device's serial number in the guest")
 
     @classmethod
-    def from_options(cls, options: "argparse.Namespace") -> "Self":
+    def from_options(cls, options: argparse.Namespace) -> Self:
         """Opens the sources; raises UsageError unless the options name them sensibly."""
-        from dataclasses import replace
-
         live = options.evdev_path is not None
         scripted = options.evemu_path is not None or options.event_socket is not None
         if live and scripted:
@@ -88,26 +95,22 @@ class Input(Device):
         sources = _open_sources(options)
         given = {"name": options.name, "serial": options.serial}
         changes = {what: text for what, text in given.items() if text is not None}
-        return cls(replace(sources[0].description, **changes), sources)
+        return cls(sources[0].description._replace(**changes), sources)
 
-    def grants(self) -> "Grants":
+    def grants(self) -> Grants:
         """What its sources need."""
-        from vhostd import Grants
-
         return Grants.together(source.grants() for source in self._sources)
 
     @property
-    def queues(self) -> "Sequence[Handler]":
+    def queues(self) -> Sequence[Handler]:
         """The eventq and the statusq (virtio 1.3, 5.8.2)."""
         return [self._feed.serve, self.statusq]
 
-    async def statusq(self, queue: "Virtqueue") -> None:
+    async def statusq(self, queue: Virtqueue) -> None:
         """Hands the driver's LEDs, sounds and repeat rates to the sources, a burst at a time."""
-        from asyncio import sleep
-
         while await queue.ready():
             self._write_back(queue)
-            await sleep(0)
+            await asyncio.sleep(0)
 
     def read_config(self) -> bytes:
         """The answer to what the driver has selected."""
@@ -119,11 +122,9 @@ class Input(Device):
 
     async def run(self) -> None:
         """Lets the sources feed the guest; raises SetupError when one that is needed is gone."""
-        from asyncio import gather
+        await asyncio.gather(*(source.run(self._feed) for source in self._sources))
 
-        await gather(*(source.run(self._feed) for source in self._sources))
-
-    def attach(self, link: "Link") -> None:
+    def attach(self, link: Link) -> None:
         """Another virtual machine has come."""
         super().attach(link)
         for source in self._sources:
@@ -146,9 +147,7 @@ class Input(Device):
         for source in self._sources:
             source.close()
 
-    def _write_back(self, queue: "Virtqueue") -> None:
-        from vhost_user_input.events import SYN_REPORT_EVENT
-
+    def _write_back(self, queue: Virtqueue) -> None:
         events = bytearray()
         for _ in range(STATUS_BURST):
             if (chain := queue.pop()) is None:
@@ -159,13 +158,11 @@ class Input(Device):
             for source in self._sources:
                 source.write(bytes(events) + SYN_REPORT_EVENT)
 
-    def _status(self, chain: "Chain") -> bytes:
+    def _status(self, chain: Chain) -> bytes:
         """The status event in a chain; nothing if it is none, or none that the device has.
 
         Linux also echoes events of the eventq here, such as scan codes; they must not go back to the source.
         """
-        from vhost_user_input.events import EVENT, STATUS_TYPES
-
         if chain.readable != EVENT_SIZE:
             return b""
         event = chain.read(EVENT_SIZE)
@@ -173,7 +170,7 @@ class Input(Device):
         return event if kind in STATUS_TYPES and self._description.has(kind, code) else b""
 
 
-def _check_dependents(options: "argparse.Namespace") -> None:
+def _check_dependents(options: argparse.Namespace) -> None:
     """Raises UsageError for an option that means nothing without another, or beside it."""
     given = vars(options)
     for option, needed in NEEDS.items():
@@ -188,11 +185,9 @@ def _flag(option: str) -> str:
     return "--" + option.replace("_", "-")
 
 
-def _open_sources(options: "argparse.Namespace") -> "list[Source]":
+def _open_sources(options: argparse.Namespace) -> list[Source]:
     """The sources that the options name; the first one describes the device. On failure none stays open."""
     if options.evdev_path is not None:
-        from vhost_user_input.evdev_source import EvdevSource
-
         return [
             EvdevSource(
                 options.evdev_path,
@@ -201,16 +196,10 @@ def _open_sources(options: "argparse.Namespace") -> "list[Source]":
                 wait=options.wait,
             )
         ]
-    from vhost_user_input.description import VIRTUAL
-
     sources: list[Source] = []
     if options.evemu_path is not None:
-        from vhost_user_input.evemu_source import EvemuSource
-
         sources.append(EvemuSource(*options.evemu_path))
     if options.event_socket is not None:
-        from vhost_user_input.event_socket import EventSocket
-
         description = sources[0].description if sources else VIRTUAL[options.event_device or DEVICES[0]]()
         mode, group = options.event_socket_mode, options.event_socket_group
         sources.append(EventSocket(options.event_socket, description, mode=mode, group=group))

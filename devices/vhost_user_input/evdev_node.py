@@ -66,7 +66,7 @@ def grants(*, reopened: bool) -> Grants:
 
 def open_node(path: str) -> Node:
     """Opens a node without waiting for events; raises OSError, or SetupError for what is none."""
-    try:
+    try:  # here, since few have a node as their source, and loading it takes long
         import evdev
     except ImportError as error:
         raise SetupError(f"{path}: the Python library evdev is missing: {error}") from error

@@ -15,7 +15,7 @@ which has a bit for each type, tells that the device repeats keys. Nothing here 
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vhost_user_input.description import REPEAT_CODES, AbsInfo, Description, Ids
 from vhost_user_input.events import ABS_CNT, ABS_MT_SLOT, EV_ABS, EV_CNT, EV_REP, EV_SYN, BadEvent
@@ -39,8 +39,7 @@ _S32 = range(-(1 << 31), 1 << 31)
 Event = tuple[int, int, int, int]  # microseconds, type, code, value
 
 
-@dataclass(frozen=True)
-class Recording:
+class Recording(NamedTuple):
     """What files say of a device, and of what happened to it."""
 
     description: Description

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import stat
-from pathlib import Path
 
 from vhost_user_input.evemu import Event, Recording, format_event, parse
 from vhost_user_input.events import EV_SW, EVENT, BadEvent
@@ -81,7 +80,8 @@ def _read(path: str) -> str:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise SetupError(f"--evemu-path={path}: not a regular file, which alone is sure to end")
         # A name may be in any encoding; its bytes are kept as they are.
-        return Path(path).read_text("utf-8", errors="surrogateescape")
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
     except OSError as error:
         raise SetupError(f"--evemu-path={path}: {error.strerror}") from error
 

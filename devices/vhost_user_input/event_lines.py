@@ -1,7 +1,5 @@
 """One client's bytes on the event socket: E: lines in, whole reports and complaints out."""
 
-from dataclasses import dataclass, field
-
 from vhost_user_input.description import Description
 from vhost_user_input.evemu import BYTE_ORDER_MARK, parse_event
 from vhost_user_input.reports import Reports
@@ -12,12 +10,12 @@ MAX_LINE = 1024  # bytes; an E: line with a comment needs less than 100
 _IGNORED = ("#", "N:", "I:", "P:", "B:", "A:", "L:", "S:")
 
 
-@dataclass
 class Heard:
     """What some bytes came to."""
 
-    reports: bytearray = field(default_factory=bytearray)
-    errors: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.reports = bytearray()
+        self.errors: list[str] = []
 
 
 class EventLines:

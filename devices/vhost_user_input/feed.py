@@ -2,16 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from vhost_user_input.backlog import Backlog
 from vhost_user_input.description import Description
 from vhost_user_input.events import EVENT
 from vhost_user_input.origin import Origin
 from vhost_user_input.state import State
-
-if TYPE_CHECKING:
-    from vhostd import Virtqueue
+from vhostd import Virtqueue
 
 # In events. After so many the event loop gets a turn, for signals, messages and the sources.
 BURST = 64
@@ -71,7 +68,7 @@ class Feed:
 
     # --- The guest's side -------------------------------------------------------------------------------
 
-    async def serve(self, queue: "Virtqueue") -> None:
+    async def serve(self, queue: Virtqueue) -> None:
         """Fills the driver's buffers with events from the ring's start to its stop."""
         try:
             while await queue.ready():
@@ -111,7 +108,7 @@ class Feed:
         for call in self._watchers:
             call(self.listening)
 
-    def _fill(self, queue: "Virtqueue") -> None:
+    def _fill(self, queue: Virtqueue) -> None:
         events = self._backlog.head(BURST)
         done = 0
         try:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vhost_user_input.origin import Origin
 from vhost_user_input.source import Sink
@@ -15,8 +15,7 @@ OVERHEAD = 64  # bytes that each item counts beside its events
 PATIENCE = 300.0  # seconds that they wait
 
 
-@dataclass(frozen=True, eq=False)
-class Item:
+class Item(NamedTuple):
     """Whole reports of an origin; `last` if it leaves after them, and `time`, when they came."""
 
     origin: Origin

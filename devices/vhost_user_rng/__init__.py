@@ -8,10 +8,7 @@ A device is a class with a kind and a handler for each of its virtqueues, here o
 does the rest: socket, memory, rings, interrupts, reset.
 """
 
+from vhostd import Manifest
 
-def main() -> int:
-    """The program `vhost-user-rng`."""
-    from vhost_user_rng.device import Rng
-    from vhostd import run
-
-    return run(Rng)
+MANIFEST = Manifest(type="rng", device="vhost_user_rng.device:Rng")
+main = MANIFEST.main

@@ -1,17 +1,13 @@
 """Rng: the entropy source as a device."""
 
+import argparse
 import os
 import stat
+from collections.abc import Sequence
+from typing import Self
 
-from vhostd import Budget, Device, DeviceType, SetupError
-
-TYPE_CHECKING = False  # typing's own costs time, of which --print-capabilities has little
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
-    from typing import Self
-
-    from vhostd import Handler, Reader, Virtqueue
+from vhost_user_rng import MANIFEST
+from vhostd import Budget, Device, DeviceType, Handler, Reader, SetupError, Virtqueue, positive, size
 
 MAX_REQUEST = 65536  # bytes; of a larger buffer a part is filled, so that no guest has us make a huge one
 READ_AHEAD = 4096  # bytes of a source that are read when requests need fewer; of a slow one, fewer than that
@@ -21,19 +17,19 @@ LEAST = 64  # bytes that a request is expected to need, such as Linux's
 class Rng(Device):
     """entropy for the guest (virtio-rng)"""
 
-    kind = DeviceType.RNG
+    kind = DeviceType.of(MANIFEST.type)
 
-    def __init__(self, source: "Reader | None", budget: Budget) -> None:
+    def __init__(self, source: Reader | None, budget: Budget) -> None:
         """Gives bytes of `source`, which it owns, or of getrandom(2), within the budget."""
         self._source = source
         self._budget = budget
         self._need = READ_AHEAD  # of the next request, by the one before
 
     @property
-    def queues(self) -> "Sequence[Handler]":
+    def queues(self) -> Sequence[Handler]:
         return [self.requestq]
 
-    async def requestq(self, queue: "Virtqueue") -> None:
+    async def requestq(self, queue: Virtqueue) -> None:
         """Fills the driver's buffers; waits for all else where it holds none, so that the ring can stop."""
         await self._budget.refill()
         if self._source is not None:
@@ -49,7 +45,7 @@ class Rng(Device):
             if self._source is not None:
                 await self._read_ahead(self._source, queue)
 
-    async def _read_ahead(self, source: "Reader", queue: "Virtqueue") -> None:
+    async def _read_ahead(self, source: Reader, queue: Virtqueue) -> None:
         """Waits, if there is a request, until there are bytes for it."""
         if source.at_hand >= min(self._need, self._budget.left) or not await queue.ready():
             return
@@ -61,16 +57,14 @@ class Rng(Device):
             raise SetupError(f"--rng-source={source.name} has run out") from None
 
     @classmethod
-    def add_options(cls, parser: "argparse.ArgumentParser") -> None:
-        from vhostd import positive, size  # with argparse behind it
-
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
         add = parser.add_argument_group("entropy").add_argument
         add("--rng-source", metavar="PATH", help="a device or file; default: getrandom(2)")
         add("--max-bytes", metavar="SIZE", type=size, default=1 << 62, help="per period; default: any")
         add("--period", metavar="MS", type=positive, default=65536, help="milliseconds; default: 65536")
 
     @classmethod
-    def from_options(cls, options: "argparse.Namespace") -> "Self":
+    def from_options(cls, options: argparse.Namespace) -> Self:
         source = None if options.rng_source is None else _open(options.rng_source)
         return cls(source, Budget(options.max_bytes, options.period / 1000))
 
@@ -79,9 +73,7 @@ class Rng(Device):
             self._source.close()
 
 
-def _open(path: str) -> "Reader":
-    from vhostd import Reader
-
+def _open(path: str) -> Reader:
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISREG(mode) or stat.S_ISCHR(mode):  # a pipe may let the guest, and us, wait for ever

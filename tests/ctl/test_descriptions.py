@@ -9,10 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from vhostd import Device
+from vhostd import Manifest
 from vhostd.ctl.description import BackendDescription, load
 from vhostd.errors import SetupError
-from vhostd.program.capabilities import capabilities
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "share/vhost-user"
@@ -25,15 +24,10 @@ GOOD = {"description": "a disk", "type": "block", "binary": "/usr/bin/disk", "ta
 GOOD_CAPABILITIES = {"type": "block", "features": ["blk-file", "read-only"]}
 
 
-def kind_of(program: str) -> type[Device]:
-    """The device that a program runs."""
-    module = importlib.import_module(PROGRAMS[program].partition(":")[0])
-    (kind,) = [
-        each
-        for each in vars(module).values()
-        if isinstance(each, type) and issubclass(each, Device) and each is not Device
-    ]
-    return kind
+def manifest_of(program: str) -> Manifest:
+    """What a program says of itself."""
+    manifest: Manifest = importlib.import_module(PROGRAMS[program].partition(":")[0]).MANIFEST
+    return manifest
 
 
 def validator(definition: str) -> jsonschema.Draft202012Validator:
@@ -61,12 +55,12 @@ def test_a_description_is_valid_and_names_a_program_of_ours(path: Path) -> None:
     description = load(path)
     assert description.binary.parent == Path("/usr/bin")
     assert path.name == f"50-vhostd-{description.type}.json"
-    assert kind_of(description.binary.name).kind.description_type == description.type
+    assert manifest_of(description.binary.name).type == description.type
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_s_capabilities_are_valid(program: str) -> None:
-    validator("capabilities").validate(json.loads(capabilities(kind_of(program))))
+    validator("capabilities").validate(json.loads(str(manifest_of(program))))
 
 
 def test_every_program_has_a_description() -> None:

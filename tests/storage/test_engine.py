@@ -18,7 +18,8 @@ from tests.storage.images import (
     noise,
     replaced,
 )
-from vhostd import Chain, SetupError, Uring
+from vhostd import Chain, SetupError
+from vhostd.ring.uring import Uring
 from vhostd.storage import engine as engines
 from vhostd.storage.engine import Engine, Result, SyncEngine, ThreadEngine, UringEngine, make_engine
 from vhostd.wire.fds import Fd

@@ -74,7 +74,7 @@ def chosen(types: list[str] | None, tree: Path | None) -> list[Program]:
         raise UsageError(
             f"--types: no program here is of type {min(unknown)!r}; there are {', '.join(known)}"
         )
-    kept = [program for program in programs if not types or not program.device or program.type in types]
+    kept = [program for program in programs if not types or not program.manifest or program.type in types]
     return [replace(program, path=_outside(program.path, tree)) for program in kept]
 
 
@@ -90,10 +90,10 @@ def warnings(options: argparse.Namespace, places: Places, programs: list[Program
     account = reach.launcher()
     blocked: dict[str, list[str]] = {}
     for program in programs:
-        if program.device and (obstacle := reach.obstacle(program.path, account)):
+        if program.manifest and (obstacle := reach.obstacle(program.path, account)):
             fault = f"{obstacle} is closed to {account.name}, as whom libvirt starts programs"
             blocked.setdefault(fault, []).append(program.name)
-        elif program.device and (folder := reach.hidden_folder(program.path)):
+        elif program.manifest and (folder := reach.hidden_folder(program.path)):
             fault = f"the systemd services see nothing in {folder}, where programs are that they start"
             blocked.setdefault(fault, []).append(program.name)
     for fault, names in blocked.items():

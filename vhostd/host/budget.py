@@ -1,5 +1,6 @@
 """A limit on what a guest gets in a time."""
 
+import asyncio
 import time
 
 
@@ -22,8 +23,6 @@ class Budget:
         Returns the seconds that it waited. Call it where no chain is held: the ring's stop need not wait
         then.
         """
-        import asyncio  # a device module imports this one, and must cost little
-
         begin = now = time.monotonic()
         while now < self._end:
             if self.left:

@@ -10,10 +10,7 @@ import struct
 import sys
 import syslog
 import time
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
+from types import TracebackType
 
 PRIORITIES = {
     logging.DEBUG: syslog.LOG_DEBUG,
@@ -163,7 +160,7 @@ def set_up(program: str, level: str | None) -> None:
     logging.getLogger(REPORTS).setLevel(logging.INFO)
 
 
-def _tell(kind: type[BaseException], error: BaseException, trace: "TracebackType | None") -> None:
+def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     logging.error("the program ends:", exc_info=(kind, error, trace))
 
 

@@ -53,7 +53,11 @@ def make_parser(kind: type[Device]) -> argparse.ArgumentParser:
         description=f"A vhost-user back-end: {(kind.__doc__ or '').partition(chr(10))[0]}",
         epilog="Without --socket-path and --fd, the socket comes from systemd (LISTEN_FDS).",
         allow_abbrev=False,
+        add_help=False,
     )
+    # In a group, where argparse does not try out how it will look: for that it loads half of a compressor.
+    helping = parser.add_argument_group("options")
+    helping.add_argument("-h", "--help", action="help", help="show this help message and exit")
     shared = parser.add_argument_group("shared options")
     shared.add_argument("--socket-path", metavar="PATH", help="listen at PATH for one front-end at a time")
     shared.add_argument("--fd", metavar="N", type=_fd, help="use this socket: listening, or connected")

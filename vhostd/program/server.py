@@ -7,7 +7,9 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol
 
+from vhostd.host.grants import Grants
 from vhostd.host.pause import ENDING
 from vhostd.program.activation import Notifier, watchdog_interval
 from vhostd.program.endpoint import Endpoint
@@ -20,10 +22,6 @@ from vhostd.virtio.state import VirtioState
 from vhostd.virtio.virtqueue import MakeQueue, Virtqueue
 from vhostd.wire.channel import Channel
 
-TYPE_CHECKING = False  # few want metrics, and none of the others is to load their library
-if TYPE_CHECKING:
-    from vhostd.program.metrics.metrics import Metrics
-
 log = logging.getLogger(__name__)
 reports = logging.getLogger(REPORTS)
 
@@ -32,15 +30,32 @@ ACCEPT_PAUSE = 1.0  # seconds until the next try when a connection could not be 
 SIGNALS = (*ENDING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)  # those that we, or a device, may take
 
 
+class Metrics(Protocol):
+    """What `metrics/` has, whose library only those load who want metrics."""
+
+    @property
+    def make_queue(self) -> MakeQueue:
+        """Makes virtqueues that count."""
+
+    async def run(self, served: "Server") -> None:
+        """Shows the counts until cancelled."""
+
+    def grants(self) -> Grants:
+        """What showing them still needs of the system."""
+
+    def close(self) -> None:
+        """Gives up where they are shown."""
+
+
 async def serve(
-    device: Device, endpoint: Endpoint, notifier: Notifier, metrics: "Metrics | None" = None
+    device: Device, endpoint: Endpoint, notifier: Notifier, metrics: Metrics | None = None
 ) -> None:
     """Runs the device until SIGTERM, SIGINT, or the end of the only front-end of a connected socket.
 
     Raises what the device's `run` raises.
     """
     loop = asyncio.get_running_loop()
-    make_queue = Virtqueue if metrics is None else metrics.meters.make_queue
+    make_queue = Virtqueue if metrics is None else metrics.make_queue
     server = Server(device, endpoint, make_queue, notifier.tell)
     serving = loop.create_task(server.run(), name="serving")
     living = loop.create_task(device.run(), name="device")

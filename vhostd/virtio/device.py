@@ -31,7 +31,6 @@ class Device:
     """One virtio device. `kind` and `queues` are required, the rest has defaults that fit many."""
 
     kind: ClassVar[DeviceType]
-    capabilities: ClassVar[tuple[str, ...]] = ()  # the features that --print-capabilities lists
     features: int = 0  # the device's own feature bits that are offered, a mask
     negotiated: int = 0  # those that the driver accepted
     protocol_features: int = 0  # those of vhost-user that the device serves, a mask; see `calls`

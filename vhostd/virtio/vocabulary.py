@@ -4,6 +4,7 @@ Section numbers throughout the project are those of virtio 1.3.
 """
 
 from enum import IntEnum
+from typing import Self
 
 MAX_QUEUE_SIZE = 32768  # of a split virtqueue (2.7)
 
@@ -26,6 +27,14 @@ class DeviceType(IntEnum):
     VSOCK = 19
     CRYPTO = 20
     FS = 26
+
+    @classmethod
+    def of(cls, description_type: str) -> Self:
+        """The one that `vhost-user.json` spells so; ValueError if there is none."""
+        for kind in cls:
+            if kind.description_type == description_type:
+                return kind
+        raise ValueError(f"{description_type!r} is no type of a device")
 
     @property
     def description_type(self) -> str:

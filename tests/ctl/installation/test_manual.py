@@ -2,14 +2,14 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import vhostd
 from tests.ctl.commands import NAMES, program, tool
-from vhostd import Device, DeviceType
+from vhostd import Device, DeviceType, Manifest, ctl
 from vhostd.ctl.installation.commandline import read
 from vhostd.ctl.installation.manual import manual
 from vhostd.ctl.installation.programs import Program
@@ -87,7 +87,7 @@ def test_options_are_typed_as_they_are_printed(tmp_path: Path, monkeypatch: pyte
 
 def test_what_could_be_taken_for_a_macro(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Program, "parser", property(lambda _: tool()))
-    page = manual(Program("a-tool", Path("/usr/bin/a-tool"), None), [], [])
+    page = manual(Program("a-tool", Path("/usr/bin/a-tool"), ctl, None), [], [])
     text = " ".join(rendered(page, "groff", "-man", "-ww", "-T", "ascii").split())
     for expected in (
         "--into DIR .a folder",
@@ -110,13 +110,14 @@ def test_a_day_that_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert " 1970-01-02 " in first
 
 
-def test_a_docstring_without_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_docstring_without_examples() -> None:
     class Plain(Device):
         """a device"""
 
         kind = DeviceType.RNG
 
-    monkeypatch.setattr(sys.modules[__name__], "__doc__", None)
-    page = manual(Program("vhost-user-plain", Path("/usr/bin/vhost-user-plain"), Plain), [], [])
+    manifest = Manifest("rng", Plain)
+    plain = Program("vhost-user-plain", Path("/usr/bin/vhost-user-plain"), ModuleType("plain"), manifest)
+    page = manual(plain, [], [])
     assert "EXAMPLES" not in page
     assert "vhost\\-user\\-plain" in page

@@ -34,11 +34,11 @@ from tests.storage.images import (
     noise,
     skipped_without,
 )
+from vhost_user_blk import MANIFEST
 from vhost_user_blk.device import Blk
 from vhost_user_blk.protocol import VirtioBlkConfig
 from vhostd import DeviceType, SetupError, UsageError, Virtqueue
 from vhostd.frontend import Frontend
-from vhostd.program.capabilities import capabilities
 from vhostd.storage import locking
 from vhostd.vhost_user.messages import (
     GET_CONFIG,
@@ -101,7 +101,7 @@ async def config_of(frontend: Frontend) -> VirtioBlkConfig:
 def test_what_it_is() -> None:
     assert Blk.kind == DeviceType.BLOCK
     assert DeviceType.BLOCK.value == 2
-    assert json.loads(capabilities(Blk)) == {"type": "block", "features": ["read-only", "blk-file"]}
+    assert json.loads(str(MANIFEST)) == {"type": "block", "features": ["read-only", "blk-file"]}
 
 
 def test_the_description() -> None:

@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
+from uuid import UUID
 
 import pytest
 
@@ -163,7 +164,7 @@ def test_each_resource_has_a_uuid_of_its_own() -> None:
     one, other = picture(), picture()
     assert one.uuid == one.uuid
     assert one.uuid != other.uuid
-    assert one.uuid.version == 4
+    assert UUID(bytes=one.uuid).version == 4
 
 
 # --- All of them ------------------------------------------------------------------------------------------

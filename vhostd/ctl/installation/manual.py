@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 import textwrap
 import time
 from collections.abc import Iterable, Iterator
@@ -24,8 +23,7 @@ STATUS = re.compile(r"^status (\d) +(.+(?:\n +.+)*)", re.MULTILINE)
 def manual(program: Program, files: Iterable[Path], others: Iterable[str]) -> str:
     """The page of a program; `files` are those that belong to it, `others` the pages to read as well."""
     command = read(program.parser, program.name)
-    source = sys.modules[program.device.__module__] if program.device else ctl
-    statuses = (back_end if program.device else ctl).__doc__ or ""
+    statuses = (back_end if program.manifest else ctl).__doc__ or ""
     sections = {
         "NAME": [f"{program.name} \\-", _prose(_summary(command))],
         "SYNOPSIS": [_bold(program.name), *_synopsis(command)],
@@ -34,7 +32,7 @@ def manual(program: Program, files: Iterable[Path], others: Iterable[str]) -> st
         "COMMANDS": [line for inner in command.commands for line in _command(inner)],
         "EXIT STATUS": [line for match in STATUS.finditer(statuses) for line in _item(match[1], match[2])],
         "FILES": [line for path in files for line in (".TP", _literal(str(path)))],
-        "EXAMPLES": list(_examples(source.__doc__ or "")),
+        "EXAMPLES": list(_examples(program.package.__doc__ or "")),
         "SEE ALSO": [f".BR {_literal(name)} (1)" for name in others],
     }
     body = [line for title, lines in sections.items() if any(lines) for line in (f".SH {title}", *lines)]

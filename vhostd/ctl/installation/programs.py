@@ -8,32 +8,35 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution
 from pathlib import Path
+from types import ModuleType
 
 from vhostd.ctl import make_parser
 from vhostd.errors import SetupError
-from vhostd.program import options
-from vhostd.virtio.device import Device
+from vhostd.program.main import load
+from vhostd.program.manifest import Manifest
+from vhostd.program.options import make_parser as make_device_parser
 
 CTL = "vhostctl"
 
 
 @dataclass(frozen=True)
 class Program:
-    """One program: its path, and the device that it is, or None if that is this very program."""
+    """One program: its path, its package, and its manifest, or None if that is this very program."""
 
     name: str
     path: Path
-    device: type[Device] | None
+    package: ModuleType
+    manifest: Manifest | None
 
     @property
     def type(self) -> str | None:
-        """The device's type, as in descriptions; None if they have no word for it."""
-        return self.device.kind.description_type if self.device else None
+        """The device's type, as in descriptions; None for this very program."""
+        return self.manifest.type if self.manifest else None
 
     @property
     def parser(self) -> ArgumentParser:
         """The parser of its command line."""
-        parser = options.make_parser(self.device) if self.device else make_parser()
+        parser = make_device_parser(load(self.manifest.device)) if self.manifest else make_parser()
         parser.prog = self.name
         return parser
 
@@ -41,20 +44,15 @@ class Program:
 def installed_programs() -> list[Program]:
     """All that lie beside this program; raises SetupError if none does."""
     folder = _folder()
-    found = [
-        Program(entry.name, folder / entry.name, device_of(entry))
-        for entry in _entries()
-        if (folder / entry.name).is_file()
-    ]
-    if not any(program.device for program in found):
+    found = [_program(entry, folder / entry.name) for entry in _entries() if (folder / entry.name).is_file()]
+    if not any(program.manifest for program in found):
         raise SetupError(f"there is none of vhostd's back-end programs in {folder}")
     return found
 
 
-def device_of(entry: EntryPoint) -> type[Device] | None:
-    """The device in the module that a program's entry point names."""
-    classes = (each for each in vars(import_module(entry.module)).values() if isinstance(each, type))
-    return next((each for each in classes if issubclass(each, Device) and each is not Device), None)
+def _program(entry: EntryPoint, path: Path) -> Program:
+    package = import_module(entry.module)
+    return Program(entry.name, path, package, getattr(package, "MANIFEST", None))
 
 
 def _entries() -> Iterator[EntryPoint]:

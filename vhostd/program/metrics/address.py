@@ -9,7 +9,7 @@ from vhostd.program import endpoint
 from vhostd.program.endpoint import Endpoint
 
 UNIX = "unix:"
-TCP = re.compile(r"(?P<host>[^\s:/\[\]]*|\[(?P<v6>[0-9A-Fa-f:.]+(?:%\w+)?)\]):(?P<port>[0-9]{1,5})")
+TCP = r"(?P<host>[^\s:/\[\]]*|\[(?P<v6>[0-9A-Fa-f:.]+(?:%\w+)?)\]):(?P<port>[0-9]{1,5})"
 LOCAL = "127.0.0.1"
 BACKLOG = 64
 
@@ -30,7 +30,7 @@ def parse_address(text: str) -> Address:
     """Reads HOST:PORT, :PORT for this machine alone, [V6]:PORT, or unix:PATH; ValueError if it is none."""
     if path := text.removeprefix(UNIX) if text.startswith(UNIX) else "":
         return Address(path=path)
-    if (found := TCP.fullmatch(text)) is None or int(found["port"]) > 0xFFFF:
+    if (found := re.fullmatch(TCP, text)) is None or int(found["port"]) > 0xFFFF:
         raise ValueError(f"{text!r} is not HOST:PORT, :PORT, [ADDRESS]:PORT or unix:PATH")
     return Address(found["v6"] or found["host"] or LOCAL, int(found["port"]))
 

@@ -19,6 +19,7 @@ from vhostd.program.metrics.collector import Connections, ProgramCollector
 from vhostd.program.metrics.exporter import Exporter
 from vhostd.program.metrics.http import PATH, respond
 from vhostd.program.metrics.meter import BOUNDS, Histogram, Meters
+from vhostd.virtio.virtqueue import MakeQueue
 from vhostd.wire.fds import Fd
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,11 @@ class Metrics:
         self._lag = Histogram([bound for bound in BOUNDS if bound >= FINEST])
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
+
+    @property
+    def make_queue(self) -> MakeQueue:
+        """Makes virtqueues that count."""
+        return self.meters.make_queue
 
     async def run(self, served: Connections) -> None:
         """Shows the counts until cancelled; a fault of it costs the counts only."""

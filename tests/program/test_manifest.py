@@ -1,0 +1,58 @@
+"""What a program says of itself, and that its device is the one that it speaks of."""
+
+import importlib
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from vhostd import Device, DeviceType, Manifest, run
+from vhostd.program.main import load
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+PACKAGES = sorted(main.partition(":")[0] for name, main in SCRIPTS.items() if name != "vhostctl")
+
+
+class Lamp(Device):
+    kind = DeviceType.NINEP
+
+
+@pytest.mark.parametrize(
+    ("manifest", "printed"),
+    [
+        (Manifest("9p", Lamp), {"type": "9p", "features": []}),
+        (Manifest("input", "a.b:C", ("x-y", "z")), {"type": "input", "features": ["x-y", "z"]}),
+    ],
+)
+def test_it_is_one_line_of_json(manifest: Manifest, printed: dict[str, object]) -> None:
+    assert json.loads(str(manifest)) == printed
+    assert len(str(manifest).splitlines()) == 1
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_program_s_device_is_what_its_manifest_says(package: str) -> None:
+    manifest = importlib.import_module(package).MANIFEST
+    kind = load(manifest.device)
+    assert kind.kind.description_type == manifest.type
+    assert kind.__module__ == f"{package}.device"
+
+
+def test_a_device_is_named_or_there() -> None:
+    assert load(Lamp) is Lamp
+    assert load("vhost_user_rng.device:Rng").kind == DeviceType.RNG
+
+
+@pytest.mark.parametrize("other", [str, "builtins:print"])
+def test_what_is_no_device(other: str | type[object]) -> None:
+    with pytest.raises(TypeError, match="no class derived from Device"):
+        load(other)
+
+
+def test_a_device_without_a_manifest(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["vhost-user-lamp", "--print-capabilities"])
+    assert run(Lamp) == 0
+    assert json.loads(capfd.readouterr().out) == {"type": "9p", "features": []}

@@ -1,0 +1,46 @@
+"""The first steps of a program, in an order that matters.
+
+libvirt asks a program for its capabilities whenever it starts a domain: that answer loads nothing else. And
+the process is prepared before the rest is loaded, which takes a while, in which signals may come. So this
+module imports in its functions, as no other does.
+"""
+
+import gc
+
+from vhostd.errors import SetupError, UsageError
+from vhostd.program.stdout import say
+
+
+def start(device: str | type[object], arguments: list[str], *, capabilities: str) -> int:
+    """Runs a device's program and returns its exit status (main.py)."""
+    try:
+        if "--print-capabilities" in arguments:  # which ignores all else
+            say(f"{capabilities}\n")
+        else:
+            _serve(device, arguments)
+    except (SetupError, MemoryError) as error:
+        _complain(error)
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
+
+
+def _serve(device: str | type[object], arguments: list[str]) -> None:
+    from vhostd.program.process import prepare
+
+    prepare()
+    gc.disable()  # until all is loaded (main.py), since nothing of that is garbage
+
+    from vhostd.program.no_tls import load_event_loop
+
+    load_event_loop()
+
+    from vhostd.program.main import load, serve_device
+
+    serve_device(load(device), arguments)
+
+
+def _complain(error: Exception) -> None:
+    from vhostd.program.log import complain
+    from vhostd.program.options import program_name
+
+    complain(program_name(), error if str(error) else SetupError("out of memory"))

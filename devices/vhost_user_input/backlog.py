@@ -1,14 +1,14 @@
-"""What the guest is still to be told.
+"""The reports that the guest has yet to get.
 
-Whole reports wait here, packed and in order, until the driver has buffers for them. Two states run beside
-them: the *device's*, which follows every report as it comes in, and the *guest's*, which follows every event
-that was delivered. Wherever reports get lost, the difference of the two is what brings the guest up to date:
+Whole reports wait here, packed and in order, until the driver has buffers for them. Two states are kept with
+them. The *device's* state follows every report as it comes in. The *guest's* state follows every event that
+was delivered. When reports get lost, the difference between the two states brings the guest up to date:
 
-    the backlog is full              new reports are dropped until it has drained; the guest is told
+    the backlog is full              new reports are dropped until it has drained; the guest gets
                                      SYN_DROPPED, then the difference, then newer reports
     the source itself lost events    the same, with the state that the source has read anew
-    no driver listens                nothing waits; the driver is told the difference when it starts
-    the program ends                 what waits is dropped; the guest is told that nothing is held any more
+    no driver listens                nothing waits; the driver gets the difference when it starts
+    the program ends                 what waits is dropped; the guest is told that everything is released
 """
 
 from vhost_user_input.description import Description
@@ -27,24 +27,24 @@ class Backlog:
         self._waiting = bytearray()
         self.device = State(slots=slots)
         self._guest = State(slots=slots)
-        self._behind = True  # reports were lost and the difference is not yet in `_waiting`
-        self._dropped = False  # ... and a driver that listened is to know it
+        self._behind = True  # reports were lost, and `_waiting` does not have the difference yet
+        self._dropped = False  # ... and the driver listened: it must get SYN_DROPPED
         self._torn = False  # the last delivered event was not the end of a report
 
     def __len__(self) -> int:
         return len(self._waiting) // EVENT.size
 
     def start(self) -> None:
-        """A driver listens from now on; what it cannot know waits for it."""
+        """A driver listens from now on. The changes that it missed are queued for it."""
         if not self.listening:
             self.listening = True
             self._catch_up()
 
     def stop(self) -> None:
-        """Nobody listens any more: what waits is dropped, and be it the rest of a report.
+        """No driver listens any more. What waits is dropped, even the rest of a report.
 
-        Whether the guest reboots, rebinds its driver or only pauses is unknown here, and so is from now on
-        what it believes of anything that is not at rest. A driver ignores what it hears twice.
+        The guest may reboot, rebind its driver or only pause; the device cannot tell. So every value of the
+        guest's state that is not at rest becomes unknown. A driver ignores an event that changes nothing.
         """
         self.listening = False
         self._waiting.clear()
@@ -53,11 +53,14 @@ class Backlog:
         self._dropped = False
 
     def doubt(self, description: Description) -> None:
-        """Another program, or another life of this one, may have told the guest anything. Nobody listens."""
+        """Makes the guest's whole state unknown: an earlier program may have sent it anything.
+
+        No driver may listen.
+        """
         self._guest.doubt_all(description, self.device)
 
     def end(self) -> None:
-        """Nothing is held any more, and a guest that listens is to know no more than that."""
+        """Drops what waits, and releases everything that is held. A guest that listens gets only that."""
         self._waiting.clear()
         self.device = self._guest.released()
         self._behind = True
@@ -65,7 +68,7 @@ class Backlog:
         self._catch_up()
 
     def add(self, reports: bytes) -> None:
-        """Takes whole reports; all or none of them are to be delivered."""
+        """Takes whole reports. Either all of them are delivered or none."""
         self.device.apply(reports)
         if not self.listening:
             return
@@ -75,16 +78,16 @@ class Backlog:
             self._waiting += reports
 
     def replace(self, state: State) -> None:
-        """The device is in this state, whatever it reported before."""
+        """Takes a state that the source has read anew, because reports before it were lost."""
         self.device = state
         self._lose()
 
     def head(self, limit: int) -> bytes:
-        """The first events that wait, packed, at most `limit` of them; they go on waiting."""
+        """The first events that wait, packed, at most `limit`. They wait on until `delivered` is called."""
         return bytes(self._waiting[: limit * EVENT.size])
 
     def delivered(self, events: bytes) -> None:
-        """The guest has got these events, which were the first to wait."""
+        """Removes the first events, since the guest has got them."""
         if events:
             del self._waiting[: len(events)]
             self._guest.apply(events)
@@ -97,13 +100,13 @@ class Backlog:
         self._catch_up()
 
     def _catch_up(self) -> None:
-        # Only an empty backlog tells what the guest knows: all that was delivered, and nothing else.
+        # While events wait, the guest's state still changes. So the difference needs an empty backlog.
         if not self._behind or self._waiting or not self.listening:
             return
         if self._dropped:
             self._waiting += SYN_DROPPED_REPORT
         self._waiting += self._guest.until(self.device)
         if self._torn and not self._waiting:
-            # A guest that only paused still waits for the end of the report that `stop` cut.
+            # If the guest only paused, it still waits for the end of the report that `stop` cut.
             self._waiting += SYN_REPORT_EVENT
         self._behind = self._dropped = False

@@ -1,4 +1,4 @@
-"""The key chord that gives a grabbed keyboard to the host, and back: QEMU's, both Control keys."""
+"""The key chord that gives a grabbed keyboard to the host, and back: both Control keys, as in QEMU."""
 
 from collections.abc import Iterable
 
@@ -8,14 +8,14 @@ KEYS = frozenset((29, 97))  # KEY_LEFTCTRL, KEY_RIGHTCTRL
 
 
 class Chord:
-    """Follows events. It is struck when all keys are up again, so that nobody sees half a stroke."""
+    """Follows events. A chord counts once all keys are up again: no side sees a press without its release."""
 
     def __init__(self) -> None:
         self._down: set[int] = set()
         self._together = False
 
     def follow(self, kind: int, code: int, value: int) -> bool:
-        """Takes an event; True for the end of the report with which it is struck."""
+        """Takes an event; True if it ends the report that completes the chord."""
         if kind == EV_KEY:
             self._down.add(code) if value else self._down.discard(code)
             self._together |= self._down >= KEYS
@@ -25,6 +25,6 @@ class Chord:
         return False
 
     def begin(self, held: Iterable[int]) -> None:
-        """Begins anew, with these keys down."""
+        """Starts anew, with these keys down."""
         self._down = set(held)
         self._together = False

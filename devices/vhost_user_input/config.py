@@ -54,7 +54,7 @@ class VirtioInputAbsinfo(Layout):
 
 
 class Config:
-    """A device's config space; `select` and `subsel` are the driver's, all else follows from them."""
+    """A device's config space. The driver writes `select` and `subsel`; they decide the other fields."""
 
     def __init__(self, description: Description) -> None:
         self._answers = dict(_answers(description))
@@ -67,7 +67,7 @@ class Config:
         return VirtioInputConfig(select, subsel, len(answer), b"", answer).pack()
 
     def write(self, offset: int, data: bytes) -> None:
-        """Takes `select`, `subsel` or both, and ignores what follows them: QEMU writes the whole space back.
+        """Takes `select`, `subsel` or both. Ignores the bytes after them: QEMU writes the whole space back.
 
         Raises RefusedRequest, and changes nothing, if neither is written.
         """
@@ -79,7 +79,7 @@ class Config:
         self._selected = self._selected[:offset] + taken + self._selected[offset + len(taken) :]
 
     def reset(self) -> None:
-        """Unselects."""
+        """Selects nothing."""
         self._selected = bytes(SELECTORS)
 
 

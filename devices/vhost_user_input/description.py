@@ -51,7 +51,7 @@ class AbsInfo(NamedTuple):
 
 
 NONE: Mapping[int, Any] = MappingProxyType({})
-AREA = AbsInfo(0, 0x7FFF)  # from edge to edge, as QEMU's
+AREA = AbsInfo(0, 0x7FFF)  # from edge to edge, as QEMU's tablet
 BUTTONS = frozenset(range(0x110, 0x115))  # BTN_LEFT, BTN_RIGHT, BTN_MIDDLE, BTN_SIDE, BTN_EXTRA
 WHEELS = frozenset((6, 8))  # REL_HWHEEL, REL_WHEEL
 
@@ -68,7 +68,7 @@ class Description(NamedTuple):
 
     @property
     def slots(self) -> int:
-        """How many contacts the device tells apart; 0 unless it is a multi-touch device of protocol B."""
+        """The number of contacts that the device tells apart; 0 without multi-touch protocol B."""
         return self.axes[ABS_MT_SLOT].maximum + 1 if ABS_MT_SLOT in self.axes else 0
 
     @property
@@ -81,14 +81,14 @@ class Description(NamedTuple):
         return code in self.codes.get(kind, ())
 
     def check(self, kind: int, code: int, value: int) -> None:
-        """Raises BadEvent, naming what is wrong, for an event that the device cannot have."""
+        """Raises BadEvent, which names the wrong value, for an event that the device cannot have."""
         if kind == EV_SYN:
             if code > SYN_LAST:
                 raise BadEvent(f"code {code:04x} is not one of EV_SYN")
         elif not self.codes.get(kind):
-            raise BadEvent(f"type {kind:04x} is none that the device has")
+            raise BadEvent(f"type {kind:04x} is not one of the device's types of events")
         elif code not in self.codes[kind]:
-            raise BadEvent(f"code {code:04x} is none that the device has of type {kind:04x}")
+            raise BadEvent(f"code {code:04x} is not one of the device's codes of type {kind:04x}")
         elif not self._can_be(kind, code, value):
             raise BadEvent(f"value {value} is out of range for type {kind:04x} code {code:04x}")
 
@@ -128,7 +128,7 @@ def mouse() -> Description:
 
 
 def tablet() -> Description:
-    """A mouse that says where it is, as QEMU's tablets do."""
+    """A mouse with absolute coordinates, as QEMU's tablet."""
     return Description(
         name="vhostd virtual tablet",
         codes={EV_SYN: SYN_CODES, EV_KEY: BUTTONS, EV_REL: WHEELS, EV_ABS: frozenset((ABS_X, ABS_Y))},
@@ -137,7 +137,7 @@ def tablet() -> Description:
 
 
 def touchscreen() -> Description:
-    """A screen that tells ten fingers apart."""
+    """A multi-touch screen for ten fingers."""
     axes = {
         ABS_X: AREA,
         ABS_Y: AREA,
@@ -154,5 +154,5 @@ def touchscreen() -> Description:
     )
 
 
-# The devices that exist nowhere else, by their name on the command line.
+# The devices that are defined here, by their name on the command line.
 VIRTUAL = {make.__name__: make for make in (keyboard, mouse, tablet, touchscreen)}

@@ -26,13 +26,13 @@ from vhostd import Grants, Ioctl, SetupError
 
 INPUT_EVENT = struct.Struct("@llHHi")  # struct input_event: seconds, microseconds, type, code, value
 READ_SIZE = 256 * INPUT_EVENT.size
-FOLDER = "/dev/input"  # where the kernel's nodes are, and links with names that stay
+FOLDER = "/dev/input"  # has the kernel's nodes, and links to them whose names do not change
 
 # Linux, include/uapi/linux/input.h: ioctls that return state.
 EVIOCGMTSLOTS, EVIOCGKEY, EVIOCGLED, EVIOCGSW = (Ioctl.reading("E", n) for n in (0x0A, 0x18, 0x19, 0x1B))
 EVIOCGABS = Ioctl.reading("E", 0x40, size=24, count=0x40)  # of each axis
 EVIOCGRAB = Ioctl.writing("E", 0x90, size=4)
-# What evdev asks of a node that it opens: EVIOCGVERSION, ID, NAME, PHYS, UNIQ and PROP, EFFECTS, and BIT of
+# The ioctls by which evdev opens a node: EVIOCGVERSION, ID, NAME, PHYS, UNIQ and PROP, EFFECTS, and BIT of
 # each type of events.
 OPENING = (
     *(Ioctl.reading("E", number) for number in (0x01, 0x02, 0x06, 0x07, 0x08, 0x09, 0x84)),
@@ -43,7 +43,7 @@ _BITMAPS = {EV_KEY: EVIOCGKEY, EV_SW: EVIOCGSW}
 
 
 class Node(Protocol):
-    """What is used of evdev.InputDevice, alike in evdev 1.9 and 2.0."""
+    """The part of evdev.InputDevice that is used here; evdev 1.9 and 2.0 agree on it."""
 
     fd: int
     info: Any
@@ -59,14 +59,14 @@ class Node(Protocol):
 
 
 def grants(*, reopened: bool) -> Grants:
-    """What it takes to grab a node, and to read its state; if it is to be reopened, for that as well."""
+    """The ioctls to grab a node and to read its state; with `reopened`, also those to open it again."""
     using = (EVIOCGMTSLOTS, EVIOCGKEY, EVIOCGLED, EVIOCGSW, EVIOCGABS, EVIOCGRAB)
     return Grants(ioctls=(*using, *OPENING), devices=(FOLDER,)) if reopened else Grants(ioctls=using)
 
 
 def open_node(path: str) -> Node:
-    """Opens a node without waiting for events; raises OSError, or SetupError for what is none."""
-    try:  # here, since few have a node as their source, and loading it takes long
+    """Opens a node. Raises OSError; SetupError if evdev is missing, or a name is not UTF-8."""
+    try:  # imported here, since it loads slowly, and only this source needs it
         import evdev
     except ImportError as error:
         raise SetupError(f"{path}: the Python library evdev is missing: {error}") from error
@@ -79,7 +79,7 @@ def open_node(path: str) -> Node:
 
 
 def open_same(path: str, description: Description) -> Node:
-    """Opens a node, if it is what it was before; raises OSError."""
+    """Opens a node if its description is still the same; raises OSError if not."""
     node = open_node(path)
     try:
         if describe(node) == description:
@@ -111,7 +111,7 @@ def describe(node: Node) -> Description:
 
 
 def held_keys(node: Node) -> list[int]:
-    """The keys that are down. What the kernel still has of key events for this reader it forgets."""
+    """The keys that are down. The kernel then drops the key events that this reader has not read yet."""
     return _bits_of(node, EVIOCGKEY)
 
 
@@ -121,7 +121,7 @@ def lit_leds(node: Node) -> list[int]:
 
 
 def drain(node: Node) -> None:
-    """Forgets what the kernel still has for this reader."""
+    """Drops the events that this reader has not read yet."""
     with suppress(BlockingIOError):
         while os.read(node.fd, READ_SIZE):
             pass
@@ -133,7 +133,7 @@ def write_events(node: Node, events: bytes) -> None:
 
 
 def read_state(node: Node, description: Description) -> State:
-    """Where keys, switches, axes and contacts are now."""
+    """The present state of keys, switches, axes and contacts."""
     state = State(slots=description.slots > 0)
     for kind, bitmap in _BITMAPS.items():
         if kind in description.codes:
@@ -157,7 +157,7 @@ def _read_slots(fd: int, axis: int, slots: int) -> Iterable[int]:
 
 
 def _ioctl_read(fd: int, ioctl: Ioctl, data: bytes) -> bytes:
-    buffer = bytearray(data)  # one that can be written to may be of any size
+    buffer = bytearray(data)  # ioctl takes a buffer of any size if it is writable
     fcntl.ioctl(fd, ioctl.sized(len(data)), buffer)
     return bytes(buffer)
 

@@ -2,7 +2,7 @@
 
     # EVEMU 1.3
     N: name, to the end of the line
-    I: bustype vendor product version                  hexadecimal, like all that is not said to be decimal
+    I: bustype vendor product version                  hexadecimal, as all numbers unless said
     P: 8 bytes of the properties' bitmap               as often as needed
     B: type, 8 bytes of that event type's bitmap       as often as needed
     A: axis minimum maximum fuzz flat [resolution]     all but the axis decimal
@@ -21,9 +21,9 @@ from vhost_user_input.description import REPEAT_CODES, AbsInfo, Description, Ids
 from vhost_user_input.events import ABS_CNT, ABS_MT_SLOT, EV_ABS, EV_CNT, EV_REP, EV_SYN, BadEvent
 from vhostd import SetupError
 
-BITMAP_BYTES = 128  # what the config space has room for
+BITMAP_BYTES = 128  # the size of a bitmap in the config space
 MAX_SLOTS = 1024
-BYTE_ORDER_MARK = "\ufeff"  # with which editors of Windows let a file begin
+BYTE_ORDER_MARK = "\ufeff"  # the first character of a file that some Windows editors write
 
 _EVENT = re.compile(
     r"E:\s*([0-9]{1,12})\.([0-9]{1,6})\s+([0-9a-fA-F]{1,4})\s+([0-9a-fA-F]{1,4})\s+(-?[0-9]{1,10})\s*(?:#.*)?"
@@ -40,17 +40,18 @@ Event = tuple[int, int, int, int]  # microseconds, type, code, value
 
 
 class Recording(NamedTuple):
-    """What files say of a device, and of what happened to it."""
+    """A device and its events, as evemu files describe them."""
 
     description: Description
-    switches: frozenset[int]  # those that were on when the recording began
+    switches: frozenset[int]  # the switches that were on when the recording began
     events: Sequence[Event]
 
 
 def parse(text: str, origin: str, *further: tuple[str, str]) -> Recording:
-    """Reads a whole file, or several as if they were one; each is its text and its name.
+    """Reads a whole file, or several as if they were one. Each is given as its text and its name.
 
-    The first describes the device. The events of each follow those of the one before without a pause.
+    The first file describes the device. The events of each file follow those of the file before it without a
+    pause.
     Raises SetupError with the file's name, the line's number and the wrong value.
     """
     reader = _Reader()
@@ -68,7 +69,7 @@ def parse(text: str, origin: str, *further: tuple[str, str]) -> Recording:
 
 
 def parse_event(line: str) -> Event:
-    """Reads an E: line; raises BadEvent naming the value that is wrong."""
+    """Reads an E: line; raises BadEvent, which names the wrong value."""
     if (match := _EVENT.fullmatch(line)) is None:
         raise BadEvent(_why_not_an_event(line))
     seconds, fraction, kind, code, text = match.groups()
@@ -100,7 +101,7 @@ def _shown(text: str) -> str:
 
 
 class _Reader:
-    """Takes a file line by line; ValueError says what is wrong with one."""
+    """Takes a file line by line; raises ValueError for a wrong line."""
 
     def __init__(self) -> None:
         self.name: str | None = None
@@ -123,13 +124,13 @@ class _Reader:
 
     @property
     def description(self) -> Description:
-        """The device, once all that describes it has been read."""
+        """The device, once the lines that describe it have been read."""
         if self._description is None:
             self._description = self._describe()
         return self._description
 
     def begin(self) -> None:
-        """What is taken from now on is of another file, and of another clock."""
+        """Starts the next file, whose events have a clock of their own."""
         self._shift = None
 
     def take(self, line: str) -> None:

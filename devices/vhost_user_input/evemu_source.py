@@ -23,7 +23,7 @@ class EvemuSource:
     """
 
     def __init__(self, path: str, *further: str) -> None:
-        """The first file describes the device; further ones have events only."""
+        """The first file describes the device; further files have events only."""
         recording = parse(_read(path), path, *((_read(each), each) for each in further))
         self.description = recording.description
         self._switches = recording.switches
@@ -33,11 +33,11 @@ class EvemuSource:
         """Has no effect: a recording is played once."""
 
     def grants(self) -> Grants:
-        """Nothing: the recording was read."""
+        """Nothing: the recording has been read already."""
         return Grants()
 
     async def run(self, sink: Sink) -> None:
-        """Plays the recording, and returns at its end; what it leaves pressed is released."""
+        """Plays the recording and returns at its end. Keys that it leaves pressed are released."""
         origin = sink.origin()
         try:
             if self._switches:
@@ -67,7 +67,7 @@ class EvemuSource:
             log.info("the recording has been played")
 
     def write(self, events: bytes) -> None:
-        """Logs the events: there is no device that could obey them."""
+        """Logs the events, since no real device is there to take them."""
         for event in EVENT.iter_unpack(events):
             log.info("from the driver: %s", format_event((0, *event)))
 

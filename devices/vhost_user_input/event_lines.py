@@ -6,12 +6,12 @@ from vhost_user_input.reports import Reports
 
 MAX_LINE = 1024  # bytes; an E: line with a comment needs less than 100
 
-# The rest of what `evemu-record` writes says nothing that the device could still heed.
+# Other lines that `evemu-record` writes. The device is described already, so they are ignored.
 _IGNORED = ("#", "N:", "I:", "P:", "B:", "A:", "L:", "S:")
 
 
-class Heard:
-    """What some bytes came to."""
+class ParsedLines:
+    """The reports that some bytes contained, and the errors in them."""
 
     def __init__(self) -> None:
         self.reports = bytearray()
@@ -19,7 +19,7 @@ class Heard:
 
 
 class EventLines:
-    """Reads E: lines for one device. A bad line is complained about, and costs nothing but itself."""
+    """Reads E: lines for one device. A bad line gives an error and is skipped."""
 
     def __init__(self, description: Description) -> None:
         self._description = description
@@ -33,31 +33,31 @@ class EventLines:
         """How many events wait for their SYN_REPORT."""
         return self._reports.incomplete
 
-    def feed(self, data: bytes) -> Heard:
+    def feed(self, data: bytes) -> ParsedLines:
         """Takes bytes as they come, cut anywhere."""
-        heard = Heard()
+        parsed = ParsedLines()
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            self._take(line, heard)
+            self._take(line, parsed)
         if len(self._rest) > MAX_LINE:
-            self._take(self._rest, heard)
+            self._take(self._rest, parsed)
             self._skipping, self._rest = True, b""
-        return heard
+        return parsed
 
-    def finish(self) -> Heard:
+    def finish(self) -> ParsedLines:
         """Takes the end of the stream: the last line may lack its end of line."""
         return self.feed(b"\n")
 
-    def _take(self, line: bytes, heard: Heard) -> None:
+    def _take(self, line: bytes, parsed: ParsedLines) -> None:
         if self._skipping:
-            self._skipping = False  # the end of a line that was complained about already
+            self._skipping = False  # the end of an overlong line, whose error was given already
             return
         try:
-            self._take_line(line, heard)
+            self._take_line(line, parsed)
         except ValueError as error:
-            heard.errors.append(str(error))
+            parsed.errors.append(str(error))
 
-    def _take_line(self, line: bytes, heard: Heard) -> None:
+    def _take_line(self, line: bytes, parsed: ParsedLines) -> None:
         if len(line) > MAX_LINE:
             raise ValueError(f"a line of more than {MAX_LINE} bytes")
         text = line.decode("utf-8", "replace")
@@ -68,4 +68,4 @@ class EventLines:
             return
         _time, kind, code, value = parse_event(text)
         self._description.check(kind, code, value)
-        heard.reports += self._reports.add(kind, code, value)
+        parsed.reports += self._reports.add(kind, code, value)

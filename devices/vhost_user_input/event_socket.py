@@ -1,4 +1,4 @@
-"""A unix socket as the source: whoever connects writes live events as evemu's E: lines."""
+"""A unix socket as the source: its clients write live events as evemu's E: lines."""
 
 import asyncio
 import logging
@@ -7,7 +7,7 @@ import time
 
 from vhost_user_input.description import Description
 from vhost_user_input.evemu import format_event
-from vhost_user_input.event_lines import EventLines, Heard
+from vhost_user_input.event_lines import EventLines, ParsedLines
 from vhost_user_input.events import EVENT
 from vhost_user_input.origin import Origin
 from vhost_user_input.source import Sink
@@ -18,17 +18,17 @@ log = logging.getLogger(__name__)
 
 CHUNK = 16384  # bytes: about a thousand events, well below half of the backlog
 MAX_CLIENTS = 64
-MAX_ERRORS = 16  # of a chunk that are told one by one, so that garbage does not keep others waiting
+MAX_ERRORS = 16  # of a chunk are answered one by one: garbage must not delay the other clients
 ACCEPT_PAUSE = 1.0  # seconds until the next try when the program is out of fds
 
 
 class EventSocket:
     """Listens at `path` for any number of clients, one after another or at once.
 
-    Their events' times are ignored. Clients wait for a guest that cannot keep up; what they send while none
-    listens waits for one, within bounds, be they still there or not. What a client still holds when it goes
-    is released. The driver's LEDs, sounds and repeat rates are written to all clients as E: lines; a client
-    that does not read them misses some.
+    The times of events are ignored. While a guest listens but is slow, clients wait. While no guest listens,
+    events wait for one, within bounds, even if their client has gone. When a client goes, the keys that it
+    holds are released. The driver's LEDs, sounds and repeat rates are written to all clients as E: lines; a
+    client that does not read them misses some.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class EventSocket:
         return self._endpoint.grants()
 
     def greet(self) -> None:
-        """Has no effect: what clients send is for whatever guest comes."""
+        """Has no effect: the clients' events are for any guest."""
 
     async def run(self, sink: Sink) -> None:
         """Serves clients until it is cancelled."""
@@ -56,9 +56,9 @@ class EventSocket:
                 client = await self._accept(self._endpoint.socket)
                 if len(self._clients) < MAX_CLIENTS:
                     self._clients.add(client)
-                    tasks.create_task(self._serve(client, sink.origin(), waiting))
+                    tasks.create_task(self._feed_from(client, sink.origin(), waiting))
                 else:
-                    self._complain(client, f"there are {MAX_CLIENTS} clients already")
+                    self._answer_error(client, f"there are {MAX_CLIENTS} clients already")
                     client.close()
 
     def write(self, events: bytes) -> None:
@@ -69,7 +69,7 @@ class EventSocket:
             self._send(client, lines)
 
     def close(self) -> None:
-        """Stops listening and removes the socket file, unless it has become another's; idempotent."""
+        """Stops listening and removes the socket file, unless another program has replaced it; idempotent."""
         self._endpoint.close()
 
     async def _accept(self, listener: socket.socket) -> socket.socket:
@@ -84,8 +84,8 @@ class EventSocket:
                 client.setblocking(False)
                 return client
 
-    async def _serve(self, client: socket.socket, origin: Origin, waiting: Waiting) -> None:
-        """Lives as long as the client; never raises."""
+    async def _feed_from(self, client: socket.socket, origin: Origin, waiting: Waiting) -> None:
+        """Reads from a client until it goes; never raises."""
         lines = EventLines(self.description)
         try:
             await self._read(client, lines, origin, waiting)
@@ -103,29 +103,29 @@ class EventSocket:
     async def _read(self, client: socket.socket, lines: EventLines, origin: Origin, waiting: Waiting) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await waiting.space()  # for the end as well, which takes a place in the queue
+            await waiting.space()  # before the end of the stream too: it takes a place in the queue
             data = await loop.sock_recv(client, CHUNK)
-            heard = lines.feed(data) if data else lines.finish()
-            if heard.reports:
-                waiting.add(origin, bytes(heard.reports))
-            self._tell_errors(heard, client)
+            parsed = lines.feed(data) if data else lines.finish()
+            if parsed.reports:
+                waiting.add(origin, bytes(parsed.reports))
+            self._answer_errors(parsed, client)
             if not data:
                 return
-            # Neither of the waits above lets others run if there is nothing to wait for.
+            # The awaits above may return without a pause; this one lets other tasks run.
             await asyncio.sleep(0)
 
-    def _tell_errors(self, heard: Heard, client: socket.socket) -> None:
-        for error in heard.errors[:MAX_ERRORS]:
-            self._complain(client, error)
-        if (more := len(heard.errors) - MAX_ERRORS) > 0:
-            self._complain(client, f"and {more} more lines")
+    def _answer_errors(self, parsed: ParsedLines, client: socket.socket) -> None:
+        for error in parsed.errors[:MAX_ERRORS]:
+            self._answer_error(client, error)
+        if (more := len(parsed.errors) - MAX_ERRORS) > 0:
+            self._answer_error(client, f"and {more} more lines")
 
-    def _complain(self, client: socket.socket, error: str) -> None:
+    def _answer_error(self, client: socket.socket, error: str) -> None:
         log.warning("%s: a client was told: %s", self._path, error)
         self._send(client, f"# error: {error}\n")
 
     def _send(self, client: socket.socket, text: str) -> None:
-        # Short writes to a unix stream socket are taken whole or not at all.
+        # The kernel takes a short write to a unix stream socket whole or not at all.
         try:
             client.send(text.encode("utf-8", "replace"), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError as error:

@@ -1,8 +1,8 @@
-"""The vocabulary of Linux input events, as far as the device looks into them (linux/input-event-codes.h).
+"""The Linux input events that the device looks into (linux/input-event-codes.h).
 
 An event is (type, code, value). On the eventq, and wherever events are kept, it is packed in 8 bytes: type
-u16, code u16, value s32, little-endian (virtio 1.3, 5.8.6.2). A *report* is a run of events up to and with a
-SYN_REPORT: what changed at one moment.
+u16, code u16, value s32, little-endian (virtio 1.3, 5.8.6.2). A *report* is a run of events that ends with
+a SYN_REPORT: what changed at one moment.
 """
 
 import struct
@@ -22,7 +22,7 @@ SYN_REPORT = 0
 SYN_DROPPED = 3
 SYN_LAST = SYN_DROPPED
 
-KEY_REPEATED = 2  # the value of an EV_KEY event that says that the key is still pressed
+KEY_REPEATED = 2  # the value of an EV_KEY event for a key that is still pressed
 
 ABS_X = 0x00
 ABS_Y = 0x01
@@ -36,7 +36,7 @@ ABS_CNT = 0x40
 
 EVENT = struct.Struct("<HHi")
 
-# What flows from the driver to the device (virtio 1.3, 5.8.6.1: the statusq).
+# The events that the driver sends to the device, on the statusq (virtio 1.3, 5.8.6.1).
 STATUS_TYPES = frozenset((EV_LED, EV_SND, EV_REP))
 
 SYN_REPORT_EVENT = EVENT.pack(EV_SYN, SYN_REPORT, 0)

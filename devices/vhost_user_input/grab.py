@@ -5,14 +5,14 @@ from contextlib import suppress
 
 from vhost_user_input.evdev_node import Node, held_keys, reason
 
-KEYS_DOWN = "keys are down"  # which ones, a log must not tell: it would be what the host's user types
+KEYS_DOWN = "keys are down"  # without their names: the log must not show what the host's user types
 
 
 def take(node: Node, *, alone: bool) -> str:
-    """Begins with the node while no key is down, alone if that is wanted; says what is in the way.
+    """Takes the node over, `alone` if wanted, unless a key is down. Returns the obstacle, or "" if done.
 
-    Who saw a key pressed is to see it released: the host, where the Enter that started the virtual machine
-    is often still down.
+    Whoever saw a key pressed must see it released. Often the Enter that started the virtual machine is still
+    down, and the host saw it pressed.
     """
     if held_keys(node):
         return KEYS_DOWN
@@ -24,13 +24,13 @@ def take(node: Node, *, alone: bool) -> str:
         if error.errno != errno.EBUSY:
             raise
         return reason(error)
-    if held_keys(node):  # the host may have seen it pressed, just before
+    if held_keys(node):  # it was pressed just before the grab: the host may have seen it
         node.ungrab()
         return KEYS_DOWN
     return ""
 
 
 def give(node: Node) -> None:
-    """Lets all have the events again, at once."""
-    with suppress(OSError):  # the device is gone, or was never taken
+    """Lets all programs of the host have the events again, at once."""
+    with suppress(OSError):  # the device is gone, or was not grabbed
         node.ungrab()

@@ -1,4 +1,4 @@
-"""One of those whose reports come to the guest: an evdev node, a recording, a client of the event socket."""
+"""One origin of the guest's reports: an evdev node, a recording, or a client of the event socket."""
 
 from typing import Protocol
 
@@ -7,25 +7,25 @@ from vhost_user_input.state import State
 
 
 class Carrier(Protocol):
-    """What takes the reports of all origins."""
+    """Takes the reports of all origins."""
 
     origins: "set[Origin]"
 
     @property
     def state(self) -> State:
-        """What all reports so far come to."""
+        """The state that all reports so far lead to."""
 
     def deliver(self, reports: bytes) -> None:
-        """Takes whole reports, packed; they reach the guest if its driver listens."""
+        """Takes whole reports, packed. They reach the guest if its driver listens."""
 
     def replace(self, state: State) -> None:
-        """The device is in this state now, whatever was delivered before."""
+        """Takes the device's present state, after reports were lost."""
 
 
 class Origin:
-    """Hands on reports, and knows what is held by them: keys, buttons and contacts that are down.
+    """Hands on reports, and knows which keys, buttons and contacts they hold down.
 
-    Whoever makes one releases it in the end, so that nothing stays down in the guest.
+    Its maker must call `leave` in the end, so that nothing stays down in the guest.
     """
 
     def __init__(self, carrier: Carrier, *, slots: bool) -> None:
@@ -34,24 +34,24 @@ class Origin:
         carrier.origins.add(self)
 
     def deliver(self, reports: bytes) -> None:
-        """Hands on whole reports, packed; they are about the slot that this origin has named last."""
+        """Hands on whole reports, packed. They begin in the slot that this origin has selected last."""
         if reports and self.state.slot != self._carrier.state.slot:
             reports = EVENT.pack(EV_ABS, ABS_MT_SLOT, self.state.slot) + reports
         self.state.apply(reports)
         self._carrier.deliver(reports)
 
     def change(self, state: State) -> None:
-        """Has come to this state without any reports, of which the guest has missed nothing."""
+        """Brings the guest to this state by reports; no report was lost."""
         self._carrier.deliver(self.state.until(state))
         self.state = state
 
     def replace(self, state: State) -> None:
-        """Is in this state, and reports were lost."""
+        """Takes the present state of the origin, after reports were lost."""
         self.state = state
         self._carrier.replace(state.released(()))
 
     def release(self) -> None:
-        """Lifts what nobody else holds."""
+        """Lifts the keys and contacts that this origin holds, except those that another one holds too."""
         others = [each.state.held() for each in self._carrier.origins if each is not self]
         now = self._carrier.state
         down = now.held()
@@ -64,6 +64,6 @@ class Origin:
         self._carrier.deliver(now.until(now.released(mine)))
 
     def leave(self) -> None:
-        """Releases, for good."""
+        """Releases, and reports nothing any more."""
         self.release()
         self._carrier.origins.discard(self)

@@ -12,16 +12,16 @@ from vhost_user_input.events import (
     BadEvent,
 )
 
-# In events: sixty contacts with ten values each fit. A stream may not fill memory by never ending its report.
+# In events: sixty contacts with ten values each fit. A report that never ends must not fill the memory.
 MAX_REPORT = 1024
 
 
 class Reports:
     """Collects events until their report is complete.
 
-    What is no business of the guest's is left out: LEDs, sounds and repeat rates are the driver's to set,
-    and an echo of them could make two sides chase each other for ever; and a guest that repeats held keys
-    by itself would see them repeated twice.
+    Some events are left out. The driver sets LEDs, sounds and repeat rates; an echo of them could make both
+    sides set them again for ever. A guest that repeats held keys by itself gets no repeated key events, since
+    it would see them twice.
     """
 
     def __init__(self, description: Description) -> None:
@@ -35,7 +35,7 @@ class Reports:
         return len(self._partial) // EVENT.size
 
     def add(self, kind: int, code: int, value: int) -> bytes:
-        """Takes one event; returns the report that it completes, else nothing.
+        """Takes one event; returns the report that it completes, or b"".
 
         Raises BadEvent for the first event above MAX_REPORT; then the whole report is dropped.
         """

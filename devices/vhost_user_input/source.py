@@ -1,4 +1,4 @@
-"""What stands between the device and the places where events come from."""
+"""The interface between the device and its sources of events."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -16,13 +16,13 @@ class Sink(Protocol):
         """Whether the guest's driver takes events."""
 
     def origin(self) -> Origin:
-        """One more of those who report."""
+        """Makes one more origin of reports."""
 
     def watch(self, call: Callable[[bool], None], /) -> None:
-        """Has it called with whether the guest's driver listens: now, and when that changes."""
+        """Calls `call` with whether the guest's driver listens: now, and at every change."""
 
     async def room(self) -> None:
-        """Waits until the guest's driver listens and nothing that is delivered now will be dropped."""
+        """Waits until the guest's driver listens and the backlog has room for a delivery."""
 
 
 class Source(Protocol):
@@ -31,19 +31,19 @@ class Source(Protocol):
     description: Description
 
     def greet(self) -> None:
-        """Another virtual machine has come, whose driver may listen soon."""
+        """A front-end has connected: the driver of another virtual machine may listen soon."""
 
     def grants(self) -> Grants:
-        """What it still needs of the system, beyond what it has open."""
+        """What the source still needs from the system, besides the fds that it has open."""
 
     async def run(self, sink: Sink) -> None:
         """Feeds `sink`; returns when there will be no more events.
 
-        Raises SetupError when the source is gone and the device is pointless without it.
+        Raises SetupError when the source is gone and the device is useless without it.
         """
 
     def write(self, events: bytes) -> None:
-        """Hands on what the driver said of LEDs, sounds and repeat rates: one packed report."""
+        """Hands the driver's LEDs, sounds and repeat rates to the source: one packed report."""
 
     def close(self) -> None:
-        """Lets go of what the source holds open; idempotent."""
+        """Closes what the source has open; idempotent."""

@@ -1,4 +1,4 @@
-"""The lasting part of what events say: which keys and switches are on, where axes and contacts are."""
+"""The state that events lead to: which keys and switches are on, and where axes and contacts are."""
 
 from collections.abc import Iterable
 from typing import Self
@@ -24,20 +24,20 @@ _TRACKING_ID = EV_ABS << 16 | ABS_MT_TRACKING_ID
 
 
 class State:
-    """What one side believes of keys, switches, axes and the contacts in the slots of a multi-touch device.
+    """The keys, switches, axes, and contacts in the slots of a multi-touch device, as one side knows them.
 
-    All is at rest in the beginning: keys up, axes at 0, slots empty, slot 0 current. That is what a Linux
-    driver assumes when it starts. A value is None when it is not known.
+    At first all is at rest: keys up, axes at 0, slots empty, slot 0 current. A Linux driver assumes the same
+    when it starts. A value is None when it is not known.
     """
 
     def __init__(self, *, slots: bool = False) -> None:
         self.slot = 0
-        # By element: slot << 32 | type << 16 | code. What is not there is at rest.
+        # By element: slot << 32 | type << 16 | code. An element that is missing is at rest.
         self._values: dict[int, int | None] = {}
         self._slots = slots
 
     def set(self, kind: int, code: int, value: int, slot: int = 0) -> None:
-        """Sets one value; `slot` matters for codes that describe a contact only."""
+        """Sets one value; `slot` matters only for codes that describe a contact."""
         self._values[slot << 32 | kind << 16 | code] = value
 
     def apply(self, events: bytes) -> None:
@@ -51,7 +51,7 @@ class State:
                 if not ABS_MT_SLOT <= code <= ABS_MT_LAST:
                     values[EV_ABS << 16 | code] = value
                 elif not self._slots:
-                    pass  # protocol A: every report names all contacts anew, nothing lasts
+                    pass  # protocol A: every report names all contacts anew, so there is no state
                 elif code == ABS_MT_SLOT:
                     slot = value
                 else:
@@ -59,7 +59,7 @@ class State:
         self.slot = slot
 
     def doubt(self) -> None:
-        """Whoever this is the state of may have started anew, or not: what is not at rest is unknown."""
+        """Makes every value unknown that is not at rest: its side may have started anew, or not."""
         for element in list(self._values):
             if self._values[element] != _at_rest(element):
                 self._values[element] = None
@@ -67,14 +67,14 @@ class State:
             self.slot = UNKNOWN_SLOT
 
     def doubt_all(self, description: Description, known: Self) -> None:
-        """Nothing is known of whoever this is the state of, but its device, which is in the state `known`."""
+        """Makes every key, switch and contact unknown, and each value that the device's state `known` has."""
         keys = {kind << 16 | code for kind in _SWITCHING for code in description.codes.get(kind, ())}
         contacts = {slot << 32 | _TRACKING_ID for slot in range(description.slots)}
         self._values = dict.fromkeys(keys | contacts | known._values.keys())
         self.slot = UNKNOWN_SLOT if self._slots else 0
 
     def held(self) -> dict[int, int | None]:
-        """What is pressed, or touches: keys and contacts by element."""
+        """The keys that are pressed and the contacts that touch, by element."""
         return {
             each: value
             for each, value in self._values.items()
@@ -82,7 +82,7 @@ class State:
         }
 
     def released(self, elements: Iterable[int] | None = None) -> "State":
-        """This, with these keys and contacts lifted, by default all that are held."""
+        """A copy with these keys and contacts lifted, by default all that are held."""
         state = State(slots=self._slots)
         state._values, state.slot = dict(self._values), self.slot
         for element in self.held() if elements is None else elements:
@@ -90,18 +90,18 @@ class State:
         return state
 
     def until(self, target: Self) -> bytes:
-        """The reports that lead from here to `target`; none if nothing differs.
+        """The reports that lead from this state to `target`; b"" if they are equal.
 
-        A contact that is not the one the slot had is lifted first, in a report of its own: clients do not
-        expect that a contact turns into another.
+        When a slot has another contact in `target`, the old contact is lifted first, in a report of its own:
+        programs in the guest do not expect that one contact turns into another.
         """
         now = self.released(())
-        lifts = now._differences(target._lifted_from(self))
+        lifts = now._differences(target._with_replaced_lifted(self))
         now.apply(lifts)
         return lifts + now._differences(target)
 
-    def _lifted_from(self, before: Self) -> "State":
-        """`before` with those contacts lifted that have become others here."""
+    def _with_replaced_lifted(self, before: Self) -> "State":
+        """`before`, with the contacts lifted whose slot has another contact here."""
         contacts = [element for element in self._values if element & 0xFFFFFFFF == _TRACKING_ID]
         replaced = [element for element in contacts if self._replaces(element, before)]
         lifted = before.released(replaced)
@@ -121,7 +121,7 @@ class State:
             if value is None or self._get(element) == value:
                 continue
             kind, code = element >> 16 & 0xFFFF, element & 0xFFFF
-            if slot != element >> 32 and self._of_contact(kind, code):
+            if slot != element >> 32 and self._describes_contact(kind, code):
                 slot = element >> 32
                 report += EVENT.pack(EV_ABS, ABS_MT_SLOT, slot)
             report += EVENT.pack(kind, code, value)
@@ -129,7 +129,7 @@ class State:
             report += EVENT.pack(EV_ABS, ABS_MT_SLOT, target.slot)
         return bytes(report) + SYN_REPORT_EVENT if report else b""
 
-    def _of_contact(self, kind: int, code: int) -> bool:
+    def _describes_contact(self, kind: int, code: int) -> bool:
         return self._slots and kind == EV_ABS and ABS_MT_FIRST <= code <= ABS_MT_LAST
 
     def _get(self, element: int) -> int | None:
@@ -157,5 +157,5 @@ def _can_be_held(element: int) -> bool:
 
 
 def _order(element: int) -> tuple[int, bool, int]:
-    """Slot by slot, a contact's identity before its position."""
+    """Sorts by slot; a contact's tracking id comes before its position."""
     return element >> 32, element & 0xFFFFFFFF != _TRACKING_ID, element

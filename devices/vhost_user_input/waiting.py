@@ -1,4 +1,4 @@
-"""What clients of the event socket have sent and no guest has taken yet, in the order in which it came."""
+"""The events of the event socket's clients that no guest has taken yet, in the order in which they came."""
 
 import asyncio
 import logging
@@ -10,13 +10,13 @@ from vhost_user_input.source import Sink
 
 log = logging.getLogger(__name__)
 
-MOST = 1 << 18  # bytes of events that wait
-OVERHEAD = 64  # bytes that each item counts beside its events
-PATIENCE = 300.0  # seconds that they wait
+MOST = 1 << 18  # bytes of events that may wait
+OVERHEAD = 64  # bytes that each item counts besides its events
+PATIENCE = 300.0  # seconds that events wait
 
 
 class Item(NamedTuple):
-    """Whole reports of an origin; `last` if it leaves after them, and `time`, when they came."""
+    """Whole reports of an origin. `last`: the origin leaves after them. `time`: when they came."""
 
     origin: Origin
     reports: bytes
@@ -25,24 +25,24 @@ class Item(NamedTuple):
 
     @property
     def size(self) -> int:
-        """In bytes, as it counts."""
+        """The bytes that count against MOST."""
         return len(self.reports) + OVERHEAD
 
 
 class Waiting:
     """A queue to the guest.
 
-    While a guest listens, whoever fills it waits for `space`. While none does, nobody is kept waiting, and
-    what becomes too much, or too old, is given up: only the state that it leads to is remembered.
+    While a guest listens, a client that fills the queue waits for `space`. While no guest listens, no client
+    waits. Events that are too many or too old are dropped then; only the state that they lead to is kept.
     """
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._items: deque[Item] = deque()
         self._size = 0
-        self._some = asyncio.Event()
-        self._space = asyncio.Event()
-        sink.watch(lambda _listening: self._tell())
+        self._has_items = asyncio.Event()
+        self._has_space = asyncio.Event()
+        sink.watch(lambda _listening: self._update_events())
 
     def add(self, origin: Origin, reports: bytes, *, last: bool = False) -> None:
         """Puts reports at the end."""
@@ -50,16 +50,16 @@ class Waiting:
         self._size += self._items[-1].size
         while self._size > MOST and not self._sink.listening:
             self._hand_on(self._items[0])
-        self._tell()
+        self._update_events()
 
     async def space(self) -> None:
         """Waits until more may be added."""
-        await self._space.wait()
+        await self._has_space.wait()
 
     async def run(self) -> None:
-        """Hands on what waits, for ever."""
+        """Hands on the reports that wait, until it is cancelled."""
         while True:
-            await self._some.wait()
+            await self._has_items.wait()
             item = self._items[0]
             try:
                 async with asyncio.timeout_at(item.time + PATIENCE):
@@ -68,7 +68,7 @@ class Waiting:
                 pass
             if self._items and self._items[0] is item:
                 self._hand_on(item)
-            # None of the waits above lets others run if there is nothing to wait for.
+            # The awaits above may return without a pause; this one lets other tasks run.
             await asyncio.sleep(0)
 
     def _hand_on(self, item: Item) -> None:
@@ -79,12 +79,12 @@ class Waiting:
         item.origin.deliver(item.reports)
         if item.last:
             item.origin.leave()
-        self._tell()
+        self._update_events()
 
-    def _tell(self) -> None:
-        _put(self._some, on=bool(self._items))
-        _put(self._space, on=self._size <= MOST or not self._sink.listening)
+    def _update_events(self) -> None:
+        _set_or_clear(self._has_items, on=bool(self._items))
+        _set_or_clear(self._has_space, on=self._size <= MOST or not self._sink.listening)
 
 
-def _put(event: asyncio.Event, *, on: bool) -> None:
+def _set_or_clear(event: asyncio.Event, *, on: bool) -> None:
     event.set() if on else event.clear()

@@ -44,7 +44,7 @@ def test_bad_lines_cost_only_themselves() -> None:
     events, errors = feed(b"E: 0.0 1 3e7 1\nE: 0.0 1 1f x\nhello\n" + GOOD)
     assert events == [(1, 30, 1), SYN]
     assert errors == [
-        "code 03e7 is none that the device has of type 0001",
+        "code 03e7 is not one of the device's codes of type 0001",
         "value 'x' is not a decimal number of 32 bits",
         "'hello' is not an E: line",
     ]

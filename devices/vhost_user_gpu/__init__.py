@@ -6,8 +6,8 @@
         -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem \\
         -chardev socket,id=gpu,path=/tmp/gpu.sock -device vhost-user-gpu-pci,chardev=gpu -display gtk,gl=on
 
-The guest's driver makes pictures out of its memory, and says which part of which is to be seen on which
-monitor; the front-end is sent what has changed.
+The guest's driver makes pictures out of its memory, and says which part of a picture each monitor shows. The
+front-end gets the pixels that have changed.
 
     controlq, cursorq --commands--> Card(Resources, Scanouts) --news--> Display --> the front-end's window
 """

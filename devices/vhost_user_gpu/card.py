@@ -1,7 +1,7 @@
 """The graphics card: executes commands, one short method each, on resources and scan-outs.
 
-Nothing here waits, or knows of sockets. Whatever a guest sends is answered by one of the specification's
-responses (virtio 1.3, 5.7.6.7); an error changes nothing.
+Nothing here waits or uses a socket. Every command gets one of the specification's responses (virtio 1.3,
+5.7.6.7). A command that fails changes nothing.
 """
 
 import logging
@@ -57,18 +57,18 @@ log = logging.getLogger(__name__)
 
 MEMORY_ENTRY = struct.Struct("<QI4x")  # struct virtio_gpu_mem_entry: guest address, length
 MAX_ENTRIES = 1 << 16  # of a backing: 256 MiB, page by page
-ENTRY_WORK = 1 << 10  # bytes that could be copied in the time that one of them takes
-MAX_SIDE = 32767  # pixels of a picture; pixman, by which QEMU shows it, has no larger ones
+ENTRY_WORK = 1 << 10  # what an entry counts as work: the bytes that could be copied in the same time
+MAX_SIDE = 32767  # pixels of a picture; pixman, which QEMU uses, has no larger ones
 
 P = TypeVar("P", bound=Layout)
-Answer = tuple[Response, bytes]  # a response's type, and what follows its header
+Answer = tuple[Response, bytes]  # a response's type, and the bytes after its header
 Execute = Callable[[Any, Chain], Answer | None]
 
 DONE: Answer = (Response.OK_NODATA, b"")
 
 
-def _by(command: Row[P, Any], method: Callable[[P, Chain], Answer | None]) -> tuple[Row[P, Any], Execute]:
-    """A command and its method, which mypy has seen to fit."""
+def _pair(command: Row[P, Any], method: Callable[[P, Chain], Answer | None]) -> tuple[Row[P, Any], Execute]:
+    """A command and its method; mypy checks that the method takes the command's payload."""
     return command, method
 
 
@@ -78,7 +78,7 @@ def _unfenced(kind: Response) -> bytes:
 
 
 class Request:
-    """A command as it came: its header, its row if there is one, and the chain behind the header."""
+    """A command from the driver: its header, its row if there is one, and the rest of the chain."""
 
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
@@ -90,13 +90,13 @@ class Request:
 
     @property
     def is_about_monitors(self) -> bool:
-        """Whether a front-end knows more than we do."""
+        """Whether the front-end can answer it better than this program."""
         return self.command in (GET_DISPLAY_INFO, GET_EDID)
 
     def respond(self, answer: Answer) -> None:
-        """Writes the response, as far as the driver has room; to a fenced command it names the fence.
+        """Writes the response, as far as the chain has room. A fenced command's response names the fence.
 
-        A driver whose memory for it is not shared gets none.
+        If the chain's memory is not shared, the driver gets no response.
         """
         kind, content = answer
         asked = self.header
@@ -113,23 +113,23 @@ class Request:
 
 
 class Card:
-    """All that a guest has made: resources within `memory` bytes, and what the scan-outs show.
+    """The guest's resources, within `memory` bytes, and its scan-outs.
 
-    `changed` is called with a scan-out in which there is news for the front-end.
+    `changed` is called with each scan-out that has news for the front-end.
     """
 
     def __init__(self, outputs: Outputs, memory: int, changed: Callable[[Scanout], None]) -> None:
         self.outputs = outputs
         self.resources = Resources(memory)
         self.scanouts = [Scanout(number) for number in range(MAX_SCANOUTS)]
-        self.usable = MAX_SCANOUTS  # how many of them the guest may use
-        self.work = 0  # bytes that were copied, or what took as long; for whoever shares the time with us
-        self._methods = self._executed()
+        self.usable = MAX_SCANOUTS  # how many scan-outs the guest may use
+        self.work = 0  # bytes copied, and other work in the same unit; the device pauses after enough of it
+        self._methods = self._table_of_methods()
         self._changed = changed
-        self._lit: list[Scanout] = []  # those that show something
+        self._lit: list[Scanout] = []  # the scan-outs that show something
 
     def execute(self, request: Request, features: int) -> Answer:
-        """Does what the request says, if these features allow it; the answer is to be its response."""
+        """Executes the request, if these features allow it; returns its response."""
         try:
             return self._execute(request, features) or DONE
         except CommandError as error:
@@ -159,26 +159,26 @@ class Card:
         payload = request.chain.unpack(layout)
         return self._methods[command](payload, request.chain)
 
-    def _executed(self) -> dict[Row[Any, Any], Execute]:
-        """Which method executes which command: it takes the payload, and the chain behind that."""
+    def _table_of_methods(self) -> dict[Row[Any, Any], Execute]:
+        """Each command with its method, which takes the payload, and the rest of the chain."""
         return dict(
             (
-                _by(GET_DISPLAY_INFO, self.get_display_info),
-                _by(GET_EDID, self.get_edid),
-                _by(GET_CAPSET_INFO, self.get_capset_info),
-                _by(GET_CAPSET, self.get_capset),
-                _by(RESOURCE_CREATE_2D, self.create_2d),
-                _by(RESOURCE_CREATE_BLOB, self.create_blob),
-                _by(RESOURCE_UNREF, self.unref),
-                _by(RESOURCE_ATTACH_BACKING, self.attach_backing),
-                _by(RESOURCE_DETACH_BACKING, self.detach_backing),
-                _by(RESOURCE_ASSIGN_UUID, self.assign_uuid),
-                _by(TRANSFER_TO_HOST_2D, self.transfer_to_host_2d),
-                _by(SET_SCANOUT, self.set_scanout),
-                _by(SET_SCANOUT_BLOB, self.set_scanout_blob),
-                _by(RESOURCE_FLUSH, self.flush),
-                _by(UPDATE_CURSOR, self.update_cursor),
-                _by(MOVE_CURSOR, self.move_cursor),
+                _pair(GET_DISPLAY_INFO, self.get_display_info),
+                _pair(GET_EDID, self.get_edid),
+                _pair(GET_CAPSET_INFO, self.get_capset_info),
+                _pair(GET_CAPSET, self.get_capset),
+                _pair(RESOURCE_CREATE_2D, self.create_2d),
+                _pair(RESOURCE_CREATE_BLOB, self.create_blob),
+                _pair(RESOURCE_UNREF, self.unref),
+                _pair(RESOURCE_ATTACH_BACKING, self.attach_backing),
+                _pair(RESOURCE_DETACH_BACKING, self.detach_backing),
+                _pair(RESOURCE_ASSIGN_UUID, self.assign_uuid),
+                _pair(TRANSFER_TO_HOST_2D, self.transfer_to_host_2d),
+                _pair(SET_SCANOUT, self.set_scanout),
+                _pair(SET_SCANOUT_BLOB, self.set_scanout_blob),
+                _pair(RESOURCE_FLUSH, self.flush),
+                _pair(UPDATE_CURSOR, self.update_cursor),
+                _pair(MOVE_CURSOR, self.move_cursor),
             )
         )
 
@@ -254,7 +254,7 @@ class Card:
         if resource.backing is None:
             raise CommandError(Response.ERR_UNSPEC, f"resource {resource.number} has no backing")
         if rect:
-            resource.transfer(resource.backing, rect, part.offset)
+            resource.fill_from(resource.backing, rect, part.offset)
             self.work += rect.width * rect.height * PIXEL
 
     def _gather(self, chain: Chain, count: int) -> Gather:
@@ -263,7 +263,7 @@ class Card:
             raise CommandError(Response.ERR_INVALID_PARAMETER, f"a backing of {count} entries")
         self.work += count * ENTRY_WORK
         entries = MEMORY_ENTRY.iter_unpack(chain.read(count * MEMORY_ENTRY.size))
-        # An entry may cross any number of memory regions, each of which makes it two; hardly ever one does.
+        # An entry that crosses from one memory region into the next gives two ranges. That is very rare.
         return chain.gather(entries, most=min(2 * MAX_ENTRIES, self.resources.room // RANGE_COST))
 
     # --- Scan-outs --------------------------------------------------------------------------------------
@@ -289,7 +289,7 @@ class Card:
         kind = _format(wanted.format)
         size = (wanted.fb_width, wanted.fb_height)
         _check_size(*size)
-        if wanted.fb_width * wanted.fb_height * PIXEL > self.resources.limit:  # a copy of it is too much
+        if wanted.fb_width * wanted.fb_height * PIXEL > self.resources.limit:  # too large for a copy
             raise CommandError(Response.ERR_OUT_OF_MEMORY, f"{size} pixels")
         framebuffer = Framebuffer(resource, kind, *size, wanted.stride, wanted.offset)
         if wanted.stride < wanted.fb_width * PIXEL or framebuffer.size > resource.size:
@@ -329,7 +329,7 @@ class Card:
         return [scanout for scanout in self._lit if scanout.shows(resource)]
 
     def _note_other_memory(self, resource: Resource) -> None:
-        """What is shown of a blob may be shared with the front-end as it was."""
+        """Introduces a blob anew: the front-end may share its old backing as a dmabuf."""
         if isinstance(resource, Blob):
             for scanout in self._showing(resource):
                 scanout.replaced = True
@@ -353,8 +353,8 @@ class Card:
 
     def move_cursor(self, wanted: UpdateCursor, _chain: Chain) -> None:
         scanout = self._scanout(wanted.scanout_id)
-        # The specification has only the place count (5.7.6.10). Windows' driver hides the cursor by
-        # resource 0, and every other device takes it so.
+        # By the specification only the position counts (5.7.6.10). But Windows' driver hides the cursor by
+        # resource 0, and all other devices accept that.
         if wanted.resource_id:
             scanout.cursor.show()
         else:

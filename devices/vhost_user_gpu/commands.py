@@ -1,7 +1,7 @@
 """The virtio-gpu vocabulary: one table row per command, in the specification's order (virtio 1.3, 5.7.6).
 
-A row says what comes after the header, and which feature the command needs. Commands of 3D contexts are
-unknown here, as they are to every device without VIRGL.
+A row says which payload follows the header, and which feature the command needs. Commands of 3D contexts
+are unknown here, as on every device without VIRGL.
 """
 
 from enum import IntEnum
@@ -13,7 +13,7 @@ MAX_SCANOUTS = 16
 EDID_ROOM = 1024  # bytes of an EDID in its response
 
 
-class Feature(IntEnum):
+class GpuFeature(IntEnum):
     """The device's feature bits (5.7.3)."""
 
     VIRGL = 0
@@ -24,7 +24,7 @@ class Feature(IntEnum):
 
 
 class Command(IntEnum):
-    """What a driver may ask for (5.7.6.7)."""
+    """The commands of the driver (5.7.6.7)."""
 
     GET_DISPLAY_INFO = 0x0100
     RESOURCE_CREATE_2D = 0x0101
@@ -45,7 +45,7 @@ class Command(IntEnum):
 
 
 class Response(IntEnum):
-    """What the device answers (5.7.6.7)."""
+    """The responses of the device (5.7.6.7)."""
 
     OK_NODATA = 0x1100
     OK_DISPLAY_INFO = 0x1101
@@ -68,7 +68,7 @@ class Response(IntEnum):
 
 
 class CommandError(Exception):
-    """A command that cannot be executed, and the response that says so."""
+    """A command that cannot be executed, with the response for it."""
 
     def __init__(self, response: Response, text: str) -> None:
         super().__init__(f"{response.name}: {text}")
@@ -104,14 +104,14 @@ class Mode(Layout):
 
 
 class GetEdid(Layout):
-    """Whose EDID is asked for."""
+    """struct virtio_gpu_get_edid: the scan-out whose EDID the driver asks for."""
 
     scanout: u32
     padding: u32
 
 
 class EdidReply(Layout):
-    """struct virtio_gpu_resp_edid behind its header."""
+    """struct virtio_gpu_resp_edid without its header."""
 
     size: u32
     padding: u32
@@ -119,7 +119,7 @@ class EdidReply(Layout):
 
 
 class ResourceCreate2d(Layout):
-    """A picture in the host's memory."""
+    """A new picture in the host's memory."""
 
     resource_id: u32
     format: u32
@@ -128,7 +128,7 @@ class ResourceCreate2d(Layout):
 
 
 class ResourceId(Layout):
-    """Just a resource: RESOURCE_UNREF, RESOURCE_DETACH_BACKING and RESOURCE_ASSIGN_UUID."""
+    """A resource, for RESOURCE_UNREF, RESOURCE_DETACH_BACKING and RESOURCE_ASSIGN_UUID."""
 
     resource_id: u32
     padding: u32
@@ -146,7 +146,7 @@ class SetScanout(Layout):
 
 
 class ResourceFlush(Layout):
-    """The part of a resource that is to be shown as it is now."""
+    """The part of a resource that has changed and must be shown anew."""
 
     x: u32
     y: u32
@@ -157,7 +157,7 @@ class ResourceFlush(Layout):
 
 
 class TransferToHost2d(Layout):
-    """The part of a resource that is to be taken from its backing, and where in there it begins."""
+    """The part of a resource to fill from its backing, and the offset in the backing where it begins."""
 
     x: u32
     y: u32
@@ -190,9 +190,9 @@ class GetCapset(Layout):
 
 
 class ResourceCreateBlob(Layout):
-    """A resource that is memory and nothing else; `nr_entries` times struct virtio_gpu_mem_entry follow."""
+    """A new resource that is guest memory; `nr_entries` times struct virtio_gpu_mem_entry follow."""
 
-    GUEST = 1  # of `blob_mem`; the others are memory of a 3D renderer
+    GUEST = 1  # of `blob_mem`; the other values are for a 3D renderer
 
     resource_id: u32
     blob_mem: u32
@@ -203,7 +203,7 @@ class ResourceCreateBlob(Layout):
 
 
 class SetScanoutBlob(Layout):
-    """The part of a blob that a scan-out shows, and how the pixels lie in there; only plane 0 is used."""
+    """The part of a blob that a scan-out shows, and the layout of its pixels. Only plane 0 is used."""
 
     x: u32
     y: u32
@@ -222,7 +222,7 @@ class SetScanoutBlob(Layout):
 
 
 class UpdateCursor(Layout):
-    """The cursor's position, and its shape for UPDATE_CURSOR: resource 0 for none."""
+    """The cursor's position, and for UPDATE_CURSOR the resource with its shape; resource 0 hides it."""
 
     scanout_id: u32
     x: u32
@@ -246,10 +246,10 @@ RESOURCE_ATTACH_BACKING = Row(Command.RESOURCE_ATTACH_BACKING, AttachBacking)
 RESOURCE_DETACH_BACKING = Row(Command.RESOURCE_DETACH_BACKING, ResourceId)
 GET_CAPSET_INFO = Row(Command.GET_CAPSET_INFO, GetCapsetInfo)
 GET_CAPSET = Row(Command.GET_CAPSET, GetCapset)
-GET_EDID = Row(Command.GET_EDID, GetEdid, needs=Feature.EDID)
-RESOURCE_ASSIGN_UUID = Row(Command.RESOURCE_ASSIGN_UUID, ResourceId, needs=Feature.RESOURCE_UUID)
-RESOURCE_CREATE_BLOB = Row(Command.RESOURCE_CREATE_BLOB, ResourceCreateBlob, needs=Feature.RESOURCE_BLOB)
-SET_SCANOUT_BLOB = Row(Command.SET_SCANOUT_BLOB, SetScanoutBlob, needs=Feature.RESOURCE_BLOB)
+GET_EDID = Row(Command.GET_EDID, GetEdid, needs=GpuFeature.EDID)
+RESOURCE_ASSIGN_UUID = Row(Command.RESOURCE_ASSIGN_UUID, ResourceId, needs=GpuFeature.RESOURCE_UUID)
+RESOURCE_CREATE_BLOB = Row(Command.RESOURCE_CREATE_BLOB, ResourceCreateBlob, needs=GpuFeature.RESOURCE_BLOB)
+SET_SCANOUT_BLOB = Row(Command.SET_SCANOUT_BLOB, SetScanoutBlob, needs=GpuFeature.RESOURCE_BLOB)
 UPDATE_CURSOR = Row(Command.UPDATE_CURSOR, UpdateCursor)
 MOVE_CURSOR = Row(Command.MOVE_CURSOR, UpdateCursor)
 

@@ -2,13 +2,13 @@
 
 from vhostd import Layout, RefusedRequest, u32
 
-EVENT_DISPLAY = 1  # the monitors have changed: the driver is to ask for them again
-EVENTS_CLEAR = 4  # its offset
+EVENT_DISPLAY = 1  # the monitors have changed, so the driver should ask for them again
+EVENTS_CLEAR = 4  # offset of `events_clear`
 EVENTS_CLEAR_END = 8
 
 
 class VirtioGpuConfig(Layout):
-    """struct virtio_gpu_config; the last field is of virtio 1.4, for a feature that is not offered here.
+    """struct virtio_gpu_config; the last field is from virtio 1.4, for a feature that is not offered here.
 
     Front-ends ask for as many bytes as they know, and for no more than there are.
     """
@@ -21,7 +21,7 @@ class VirtioGpuConfig(Layout):
 
 
 class Config:
-    """The number of scan-outs, and the events that the driver has yet to take note of."""
+    """The number of scan-outs, and the events that the driver has not cleared yet."""
 
     def __init__(self, scanouts: int) -> None:
         self._scanouts = scanouts
@@ -32,9 +32,9 @@ class Config:
         return VirtioGpuConfig(self.events, 0, self._scanouts, 0, 0).pack()
 
     def write(self, offset: int, data: bytes) -> None:
-        """Clears the events that are set in `events_clear`; the rest is ignored: QEMU writes all of it back.
+        """Clears the events that `events_clear` names. Ignores other fields: QEMU writes all of them back.
 
-        Raises RefusedRequest, and changes nothing, if that field is not written as a whole.
+        Raises RefusedRequest, and changes nothing, if `events_clear` is not written as a whole.
         """
         field = data[EVENTS_CLEAR - offset : EVENTS_CLEAR_END - offset] if offset <= EVENTS_CLEAR else b""
         if len(field) < EVENTS_CLEAR_END - EVENTS_CLEAR:

@@ -1,7 +1,7 @@
-"""The socket on which a front-end shows our pictures: a task that asks, one that paints, one that listens.
+"""The vhost-user-gpu socket: one task asks for the monitors, one sends pictures, one takes replies.
 
-What is to be said is not queued: the painter looks at the scan-outs whenever the socket takes more. So a
-front-end that is slow misses frames, and the guest never waits for it.
+Pictures are not queued: the painter looks at the scan-outs when the socket takes more bytes. So a slow
+front-end misses frames, and the guest never waits for it.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ R = TypeVar("R", bound=Layout)
 log = logging.getLogger(__name__)
 
 FEATURES = 1 << wire.DisplayFeature.EDID | 1 << wire.DisplayFeature.DMABUF2
-PIECE = 1 << 18  # bytes that are converted at a time: they stay in the processor's cache until they are sent
+PIECE = 1 << 18  # bytes that are converted at a time; they stay in the processor's cache until they are sent
 
 
 class Display:
     """Shows scan-outs on a connected socket, which it owns, until the front-end closes it, or `close`.
 
-    `answered` is called whenever the front-end has said what monitors there are. With an `exporter` scan-outs
-    are shown as dmabufs where that can be.
+    `answered` is called whenever the front-end has described its monitors. With an `exporter`, scan-outs are
+    shown as dmabufs where possible.
     """
 
     def __init__(
@@ -50,18 +50,18 @@ class Display:
         self._exporter = exporter
         self._shared: set[int] = set()  # the scan-outs that are shown as dmabufs
         self._features = 0
-        self._dirty: dict[Scanout, None] = {}  # the scan-outs that have any, in the order of their turns
+        self._dirty: dict[Scanout, None] = {}  # the scan-outs with news, in the order of their turns
         self._is_dirty = asyncio.Event()
-        self._questions = asyncio.Event()
-        self._asking: list[asyncio.Future[None]] = []  # who waits for the answer to the next question
-        self._asked: list[asyncio.Future[None]] = []  # and to the one that was asked
+        self._question_due = asyncio.Event()
+        self._next_waiters: list[asyncio.Future[None]] = []  # for the answer to the next question
+        self._sent_waiters: list[asyncio.Future[None]] = []  # for the answer to the question that was sent
         self._children: list[asyncio.Task[None]] = []
         self._task = self._loop.create_task(self._run(), name="display")
         for scanout in scanouts:
             scanout.repaint()
             if scanout.has_news:
                 self.update(scanout)
-        self._questions.set()
+        self._question_due.set()
 
     @property
     def open(self) -> bool:
@@ -69,26 +69,26 @@ class Display:
         return not self._task.done() and not self._task.cancelling()
 
     def update(self, scanout: Scanout) -> None:
-        """Shows what is news in a scan-out, as soon as the front-end can take it."""
+        """Sends the news of a scan-out, as soon as the front-end can take it."""
         self._dirty[scanout] = None
         self._is_dirty.set()
 
     def refresh(self) -> "asyncio.Future[None]":
-        """Asks for the monitors once more; done when `outputs` has the answer, or none will come."""
+        """Asks for the monitors again; the result is done when `outputs` has the answer or none will come."""
         answered: asyncio.Future[None] = self._loop.create_future()
-        self._asking = [other for other in self._asking if not other.done()] + [answered]
-        self._questions.set()
+        self._next_waiters = [other for other in self._next_waiters if not other.done()] + [answered]
+        self._question_due.set()
         if not self.open:
             self.give_up()
         return answered
 
     def give_up(self) -> None:
-        """Lets nobody wait for answers any longer."""
-        _release(self._asking)
-        _release(self._asked)
+        """Ends all waits for an answer."""
+        _finish(self._next_waiters)
+        _finish(self._sent_waiters)
 
     def close(self) -> None:
-        """Ends it; idempotent. It takes no news of a scan-out any more: they are its successor's."""
+        """Ends the tasks; idempotent. From now on all news of the scan-outs is left to the next Display."""
         for task in (*self._children, self._task):
             task.cancel()
         self.give_up()
@@ -115,12 +115,12 @@ class Display:
         self._features = offered & FEATURES
         await self._caller.tell(wire.SET_PROTOCOL_FEATURES, U64(self._features))
         while True:
-            await self._questions.wait()
-            self._questions.clear()
-            # Whoever asks from now on wants a newer answer than this one.
-            self._asked, self._asking = self._asking, []
+            await self._question_due.wait()
+            self._question_due.clear()
+            # A caller of `refresh` from now on needs a newer answer than this one.
+            self._sent_waiters, self._next_waiters = self._next_waiters, []
             await self._ask_once()
-            _release(self._asked)
+            _finish(self._sent_waiters)
             self._answered()
 
     async def _ask_once(self) -> None:
@@ -160,11 +160,11 @@ class Display:
             await self._caller.tell(row, wire.CursorPos(*place))
 
     async def _show_picture(self, scanout: Scanout) -> "asyncio.Future[Any] | None":
-        """Sends what is news of a picture; a future if the front-end will say when that is to be seen."""
+        """Sends the news of a picture; returns a future if the front-end will say when it is visible."""
         if scanout.replaced:
             scanout.replaced = False
-            await self._introduce(scanout)
-        # The guest may have replaced it again meanwhile: then that comes first, in the next round.
+            await self._announce_picture(scanout)
+        # If the guest has replaced it again meanwhile, the next round begins with that.
         if scanout.framebuffer is None or scanout.replaced or not scanout.damage:
             return None
         damage = scanout.take_damage()
@@ -177,29 +177,29 @@ class Display:
             await self._send_pixels(head, scanout.framebuffer, damage.moved(scanout.rect.x, scanout.rect.y))
         return None
 
-    async def _introduce(self, scanout: Scanout) -> None:
-        """Says that a scan-out shows something else: a dmabuf, pictures of another size, or nothing."""
+    async def _announce_picture(self, scanout: Scanout) -> None:
+        """Tells the front-end what a scan-out shows now: a dmabuf, pictures of another size, or nothing."""
         dmabuf = None if self._exporter is None else self._exporter.export(scanout)
         if dmabuf is not None:
             scanout.resized = False
             self._shared.add(scanout.number)
             with dmabuf:
-                await self._caller.tell(*self._describe(scanout), (dmabuf,))
+                await self._caller.tell(*self._dmabuf_message(scanout), (dmabuf,))
             return
         if scanout.number in self._shared:
             self._shared.remove(scanout.number)
-            await self._caller.tell(*self._describe(Scanout(scanout.number)))
+            await self._caller.tell(*self._dmabuf_message(Scanout(scanout.number)))
             scanout.resize()
         if scanout.resized:
             scanout.resized = False
             size = wire.Scanout(scanout.number, scanout.rect.width, scanout.rect.height)
             await self._caller.tell(wire.SCANOUT, size)
 
-    def _describe(self, scanout: Scanout) -> tuple[Row[Any, None], Layout]:
+    def _dmabuf_message(self, scanout: Scanout) -> tuple[Row[Any, None], Layout]:
         return dmabuf_message(scanout, with_modifier=bool(self._features >> wire.DisplayFeature.DMABUF2 & 1))
 
     async def _send_pixels(self, head: bytes, framebuffer: Framebuffer, rect: Rect) -> None:
-        """Sends a rectangle as it is when its turn comes, from where it lies if it lies there as it must."""
+        """Sends a rectangle's pixels; without a copy if the framebuffer already has the wire's layout."""
         if not framebuffer.is_sendable(rect):
             await self._channel.send(head)
             for band in rect.bands(PIECE // (rect.width * PIXEL)):
@@ -209,7 +209,7 @@ class Display:
         size = rect.width * rect.height * PIXEL
 
         def send(done: int) -> int:
-            if done < len(head):  # in one piece with the pixels it wakes the front-end once
+            if done < len(head):  # sent together with the pixels: the front-end wakes up once
                 return resource.send(self._socket, start, size, head[done:])
             done -= len(head)
             return resource.send(self._socket, start + done, size - done)
@@ -217,7 +217,7 @@ class Display:
         await self._channel.push(len(head) + size, send)
 
 
-def _release(waiting: "list[asyncio.Future[None]]") -> None:
+def _finish(waiting: "list[asyncio.Future[None]]") -> None:
     for answered in waiting:
         if not answered.done():
             answered.set_result(None)

@@ -1,6 +1,6 @@
-"""Blobs as dmabufs: the front-end's GPU sees the guest's memory itself, without a copy.
+"""Blobs as dmabufs: the front-end's GPU reads the guest's memory directly, without a copy.
 
-/dev/udmabuf makes a dmabuf of pages of memfds, which is what front-ends make guest memory of.
+/dev/udmabuf makes a dmabuf of pages of memfds. Front-ends use memfds for guest memory.
 """
 
 import fcntl
@@ -22,14 +22,14 @@ UDMABUF_CREATE_LIST = Ioctl.writing("u", 0x43, size=8)
 UDMABUF_FLAGS_CLOEXEC = 1
 CREATE_LIST = struct.Struct("=II")  # flags, count; then `count` items
 CREATE_ITEM = struct.Struct("=I4xQQ")  # memfd, offset, size
-LINEAR = 0  # the modifier of rows of pixels one after the other
+LINEAR = 0  # DRM_FORMAT_MOD_LINEAR: rows of pixels one after the other
 
 
 class Exporter:
-    """Makes dmabufs of what scan-outs show, where that can be."""
+    """Makes dmabufs of what scan-outs show, where possible."""
 
     def __init__(self, path: str = DEVICE) -> None:
-        """Raises SetupError if there is no such device, or it may not be used."""
+        """Raises SetupError if there is no such device, or this program may not open it."""
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
@@ -40,13 +40,14 @@ class Exporter:
         return Grants(ioctls=(UDMABUF_CREATE_LIST,))
 
     def close(self) -> None:
-        """Makes no more of them; those that there are go on."""
+        """Makes no more dmabufs. The dmabufs that exist stay valid."""
         os.close(self._fd)
 
     def export(self, scanout: Scanout) -> Fd | None:
-        """What the scan-out shows, for the caller to close; None if that can be no dmabuf.
+        """A dmabuf of what the scan-out shows, for the caller to close; None if there can be none.
 
-        Only a blob can, of whole pages, and of no more pieces than the host's limit, 1,024 by default.
+        There can be one only for a blob of whole pages, in no more pieces than the host's limit (by default
+        1,024).
         """
         framebuffer = scanout.framebuffer
         # The protocol cannot say where in the dmabuf a picture begins.
@@ -68,7 +69,7 @@ class Exporter:
 
 
 def dmabuf_message(scanout: Scanout, *, with_modifier: bool) -> tuple[Row[Any, None], Layout]:
-    """The message that goes along with a scan-out's dmabuf; of one that shows nothing, that it has none."""
+    """The message that carries a scan-out's dmabuf. For an empty scan-out it says that there is none."""
     place = wire.DmabufScanout(scanout.number, 0, 0, 0, 0, 0, 0, 0, 0, 0)
     if (shown := scanout.framebuffer) is not None:
         layout = (shown.width, shown.height, shown.stride, 0, shown.format.fourcc)

@@ -1,13 +1,13 @@
-"""The EDID of a monitor that does not exist: what a guest learns of its screen before it picks a mode.
+"""The EDID of a virtual monitor: what a guest learns of its screen before it picks a mode.
 
-Its first block (EDID 1.4: VESA E-EDID A.2) has a detailed timing of the preferred mode, which may have up to
-4095 pixels a side and a clock of up to 655.35 MHz. A larger mode, 5120x2880 say, is in a second block, a
-DisplayID 1.3 extension, as with real monitors. The detailed timing is then of the largest mode that is a
-whole fraction of it, 2560x1440, and not called native.
+The first block (EDID 1.4: VESA E-EDID A.2) has a detailed timing of the preferred mode. A detailed timing can
+hold up to 4095 pixels a side and a clock of up to 655.35 MHz. A larger mode, such as 5120x2880, is in a
+second block, a DisplayID 1.3 extension, as with real monitors. The detailed timing then holds the largest
+mode that is a whole fraction of the preferred mode (2560x1440), and this mode is not called native.
 
-All timings are CVT 1.2 with reduced blanking, version 2, at 60 Hz. Decoders take a detailed timing of less
-than 10 MHz for garbage, so a tiny mode (320x200, 16x16) has as many more blank lines as bring it there.
-Linux overlooks one with a side of less than 64 pixels all the same.
+All timings are CVT 1.2 with reduced blanking, version 2, at 60 Hz. Decoders reject a detailed timing of less
+than 10 MHz. So a tiny mode (320x200, 16x16) gets more blank lines, until its clock is 10 MHz. Linux ignores a
+mode with a side of less than 64 pixels all the same.
 """
 
 from itertools import count
@@ -18,9 +18,9 @@ from vhostd import Layout, array, u8, u16, u32
 MAX_SIDE = 16384  # pixels
 REFRESH = 60  # Hz
 CLOCK_UNIT = 10_000  # Hz
-PIXEL_MM = 25.4 / 96  # at 96 dots per inch a guest does not scale
+PIXEL_MM = 25.4 / 96  # 96 dots per inch: guests do not scale then
 
-VENDOR = "VHO"  # which nobody has registered
+VENDOR = "VHO"  # not a registered vendor
 PRODUCT = 1
 YEAR = 2025
 MODEL_YEAR = 0xFF  # in place of a week: the year is the model's
@@ -33,14 +33,14 @@ V_BLANK_US = 460
 LEAST_CLOCK = 10_000_000  # Hz; see above
 
 # E-EDID 3.10.2, detailed timing
-TIMING_SIDE, TIMING_V_FRONT, TIMING_CLOCK = 0xFFF, 0x3F, 0xFFFF  # the most that the fields hold
+TIMING_SIDE, TIMING_V_FRONT, TIMING_CLOCK = 0xFFF, 0x3F, 0xFFFF  # the largest values of the fields
 SYNC_POSITIVE_NEGATIVE = 0x1A  # digital and separate; horizontal positive, vertical negative
 
 # E-EDID 3.6: 8 bits per colour, interface unnamed; sRGB is the colour space; the preferred mode is native
 DIGITAL = 0xA0
 SRGB, NATIVE = 1 << 2, 1 << 1
 CHROMATICITIES = bytes.fromhex("ee91 a354 4c99 260f 5054")  # sRGB's, of red, green, blue and white (3.7)
-SIZES_CM = range(10, 256)  # that a display may have; of others none is told
+SIZES_CM = range(10, 256)  # sides of a display; other sizes are left out
 
 # E-EDID 3.8 and 3.9, modes of 60 Hz that VESA has named (DMT)
 ESTABLISHED = {(640, 480): 0x200000, (800, 600): 0x010000, (1024, 768): 0x000800}
@@ -56,7 +56,7 @@ STANDARD = {
     (1280, 720): (16, 9),
 }
 NO_STANDARD = b"\1\1"
-LINE_KHZ, CLOCK_MHZ = (30, 80), 200  # what the named modes need
+LINE_KHZ, CLOCK_MHZ = (30, 80), 200  # the rates that the named modes need
 
 # E-EDID 3.10.3, display descriptors
 NAME, RANGE_LIMITS, DUMMY = 0xFC, 0xFD, 0x10
@@ -76,7 +76,7 @@ PREFERRED_OF_ANY_RATIO = 0x88
 
 
 class BaseBlock(Layout):
-    """All of the first block but its checksum (E-EDID 3.1)."""
+    """The first block without its checksum (E-EDID 3.1)."""
 
     header: Annotated[bytes, array(8)]
     vendor: Annotated[bytes, array(2)]
@@ -99,7 +99,7 @@ class BaseBlock(Layout):
 
 
 class Parameters(Layout):
-    """DisplayID 1.3, 4.2 display parameters; tenths of a millimetre, and hundredths above 1."""
+    """DisplayID 1.3, 4.2 display parameters. Sizes are in 0.1 mm; gamma and ratio are in 0.01, less 1."""
 
     width: u16
     height: u16
@@ -112,7 +112,7 @@ class Parameters(Layout):
 
 
 class DetailedTiming(Layout):
-    """DisplayID 1.3, 4.4.1 detailed timing of type I; all counts are less one."""
+    """DisplayID 1.3, 4.4.1 detailed timing of type I. Every count is stored less one."""
 
     clock: Annotated[bytes, array(3)]
     flags: u8
@@ -127,7 +127,7 @@ class DetailedTiming(Layout):
 
 
 class Timing(NamedTuple):
-    """A mode and its blanking; the horizontal one is the same for all."""
+    """A mode and its vertical blanking. The horizontal blanking is the same for all modes."""
 
     width: int
     height: int
@@ -149,18 +149,18 @@ class Timing(NamedTuple):
 
     @property
     def is_expressible(self) -> bool:
-        """Whether the first block's detailed timing can say it."""
+        """Whether the first block's detailed timing can hold it."""
         return max(self.width, self.height) <= TIMING_SIDE and self.clock <= TIMING_CLOCK
 
 
 def edid(width: int, height: int, *, name: str = "vhostd", serial: int = 0) -> bytes:
     """The EDID, of one or two blocks, of a monitor that prefers `width` x `height` pixels at 60 Hz.
 
-    Its physical size is that of 96 dots per inch, or not told if a side is not 10 to 255 cm, as for 16x16.
-    Every monitor has 640x480, too, and those of the other usual modes that are no larger.
+    Its physical size is for 96 dots per inch. The size is left out if a side is not 10 to 255 cm, as for
+    16x16. Every monitor also has 640x480, and the other usual modes that are not larger than its own.
 
-    Raises ValueError if a side is not 1 to 16384 pixels, the serial number not of 32 bits, or the name not
-    1 to 13 printable ASCII characters of which the last is no blank.
+    Raises ValueError unless the sides are 1 to 16384 pixels, the serial number has 32 bits, and the name has
+    1 to 13 printable ASCII characters and does not end with a blank.
     """
     _check(width, height, name, serial)
     preferred = _cvt(width, height)
@@ -181,8 +181,8 @@ def _check(width: int, height: int, name: str, serial: int) -> None:
 
 
 def _cvt(width: int, height: int) -> Timing:
-    """The mode's timing, with more blank lines than CVT has if its clock were too slow."""
-    blank_us = V_BLANK_US * REFRESH  # in a second; in the rest of it there are height * REFRESH lines
+    """The mode's CVT timing; with more blank lines than in CVT if the clock would be too slow."""
+    blank_us = V_BLANK_US * REFRESH  # per second; the rest of the second has height * REFRESH lines
     v_blank = max(height * blank_us // (1_000_000 - blank_us) + 1, V_FRONT_LEAST + V_SYNC + V_BACK)
     least_lines = _ceil(LEAST_CLOCK, (width + H_BLANK) * REFRESH)
     return Timing(width, height, max(v_blank, least_lines - height))
@@ -193,7 +193,7 @@ def _ceil(dividend: int, divisor: int) -> int:
 
 
 def _first(preferred: Timing) -> Timing:
-    """The preferred timing or, if a detailed timing cannot express that, its largest whole fraction."""
+    """The preferred timing; if a detailed timing cannot hold it, its largest whole fraction."""
     width, height, _ = preferred
     fractions = (_cvt(max(width // n, 1), max(height // n, 1)) for n in count(1))
     return next(timing for timing in fractions if timing.is_expressible)
@@ -248,7 +248,7 @@ def _established(largest: Timing) -> bytes:
 
 def _standard(largest: Timing) -> bytes:
     codes = [
-        bytes((size[0] // 8 - 31, RATIOS[ratio]))  # and 60 Hz, which is 0
+        bytes((size[0] // 8 - 31, RATIOS[ratio]))  # 60 Hz is 0 in this byte
         for size, ratio in STANDARD.items()
         if _fits(size, largest)
     ]
@@ -260,7 +260,7 @@ def _fits(size: tuple[int, int], largest: Timing) -> bool:
 
 
 def _detailed_timing(timing: Timing, size_mm: tuple[int, int]) -> bytes:
-    """Lines that the field of the vertical front porch cannot hold go to the back porch."""
+    """Lines that do not fit the field of the vertical front porch count as back porch."""
     v_front = min(timing.v_front, TIMING_V_FRONT)
     return b"".join(
         (
@@ -279,7 +279,7 @@ def _two_of_12_bits(first: int, second: int) -> bytes:
 
 
 def _range_limits(*timings: Timing) -> bytes:
-    """The rates of all modes; a dummy if one is above 510 kHz or 2550 MHz, which EDID 1.4 cannot say."""
+    """The rates of all modes. A dummy if one is above 510 kHz or 2550 MHz, the limits of EDID 1.4."""
     line_least = max(min(LINE_KHZ[0], *(timing.line_rate // 1000 for timing in timings)), 1)
     line_most = max(LINE_KHZ[1], *(_ceil(timing.line_rate, 1000) for timing in timings))
     clock = max(CLOCK_MHZ // 10, *(_ceil(timing.clock, 1000) for timing in timings))
@@ -295,12 +295,12 @@ def _descriptor(tag: int, data: bytes = b"", flags: int = 0) -> bytes:
 
 
 def _text(text: str, size: int = NAME_SIZE) -> bytes:
-    """ASCII, ended by a newline and blanks if shorter than the field."""
+    """The text in ASCII; if it is shorter than the field, a newline and blanks follow."""
     return (text.encode("ascii") + b"\n").ljust(size, b" ")[:size]
 
 
 def _display_id(timing: Timing) -> bytes:
-    """An extension block but for its checksum: one section, which has its own."""
+    """An extension block without its checksum: one section, which has a checksum of its own."""
     blocks = (
         _data_block(PRODUCT_ID, NO_PRODUCT_ID),
         _data_block(PARAMETERS, _parameters(timing).pack()),
@@ -346,5 +346,5 @@ def _type_1(timing: Timing) -> DetailedTiming:
 
 
 def _with_checksum(data: bytes) -> bytes:
-    """Adds the byte that makes the sum of all a multiple of 256."""
+    """Adds a byte, so that the sum of all bytes is a multiple of 256."""
     return data + bytes((-sum(data) & 0xFF,))

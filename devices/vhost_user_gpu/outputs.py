@@ -1,4 +1,4 @@
-"""The monitors: what each scan-out should show, and what it says of itself (EDID)."""
+"""The monitors: the mode and the EDID of each scan-out."""
 
 from vhost_user_gpu.commands import MAX_SCANOUTS, Mode
 from vhost_user_gpu.edid import MAX_SIDE
@@ -8,9 +8,9 @@ OFF = Mode(0, 0, 0, 0, enabled=0)
 
 
 class Outputs:
-    """The modes of all possible scan-outs, and their EDIDs, ours or the front-end's.
+    """The modes and EDIDs of all possible scan-outs: the front-end's, or this program's own.
 
-    Without a front-end that knows better the first `count` have a monitor of `width` x `height` each.
+    Until a front-end describes its monitors, the first `count` scan-outs have one of `width` x `height` each.
     """
 
     def __init__(self, count: int, width: int, height: int) -> None:
@@ -21,21 +21,21 @@ class Outputs:
         ]
         self._modes = self._own_modes
         self._edids: dict[int, bytes] = {}
-        self._known: list[Mode] | None = None  # to the driver
+        self._read_by_driver: list[Mode] | None = None  # the modes that the driver has read last
 
     @property
     def news(self) -> bool:
-        """Whether the driver has asked for the modes, and they are others now."""
-        return self._known not in (None, self._modes)
+        """Whether the modes have changed since the driver asked for them."""
+        return self._read_by_driver not in (None, self._modes)
 
     def for_driver(self) -> bytes:
-        """All modes, as in the response to GET_DISPLAY_INFO; now the driver knows them."""
-        self._known = self._modes
+        """All modes, as in the response to GET_DISPLAY_INFO. Notes that the driver knows them."""
+        self._read_by_driver = self._modes
         return b"".join(mode.pack() for mode in self._modes)
 
     def reset(self) -> None:
-        """There is another driver, which knows nothing."""
-        self._known = None
+        """Notes that a new driver knows no modes yet."""
+        self._read_by_driver = None
 
     @property
     def enabled(self) -> list[int]:
@@ -47,19 +47,19 @@ class Outputs:
         return self._edids.get(number) or self._own_edid(number)
 
     def set_modes(self, modes: bytes) -> None:
-        """Takes the front-end's modes, of `MAX_SCANOUTS` times 24 bytes; its EDIDs are to follow."""
+        """Takes the front-end's modes, `MAX_SCANOUTS` times 24 bytes. Its EDIDs must be set after this."""
         self._modes = [
-            _sane(Mode.unpack(modes[at : at + Mode.SIZE])) for at in range(0, len(modes), Mode.SIZE)
+            _limited(Mode.unpack(modes[at : at + Mode.SIZE])) for at in range(0, len(modes), Mode.SIZE)
         ]
         self._edids.clear()
 
     def forget_front_end(self) -> None:
-        """There are our own monitors again."""
+        """Goes back to this program's own monitors."""
         self._modes = self._own_modes
         self._edids.clear()
 
     def set_edid(self, number: int, edid: bytes) -> None:
-        """Takes the front-end's EDID of a scan-out; an empty one means ours."""
+        """Takes the front-end's EDID of a scan-out. An empty one selects this program's own."""
         self._edids[number] = edid
 
     def _own_edid(self, number: int) -> bytes:
@@ -68,7 +68,7 @@ class Outputs:
         return make_edid(width, height, serial=number + 1)
 
 
-def _sane(mode: Mode) -> Mode:
-    """The mode as a driver can be expected to take it."""
+def _limited(mode: Mode) -> Mode:
+    """The mode with sides of at most MAX_SIDE pixels; disabled if a side is 0."""
     width, height = min(mode.width, MAX_SIDE), min(mode.height, MAX_SIDE)
     return Mode(mode.x, mode.y, width, height, int(bool(mode.enabled and width and height)), mode.flags)

@@ -1,7 +1,7 @@
-"""Pixel formats, all of four bytes, and the way from each to the one that front-ends take.
+"""Pixel formats of four bytes, and the conversion of each to the format of the wire.
 
-A format's name says what the bytes of a pixel are, in their order in memory: B8G8R8X8 is blue, green, red,
-nothing. It is also what goes over the wire, where it is called x8r8g8b8 after a little-endian number.
+A format's name gives the bytes of a pixel in the order of memory: B8G8R8X8 is blue, green, red, unused. This
+one is the format of the wire; there its name is x8r8g8b8, in the order of a little-endian number.
 """
 
 from enum import IntEnum
@@ -28,20 +28,20 @@ class Format(IntEnum):
 
     @property
     def is_wire_format(self) -> bool:
-        """Whether pixels can be shown as they are."""
+        """Whether pixels can be sent without a conversion."""
         return self.channels.startswith("BGR")
 
     @property
     def fourcc(self) -> int:
-        """Linux's name for it (DRM_FORMAT_...): of the channels of a little-endian number A or X, and R or B
-        if it comes first, and 24."""
+        """Linux's code for the format (DRM_FORMAT_...), four letters: of the channels of the little-endian
+        number, A or X, and the first one of R and B, in their order; then "24"."""
         number = self.channels[::-1]
         first = number.strip("AX")[0]
         return int.from_bytes(f"{''.join(c for c in number if c in 'AX' + first)}24".encode(), "little")
 
 
 def to_wire(data: bytearray, kind: Format) -> bytearray:
-    """The pixels as B, G, R and the fourth channel; `data` itself if they are that already."""
+    """The pixels as B, G, R and the fourth channel; `data` itself if it has that order already."""
     if kind.is_wire_format:
         return data
     converted = bytearray(len(data))

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Iterator
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER = struct.Struct(">IIBBBBB")  # IHDR (11.2.2)
 BITS, RGB, DEFLATE, ADAPTIVE, NOT_INTERLACED = 8, 2, 0, 0, 0
-UNFILTERED = b"\0"  # in front of a row (9.2); for text and plain areas the other filters are no better
-LEVEL = 4  # of zlib: higher ones take up to three times as long and save a tenth
+UNFILTERED = b"\0"  # the filter of a row (9.2); for text and plain areas other filters save nothing
+LEVEL = 4  # of zlib; higher levels take up to three times as long and save a tenth
 
 
 def png(width: int, height: int, bands: Iterable[bytes | bytearray]) -> Iterator[bytes]:
-    """The file, of 8-bit RGB, piece by piece, for bands of rows: `height` in all.
+    """The file in 8-bit RGB, piece by piece. `bands` have whole rows, `height` rows in all.
 
-    A pixel is four bytes: blue, green, red, and one that is ignored. Raises ValueError if there is no pixel,
-    or a band is not of whole rows, or they are not as many as they must be.
+    A pixel is four bytes: blue, green, red, and one that is ignored. Raises ValueError if a side is 0, a band
+    does not have whole rows, or the number of rows is wrong.
     """
     if width < 1 or height < 1:
         raise ValueError(f"a picture of {width}x{height} pixels")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Rect(NamedTuple):
-    """Where a rectangle begins and how large it is; no number is ever negative. An empty one is falsy."""
+    """A rectangle's position and size. No number is negative. An empty rectangle is falsy."""
 
     x: int
     y: int
@@ -17,12 +17,12 @@ class Rect(NamedTuple):
 
     @property
     def right(self) -> int:
-        """The first column that is not in it any more."""
+        """The first column to the right of it."""
         return self.x + self.width
 
     @property
     def bottom(self) -> int:
-        """The first row that is not in it any more."""
+        """The first row below it."""
         return self.y + self.height
 
     def fits(self, width: int, height: int) -> bool:
@@ -30,11 +30,11 @@ class Rect(NamedTuple):
         return self.right <= width and self.bottom <= height
 
     def moved(self, dx: int, dy: int) -> "Rect":
-        """The same size elsewhere."""
+        """The rectangle at another position."""
         return Rect(self.x + dx, self.y + dy, self.width, self.height)
 
     def common(self, other: "Rect") -> "Rect":
-        """What is in both; NOTHING if that is empty."""
+        """The intersection of both; NOTHING if it is empty."""
         x, y = max(self.x, other.x), max(self.y, other.y)
         width, height = min(self.right, other.right) - x, min(self.bottom, other.bottom) - y
         return Rect(x, y, width, height) if width > 0 and height > 0 else NOTHING
@@ -47,7 +47,7 @@ class Rect(NamedTuple):
         return Rect(x, y, max(self.right, other.right) - x, max(self.bottom, other.bottom) - y)
 
     def bands(self, rows: int) -> Iterator["Rect"]:
-        """The rectangle in pieces of at most that many rows, at least one, from top to bottom."""
+        """The rectangle in bands of at most `rows` rows, but at least one, from top to bottom."""
         step = max(rows, 1)
         for y in range(self.y, self.bottom, step):
             yield Rect(self.x, y, self.width, min(step, self.bottom - y))

@@ -1,9 +1,9 @@
-"""Resources: what a guest makes pictures of, and how much of the host's memory that may take.
+"""Resources: the guest's pictures, and a limit for the host's memory that they take.
 
-A `Picture` is host memory that the guest fills by transfers from its own, the resource's backing. A `Blob` is
-guest memory and nothing else. Both give their bytes to whoever shows them, piece by piece; a resource that
-was released meanwhile, or has no backing any more, gives zeros, so that nobody needs to keep it alive. Guest
-memory that has vanished raises MemoryLost.
+A `Picture` is host memory, which the guest fills by transfers from guest memory, the resource's backing. A
+`Blob` is only guest memory. Both are sent or copied piece by piece. A resource that was released meanwhile,
+or lost its backing, gives zeros: so a resource need not be kept alive while it is shown. Guest memory that
+has vanished raises MemoryLost.
 """
 
 import mmap
@@ -16,7 +16,7 @@ from vhost_user_gpu.pixels import PIXEL, Format
 from vhost_user_gpu.rect import Rect
 from vhostd import BadRequest, Gather
 
-# What a resource costs on top of its pixels: our objects, and each range of its backing.
+# The cost of a resource besides its pixels: this program's objects, and each range of its backing.
 RESOURCE_COST = 2048
 RANGE_COST = 32
 MAX_RESOURCES = 16384  # far more than a desktop needs; the kernel lets a process have some 65,000 mappings
@@ -25,7 +25,7 @@ ZEROS = memoryview(bytes(1 << 16))
 
 
 class Resource:
-    """What both kinds have: a number, a name for other devices, and a backing of guest memory or none."""
+    """Base of both kinds: a number, a UUID for other devices, and a backing of guest memory or none."""
 
     cost = RESOURCE_COST
 
@@ -36,7 +36,7 @@ class Resource:
 
     @property
     def uuid(self) -> bytes:
-        """What the resource is called outside of this device, from the first time it is asked for."""
+        """The resource's name for other devices. It is made at first use and then stays."""
         self._uuid = self._uuid or _random_uuid()
         return self._uuid
 
@@ -45,9 +45,10 @@ class Resource:
         self.backing = None
 
     def send(self, sock: socket.socket, offset: int, size: int, head: bytes = b"") -> int:
-        """Sends `head`, then up to `size` bytes from `offset`; returns how many of both. Raises OSError.
+        """Sends `head`, then up to `size` bytes from `offset`; returns how many bytes were sent in all.
 
-        BlockingIOError, too, if the front-end has made its copy of the fd, and so ours, a blocking one.
+        Raises OSError. It never waits, even if the front-end has cleared O_NONBLOCK, which both sides share:
+        then it raises BlockingIOError.
         """
         raise NotImplementedError
 
@@ -72,10 +73,10 @@ class Picture(Resource):
         super().release()
         self._pixels.close()
 
-    def transfer(self, backing: Gather, rect: Rect, offset: int) -> None:
-        """Fills a rectangle, which must fit, from `offset` of the backing on, where rows are `stride` apart.
+    def fill_from(self, backing: Gather, rect: Rect, offset: int) -> None:
+        """Fills a rectangle, which must fit, from `offset` of `backing` on; rows there are `stride` apart.
 
-        Raises BadRequest if that is not wholly in the backing.
+        Raises BadRequest if the bytes are not all in the backing.
         """
         backing.copy_rows(
             self._pixels,
@@ -103,7 +104,7 @@ class Picture(Resource):
 
 
 class Blob(Resource):
-    """`size` bytes of guest memory, which hold what the guest says when it shows them."""
+    """`size` bytes of guest memory. The guest gives their format when it shows them (SET_SCANOUT_BLOB)."""
 
     def __init__(self, number: int, size: int) -> None:
         super().__init__(number)
@@ -115,7 +116,7 @@ class Blob(Resource):
         try:
             if self.backing is not None:
                 return self.backing.sendmsg(sock.fileno(), offset, size, socket.MSG_DONTWAIT)
-        except BadRequest:  # there is another backing now, a smaller one
+        except BadRequest:  # there is a smaller backing now
             pass
         return sock.send(ZEROS[:size], socket.MSG_DONTWAIT)
 
@@ -132,7 +133,7 @@ class Blob(Resource):
 
 
 class Resources:
-    """The guest's resources by their numbers, whose cost together stays within `limit` bytes."""
+    """The guest's resources by their numbers. Together they cost at most `limit` bytes."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -141,7 +142,7 @@ class Resources:
 
     @property
     def room(self) -> int:
-        """How many bytes more there may be."""
+        """The bytes that are left for more resources."""
         return self.limit - self.used
 
     def __iter__(self) -> Iterator[Resource]:
@@ -163,13 +164,13 @@ class Resources:
         self._require(cost + _cost(backing))
 
     def add(self, resource: Resource, backing: Gather | None = None) -> None:
-        """Adds what was reserved."""
+        """Adds a resource, after `reserve` with the same cost and backing."""
         self._resources[resource.number] = resource
         self.used += resource.cost + _cost(backing)
         resource.backing = backing
 
     def remove(self, resource: Resource) -> None:
-        """Releases a resource."""
+        """Removes a resource and frees its memory."""
         self.detach(resource)
         del self._resources[resource.number]
         self.used -= resource.cost
@@ -182,12 +183,12 @@ class Resources:
         resource.backing = backing
 
     def detach(self, resource: Resource) -> None:
-        """Takes the backing away, if there is one."""
+        """Takes the resource's backing away, if there is one."""
         self.used -= _cost(resource.backing)
         resource.backing = None
 
     def clear(self) -> None:
-        """Releases all."""
+        """Removes all resources."""
         for resource in list(self):
             self.remove(resource)
 

@@ -1,4 +1,4 @@
-"""Scan-outs: what is to be seen on each of the guest's monitors, and what of it is news to the front-end."""
+"""Scan-outs: what each of the guest's monitors shows, and what of it the front-end has yet to get."""
 
 from typing import NamedTuple, Self
 
@@ -25,20 +25,20 @@ class Framebuffer(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of the resource up to the end of the last pixel."""
+        """The bytes of the resource up to the end of the last pixel."""
         return self.offset + self.stride * (self.height - 1) + self.width * PIXEL
 
     def start(self, rect: Rect) -> int:
-        """Where in the resource the first pixel of a rectangle is."""
+        """The offset in the resource of a rectangle's first pixel."""
         return self.offset + rect.y * self.stride + rect.x * PIXEL
 
     def is_sendable(self, rect: Rect) -> bool:
-        """Whether a rectangle's bytes lie one after the other, as the front-end wants them."""
+        """Whether a rectangle's bytes can be sent as they are: without gaps, in the format of the wire."""
         gapless = rect.width * PIXEL == self.stride or rect.height == 1
         return gapless and self.format.is_wire_format
 
     def copy(self, rect: Rect) -> bytearray:
-        """A rectangle's pixels as the front-end wants them."""
+        """A copy of a rectangle's pixels, in the format of the wire."""
         row = rect.width * PIXEL
         return to_wire(self.resource.copy_rows(self.start(rect), row, rect.height, self.stride), self.format)
 
@@ -46,9 +46,9 @@ class Framebuffer(NamedTuple):
 class Scanout:
     """One monitor: a part of a framebuffer or nothing, and a cursor.
 
-    What the front-end has yet to hear of the picture: whether it was `replaced`, or even `resized`, and the
-    `damage`, in the scan-out's own coordinates. Damage is merged while it waits, so that a slow front-end
-    misses frames and nothing piles up.
+    The front-end's news: whether the picture was `replaced`, or even `resized`, and the `damage`, in the
+    scan-out's own coordinates. Damage is merged while it waits. So a slow front-end misses frames, and
+    nothing piles up.
     """
 
     def __init__(self, number: int) -> None:
@@ -63,8 +63,8 @@ class Scanout:
     def show(self, framebuffer: Framebuffer | None, rect: Rect = NOTHING) -> None:
         """Shows a rectangle, which must fit, of a framebuffer; None shows nothing.
 
-        Another size is painted as a whole. Otherwise a flush is to say what has changed: a page flip is a
-        SET_SCANOUT and a RESOURCE_FLUSH (virtio 1.3, 5.7.6.5).
+        If the size changes, all of it is painted. Otherwise a flush must say what has changed: a page flip is
+        a SET_SCANOUT and a RESOURCE_FLUSH (virtio 1.3, 5.7.6.5).
         """
         if (rect.width, rect.height) != (self.rect.width, self.rect.height):
             self.resized = True
@@ -74,58 +74,58 @@ class Scanout:
         self.rect = rect
 
     def shows(self, resource: Resource) -> bool:
-        """Whether the picture is of this resource."""
+        """Whether the scan-out shows this resource."""
         return self.framebuffer is not None and self.framebuffer.resource is resource
 
     def flush(self, rect: Rect) -> None:
-        """Marks what is visible of a rectangle of the framebuffer as changed."""
+        """Marks the visible part of a rectangle of the framebuffer as changed."""
         if visible := rect.common(self.rect):
             self.damage = self.damage.around(visible.moved(-self.rect.x, -self.rect.y))
 
     @property
     def has_news(self) -> bool:
-        """Whether there is anything that the front-end has yet to hear."""
+        """Whether there is news for the front-end."""
         return self.replaced or bool(self.damage) or self.cursor.has_news
 
     def take_damage(self) -> Rect:
-        """What is to be painted anew; it counts as painted."""
+        """The rectangle to paint anew. It counts as painted from now on."""
         damage, self.damage = self.damage, NOTHING
         return damage
 
     def repaint(self) -> None:
-        """Makes everything news again, for a front-end that knows nothing yet."""
+        """Makes everything news, for a new front-end."""
         self.replaced = self.framebuffer is not None
         self.resize()
         self.cursor.redraw()
 
     def resize(self) -> None:
-        """Makes the size news, and all that there is to be seen."""
+        """Makes the size and all pixels news."""
         self.resized = self.framebuffer is not None
         self.damage = Rect(0, 0, self.rect.width, self.rect.height)
 
     def reset(self) -> None:
-        """Shows nothing any more, and no cursor."""
+        """Shows no picture and no cursor."""
         self.show(None)
         self.cursor.forget()
 
 
 class Cursor:
-    """A cursor's shape and place; a hidden one keeps its shape."""
+    """A cursor's shape and position. A hidden cursor keeps its shape."""
 
     def __init__(self) -> None:
         self.x = self.y = self.hot_x = self.hot_y = 0
-        self.shape: bytes = b""  # empty until it has one
+        self.shape: bytes = b""  # empty without a shape
         self.visible = False
         self._moved = False
         self._reshaped = False
 
     @property
     def has_news(self) -> bool:
-        """Whether there is anything that the front-end has yet to hear."""
+        """Whether there is news for the front-end."""
         return self._moved or self._shape_is_news
 
     def take_news(self) -> tuple[bool, bool]:
-        """Whether it was moved, shown or hidden, and whether it has another shape; both count as told."""
+        """Whether it was moved, shown or hidden, and whether its shape changed. Both count as sent then."""
         news = (self._moved, self._shape_is_news)
         self._moved = False
         self._reshaped = self._reshaped and not self.visible
@@ -136,40 +136,40 @@ class Cursor:
         return self._reshaped and self.visible
 
     def move(self, x: int, y: int) -> None:
-        """Puts it elsewhere."""
+        """Moves the cursor."""
         self.x, self.y = x, y
         self._moved = True
 
     def reshape(self, shape: bytes, hot_x: int, hot_y: int) -> None:
-        """Shows it with `CURSOR_BYTES` of pixels; the hot spot is what is at the cursor's place."""
+        """Shows it with `CURSOR_BYTES` of pixels. Its hot spot is the pixel at the cursor's position."""
         self.shape, self.hot_x, self.hot_y = shape, hot_x, hot_y
         self._reshaped = self.visible = True
 
     def hide(self) -> None:
-        """Shows it no longer."""
+        """Hides the cursor."""
         self._moved = self._moved or self.visible
         self.visible = False
 
     def forget(self) -> None:
-        """Shows it no longer, and has no shape: it was another guest's."""
+        """Hides the cursor, and drops its shape: it was another guest's."""
         self.hide()
         self.shape = b""
         self._reshaped = False
 
     def show(self) -> None:
-        """Shows it again with the shape that it had, if it had any."""
+        """Shows it again with its last shape, if it has one."""
         self._moved = self._moved or not self.visible
         self.visible = bool(self.shape)
 
     def redraw(self) -> None:
-        """Makes it news again."""
+        """Makes the shape news again."""
         self._reshaped = bool(self.shape)
 
 
 def cursor_shape(resource: Resource) -> bytes | None:
-    """The pixels of a cursor's resource, whose size must be right: 64 x 64; None if it is not."""
+    """The pixels of a cursor's resource; None if its size is not 64 x 64."""
     if isinstance(resource, Picture) and resource.width == resource.height == CURSOR_SIDE:
-        # Linux makes its cursors in a format without alpha, and puts one there all the same.
+        # Linux uses a format without alpha for cursors, but its pixels do have alpha.
         return bytes(Framebuffer.of(resource).copy(Rect(0, 0, CURSOR_SIDE, CURSOR_SIDE)))
     if isinstance(resource, Blob) and resource.size >= CURSOR_BYTES:
         return bytes(resource.copy_rows(0, CURSOR_BYTES, 1, CURSOR_BYTES))

@@ -1,7 +1,7 @@
 """Screenshots of a guest that nobody looks at, taken when somebody asks for them.
 
-Pixels are copied on the event loop, where the guest changes them; a thread compresses and writes them, since
-that may have to wait for a disk.
+Pixels are copied on the event loop, where the guest's commands change them. A thread compresses and writes
+them, since writing may wait for a disk.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from vhost_user_gpu.png import png
 from vhost_user_gpu.scanout import Scanout
 from vhostd import Folder, Grants, MemoryLost, SetupError, Threads
 
-BAND = 1 << 18  # bytes that are copied, and wait to be written, at a time
-PATIENCE = 0.05  # seconds that the removal of a file that did not become whole is waited for
+BAND = 1 << 18  # bytes that are copied at a time, and then written
+PATIENCE = 0.05  # seconds to wait for the removal of an incomplete file
 
 log = logging.getLogger(__name__)
 
 
 class Target:
-    """Where screenshots are written: a path, whose folder it holds; raises SetupError if it cannot be."""
+    """The path where screenshots are written. Holds its folder; raises SetupError without one."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -37,7 +37,7 @@ class Target:
             raise SetupError(f"--screenshot={path} is a folder, not a file's name")
 
     def close(self) -> None:
-        """Lets the folder go; idempotent."""
+        """Closes the folder; idempotent."""
         self.folder.close()
 
 
@@ -93,7 +93,7 @@ async def _take(target: Target, showing: Sequence[Scanout], threads: Threads) ->
 
 
 async def _write(folder: Folder, name: str, scanout: Scanout, threads: Threads) -> None:
-    """Writes a picture band by band, and lets the guest be served meanwhile."""
+    """Writes a picture band by band. The guest is served between two bands."""
     framebuffer, rect = scanout.framebuffer, scanout.rect
     if framebuffer is None:
         raise FileNotFoundError(f"scan-out {scanout.number} shows nothing any more")
@@ -112,8 +112,8 @@ async def _write(folder: Folder, name: str, scanout: Scanout, threads: Threads) 
 
 
 def _save(folder: Folder, name: str, pieces: Iterator[bytes]) -> Generator[None, None, None]:
-    """Writes a file, a piece with each step. After the last it has its name; closed before, there is none."""
-    partial = f".screenshot-{os.urandom(8).hex()}"  # which nobody foresees
+    """Writes a file, one piece per step. Its name comes last; if closed before, the file is removed."""
+    partial = f".screenshot-{os.urandom(8).hex()}"  # which nobody can guess
     fd = folder.make(partial)
     try:
         with open(fd, "wb") as file:
@@ -122,5 +122,5 @@ def _save(folder: Folder, name: str, pieces: Iterator[bytes]) -> Generator[None,
                 yield
         folder.rename(partial, name)
     finally:
-        with suppress(FileNotFoundError, ValueError):  # it has its name, or the folder was let go at the end
+        with suppress(FileNotFoundError, ValueError):  # it has its name, or the folder is closed
             folder.remove(partial)

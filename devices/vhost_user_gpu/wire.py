@@ -1,7 +1,7 @@
-"""The vhost-user-gpu protocol: what we say on the socket on which the front-end shows our pictures.
+"""The vhost-user-gpu protocol: the messages on the socket of GPU_SET_SOCKET.
 
-One table row per message, in the order of the specification (QEMU's docs/interop/vhost-user-gpu.rst). We ask
-and the front-end answers, in order.
+One table row per message, in the order of the specification (QEMU's docs/interop/vhost-user-gpu.rst). This
+program sends requests, and the front-end answers in order.
 """
 
 from enum import IntEnum
@@ -21,7 +21,7 @@ class DisplayFeature(IntEnum):
 
 
 class Request(IntEnum):
-    """What we say."""
+    """The requests of this program."""
 
     GET_PROTOCOL_FEATURES = 1
     SET_PROTOCOL_FEATURES = 2
@@ -41,7 +41,7 @@ DIALECT = Dialect(Request, version=0)
 
 
 class CursorPos(Layout, byteorder="="):
-    """VhostUserGpuCursorPos: where on which scan-out the cursor's hot spot is."""
+    """VhostUserGpuCursorPos: the scan-out, and the position of the cursor's hot spot on it."""
 
     scanout_id: u32
     x: u32
@@ -78,7 +78,7 @@ class Update(Layout, byteorder="="):
 
 
 class DmabufScanout(Layout, byteorder="="):
-    """VhostUserGpuDMABUFScanout: a scan-out's place in a dmabuf whose fd comes along."""
+    """VhostUserGpuDMABUFScanout: a scan-out's rectangle in a dmabuf. The dmabuf's fd comes with it."""
 
     scanout_id: u32
     x: u32
@@ -100,7 +100,7 @@ class DmabufScanout2(Layout, byteorder="="):
 
 
 class EdidRequest(Layout, byteorder="="):
-    """VhostUserGpuEdidRequest: the scan-out whose EDID is asked for."""
+    """VhostUserGpuEdidRequest: the scan-out whose EDID this program asks for."""
 
     scanout_id: u32
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.devices.vhost_user_gpu.golden import Golden, golden
 from vhost_user_gpu import commands
-from vhost_user_gpu.commands import COMMANDS, Feature, Header, Response
+from vhost_user_gpu.commands import COMMANDS, GpuFeature, Header, Response
 from vhostd import Empty
 
 VECTORS = [
@@ -202,7 +202,7 @@ def test_the_table_of_commands() -> None:
 
 
 def test_numbers() -> None:
-    assert dict(Feature.__members__) == {
+    assert dict(GpuFeature.__members__) == {
         **{"VIRGL": 0, "EDID": 1, "RESOURCE_UUID": 2, "RESOURCE_BLOB": 3, "CONTEXT_INIT": 4}
     }
     assert {each.name: each.value for each in Response} == {

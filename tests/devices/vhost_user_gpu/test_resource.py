@@ -44,7 +44,7 @@ def content(resource: Picture | Blob, size: int) -> bytes:
 
 def transfer(picture: Picture, rect: Rect, offset: int) -> None:
     assert picture.backing is not None
-    picture.transfer(picture.backing, rect, offset)
+    picture.fill_from(picture.backing, rect, offset)
 
 
 def test_a_picture_is_black_at_first() -> None:

@@ -24,7 +24,7 @@ def painted(picture: Picture) -> Picture:
     guest.memory.write(RAM, noise(size))
     picture.backing = guest.gather((RAM, size))
     assert picture.backing is not None
-    picture.transfer(picture.backing, Rect(0, 0, picture.width, picture.height), 0)
+    picture.fill_from(picture.backing, Rect(0, 0, picture.width, picture.height), 0)
     return picture
 
 

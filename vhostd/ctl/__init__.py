@@ -1,10 +1,10 @@
 """vhostctl: finds, checks and installs back-end programs, ours and others'.
 
-Each command is a module of this package: its docstring is the help, `add_options` declares its options, and
-`run` does it and returns the exit status.
+Each command is a module of this package. Its docstring is the help, `add_options` declares its options, and
+`run` executes the command and returns the exit status.
 
 status 0    all is well
-status 1    it is not, or it could not be done; one line on stderr says why
+status 1    a fault was found, or the command failed; one line on stderr says why
 status 2    the command line makes no sense; one line on stderr says why
 """
 
@@ -21,8 +21,8 @@ from vhostd.errors import SetupError, UsageError
 from vhostd.program.log import write_line
 from vhostd.program.options import Parser
 
-SIGNALLED = 128  # and the signal's number: what shells say of a program that a signal has ended
-COMMANDS = {  # and the module of each
+SIGNALLED = 128  # plus the signal's number: a shell's exit status for a program that a signal has ended
+COMMANDS = {  # each command's name and its module
     "list": "listing",
     "probe": "probe",
     "validate": "validate",
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The program `vhostctl`."""
     try:
         options = make_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
-        with _ended_in_order():
+        with _signals_as_exit():
             status: int = options.run(options)
     except SetupError as error:
         write_line(f"vhostctl: error: {printable(' '.join(str(error).splitlines()))}")
@@ -62,15 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """Lets what is begun be cleaned up when a signal ends the program: one that it asks would outlive it."""
+def _signals_as_exit() -> Iterator[None]:
+    """Turns signals into SystemExit, so that a program that was started to be asked is ended too."""
     numbers = [
         number
         for number in (signal.SIGHUP, signal.SIGTERM)
-        if signal.getsignal(number) == signal.SIG_DFL  # nohup(1) has one ignored
+        if signal.getsignal(number) == signal.SIG_DFL  # nohup(1) ignores SIGHUP
     ]
     for number in numbers:
-        signal.signal(number, _end)
+        signal.signal(number, _exit)
     try:
         yield
     finally:
@@ -78,5 +78,5 @@ def _ended_in_order() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _end(number: int, _: object) -> NoReturn:
+def _exit(number: int, _: object) -> NoReturn:
     raise SystemExit(SIGNALLED + number)

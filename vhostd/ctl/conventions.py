@@ -1,4 +1,4 @@
-"""Whether a program's answer is as QEMU's conventions for back-end programs want it."""
+"""Checks a program's answer against QEMU's conventions for back-end programs."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from vhostd.ctl.schema import Kind, faults
 
 
 def deviations(answer: Answer, kind: str = "") -> Iterator[str]:
-    """What is wrong with the answer of a program, which is described as of type `kind`, a sentence each."""
+    """The faults of a program's answer, one sentence each. `kind` is the type in its description."""
     if answer.fault or answer.excess:
         yield answer.fault or answer.excess
         return

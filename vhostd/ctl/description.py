@@ -1,4 +1,4 @@
-"""Backend descriptions: the files that tell management software where a program is and what it is for."""
+"""Backend descriptions: files that tell management software where a program is, and its type."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,7 @@ def _absolute(path: Path) -> Path:
 
 
 class BackendDescription(BaseModel, frozen=True, extra="forbid"):
-    """One description: `type` as in `DeviceType.description_type`, `tags` for the management software."""
+    """One description. `type` is as in `DeviceType.description_type`; `tags` are for management software."""
 
     description: str
     type: str
@@ -26,7 +26,7 @@ class BackendDescription(BaseModel, frozen=True, extra="forbid"):
 
 
 def load(path: str | Path) -> BackendDescription:
-    """Reads and checks a description; raises SetupError with the file, the place in it and what is wrong."""
+    """Reads and checks a description; raises SetupError, which names the file, the place and the fault."""
     try:
         document = read(Path(path).read_bytes())
     except OSError as error:

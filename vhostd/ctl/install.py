@@ -1,7 +1,7 @@
-"""Installs what tells others of the programs: descriptions, systemd units, manual pages, completions.
+"""Installs descriptions, systemd units, manual pages and completions for the programs.
 
-libvirt reads descriptions in /usr/share/qemu/vhost-user and /etc/qemu/vhost-user, and a user's own libvirt
-(qemu:///session) also in the user's configuration.
+libvirt reads descriptions in /usr/share/qemu/vhost-user and /etc/qemu/vhost-user. A user's own libvirt
+(qemu:///session) also reads those in the user's configuration.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from vhostd.program.log import write_line
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:
-    """The options that say where an installation is."""
+    """Adds the options that say where an installation is."""
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--prefix",
@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Writes all of it, or nothing, and prints the names of the files."""
+    """Writes all files or none, and prints their names."""
     places = places_of(options)
     programs = chosen(options.types, options.destdir)
     files = contents(places, programs)
@@ -55,9 +55,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def places_of(options: argparse.Namespace) -> Places:
-    """Where the options say that the installation is; raises UsageError if they make no sense together."""
+    """The places that the options name; raises UsageError if the options contradict each other."""
     if options.prefix == DISTRIBUTION and not options.destdir:
-        # What a package has put there looks like our own, and would be removed as such.
+        # A package's files there look like an installation of this command, which would then remove them.
         raise UsageError(f"--prefix={DISTRIBUTION} is for packages, and goes with --destdir")
     if not options.user:
         return system_places(options.prefix)
@@ -67,7 +67,7 @@ def places_of(options: argparse.Namespace) -> Places:
 
 
 def chosen(types: list[str] | None, tree: Path | None) -> list[Program]:
-    """The installed programs of these types, or all; their paths are those outside of the tree."""
+    """The installed programs of these types, or all. Their paths are those outside of the tree."""
     programs = installed_programs()
     known = sorted({program.type for program in programs if program.type})
     if unknown := set(types or ()) - set(known):
@@ -79,8 +79,8 @@ def chosen(types: list[str] | None, tree: Path | None) -> list[Program]:
 
 
 def warnings(options: argparse.Namespace, places: Places, programs: list[Program]) -> Iterator[str]:
-    """What is going to keep others from finding or starting the programs, a line each."""
-    if not places.heard:
+    """The obstacles for others to find or to start the programs, one line each."""
+    if not places.are_read:
         yield f"libvirt does not look for descriptions in {places.descriptions}"
         yield f"systemd does not look for units in {places.units}"
     if options.user and os.geteuid() == 0:
@@ -105,7 +105,7 @@ def warnings(options: argparse.Namespace, places: Places, programs: list[Program
 
 
 def _write(files: dict[Path, bytes], places: Places, tree: Path | None) -> None:
-    """Writes the files and, but for a tree, the record of them; raises SetupError if that cannot be done."""
+    """Writes the files; without a tree, also their record. Raises SetupError on failure."""
     try:
         if tree:
             files = {inside(tree, path): data for path, data in files.items()}
@@ -126,7 +126,7 @@ def _write(files: dict[Path, bytes], places: Places, tree: Path | None) -> None:
 
 
 def _obsolete(record: Record, places: Places) -> list[Path]:
-    """What was written for programs that are not there any more, or under a name that is no longer used."""
+    """Files of programs that are gone, and files whose name is no longer used."""
     if not record.files:
         return []
     current = contents(places, chosen(None, None))
@@ -134,7 +134,7 @@ def _obsolete(record: Record, places: Places) -> list[Path]:
 
 
 def _refuse_foreign(path: Path, data: bytes, record: Record) -> None:
-    """Lets be what is as it is to be, and what this program has written before."""
+    """Raises SetupError for a file that must not be replaced: not written here, and of other content."""
     if not os.path.lexists(path) or record.is_unchanged(path):
         return
     if not is_regular(path) or path.read_bytes() != data:
@@ -143,7 +143,7 @@ def _refuse_foreign(path: Path, data: bytes, record: Record) -> None:
 
 
 def inside(tree: Path, path: Path) -> Path:
-    """Where a file of an installation is in the tree."""
+    """The place of an installation's file in the tree."""
     return tree / path.relative_to("/")
 
 
@@ -152,7 +152,7 @@ def _outside(path: Path, tree: Path | None) -> Path:
 
 
 def _absolute(text: str) -> Path:
-    """Any folder for a shell's user; made absolute, since what is installed is read from everywhere."""
-    if not text:  # as from a variable that is not set: this folder is hardly meant
+    """A folder's absolute path, since the installed files are read from any current folder."""
+    if not text:  # from a shell variable that is not set: the current folder is not meant
         raise argparse.ArgumentTypeError("it is empty")
     return Path(os.path.abspath(text))

@@ -1,13 +1,14 @@
 """Shows the descriptions that libvirt reads, in its order, and what it makes of each.
 
-It asks the programs that libvirt would ask for their capabilities, and tells why others would not be used.
+It asks the programs that libvirt would ask for their capabilities, and says why libvirt would not use others.
 
-Of each type one program is `used`; a `spare` one comes behind it, one that is `skipped` lets the next one
-have its turn, one that `fails` does not, and libvirt starts none that is `unused`. An empty file is a
-`mask`: it hides those of its name in folders before it, which are `masked`. A file may also be `replaced`
-by one of its name, or `ignored`. A single one that `breaks` libvirt's discovery keeps all programs from
-being used: correct it, move it away, or, if it is a package's, hide it by a mask in /etc. With --root a
-`candidate` is one that nobody has asked.
+For each type libvirt uses one program, the `used` one. A `spare` program comes after it. If a program is
+`skipped`, libvirt tries the next one; if a program `fails`, the domain does not start. libvirt starts no
+programs of an `unused` type. An empty file is a `mask`: it hides the files of its name in earlier folders,
+which are `masked`. A file may also be `replaced` by a file of its name in a later folder, or `ignored`. One
+file that `breaks` libvirt's discovery keeps libvirt from using any program: correct it, move it away, or, if
+it belongs to a package, hide it by a mask in /etc. With --root no program is asked, and those that libvirt
+would ask are `candidate`.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from vhostd.errors import SetupError, UsageError
 
 
 class Row(BaseModel):
-    """A file, or a folder that cannot be read; `seconds` is what it took to ask the program."""
+    """A file, or a folder that cannot be read. `seconds` is the time that the program took to answer."""
 
     path: str
     state: State
@@ -43,7 +44,7 @@ class Row(BaseModel):
 
 
 class Report(BaseModel):
-    """All of it; `works` unless a file breaks the discovery of the libvirt of this connection."""
+    """All rows. `works` unless a file breaks the discovery of the libvirt of this connection."""
 
     works: bool
     connection: str
@@ -61,7 +62,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints what is found; raises SetupError if libvirt's discovery is broken."""
+    """Prints the descriptions; raises SetupError if libvirt's discovery is broken."""
     if options.probe and options.root is not None:
         raise UsageError("--probe and --root do not go together: nothing is run below another root")
     privileged = options.root is not None or os.geteuid() == 0
@@ -91,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def live_rows(entries: list[Entry], *, everything: bool, privileged: bool) -> list[Row]:
-    """With what the programs say; asks those that libvirt asks, or all."""
+    """The rows, with the programs' answers. Asks the programs that libvirt asks, or with `everything` all."""
     asked = [entry for entry in entries if entry.state == State.CANDIDATE]
     if everything:
         asked += [entry for entry in entries if entry.state == State.UNUSED and entry.binary]
@@ -109,7 +110,7 @@ def live_rows(entries: list[Entry], *, everything: bool, privileged: bool) -> li
 
 
 def judgements(answers: dict[Entry, Answer], *, render_node: bool) -> dict[Entry, Judgement]:
-    """What libvirt decides of those that it asks."""
+    """libvirt's decisions on the programs that it asks."""
     candidates = [entry for entry in answers if entry.state == State.CANDIDATE]
     dialect = json_dialect()
     return choose(
@@ -121,7 +122,7 @@ def judgements(answers: dict[Entry, Answer], *, render_node: bool) -> dict[Entry
 
 
 def still_row(entry: Entry, root: Path) -> Row:
-    """With what can be known of a program without running it."""
+    """A row for a description in another root: all that is known without running the program."""
     if entry.state != State.CANDIDATE:
         return _row(entry, None, warnings=entry.notes)
     if fault := _program_fault(root, entry.binary):
@@ -146,7 +147,7 @@ def _program_fault(root: Path, name: str | None) -> str:
 
 
 def breakage(entries: list[Entry]) -> str:
-    """What is broken, and what that costs."""
+    """The file that breaks the discovery, and the consequence."""
     first, *others = [entry for entry in entries if entry.state == State.BREAKS]
     more = f" (and {len(others)} more)" if others else ""
     cost = " or ".join(LAUNCHED.values())

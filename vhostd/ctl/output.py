@@ -1,4 +1,4 @@
-"""What commands print: it cannot garble a terminal, and nobody needs to read it all."""
+"""The output of commands: it cannot garble a terminal, and a reader may close the pipe early."""
 
 import argparse
 import sys
@@ -11,21 +11,21 @@ from vhostd.program.stdout import say
 
 
 def show(lines: Iterable[str]) -> None:
-    """Prints lines, if there is anybody to read them; raises SetupError if they cannot be written."""
+    """Prints lines, unless stdout is closed; raises SetupError if they cannot be written."""
     text = "".join(f"{line}\n" for line in lines)
-    if sys.stdout is not None:  # as Python has it when it is closed: nobody wants to know
+    if sys.stdout is not None:  # it is None if stdout was closed
         say(text)
 
 
 def add_json(parser: argparse.ArgumentParser, report: type[BaseModel]) -> None:
-    """The option for a JSON document, and for whoever reads one a sentence that names its members."""
+    """Adds the option --json, and a sentence in the help that names the JSON document's members."""
     parser.add_argument("--json", action="store_true", help="print a JSON document")
     sentence = f"The JSON document has {_members(report)}; later versions may add to them."
     parser.epilog = " ".join(filter(None, (parser.epilog, sentence)))
 
 
 def _members(model: type[BaseModel]) -> str:
-    """The names of a model's members, each with the names of those in it if it is a list of objects."""
+    """The names of a model's members. For a list of objects the names of their members follow."""
     return ", ".join(
         name + "".join(f" (each with {_members(inner)})" for inner in _models(field.annotation))
         for name, field in model.model_fields.items()
@@ -42,11 +42,11 @@ def show_json(report: BaseModel) -> None:
 
 
 def printable(text: object) -> str:
-    """The text with all escaped that is not seen as it is: control characters, bytes of unknown encoding."""
+    """The text with control characters and bytes of unknown encoding escaped."""
     return "".join(each if each.isprintable() else _escaped(each) for each in str(text))
 
 
 def _escaped(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # a byte, as Python has it in the name of a file
+    if "\udc80" <= character <= "\udcff":  # a byte of a file name, as Python represents it
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()

@@ -1,8 +1,8 @@
-"""Asks programs for their capabilities as libvirt does, and says what it makes of the answers.
+"""Asks programs for their capabilities as libvirt does, and says what libvirt makes of the answers.
 
-They are also checked against QEMU's conventions for back-end programs.
+The answers are also checked against QEMU's conventions for back-end programs.
 
-libvirt waits for as long as a program takes; this gives up after 10 seconds.
+libvirt waits for a program without a limit; this command gives up after 10 seconds.
 """
 
 import argparse
@@ -25,9 +25,9 @@ ERRORS_SHOWN = 10  # lines of a program's stderr, at most
 
 
 class Probe(BaseModel):
-    """One program: `state` is what libvirt makes of it, or null if it starts none of its type.
+    """One program. `state` is libvirt's decision on it, or null if libvirt starts no programs of its type.
 
-    The `faults` are what deviates from the conventions, `errors` what it wrote to stderr.
+    `faults` are its deviations from the conventions, `errors` its lines on stderr.
     """
 
     binary: str
@@ -41,12 +41,12 @@ class Probe(BaseModel):
 
     @property
     def is_well(self) -> bool:
-        """Whether nothing is wrong with it."""
+        """Whether the program has no fault."""
         return not self.faults and self.state in (None, State.USED)
 
 
 class Report(BaseModel):
-    """All that were asked."""
+    """All programs that were asked."""
 
     programs: tuple[Probe, ...]
 
@@ -58,7 +58,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints what the programs say; raises SetupError if something is wrong with one."""
+    """Prints the programs' answers; raises SetupError if a program has a fault."""
     report = Report(programs=tuple(probe(binary, options.type) for binary in options.binaries))
     if options.json:
         show_json(report)
@@ -70,9 +70,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def probe(binary: str, described: str | None = None) -> Probe:
-    """Asks one program; without a description it is what it calls itself."""
+    """Asks one program. `described` is its type in a description; by default the type that it prints."""
     answer = ask(os.path.abspath(binary) if "/" in binary else binary)
-    kind, features = _told(answer)
+    kind, features = _type_and_features(answer)
     taken = described or kind
     judgement = None
     if taken in LAUNCHED:
@@ -105,8 +105,8 @@ def lines(probe: Probe) -> Iterator[str]:
         yield f"  stderr: {line}"
 
 
-def _told(answer: Answer) -> tuple[str | None, list[str]]:
-    """The type and the features that a program names, as far as it does."""
+def _type_and_features(answer: Answer) -> tuple[str | None, list[str]]:
+    """The type and the features that a program prints, as far as it prints them."""
     try:
         document: Any = read_as_libvirt(answer.output)
     except NotJson:

@@ -1,7 +1,7 @@
-"""Faults of descriptions and capabilities by `vhost-user.schema.json`, in words that say what to do.
+"""Checks descriptions and capabilities by `vhost-user.schema.json`; its messages say what to do.
 
-The schema says in JSON Schema what QEMU's `vhost-user.json` says. What is around deviates from it without
-harm: descriptions have other members, or nothing for a person to read; programs have features of their own.
+The schema is QEMU's `vhost-user.json` in JSON Schema. Real files deviate from it without harm: descriptions
+have other members, or no text for a person; programs have features of their own.
 """
 
 import json
@@ -23,7 +23,7 @@ TYPES_OF_JSON = {"object": "an object", "array": "an array", "string": "a string
 
 
 class Kind(StrEnum):
-    """The two forms; the names are those of the schema's definitions."""
+    """The two kinds of document, by their names in the schema."""
 
     DESCRIPTION = "description"
     CAPABILITIES = "capabilities"
@@ -31,7 +31,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong, and where, as a JSONPath; `tolerable` if management software does not mind."""
+    """A fault, and its place as a JSONPath. `tolerable` if management software ignores it."""
 
     place: str
     message: str
@@ -39,13 +39,13 @@ class Fault:
 
 
 def kind_of(document: Any) -> Kind:
-    """Which of the two a document is meant to be."""
+    """The kind that a document is meant to be, by its members."""
     capable = isinstance(document, dict) and not document.keys() & {"binary", "description", "tags"}
     return Kind.CAPABILITIES if capable else Kind.DESCRIPTION
 
 
 def faults(document: Any, kind: Kind) -> list[Fault]:
-    """All that is wrong with a document; nothing if it is as it should be."""
+    """All faults of a document."""
     found = [fault for error in _validator(kind).iter_errors(document) for fault in _faults(error)]
     return sorted(set(found), key=lambda fault: (fault.tolerable, fault.place, fault.message))
 

@@ -1,6 +1,6 @@
-"""Removes what `vhostctl install` has written; what was changed since is kept.
+"""Removes the files that `vhostctl install` has written; files that were changed since are kept.
 
-Of a tree (--destdir) that is what the same installation would write now.
+From a tree (--destdir) it removes the files that the same installation would write now.
 """
 
 import argparse
@@ -20,7 +20,7 @@ add_options = add_places
 
 
 def run(options: argparse.Namespace) -> int:
-    """Removes the files, and the folders that were made for them if they are empty; prints what is gone."""
+    """Removes the files, and the folders that were made for them if they are empty. Prints their names."""
     places = places_of(options)
     record = _of_tree(places, options.destdir) if options.destdir else _of_machine(places)
     removed: list[Path] = []
@@ -52,7 +52,7 @@ def _of_tree(places: Places, tree: Path) -> Record:
 
 
 def _remove(path: Path, record: Record) -> bool:
-    """Whether the file was there as it was written, and is gone now."""
+    """Removes a file if it is unchanged; returns whether it did."""
     if record.is_unchanged(path):
         path.unlink()
         return True

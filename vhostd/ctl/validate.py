@@ -1,6 +1,6 @@
-"""Checks descriptions, and what programs print for --print-capabilities; prints a line for each fault.
+"""Checks descriptions, and programs' output for --print-capabilities; prints a line for each fault.
 
-By default it is as strict as this project is with its own files. What the libvirt that is installed here does
+By default it is as strict as this project is with its own files. A document that the installed libvirt does
 not read is a fault in any case.
 """
 
@@ -21,7 +21,7 @@ STDIN = "-"
 
 
 class Finding(BaseModel):
-    """One fault: `place` is a JSONPath; null without a document; `tolerable` if libvirt does not mind."""
+    """One fault. `place` is a JSONPath, null without a document. `tolerable` if libvirt ignores the fault."""
 
     place: str | None
     message: str
@@ -29,7 +29,7 @@ class Finding(BaseModel):
 
 
 class Checked(BaseModel):
-    """One file; `kind` is null if that cannot be known."""
+    """One file. `kind` is null if it is unknown."""
 
     file: str
     kind: Kind | None
@@ -38,7 +38,7 @@ class Checked(BaseModel):
 
 
 class Report(BaseModel):
-    """All of them."""
+    """All files that were checked."""
 
     files: tuple[Checked, ...]
 
@@ -76,7 +76,7 @@ def lines(checked: Checked) -> list[str]:
 
 
 def check_file(file: str, kind: Kind | None, *, lenient: bool) -> Checked:
-    """What is wrong with a file, or with what comes from stdin."""
+    """Checks a file, or stdin for "-"."""
     try:
         data = _read(file)
     except (OSError, ValueError) as error:
@@ -89,13 +89,13 @@ def _read(file: str) -> bytes:
     if file != STDIN:
         with Path(file).open("rb") as opened:
             return opened.read(LIMIT + 1)
-    if sys.stdin is None:  # as Python has it when it is closed
+    if sys.stdin is None:  # if it was closed
         raise ValueError("stdin is closed")
     return sys.stdin.buffer.read(LIMIT + 1)
 
 
 def check(file: str, data: bytes, kind: Kind | None, *, lenient: bool) -> Checked:
-    """What is wrong with a file of this content; with `lenient`, what libvirt would not mind is left out."""
+    """Checks a file of this content. With `lenient`, faults that libvirt ignores are left out."""
     if len(data) > LIMIT:
         return _checked(file, kind, [Fault("", "it is larger than 1 MiB, more than libvirt reads")])
     try:

@@ -8,16 +8,16 @@ from vhostd.ctl.installation.places import Places, system_places, user_places
 
 
 @pytest.mark.parametrize(
-    ("prefix", "descriptions", "units", "heard"),
+    ("prefix", "descriptions", "units", "are_read"),
     [
         ("/usr", "/usr/share/qemu/vhost-user", "/usr/lib/systemd/system", True),
         ("/usr/local", "/etc/qemu/vhost-user", "/etc/systemd/system", True),
         ("/opt/vhostd", "/opt/vhostd/share/qemu/vhost-user", "/opt/vhostd/lib/systemd/system", False),
     ],
 )
-def test_below_a_prefix(prefix: str, descriptions: str, units: str, *, heard: bool) -> None:
+def test_below_a_prefix(prefix: str, descriptions: str, units: str, *, are_read: bool) -> None:
     share = Path(prefix, "share")
-    assert system_places(Path(prefix)) == Places(Path(descriptions), Path(units), share, heard=heard)
+    assert system_places(Path(prefix)) == Places(Path(descriptions), Path(units), share, are_read=are_read)
 
 
 @pytest.mark.parametrize("empty", [{}, {"XDG_CONFIG_HOME": "", "XDG_DATA_HOME": "relative"}])
@@ -29,7 +29,7 @@ def test_at_home(monkeypatch: pytest.MonkeyPatch, empty: dict[str, str]) -> None
     assert places.share == Path("/home/somebody/.local/share")
     assert places.record == Path("/home/somebody/.local/share/vhostd/installed.json")
     assert places.user
-    assert places.heard
+    assert places.are_read
 
 
 def test_where_the_environment_says() -> None:

@@ -1,8 +1,8 @@
-"""What belongs to a system besides the programs themselves, and how it gets there.
+"""The files that an installation adds to the programs themselves.
 
-programs, places      what there is, and where files for it go
-contents              which files those are: descriptions, units,
-commandline           and, from what the programs' parsers declare, manual pages and completions
-placing, record       all of them or none, and what was written
-reach                 who can start a program where it is
+programs, places      which programs there are, and where their files go
+contents              which files there are: descriptions, units, manual pages and completions
+commandline           what the programs' parsers declare, for manual pages and completions
+placing, record       writes all files or none, and records what was written
+reach                 whether libvirt and systemd can start a program where it is
 """

@@ -1,6 +1,6 @@
-"""What a parser declares, as data: manual pages and completions are made from it.
+"""The declarations of a parser, as data for manual pages and completions.
 
-argparse has no public way to ask a parser what it takes; what is looked at here is the same in all versions.
+argparse has no public way to read them. The private parts that are used here are the same in all versions.
 """
 
 import argparse
@@ -8,14 +8,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-FILES = {"PATH", "FILE", "BINARY"}  # what the value of an option is, by its metavar
+FILES = {"PATH", "FILE", "BINARY"}  # metavars of options whose value is a file
 FOLDERS = {"DIR"}
 GROUPS = {"GROUP"}
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option, or a positional argument, which has no flags; `value` is empty where it takes none."""
+    """An option, or a positional argument, which has no flags. `value` is empty if the option takes none."""
 
     flags: tuple[str, ...]
     value: str
@@ -31,7 +31,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Command:
-    """A program, or one of the commands of a program that has some."""
+    """A program, or one command of a program with commands."""
 
     name: str
     description: str
@@ -46,7 +46,7 @@ class Command:
 
 
 def read(parser: argparse.ArgumentParser, name: str) -> Command:
-    """What the parser of a program declares, and the parsers of its commands."""
+    """Reads the parser of a program, and the parsers of its commands."""
     formatter = parser._get_formatter()
     groups = {}
     for group in parser._action_groups:

@@ -1,4 +1,4 @@
-"""Completions of the programs' options for bash, zsh and fish, made from what their parsers declare."""
+"""Completions of the programs' options for bash, zsh and fish, made from their parsers."""
 
 from collections.abc import Iterable, Iterator
 
@@ -52,7 +52,7 @@ BASH_FIND = """\
 
 
 def bash(command: Command) -> str:
-    """The completion of a program, for bash with or without its package of completions."""
+    """The completion of a program for bash; it does not need the package bash-completion."""
     every = list(_each(command))
     names = " | ".join(inner.name for inner in command.commands)
     return BASH.format(
@@ -65,7 +65,7 @@ def bash(command: Command) -> str:
 
 
 def _bash_value(command: str, option: Option) -> str:
-    """What may follow an option: files, some words, or anything, of which nothing is offered."""
+    """The completion of an option's value: files, some words, or nothing if any text is allowed."""
     case = " | ".join(f'"{command} {flag}"' for flag in option.flags)
     if option.choices:
         return f'        {case}) words="{" ".join(option.choices)}" ;;'
@@ -75,7 +75,7 @@ def _bash_value(command: str, option: Option) -> str:
 
 
 def _bash_words(name: str, command: Command) -> str:
-    """What a command takes anywhere: its options, and files if it has such arguments."""
+    """The words that a command takes anywhere: its options, and files if it has such arguments."""
     words = [flag for option in command.options for flag in option.flags]
     words += [inner.name for inner in command.commands]
     files = {
@@ -112,7 +112,7 @@ ZSH_COMMAND = """\
 
 
 def zsh(command: Command) -> str:
-    """The completion of a program for zsh, to be loaded on use."""
+    """The completion of a program for zsh, which loads it at first use."""
     arguments = list(_zsh_arguments(command))
     commands = ""
     if command.commands:
@@ -200,7 +200,7 @@ def _fish_quote(text: str) -> str:
 
 
 def _each(command: Command) -> Iterator[tuple[str, Command]]:
-    """The program under no name, and its commands under theirs."""
+    """The program with an empty name, and each command with its name."""
     yield "", command
     for inner in command.commands:
         yield inner.name, inner

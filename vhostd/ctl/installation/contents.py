@@ -1,4 +1,4 @@
-"""What an installation consists of: every file, and what is to be in it."""
+"""The files of an installation, and their contents."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from vhostd.program.shipped import DESCRIPTIONS, UNITS, shipped
 
 
 def contents(places: Places, programs: Iterable[Program]) -> dict[Path, bytes]:
-    """The files of these programs; raises SetupError for a description that libvirt would stumble over."""
+    """The files of these programs; raises SetupError for a description that would break libvirt."""
     files: dict[Path, bytes] = {}
     programs = list(programs)
     for path in (*places.folders, *(program.path for program in programs)):
@@ -34,7 +34,7 @@ def contents(places: Places, programs: Iterable[Program]) -> dict[Path, bytes]:
 
 def _descriptions(places: Places, program: Program) -> Iterator[tuple[Path, bytes]]:
     for path in sorted(shipped(*DESCRIPTIONS).glob("*-vhostd-*.json")):
-        # Of an unknown type it would keep libvirt from starting any domain that looks for a program.
+        # A description of an unknown type would keep libvirt from starting any domain that needs a program.
         description = load(path)
         if description.binary.name == program.name:
             document = description.model_copy(update={"binary": program.path}).model_dump(mode="json")

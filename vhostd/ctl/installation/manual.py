@@ -1,4 +1,4 @@
-"""Manual pages, in the language of man(7), made from what the programs' parsers and docstrings say."""
+"""Manual pages in the language of man(7), made from the programs' parsers and docstrings."""
 
 import os
 import re
@@ -16,12 +16,12 @@ from vhostd.program import main as back_end
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 CODE = re.compile("`([^`]+)`")
-WIDTH = 72  # of a line of text
+WIDTH = 72  # characters of a line of text
 STATUS = re.compile(r"^status (\d) +(.+(?:\n +.+)*)", re.MULTILINE)
 
 
 def manual(program: Program, files: Iterable[Path], others: Iterable[str]) -> str:
-    """The page of a program; `files` are those that belong to it, `others` the pages to read as well."""
+    """The page of a program. `files` are its files; `others` are the pages for SEE ALSO."""
     command = read(program.parser, program.name)
     statuses = (back_end if program.manifest else ctl).__doc__ or ""
     sections = {
@@ -40,7 +40,7 @@ def manual(program: Program, files: Iterable[Path], others: Iterable[str]) -> st
 
 
 def _heading(name: str) -> str:
-    """The title, and the date of the package: of its sources, or of what it is built from."""
+    """The title, with the package's date: SOURCE_DATE_EPOCH, or the time of its files."""
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
     date = int(given) if given.isdecimal() else Path(vhostd.__file__).stat().st_mtime
     day = time.strftime("%Y-%m-%d", time.gmtime(date))
@@ -86,7 +86,7 @@ def _paragraph(text: str) -> Iterator[str]:
 
 
 def _examples(docstring: str) -> Iterator[str]:
-    """The indented blocks of a docstring that are command lines: the first, and those that follow it."""
+    """The first indented blocks of a docstring, if they are command lines."""
     blocks = docstring.split("\n\n")[1:]
     found = list(takewhile(re.compile(" +(vhost|qemu)").match, blocks))
     if found:
@@ -103,14 +103,14 @@ def _bold(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Text to be filled; its options stay whole, and are found by who copies them."""
+    """Text to be filled. Its options stay whole, with hyphens that can be copied and searched."""
     text = CODE.sub(r"\\fB\1\\fR", _escape(text))
     lines = textwrap.wrap(" ".join(text.split()), WIDTH, break_long_words=False, break_on_hyphens=False)
     return OPTION.sub(lambda match: match[0].replace("-", "\\-"), "\n".join(map(_guard, lines)))
 
 
 def _literal(text: str) -> str:
-    """Text whose hyphens are those that are typed."""
+    """Text with hyphens as they are typed."""
     return _guard(_escape(text).replace("-", "\\-"))
 
 
@@ -119,5 +119,5 @@ def _escape(text: str) -> str:
 
 
 def _guard(line: str) -> str:
-    """The line, which must not be taken for a macro."""
+    """The line, protected from being taken for a macro."""
     return f"\\&{line}" if line.startswith((".", "'")) else line

@@ -7,19 +7,19 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import mkstemp
 
-FILE_MODE = 0o644  # whatever the umask is: others are to read what is installed
+FILE_MODE = 0o644  # whatever the umask is: other users must be able to read the files
 FOLDER_MODE = 0o755
 
 
 def place(files: Mapping[Path, bytes], obsolete: Iterable[Path] = ()) -> None:
-    """Writes files, each in one step for whoever reads it meanwhile, and removes those that are obsolete.
+    """Writes files, and removes obsolete ones. Each file is replaced in one step: no reader sees half of it.
 
-    On failure all is as it was; an OSError names the file.
+    On failure everything is as before; an OSError names the file.
     """
     with _signals_held(), ExitStack() as undo:
         for folder in missing_folders(files):
             undo.callback(_remove_folder, folder)
-            folder.mkdir(exist_ok=True)  # another installation may have begun as well
+            folder.mkdir(exist_ok=True)  # another installation may make it at the same time
             folder.chmod(FOLDER_MODE)
         for path, data in files.items():
             if path.is_file():
@@ -35,7 +35,7 @@ def place(files: Mapping[Path, bytes], obsolete: Iterable[Path] = ()) -> None:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Lets the signals wait that would end the program half-way."""
+    """Blocks the signals that would end the program half-way."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
     try:
         yield
@@ -44,18 +44,18 @@ def _signals_held() -> Iterator[None]:
 
 
 def missing_folders(paths: Iterable[Path]) -> list[Path]:
-    """The folders that are still to be made for these files, outer ones first."""
+    """The folders that are missing for these files, outer ones first."""
     return sorted({folder for path in paths for folder in path.parents if not folder.exists()})
 
 
 def remove_folders(folders: Iterable[Path]) -> None:
-    """Removes those of the folders that are empty, inner ones first."""
+    """Removes the folders that are empty, inner ones first."""
     for folder in sorted(folders, reverse=True):
         _remove_folder(folder)
 
 
 def _remove_folder(folder: Path) -> None:
-    with suppress(OSError):  # it holds files of others, or is gone
+    with suppress(OSError):  # it has other files, or is gone
         folder.rmdir()
 
 
@@ -71,7 +71,7 @@ def _replace(path: Path, data: bytes) -> None:
             os.fsync(fd)
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = str(path)  # of the temporary file nobody has heard; a write has no name at all
+        error.filename = str(path)  # the user does not know the temporary file's name; write() gives no name
         raise
     finally:
         with suppress(FileNotFoundError):  # it has become the file

@@ -1,4 +1,4 @@
-"""The programs of this project that are installed: which there are, where they lie, and what they take."""
+"""The installed programs of this project: their paths, types and options."""
 
 import sys
 import sysconfig
@@ -42,7 +42,7 @@ class Program:
 
 
 def installed_programs() -> list[Program]:
-    """All that lie beside this program; raises SetupError if none does."""
+    """All programs in this program's folder; raises SetupError if there is no back-end program."""
     folder = _folder()
     found = [_program(entry, folder / entry.name) for entry in _entries() if (folder / entry.name).is_file()]
     if not any(program.manifest for program in found):
@@ -63,6 +63,6 @@ def _entries() -> Iterator[EntryPoint]:
 
 
 def _folder() -> Path:
-    """The folder of this program as it was called, or else the one where Python installs programs."""
+    """The folder that this program was called from; else the folder where Python installs programs."""
     called = Path(sys.argv[0]).absolute()
     return called.parent if called.name == CTL else Path(sysconfig.get_path("scripts"))

@@ -1,4 +1,4 @@
-"""Who can start a program: what keeps libvirt, which runs it as another user, from doing so."""
+"""What keeps libvirt, which runs programs as another user, or systemd from starting a program."""
 
 import os
 import pwd
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import vhostd
 
-LAUNCHERS = ("libvirt-qemu", "qemu")  # the user as whom libvirt starts programs, by distribution
+LAUNCHERS = ("libvirt-qemu", "qemu")  # the user who runs libvirt's programs, by distribution
 CONFINEMENT = Path("/sys/module/apparmor/parameters/enabled")
-# By ProtectHome= and PrivateTmp= of the units.
+# Folders that ProtectHome= and PrivateTmp= of the units hide.
 HIDDEN_FROM_SERVICES = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))
-# What the profile of libvirtd in its packages lets it start.
+# The folders whose programs libvirtd may start, by the AppArmor profile in its packages.
 CONFINED_FOLDERS = tuple(map(Path, ("/bin", "/sbin", "/usr/bin", "/usr/sbin")))
 CONFINED_PROGRAM = "vhost-user-gpu"
 CONFINED_PROGRAM_FOLDERS = tuple(map(Path, ("/usr/lib", "/usr/lib64", "/usr/lib/qemu", "/usr/libexec")))
@@ -21,14 +21,14 @@ CONFINED_PROGRAM_FOLDERS = tuple(map(Path, ("/usr/lib", "/usr/lib64", "/usr/lib/
 
 @dataclass(frozen=True)
 class Account:
-    """A user, as permissions see it."""
+    """A user, and what matters for file permissions."""
 
     name: str
     uid: int
     groups: frozenset[int]
 
     def may(self, permission: int, status: os.stat_result) -> bool:
-        """Whether the mode gives it a permission, of stat.S_IRWXO's bits."""
+        """Whether a file's mode gives the user a permission. `permission` is of stat.S_IRWXO's bits."""
         if self.uid == 0:
             return True
         shift = 6 if status.st_uid == self.uid else 3 if status.st_gid in self.groups else 0
@@ -36,7 +36,7 @@ class Account:
 
 
 def launcher() -> Account:
-    """The user as whom libvirt starts programs; somebody without any rights if it has none here."""
+    """The user who runs libvirt's programs. If there is no such user here, one without any rights."""
     for name in LAUNCHERS:
         try:
             entry = pwd.getpwnam(name)
@@ -47,9 +47,9 @@ def launcher() -> Account:
 
 
 def obstacle(program: Path, account: Account) -> Path | None:
-    """The folder or file that keeps the account from running a program of this project; None if nothing does.
+    """The folder or file that keeps the account from running a program of this project; None without one.
 
-    Its interpreter, and this package, which it imports, are on the way as well.
+    The account must also reach the program's interpreter, and this package, which the program imports.
     """
     readable = stat.S_IROTH
     for path, permission in (
@@ -63,7 +63,7 @@ def obstacle(program: Path, account: Account) -> Path | None:
 
 
 def barrier(path: Path, permission: int, account: Account) -> Path | None:
-    """The folder on the way to a file, or the file, that keeps the account from it; None if nothing does."""
+    """The folder on the way to a file, or the file, that is closed to the account; None without one."""
     for each in _links(path):
         try:
             closed = [folder for folder in each.parents if not account.may(stat.S_IXOTH, folder.stat())]
@@ -71,15 +71,15 @@ def barrier(path: Path, permission: int, account: Account) -> Path | None:
                 return closed[-1]
             if not account.may(permission, each.stat()):
                 return each
-        except OSError:  # so we cannot pass ourselves
+        except OSError:  # this program itself cannot pass
             return each
     return None
 
 
 def interpreter(program: Path) -> Path:
-    """The interpreter that a script names in its first line, or the program itself if it is none.
+    """The interpreter in a script's first line; the program itself if it is not a script.
 
-    Where the path of Python is too long for that, or has spaces, pip writes a line of sh that starts it.
+    If Python's path is too long for that line, or has spaces, pip writes a script of sh that starts Python.
     """
     try:
         with program.open("rb") as file:
@@ -94,7 +94,7 @@ def interpreter(program: Path) -> Path:
 
 
 def hidden_folder(program: Path) -> Path | None:
-    """The folder in which the program or its interpreter lies, if it is one that no service sees."""
+    """The folder of the program or of its interpreter, if systemd's services cannot see that folder."""
     for path in (program.resolve(), interpreter(program)):
         for folder in HIDDEN_FROM_SERVICES:
             if path.is_relative_to(folder):
@@ -118,7 +118,7 @@ def confinement_is_on() -> bool:
 
 
 def _links(path: Path) -> Iterator[Path]:
-    """The path, each that it leads to if it is a symbolic link, and the real path in the end."""
+    """The path, each path that its symbolic links lead to, and the real path at the end."""
     yield path
     seen = {path}
     while path.is_symlink() and (path := path.parent / path.readlink()) not in seen:

@@ -1,4 +1,4 @@
-"""What an installation has written, so that it can be brought up to date, and removed, and nothing else."""
+"""The record of an installation: only files in it are updated or removed later."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -13,14 +13,14 @@ from vhostd.errors import SetupError
 
 
 class Record(BaseModel, extra="forbid"):
-    """The files, each with the SHA-256 of what was written, and the folders that were made for them."""
+    """The files, each with the SHA-256 of its content, and the folders that were made for them."""
 
     files: dict[Path, str] = {}
     folders: list[Path] = []
 
     @classmethod
     def load(cls, path: Path) -> Self | None:
-        """The record in a file, None if there is none; raises SetupError if it cannot be understood."""
+        """Reads a record from a file; None without a file. Raises SetupError if the file is not a record."""
         try:
             with open_regular(path) as file:
                 return cls.model_validate_json(file.read())
@@ -36,22 +36,22 @@ class Record(BaseModel, extra="forbid"):
         return f"{self.model_dump_json(indent=2)}\n".encode()
 
     def is_unchanged(self, path: Path) -> bool:
-        """Whether the file is there as it was written."""
+        """Whether the file still has the content that was written."""
         return is_regular(path) and self.files.get(path) == digest(path.read_bytes())
 
     def remove(self, paths: Iterable[Path]) -> None:
-        """Forgets files that are about to be removed."""
+        """Removes files from the record, before they are removed."""
         for path in paths:
             del self.files[path]
 
     def add(self, files: Mapping[Path, bytes], folders: Iterable[Path]) -> None:
-        """Notes what is about to be written, and the folders that are made for it."""
+        """Adds files before they are written, and the folders that are made for them."""
         self.files |= {path: digest(data) for path, data in files.items()}
         self.folders = sorted({*self.folders, *folders})
 
 
 def installed(places: Places) -> Record | None:
-    """What was installed in these places; raises SetupError if the record of it names something elsewhere."""
+    """The record of an installation in these places; SetupError if it names a file anywhere else."""
     record = Record.load(places.record)
     if record:
         strange = [path for path in record.files if not places.holds(path)]
@@ -62,7 +62,7 @@ def installed(places: Places) -> Record | None:
 
 
 def is_regular(path: Path) -> bool:
-    """Whether it is a file itself, not a link to one."""
+    """Whether the path is a regular file, not a link to one."""
     return path.is_file() and not path.is_symlink()
 
 

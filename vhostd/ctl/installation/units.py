@@ -1,14 +1,14 @@
-"""The systemd units as they are installed: for where the program is, and for whose service manager."""
+"""Adapts the systemd units to the program's place, and to the system's or a user's service manager."""
 
 import re
 from pathlib import Path
 
 from vhostd.errors import SetupError
 
-SHIPPED_FOLDER = "/usr/bin"  # where the units that are shipped say that the programs are
+SHIPPED_FOLDER = "/usr/bin"  # the programs' folder in the shipped units
 
-# What a user's service manager cannot do, or could only do in a user namespace, and what is said of it: the
-# second paragraph of a unit's comment has what it takes to be let out of that.
+# Settings that a user's service manager cannot apply, or only in a user namespace, with their comments. The
+# second paragraph of a unit's comment tells how to lift such a setting.
 SYSTEM_ONLY = re.compile(
     r"^(?:DynamicUser|SupplementaryGroups|SocketGroup|RemoveIPC"
     r"|(?:Capability|Device|IPAddress|Private|Proc|Protect)\w+)=.*\n"
@@ -16,7 +16,7 @@ SYSTEM_ONLY = re.compile(
     r"|^#\n(?:#.*\n)+",
     re.MULTILINE,
 )
-# Root's own has capabilities, which the program gives up itself where nobody else has.
+# Root's own service manager has capabilities. The program itself gives them up there, by capset.
 DENIED = "SystemCallFilter=~@privileged @resources\n"
 GIVEN_UP = "SystemCallFilter=capset\n"
 USER_PLACES = {
@@ -28,7 +28,7 @@ USER_PLACES = {
 
 
 def unit(text: str, program: Path, *, user: bool) -> str:
-    """The text of a unit that is shipped, with this program in the place of the one in /usr/bin."""
+    """The text of a shipped unit, with this program's path instead of the one in /usr/bin."""
     if user:
         text = SYSTEM_ONLY.sub("", text).replace(DENIED, DENIED + GIVEN_UP)
         for ours, theirs in USER_PLACES.items():
@@ -39,7 +39,7 @@ def unit(text: str, program: Path, *, user: bool) -> str:
 
 
 def _word(path: Path) -> str:
-    """The path as systemd.syntax(7) has it: a % is doubled, what separates words is quoted."""
+    """The path in the syntax of systemd.syntax(7): % is doubled, and a path with blanks is quoted."""
     word = str(path).replace("%", "%%")
     if set(word) & set("\"'\\"):
         raise SetupError(f"systemd starts no program with a quote or a backslash in its path: move {path}")

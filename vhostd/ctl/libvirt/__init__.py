@@ -1,7 +1,7 @@
 """What libvirt makes of the files and programs on a host.
 
-folders, image        what is in the folders that it reads, here or in an image
-json_text, discovery  what it makes of each file
-answer, judgement     what it asks a program, and decides by the answer
-hazards, host         what it overlooks, and the start of a domain then fails on
+folders, image        the files in the folders that libvirt reads, here or in an image
+json_text, discovery  what libvirt makes of each file
+answer, judgement     what libvirt asks a program, and its decision by the answer
+hazards, host         what libvirt does not check, and the start of a domain may fail on
 """

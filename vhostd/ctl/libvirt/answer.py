@@ -1,6 +1,6 @@
-"""What a program says when it is asked for its capabilities in the way of libvirt.
+"""Asks a program for its capabilities in the same way as libvirt.
 
-libvirt waits for it as long as it takes, and reads all that it prints; here there are limits.
+libvirt waits without a limit, and reads all that the program prints. Here both have limits.
 """
 
 import os
@@ -20,7 +20,7 @@ ARGUMENT = "--print-capabilities"
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of it; `fault` if the program could not be started, `excess` if it was stopped here.
+    """A program's answer. `fault`: why it could not be started. `excess`: the limit at which it was stopped.
 
     `status` is negative for a signal, as in subprocess.
     """
@@ -34,7 +34,7 @@ class Answer:
 
     @property
     def end(self) -> str:
-        """How it ended, as the end of a sentence; empty if that was well."""
+        """How the program ended, as the end of a sentence; empty for exit status 0."""
         if self.status < 0:
             return f"is killed by {_name(-self.status)}"
         return f"exits with status {self.status}" if self.status else ""
@@ -45,7 +45,7 @@ def _name(number: int) -> str:
 
 
 def ask(binary: str | None, patience: float = PATIENCE) -> Answer:
-    """Runs a program as libvirt does: its arguments, folder, standard files, umask, and few variables."""
+    """Runs a program with the arguments, folder, standard files, umask and variables that libvirt uses."""
     if binary is None:
         return Answer("it names no program")
     path = find(binary)
@@ -55,7 +55,7 @@ def ask(binary: str | None, patience: float = PATIENCE) -> Answer:
     excess, output, errors = "it was interrupted", b"", b""
     with ExitStack() as ending:
         try:
-            with _signals_put_off():
+            with _handlers_delayed():
                 process = ending.enter_context(_start(binary, path))
                 ending.callback(lambda: _kill(process) if excess else None)
         except OSError as error:
@@ -74,7 +74,7 @@ def _start(binary: str, path: str) -> subprocess.Popen[bytes]:
         stderr=subprocess.PIPE,
         env=environment(os.environ, privileged=os.geteuid() == 0),
         umask=0o022,
-        start_new_session=True,  # so that it can be stopped with all that it has started
+        start_new_session=True,  # so that it can be stopped together with its children
     )
 
 
@@ -84,8 +84,8 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _signals_put_off() -> Iterator[None]:
-    """Lets what this process does on signals be done a little later; a mask would be the child's as well."""
+def _handlers_delayed() -> Iterator[None]:
+    """Runs this process's signal handlers a little later. A signal mask would be inherited by the child."""
     came: list[int] = []
     taken = {each: signal.getsignal(each) for each in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
     handlers = {each: handler for each, handler in taken.items() if callable(handler)}
@@ -108,12 +108,12 @@ def find(binary: str) -> str | None:
 
 
 def environment(variables: Mapping[str, str], *, privileged: bool) -> dict[str, str]:
-    """Of libvirtd as a service there is little more than PATH; a user's own one has all of the user's."""
+    """The variables of libvirtd: as a service, little more than PATH; a user's own has all the user's."""
     return {name: value for name, value in variables.items() if not privileged or name == "PATH"}
 
 
 def _collect(process: subprocess.Popen[bytes], end: float, patience: float) -> tuple[str, bytes, bytes]:
-    """Why the program, which still runs then, was given up, if it was; and what is on stdout and stderr."""
+    """The excess, if any, and the program's stdout and stderr. With an excess the program still runs."""
     output, errors = bytearray(), bytearray()
     late = f"it has not ended within {patience:g} s"
     with DefaultSelector() as selector:

@@ -1,10 +1,11 @@
-"""libvirt's discovery of back-end programs: what it makes of the files in the folders that it reads.
+"""libvirt's discovery of back-end programs: what libvirt makes of the files in the folders that it reads.
 
-A folder is more specific than those before it. Of files with the same name the most specific counts, and an
-empty one hides the others. All that are left are read, in the order of their names and whatever their suffix;
-one that libvirt does not understand stops it, and then no domain starts that needs any program from there.
+Each folder is more specific than the folders before it. Of several files with one name, the most specific
+counts; an empty one hides the others. libvirt reads the files that are left, in the order of their names and
+whatever their suffix. A file that libvirt does not understand stops the discovery. Then no domain starts that
+needs any program from these folders.
 
-Nothing here looks at the system: a `Folder` says what is in it.
+Nothing here reads the system: a `Folder` holds its files.
 """
 
 import os
@@ -25,11 +26,11 @@ from vhostd.ctl.libvirt.json_text import (
 )
 from vhostd.ctl.schema import Kind, faults
 
-TYPES = (  # that libvirt knows
+TYPES = (  # the types that libvirt knows
     *("9p", "balloon", "block", "caif", "console", "crypto", "fs", "gpu", "input", "net", "rng", "rpmsg"),
     *("rproc-serial", "scsi", "vsock"),
 )
-# The types that it starts programs of, and what domains call the devices.
+# The types whose programs libvirt starts, and the devices' names in domains.
 LAUNCHED = {"gpu": "a vhost-user video device", "fs": "virtiofs"}
 
 
@@ -40,7 +41,7 @@ class State(StrEnum):
     CANDIDATE = "candidate"  # libvirt asks the program for its capabilities before it decides
     USED = "used"  # the first of its type that can be used
     SPARE = "spare"  # another comes first, unless a domain asks for a feature that it lacks
-    FAILS = "fails"  # libvirt decides for it, and the domain's start then fails
+    FAILS = "fails"  # libvirt chooses it, and then the domain's start fails
     SKIPPED = "skipped"  # libvirt tries the next one
     UNUSED = "unused"  # of a type that libvirt starts no programs for
     MASK = "mask"
@@ -51,7 +52,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class File:
-    """A name in a folder, and what it leads to; the last three say why there is no content."""
+    """A name in a folder, and its file. The last three members say why there is no content."""
 
     path: Path
     size: int = 0
@@ -63,7 +64,7 @@ class File:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder that libvirt reads; one that is not there has no files, and no fault either."""
+    """A folder that libvirt reads. A missing folder has no files and no fault."""
 
     path: Path
     files: tuple[File, ...] = ()
@@ -72,9 +73,9 @@ class Folder:
 
 @dataclass(frozen=True)
 class Entry:
-    """A file, or a folder that cannot be read, and what becomes of it; `binary` is None if it names none.
+    """A file, or a folder that cannot be read, and libvirt's use of it. `binary` is None if it names none.
 
-    The `notes` are of what this libvirt does not mind, and others may.
+    The `notes` are about what this libvirt accepts and others may not.
     """
 
     path: Path
@@ -86,28 +87,28 @@ class Entry:
 
 
 def discover(folders: Sequence[Folder], dialect: Dialect = TOLERANT) -> list[Entry]:
-    """What becomes of every file, in libvirt's order; those with the same name from general to specific.
+    """libvirt's use of every file, in libvirt's order; files with the same name from general to specific.
 
-    The dialect is that of libvirt's JSON.
+    `dialect` is libvirt's dialect of JSON.
     """
     found = [file for folder in folders for file in folder.files]
     counting = {file.path.name: file for file in found if not file.ignored and not file.unreachable}
     entries = [_entry(file, counting, dialect) for file in found]
-    # As C compares names; the sort keeps the order of folders.
+    # Sorted by bytes, as C compares names. The sort keeps the order of folders.
     entries.sort(key=lambda entry: os.fsencode(entry.path.name))
     broken = [Entry(each.path, State.BREAKS, each.fault) for each in folders if each.fault]
     return broken + entries
 
 
 def is_broken(entries: Iterable[Entry]) -> bool:
-    """Whether libvirt stops somewhere."""
+    """Whether a file stops the discovery."""
     return any(entry.state == State.BREAKS for entry in entries)
 
 
 def _entry(file: File, counting: dict[str, File], dialect: Dialect) -> Entry:
     if file.ignored:
         return Entry(file.path, State.IGNORED, file.ignored)
-    if file.unreachable:  # even if another replaces it
+    if file.unreachable:  # even if another file replaces it
         return Entry(file.path, State.BREAKS, f"it leads nowhere: {file.unreachable}")
     winner = counting[file.path.name]
     if winner is not file:

@@ -1,4 +1,4 @@
-"""The folders that libvirt reads descriptions in, and what is in them."""
+"""The folders in which libvirt reads descriptions, and their files."""
 
 import os
 import stat
@@ -20,7 +20,7 @@ KINDS = {
 
 
 def libvirt_folders(*, privileged: bool, environment: Mapping[str, str] = os.environ) -> list[Path]:
-    """From general to specific; that of a user is for the user's own libvirt (qemu:///session) alone."""
+    """The folders from general to specific. Only a user's own libvirt (qemu:///session) reads the user's."""
     if privileged:
         return [*SYSTEM]
     config = environment.get("XDG_CONFIG_HOME") or Path.home() / ".config"
@@ -28,7 +28,7 @@ def libvirt_folders(*, privileged: bool, environment: Mapping[str, str] = os.env
 
 
 def read_folder(path: Path, root: Path = TOP) -> Folder:
-    """What is in a folder; with another root, all paths are those below it."""
+    """Reads a folder's files. All paths are below `root`."""
     try:
         names = sorted(os.listdir(real(root, path)))
     except FileNotFoundError:

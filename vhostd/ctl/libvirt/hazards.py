@@ -1,4 +1,4 @@
-"""What libvirt does not look at when it decides for a program, and what keeps it from starting it then."""
+"""Obstacles to a program's start that libvirt does not check when it chooses the program."""
 
 import stat
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from vhostd.ctl.libvirt.discovery import Entry
 
 
 def hazards(entry: Entry) -> Iterator[str]:
-    """Why the start of a program fails that the system's libvirt has chosen, a sentence each."""
+    """Why a program cannot be started after the system's libvirt has chosen it, one sentence each."""
     found = find(entry.binary) if entry.binary else None
     if not found or entry.type != "gpu":  # a virtiofsd is started as root
         return

@@ -1,4 +1,4 @@
-"""What a host has, as far as it decides what libvirt reads, and which programs it can start."""
+"""The properties of a host that decide what libvirt reads, and which programs libvirt can start."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,18 +10,18 @@ from vhostd.ctl.regular import open_regular
 DRM = Path("/dev/dri")
 LIBRARIES = ("usr/lib/*-linux-*", "usr/lib64", "usr/lib", "usr/local/lib*", "usr/local/lib/*-linux-*")
 LIBVIRT, LIBJSON_C = "libvirt.so.0", "libjson-c.so.5"
-LIBRARY_LIMIT = 64 << 20  # bytes that are read of one; libvirt's has some 10 MiB
-MACHINE = slice(18, 20)  # in the head of an ELF file
-SIGNED = {3, 8, 62, 258}  # machines whose char has a sign: x86, MIPS, LoongArch
+LIBRARY_LIMIT = 64 << 20  # bytes that are read of a library; libvirt's has some 10 MiB
+MACHINE = slice(18, 20)  # e_machine, in the header of an ELF file
+SIGNED = {3, 8, 62, 258}  # machines with a signed char in C: x86, MIPS, LoongArch
 
 
 def has_render_node() -> bool:
-    """Whether there is a render node, which libvirt gives to programs that can take one."""
+    """Whether there is a render node. libvirt gives it to programs with the feature for it."""
     return any(DRM.glob("renderD*"))
 
 
 def json_dialect(root: Path = TOP) -> Dialect:
-    """How the libvirt that is installed reads JSON; TOLERANT if there is none, or it cannot be known."""
+    """The JSON dialect of the installed libvirt; TOLERANT if there is none, or it is unknown."""
     for folder in _library_folders(root):
         try:
             with open_regular(real(root, folder / LIBVIRT)) as file:
@@ -38,7 +38,7 @@ def json_dialect(root: Path = TOP) -> Dialect:
 def _json_c(root: Path, machine: bytes) -> Dialect:
     for folder in _library_folders(root):
         try:
-            name = real(root, folder / LIBJSON_C).name  # it has the whole version, as in libjson-c.so.5.4.0
+            name = real(root, folder / LIBJSON_C).name  # with the whole version: libjson-c.so.5.4.0
         except OSError:
             continue
         version = name.removeprefix(f"{LIBJSON_C}.").partition(".")[0]
@@ -50,7 +50,7 @@ def _json_c(root: Path, machine: bytes) -> Dialect:
 
 
 def _library_folders(root: Path) -> Iterator[Path]:
-    """Folders of libraries below another root, as they are named there."""
+    """The folders of libraries below a root, as paths inside of it."""
     for pattern in LIBRARIES:
         for path in sorted(root.glob(pattern)):
             yield TOP / path.relative_to(root)

@@ -1,16 +1,16 @@
-"""Paths below another root, such as that of an image: their links do not lead out of it."""
+"""Paths below another root, such as that of an image. Links do not lead out of the root."""
 
 import errno
 import os
 from collections import deque
 from pathlib import Path
 
-LINKS = 40  # on the way to a file, at most, as for the kernel
+LINKS = 40  # links on the way to a file, at most; the kernel has the same limit
 TOP = Path("/")
 
 
 def real(root: Path, path: Path) -> Path:
-    """Where a path that is absolute below `root` really is; what is not there ends it. Raises OSError."""
+    """The real place of an absolute path below `root`, with its links followed. Raises OSError."""
     place, left = root, deque(path.parts[1:])
     links = 0
     while left:

@@ -1,13 +1,13 @@
-"""JSON, as RFC 8259 has it, and as libvirt's parser takes it, which mostly lets some more pass.
+"""JSON by RFC 8259, and as libvirt's parser reads it; mostly the parser accepts more.
 
-That is json-c, whose versions differ, or yajl, which libvirt used before, and which is as strict as the RFC.
+libvirt's parser is json-c, whose versions differ. Before, it was yajl, which is as strict as the RFC.
 """
 
 import json
 import re
 from typing import Any, NamedTuple, NoReturn
 
-NESTED = 32  # values within values, at most, for libvirt
+NESTED = 32  # nesting depth, at most, for libvirt
 LIMIT = 1 << 20  # bytes that libvirt reads of a description
 DIGITS = 20
 MIN, MAX = -(1 << 63), (1 << 64) - 1
@@ -17,31 +17,31 @@ INTEGER = re.compile(r"-?[0-9]+")
 IS_NAME = re.compile(r"\s*:")
 CONTROL = re.compile(r"[\x00-\x1f]")
 BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
-LONE = re.compile(r"[\ud800-\udfff]")  # surrogates: no character, and in no name of a file
+LONE = re.compile(r"[\ud800-\udfff]")  # surrogates: no characters, and no file name has them
 
 
 class NotJson(ValueError):
-    """A text that is not JSON; says where it goes wrong."""
+    """A text that is not JSON; the message names the place of the fault."""
 
 
 class Dialect(NamedTuple):
-    """What a parser refuses that others take, by its name, such as `json-c 0.18`; without one, what all take.
+    """A parser, such as `json-c 0.18`, and what it refuses that others accept. Without a name: no parser.
 
-    Names are those of an object's members.
+    Here a name is the name of an object's member.
     """
 
     name: str = ""
-    lax: bool = True  # more than the RFC has
-    long_integers: bool = False  # of more than 64 bits
+    lax: bool = True  # accepts more than the RFC
+    long_integers: bool = False  # refuses integers of more than 64 bits
     control_in_strings: bool = False
     control_in_names: bool = False
-    beyond_ascii: bool = False  # in strings that are no names
+    beyond_ascii: bool = False  # refuses it in strings that are not names
 
 
 TOLERANT = Dialect()
 YAJL = Dialect("yajl", lax=False)
-# By the last digit of the version of its interface, as in libjson-c.so.5.4. One that is newer than these is
-# taken for the last. Where a char has no sign, 0.18 takes what is beyond ASCII.
+# By the last digit of the library's version, as in libjson-c.so.5.4. A newer version counts as the last one
+# here. On machines with an unsigned char, 0.18 accepts characters beyond ASCII.
 JSON_C = {
     1: Dialect("json-c 0.15"),
     2: Dialect("json-c 0.16"),
@@ -52,12 +52,12 @@ JSON_C = {
 
 
 def read(data: bytes) -> Any:
-    """The value of a text that is JSON by the RFC, and has no name twice in an object; raises NotJson."""
+    """Reads JSON by the RFC, in which no object has a name twice; raises NotJson."""
     return _load(_text(data), strict=True, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice)
 
 
 def read_as_libvirt(data: bytes, dialect: Dialect = TOLERANT) -> Any:
-    """The value of a text as libvirt reads it, up to a NUL, and of a name twice the last; raises NotJson."""
+    """Reads a text as libvirt does: up to a NUL; of two equal names the last counts. Raises NotJson."""
     text = _text(data.partition(b"\0")[0])
     value = _load(text, strict=False) if dialect.lax else read(text.encode())
     if value is None:
@@ -70,7 +70,7 @@ def read_as_libvirt(data: bytes, dialect: Dialect = TOLERANT) -> Any:
 
 
 def _refusal(token: re.Match[str], dialect: Dialect) -> tuple[int, str] | None:
-    """Where in a token of a good text something is that a parser refuses, and what."""
+    """The place in a token of what the parser refuses, and its description; None if it accepts the token."""
     text = token[0]
     if not text.startswith('"'):
         is_long = INTEGER.fullmatch(text) and (len(text) > DIGITS or not MIN <= int(text) <= MAX)
@@ -85,7 +85,7 @@ def _refusal(token: re.Match[str], dialect: Dialect) -> tuple[int, str] | None:
 
 
 def word(value: object) -> str | None:
-    """A string of libvirt's: it ends at a NUL, and has no half of a pair. None if the value is no string."""
+    """A string as libvirt reads it: up to a NUL, without lone surrogates. None if it is not a string."""
     return LONE.sub("\ufffd", value.partition("\0")[0]) if isinstance(value, str) else None
 
 
@@ -109,7 +109,7 @@ def _load(text: str, **how: Any) -> Any:
 
 
 def _integer(digits: str) -> int | float:
-    """Python refuses to convert very long ones."""
+    """A number; a very long one as a float, since Python refuses to convert it to int."""
     return int(digits) if len(digits) < DIGITS else float(digits)
 
 
@@ -125,7 +125,7 @@ def _check_nesting(text: str) -> None:
 
 
 def _plain(message: str) -> str:
-    """The library's message as the end of a sentence of ours."""
+    """The message of Python's json as the end of a sentence."""
     return message[:1].lower() + message[1:].replace(" (char 0)", "")
 
 

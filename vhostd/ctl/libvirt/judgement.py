@@ -1,7 +1,7 @@
-"""What libvirt decides when a program has told its capabilities.
+"""libvirt's decision on a program, after the program has printed its capabilities.
 
-The two types that it starts differ: a program for a video device that does not answer is passed over, while a
-virtiofsd that does not is taken for one without any features, and tried.
+libvirt starts programs of two types. It skips a program for a video device that does not answer. It tries a
+virtiofsd that does not answer, as one without any features.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ RENDER_NODE = "render-node"
 
 @dataclass(frozen=True)
 class Judgement:
-    """USED, SKIPPED or FAILS, and why; `features` are those that libvirt has heard of."""
+    """USED, SKIPPED or FAILS, and why. `features` are the features that libvirt has read."""
 
     state: State
     reason: str = ""
@@ -24,9 +24,9 @@ class Judgement:
 
 
 def judge(kind: str, answer: Answer, *, render_node: bool, dialect: Dialect = TOLERANT) -> Judgement:
-    """What libvirt makes of a program of type gpu or fs; `render_node` if the host has one.
+    """libvirt's decision on a program of type gpu or fs. `render_node`: whether the host has one.
 
-    The dialect is that of libvirt's JSON.
+    `dialect` is libvirt's dialect of JSON.
     """
     if answer.excess:
         return Judgement(State.FAILS, f"{answer.excess}, and libvirt sets no limits: it may wait for ever")
@@ -69,7 +69,7 @@ def _features(document: Any) -> tuple[str, ...] | None:
 
 
 def choose(judgements: dict[Entry, Judgement]) -> dict[Entry, Judgement]:
-    """The same, in libvirt's order, with those as SPARE that come behind one of their type that it takes."""
+    """The same decisions, in libvirt's order. For each type, those after the first usable one are SPARE."""
     taken: dict[str, Entry] = {}
     chosen = {}
     for entry, judgement in judgements.items():

@@ -1,4 +1,4 @@
-"""What a service manager hands over, and is told: sd_listen_fds(3), sd_notify(3)."""
+"""The service manager: its sockets for this program, and messages to it (sd_listen_fds(3), sd_notify(3))."""
 
 import asyncio
 import logging
@@ -12,8 +12,8 @@ from vhostd.host.threads import Threads
 from vhostd.wire.fds import Fd, close_all
 
 VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
-MOST_UNHEARD = 16  # lines that wait for a service manager that does not listen; further ones are lost
-PATIENCE = 0.05  # seconds that the last one may take
+MOST_UNHEARD = 16  # messages that wait for a busy service manager; further ones are lost
+PATIENCE = 0.05  # seconds that the last message may take
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 def activated_fd() -> Fd | None:
     """The one socket passed by systemd, listening or connected; None if this process was not activated.
 
-    Removes what systemd put into the environment, so that children do not take it for theirs.
+    Removes systemd's variables from the environment, so that children do not use them.
     """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return None
@@ -33,7 +33,7 @@ def activated_fd() -> Fd | None:
     except OSError as error:
         raise SetupError(f"LISTEN_FDS={count}: {error.strerror}") from None
     finally:
-        for name in VARIABLES:  # systemd's library knows the process's environment, not Python's copy
+        for name in VARIABLES:  # libsystemd changes the process's environment, not Python's copy
             os.environ.pop(name, None)
     if len(fds) != 1:
         close_all(fds)
@@ -43,9 +43,9 @@ def activated_fd() -> Fd | None:
 
 
 def watchdog_interval() -> float | None:
-    """Seconds from one sign of life to the next that the service manager is owed; None if it does not watch.
+    """The seconds between two WATCHDOG=1 messages; None if the service manager has no watchdog.
 
-    That is half of the time after which it takes the program for dead (sd_watchdog_enabled(3)).
+    It is half of the time after which the service manager ends the program (sd_watchdog_enabled(3)).
     """
     limit = os.environ.get("WATCHDOG_USEC", "")
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
@@ -54,10 +54,10 @@ def watchdog_interval() -> float | None:
 
 
 class Notifier:
-    """Tells the service manager, if there is one (sd_notify(3)): "READY=1", "STATUS=...", "WATCHDOG=1".
+    """Sends messages to the service manager, if there is one: "READY=1", "STATUS=...", "WATCHDOG=1".
 
-    The socket is made before the sandbox, in which there are none to be had. A manager that is busy is waited
-    for; libsystemd would do that with Python's lock, and keep all threads.
+    The socket is made before the sandbox, which allows no new ones. A thread waits for a busy manager.
+    libsystemd is not used for this: it would hold Python's lock while it waits, and stop all threads.
     """
 
     def __init__(self) -> None:
@@ -66,19 +66,19 @@ class Notifier:
         self._threads = Threads(name="sd_notify")
 
     def tell(self, state: str) -> None:
-        """Tells it beside the event loop, in the order of the calls."""
+        """Sends a message in a thread, in the order of the calls."""
         if self._socket is not None and self._threads.under_way < MOST_UNHEARD:
             self._threads.do(partial(self._send, state), lambda _: None)
 
     def tell_now(self, state: str) -> None:
-        """Tells it before there is an event loop, unless its socket is full: signals are not heard yet."""
+        """Sends a message before the event loop runs. Never waits, since signals are blocked then."""
         self._send(state, socket.MSG_DONTWAIT)
 
     def _send(self, state: str, flags: int = 0) -> None:
         if self._socket is None:
             return
         address = self._address
-        if address.startswith("@"):  # an abstract one
+        if address.startswith("@"):  # an abstract address
             address = f"\0{address[1:]}"
         try:
             self._socket.sendto(state.encode(), flags, address)
@@ -86,13 +86,13 @@ class Notifier:
             log.warning("the service manager could not be told %r: %s", state, error)
 
     async def end(self, state: str) -> None:
-        """Tells a last thing."""
+        """Sends the last message."""
         if self._socket is not None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._threads.run(partial(self._send, state)), PATIENCE)
         self._threads.close()
 
     def close(self) -> None:
-        """Lets go of the socket; idempotent."""
+        """Closes the socket; idempotent."""
         if self._socket is not None:
             self._socket.close()

@@ -1,4 +1,4 @@
-"""Where the front-end is met: a socket made at a path, or one handed over by a launcher or by systemd."""
+"""The socket for the front-end: made at a path, or passed by a launcher or by systemd."""
 
 import grp
 import logging
@@ -13,12 +13,12 @@ from vhostd.wire.sockets import has_peer, is_unix_stream
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 4  # only one front-end is served; the others are accepted to be refused
-MAX_ID = 0xFFFF_FFFE  # of groups; the number above it means none
+BACKLOG = 4  # one front-end is served; others are accepted only to be refused
+MAX_ID = 0xFFFF_FFFE  # of groups; the next number, (gid_t)-1, means no group
 
 
 class Endpoint:
-    """A socket that listens, or is connected already; owns it, and the file that was made for it."""
+    """A socket that listens, or is already connected. Owns the socket, and the file that was made for it."""
 
     def __init__(self, sock: socket.socket, file: SocketFile | None = None) -> None:
         self.socket = sock
@@ -27,15 +27,15 @@ class Endpoint:
 
     @property
     def listening(self) -> bool:
-        """Whether front-ends are to be accepted; else the only one is connected already."""
+        """Whether the socket listens. If not, it is connected to the only front-end."""
         return _listens(self.socket)
 
     def grants(self) -> Grants:
-        """The removal of the file that it made."""
+        """The removal of the socket's file."""
         return Grants() if self._file is None else Grants(removed=(self._file.removal,))
 
     def close(self) -> None:
-        """Closes the socket, and removes its file unless another has taken its place; idempotent."""
+        """Closes the socket and removes its file, unless another file has replaced it; idempotent."""
         self.socket.close()
         if self._file is not None:
             try:
@@ -46,7 +46,7 @@ class Endpoint:
 
 
 def choose(socket_path: str | None, fd: int | None, activated: Fd | None) -> str | Fd:
-    """Which of the three ways was meant; UsageError unless it is exactly one."""
+    """Chooses between path, fd and systemd's socket; raises UsageError unless exactly one is given."""
     ways = {"--socket-path": socket_path, "--fd": fd, "systemd's LISTEN_FDS": activated}
     given = [name for name, value in ways.items() if value is not None]
     if len(given) > 1:
@@ -63,7 +63,7 @@ def choose(socket_path: str | None, fd: int | None, activated: Fd | None) -> str
 
 
 def adopt(fd: Fd) -> Endpoint:
-    """An endpoint on a socket that another process made; SetupError if it is no AF_UNIX stream socket."""
+    """An endpoint on a socket that another process made; SetupError if the socket is of no use."""
     number = fd.take()
     try:
         sock = socket.socket(fileno=number)
@@ -79,9 +79,10 @@ def adopt(fd: Fd) -> Endpoint:
 def listen(
     path: str, *, mode: int | None = None, group: int | None = None, backlog: int = BACKLOG
 ) -> Endpoint:
-    """Makes a socket at `path` and listens; replaces a stale one, SetupError if the path is in use.
+    """Makes a socket at `path` and listens. Replaces a stale one; raises SetupError if the path is in use.
 
-    So many clients may wait until they are accepted; further ones that do not want to wait are turned away.
+    `backlog` clients may wait until they are accepted. Further clients wait in connect(2); if they are
+    non-blocking, they are refused.
 
     Nobody can connect before mode and group are set.
     """
@@ -107,7 +108,7 @@ def group_id(name: str) -> int:
 
 
 def _lack(sock: socket.socket) -> str | None:
-    """What keeps a socket from being of use here."""
+    """Why a socket is of no use here; None if it is fine."""
     if not is_unix_stream(sock):
         return "not an AF_UNIX stream socket"
     if not _listens(sock) and not has_peer(sock):

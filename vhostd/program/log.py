@@ -1,4 +1,4 @@
-"""Log lines on stderr, or in syslog if that is /dev/null, and a guard that keeps a guest from flooding."""
+"""Log lines on stderr, or in syslog if stderr is /dev/null, and a guard against floods of lines."""
 
 import contextlib
 import logging
@@ -20,18 +20,18 @@ PRIORITIES = {
 }
 STDERR = 2
 SYSLOG = "/dev/log"
-REPORTS = "vhostd.reports"  # the logger of what somebody has asked for by a signal: it is heard at any level
+REPORTS = "vhostd.reports"  # the logger for reports that a signal asks for: they are written at any log level
 LEVELS = ("debug", "info", "warning", "error")
 BURST = 20  # lines that one place in the source may write at once
 REFILL = 5.0  # seconds until it may write one more
-PATIENCE = 10  # milliseconds that a reader who is behind may keep the guest waiting for each line
+PATIENCE = 10  # milliseconds that a slow reader may delay the guest for each line
 TIMEVAL = struct.Struct("@ll")  # struct timeval: seconds, microseconds
 
 
 class FloodGuard(logging.Filter):
-    """Limits how often each place in the source is heard, since most can be reached by a hostile guest.
+    """Limits the lines of each place in the source, since a hostile guest can reach most of them.
 
-    Errors with a traceback pass always, and so do debug lines and reports, which somebody asked for.
+    Errors with a traceback always pass. So do debug lines and reports, since a person has asked for them.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class FloodGuard(logging.Filter):
             return True
         place = (record.pathname, record.lineno)
         now = time.monotonic()
-        # A token bucket kept as the time at which it will be full again.
+        # A token bucket, stored as the time at which it will be full again.
         full_at, missed = self._places.get(place, (now, 0))
         full_at = max(full_at, now) + REFILL
         if full_at - now > BURST * REFILL:
@@ -64,7 +64,7 @@ class LineHandler(logging.Handler):
         self._is_read = True
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Of many lines that nobody reads, the first waits for all.
+        # While nobody reads, only the first line waits.
         patience = PATIENCE if self._is_read else 0
         try:
             self._is_read = write_line(self.format(record), self._fd, patience)
@@ -79,10 +79,10 @@ class LineHandler(logging.Handler):
 
 
 class Syslog:
-    """The system logger. A line for which it is not there, or has no room, is lost and nothing happens.
+    """The system logger. If it does not run, or has no room, a line is lost without an error.
 
-    Unlike that of syslog(3) the socket is not connected, so that a logger which was started again is found
-    again, also in the sandbox; and it does not wait for ever.
+    Unlike in syslog(3), the socket is not connected. So it finds a logger that was restarted, also in the
+    sandbox. And a write does not wait for ever.
     """
 
     def __init__(self, program: str) -> None:
@@ -113,10 +113,10 @@ class SyslogHandler(logging.Handler):
 
 
 def write_line(line: str, fd: int = STDERR, patience: int = PATIENCE) -> bool:
-    """Writes a line to stderr; False if it is lost, because nobody reads it for so many milliseconds.
+    """Writes a line to stderr; False if it is lost, since nobody read it within `patience` milliseconds.
 
-    It is written in one piece, unless it is longer than what a pipe that can be written to has room for.
-    sys.stderr would keep what it could not write, and fail with it again when the program exits.
+    A line of up to PIPE_BUF bytes is written in one piece. sys.stderr is not used: it would keep a line that
+    it could not write, and fail again when the program exits.
     """
     data = f"{line}\n".encode(errors="backslashreplace")
     writable = select.poll()
@@ -128,7 +128,7 @@ def write_line(line: str, fd: int = STDERR, patience: int = PATIENCE) -> bool:
 
 
 def complain(program: str, error: Exception) -> None:
-    """Says why the program ends, in one line, on stderr or in syslog."""
+    """Writes why the program ends, in one line, to stderr or syslog."""
     line = f"error: {' '.join(str(error).splitlines())}"
     if _stderr_is_null():
         _system_logger(program).write(syslog.LOG_ERR, line)
@@ -137,7 +137,7 @@ def complain(program: str, error: Exception) -> None:
 
 
 def _system_logger(program: str) -> Syslog:
-    """The one that is there, since the sandbox lets us have no other; or, before there is any, a new one."""
+    """The logger in use, since the sandbox allows no new socket; a new one before logging is set up."""
     handlers = (handler for handler in logging.getLogger().handlers if isinstance(handler, SyslogHandler))
     return next((handler.syslog for handler in handlers), None) or Syslog(program)
 
@@ -145,8 +145,8 @@ def _system_logger(program: str) -> Syslog:
 def set_up(program: str, level: str | None) -> None:
     """Sends log lines of `level` and above to stderr, one line each, after the program's name.
 
-    If stderr is /dev/null they go to syslog, as does what ends the program without being foreseen. The
-    default is INFO; of syslog, WARNING.
+    If stderr is /dev/null they go to syslog, and so does the traceback of an exception that ends the program.
+    The default level is INFO; for syslog it is WARNING.
     """
     handler: logging.Handler
     if _stderr_is_null():
@@ -165,22 +165,22 @@ def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType 
 
 
 def _open_terminal() -> int | None:
-    """Another fd of the terminal that stderr is, if it is one, whose writer never waits.
+    """A non-blocking fd for the terminal on stderr; None if stderr is not a terminal.
 
-    A terminal with room for a byte can be written to, says poll(2), and then has its writer wait for the rest
-    of a line. Stderr's own fd is shared with others, who expect that.
+    poll(2) reports a terminal as writable if it has room for one byte; then write(2) waits for the rest of a
+    line. stderr's own fd cannot be made non-blocking, since other programs share it.
     """
     flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         return os.open(os.ttyname(STDERR), flags)
-    except OSError:  # it is none, or somebody else's
+    except OSError:  # not a terminal, or another user's
         return None
 
 
 def _stderr_is_null() -> bool:
-    """Whether nobody can ever see what is written there, as with libvirt."""
+    """Whether stderr is /dev/null, as libvirt sets it."""
     try:
         status = os.fstat(STDERR)
-    except OSError:  # it is closed
+    except OSError:  # stderr is closed
         return False
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3)

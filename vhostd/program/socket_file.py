@@ -1,8 +1,8 @@
-"""The file by which a socket is found: made with its mode and group, and no other file is ever touched.
+"""The file of a socket: made with its mode and group. No other file is ever changed.
 
-The folder may be another user's, who can at any time put something else where our file was, or a link. So no
-step relies on the one before by naming the same path: what the file is to have it has from its first moment,
-and what would be changed later is changed only where nobody else can be at work.
+The folder may be another user's, who can replace the file by another one, or by a link, at any time. So no
+step names the same path again to find the file of the step before. The file has its mode and group from its
+first moment. They are changed later only in a folder where nobody else can replace the file.
 """
 
 import errno
@@ -20,15 +20,15 @@ from vhostd.host.removal import Removal
 from vhostd.wire.fds import Fd
 
 ALL = 0o777
-PATIENCE = 1.0  # seconds for others that start at the same place, which takes them less than one thousandth
+PATIENCE = 1.0  # seconds to wait for other programs that start in this folder; each needs less than 1 ms
 PAUSE = 0.01
 
 
 class SocketFile:
-    """Has a socket listen at a path, and holds the file that this makes; a stale one is replaced.
+    """Makes a socket listen at a path, and holds the file for it. Replaces a stale socket.
 
-    Nobody can connect before mode and group are set: that needs listening, which comes last. Raises
-    SetupError if the path is in use, and, like OSError, leaves no file then.
+    Nobody can connect before mode and group are set, because the socket listens only after that. Raises
+    SetupError if the path is in use. After a SetupError or an OSError no file is left.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class SocketFile:
         self.folder = Folder(place)
         self.removal = Removal(self.folder, self._name)
         try:
-            with _alone_in(self.folder):
+            with _folder_locked(self.folder):
                 _remove_stale(self.folder, self._name, path)
                 with _made_with(mode, group):
-                    sock.bind(path)  # by its own name, which ss(8) and fuser(1) show
+                    sock.bind(path)  # by the path as given, because ss(8) and fuser(1) show it
                 self._made = self.folder.pin(self._name)
                 self._finish(sock, backlog, mode, group)
         except BaseException:
@@ -61,7 +61,7 @@ class SocketFile:
 
     def _finish(self, sock: socket.socket, backlog: int, mode: int | None, group: int | None) -> None:
         try:
-            _mend(self._made, self.folder, self.path, mode, group)
+            _correct(self._made, self.folder, self.path, mode, group)
             sock.listen(backlog)
         except BaseException:
             with suppress(OSError):
@@ -69,7 +69,7 @@ class SocketFile:
             raise
 
     def remove(self) -> None:
-        """Removes the file unless another has taken its place, and lets the folder go; raises OSError."""
+        """Removes the file unless another file has replaced it, and closes the folder; raises OSError."""
         with self._made:
             try:
                 if self.folder.has(self._name, self._made):
@@ -80,15 +80,15 @@ class SocketFile:
 
 
 @contextmanager
-def _alone_in(folder: Folder) -> Iterator[None]:
-    """Lets programs that start at the same place do so one after another.
+def _folder_locked(folder: Folder) -> Iterator[None]:
+    """Locks the folder, so that programs that start in it do so one after another.
 
-    A socket that another one has bound, and does not listen at yet, would be taken for a stale one. Whoever
-    may read the folder can hold the lock, and nobody is waited for long.
+    Without the lock, a socket that another program has bound, but does not listen on yet, would look stale.
+    Any user who may read the folder can hold the lock. So the wait is short, and ends without the lock.
     """
     try:
         lock = Fd(os.open(os.curdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder.fileno()))
-    except OSError:  # it may not be read
+    except OSError:  # the folder may not be read
         yield
         return
     with lock:
@@ -101,13 +101,13 @@ def _alone_in(folder: Folder) -> Iterator[None]:
 def _locked(lock: Fd) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # another one has it
+    except OSError:  # another program has the lock
         return False
     return True
 
 
 def _remove_stale(folder: Folder, name: str, path: str) -> None:
-    """Removes a socket that nobody listens at."""
+    """Removes a socket if nobody listens on it."""
     try:
         there = folder.pin(name)
     except FileNotFoundError:
@@ -117,10 +117,10 @@ def _remove_stale(folder: Folder, name: str, path: str) -> None:
         if not stat.S_ISSOCK(status.st_mode):
             raise SetupError(f"cannot listen at {path}: what is there is no socket")
         probe.setblocking(False)
-        # 0, or EAGAIN for a full backlog; EACCES, EPROTOTYPE
+        # in use: 0, or EAGAIN for a full backlog; EACCES, EPROTOTYPE
         if probe.connect_ex(reopened(there)) != errno.ECONNREFUSED:
             raise SetupError(f"cannot listen at {path}: another socket is in use there")
-    # Here another one may have been put there since, unless it is our own, which nobody else can move away.
+    # In a sticky folder nobody else can move our own socket away. Any other one may have been replaced since.
     if folder.is_sticky and status.st_uid != os.geteuid():
         raise SetupError(f"cannot listen at {path}: another user has left a socket there")
     folder.remove(name)
@@ -128,11 +128,11 @@ def _remove_stale(folder: Folder, name: str, path: str) -> None:
 
 @contextmanager
 def _made_with(mode: int | None, group: int | None) -> Iterator[None]:
-    """Lets files that are made meanwhile have this mode, and this group if we are root."""
+    """Files that are made meanwhile get this mode, and this group if the program is root."""
     umask = os.umask(ALL & ~mode) if mode is not None else None
     own = os.getegid()
     if group not in (None, own) and os.geteuid() == 0:
-        with suppress(OSError):  # no capability for it; _mend sees
+        with suppress(OSError):  # no capability for it; `_correct` sets the group then
             os.setegid(group)
     try:
         yield
@@ -143,21 +143,21 @@ def _made_with(mode: int | None, group: int | None) -> Iterator[None]:
             os.umask(umask)
 
 
-def _mend(made: Fd, folder: Folder, path: str, mode: int | None, group: int | None) -> None:
-    """Sets what the folder has made otherwise, by its setgid bit or its ACL, or what only chown(2) can."""
+def _correct(made: Fd, folder: Folder, path: str, mode: int | None, group: int | None) -> None:
+    """Sets mode and group if the folder's setgid bit or ACL gave the file others, or only chown(2) can."""
     status = os.fstat(made.fileno())
     if group is not None and group != status.st_gid:
-        _expect_safety(folder, path, f"group {group}")
+        _require_private(folder, path, f"group {group}")
         try:
             os.chown(reopened(made), -1, group)
         except OSError as error:
             fault = f"it cannot be given group {group}: {error.strerror}"
             raise SetupError(f"cannot listen at {path}: {fault}") from None
     if mode is not None and mode != stat.S_IMODE(status.st_mode):
-        _expect_safety(folder, path, f"mode {mode:o}")
+        _require_private(folder, path, f"mode {mode:o}")
         os.chmod(reopened(made), mode)
 
 
-def _expect_safety(folder: Folder, path: str, what: str) -> None:
+def _require_private(folder: Folder, path: str, what: str) -> None:
     if folder.is_open_to_others:
         raise SetupError(f"cannot listen at {path}: others may replace it there before it is given {what}")

@@ -1,12 +1,12 @@
-"""--metrics: what the program does, in numbers, for Prometheus or whoever else asks for /metrics.
+"""--metrics: counts of the program's work, for Prometheus and other clients that ask for /metrics.
 
-    metrics.py     all of it in one, for the program
-    meter.py       counts, while requests go by
-    collector.py   puts the counts into Prometheus' terms when somebody asks
-    http.py        a request's head in, the response out
-    exporter.py    the connections of those who ask
-    address.py     where they are met
+    metrics.py     the option as a whole, for the program
+    meter.py       counts the requests of each ring
+    collector.py   turns the counts into Prometheus' metrics, for each scrape
+    http.py        turns a request's head into a response
+    exporter.py    the connections of clients
+    address.py     the address of the endpoint
 
-Of the library only what writes the text is used, and it is loaded by metrics.py and collector.py alone. All
-runs in the program's own event loop.
+The library prometheus-client only writes the text. Only metrics.py and collector.py load it. Everything runs
+in the program's own event loop.
 """

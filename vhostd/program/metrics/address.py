@@ -1,4 +1,4 @@
-"""Where metrics are asked for: a TCP port, or a socket at a path."""
+"""The address of the metrics: a TCP port, or a socket at a path."""
 
 import re
 import socket
@@ -15,7 +15,7 @@ BACKLOG = 64
 
 
 class Address(NamedTuple):
-    """A host and a port, of which 0 stands for any that is free; or else a path."""
+    """A host and a port, where port 0 means any free one; or a path."""
 
     host: str = ""
     port: int = 0
@@ -27,7 +27,7 @@ class Address(NamedTuple):
 
 
 def parse_address(text: str) -> Address:
-    """Reads HOST:PORT, :PORT for this machine alone, [V6]:PORT, or unix:PATH; ValueError if it is none."""
+    """Reads HOST:PORT, :PORT for this machine alone, [V6]:PORT, or unix:PATH; else raises ValueError."""
     if path := text.removeprefix(UNIX) if text.startswith(UNIX) else "":
         return Address(path=path)
     if (found := re.fullmatch(TCP, text)) is None or int(found["port"]) > 0xFFFF:
@@ -36,7 +36,7 @@ def parse_address(text: str) -> Address:
 
 
 def listen(address: Address) -> Endpoint:
-    """Listens there; SetupError if that cannot be. At a path as `endpoint.listen` does."""
+    """Listens at the address; raises SetupError on failure. For a path see `endpoint.listen`."""
     if address.path:
         return endpoint.listen(address.path, backlog=BACKLOG)
     try:

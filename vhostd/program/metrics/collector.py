@@ -1,4 +1,4 @@
-"""The program's counts in Prometheus' terms, whenever somebody asks."""
+"""The program's counts as metrics of Prometheus, made for each scrape."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
@@ -20,17 +20,17 @@ RING = ("ring",)
 
 
 class Connections(Protocol):
-    """Who is served: the server."""
+    """What the server tells of its front-ends."""
 
     @property
     def state(self) -> VirtioState | None:
-        """The device's, while a front-end is served."""
+        """The device's state while a front-end is served; else None."""
 
     connections: int
 
 
 class ProgramCollector(Collector):
-    """Yields what the library turns into text; it counts nothing itself."""
+    """Yields the metrics that the library turns into text. It counts nothing itself."""
 
     def __init__(self, about: Mapping[str, str], served: Connections, meters: Meters, lag: Histogram) -> None:
         self._about = dict(about)
@@ -39,7 +39,7 @@ class ProgramCollector(Collector):
         self._lag = lag
 
     def collect(self) -> Iterator[Metric]:
-        """All of it, as it is now."""
+        """All metrics, with their present values."""
         yield InfoMetricFamily("vhost_user_build", "What program this is", self._about)
         yield from self._of_front_ends()
         yield from self._of_rings()
@@ -105,6 +105,6 @@ class ProgramCollector(Collector):
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """Each bound with the number of values up to it."""
+    """Each bound with the number of values up to it (cumulative, as Prometheus wants)."""
     bounds = [*map(repr, histogram.bounds), "+Inf"]
     return list(zip(bounds, accumulate(histogram.counts), strict=True))

@@ -1,8 +1,8 @@
-"""Those who ask for metrics: a few at a time, each with little time, and at the device's leisure.
+"""Answers scrapes of the metrics: few connections at a time, each with a time limit.
 
-Whoever can connect may be hostile. One connection is taken from the kernel's queue at a time, with a pause
-after it; while too many are open, none. A page is written at most every so often, so that however many ask
-for it, the device has nearly all of the program's time.
+A client may be hostile. One connection is accepted at a time, with a pause after it; while too many are open,
+none is accepted. After each page there is a rest, so that the device has nearly all of the program's time,
+however many clients there are.
 """
 
 import asyncio
@@ -16,33 +16,33 @@ from vhostd.program.metrics.http import END, MAX_HEAD
 
 log = logging.getLogger(__name__)
 
-MOST = 8  # connections at a time
-PATIENCE = 10.0  # seconds that one may take in all
-PAUSE = 0.01  # seconds between two
-FAILURE_PAUSE = 1.0  # seconds until the next try when one could not be accepted
-REST = 19  # times as long as it took to write a page passes until the next one: 5 % of the time at most
-MOST_IGNORED = 1 << 16  # bytes that somebody may go on sending while the response is on its way
+MOST = 8  # connections that may be open at a time
+PATIENCE = 10.0  # seconds that a connection may take in all
+PAUSE = 0.01  # seconds between two accepted connections
+FAILURE_PAUSE = 1.0  # seconds until the next try after accept(2) failed
+REST = 19  # a page's time is followed by a rest of 19 times as long: pages take at most 5 % of the time
+MOST_IGNORED = 1 << 16  # bytes that are read and ignored after the response
 
 
 class Exporter:
-    """Serves those who connect to a listening socket, which stays its owner's.
+    """Answers the clients of a listening socket. The socket stays its owner's.
 
-    `respond` makes a whole response of the first bytes of a request.
+    `respond` turns the first bytes of a request into a whole response.
     """
 
     def __init__(self, listener: socket.socket, respond: Callable[[bytes], bytes]) -> None:
         self._listener = listener
         self._respond = respond
-        self._room = asyncio.Semaphore(MOST)
-        self._turn = asyncio.Lock()
+        self._free_connections = asyncio.Semaphore(MOST)
+        self._page_lock = asyncio.Lock()
 
     async def run(self) -> None:
-        """Serves until cancelled."""
+        """Answers clients until it is cancelled."""
         async with asyncio.TaskGroup() as connections:
             while True:
-                await self._room.acquire()
+                await self._free_connections.acquire()
                 sock = await self._accept()
-                connections.create_task(self._serve(sock), name="metrics")
+                connections.create_task(self._answer_scrape(sock), name="metrics")
                 await asyncio.sleep(PAUSE)
 
     async def _accept(self) -> socket.socket:
@@ -50,30 +50,30 @@ class Exporter:
             try:
                 sock, _ = await asyncio.get_running_loop().sock_accept(self._listener)
                 return sock
-            except OSError as error:  # it went again, or there are no fds left
+            except OSError as error:  # the client has gone, or there are no fds left
                 log.warning("a connection for metrics could not be accepted: %s", error)
                 await asyncio.sleep(FAILURE_PAUSE)
 
-    async def _serve(self, sock: socket.socket) -> None:
+    async def _answer_scrape(self, sock: socket.socket) -> None:
         try:
-            with sock, suppress(OSError):  # TimeoutError is one
+            with sock, suppress(OSError):  # TimeoutError is an OSError
                 async with asyncio.timeout(PATIENCE):
-                    await self._answer(sock)
+                    await self._receive_and_answer(sock)
         except Exception:
             log.exception("a connection for metrics ended by a fault of this program")
         finally:
-            self._room.release()
+            self._free_connections.release()
 
-    async def _answer(self, sock: socket.socket) -> None:
+    async def _receive_and_answer(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         if head := await _receive_head(sock):
             await loop.sock_sendall(sock, await self._write_page(head))
             sock.shutdown(socket.SHUT_WR)
-            # Closing with something unread would take the response back from who has not read it yet.
-            await _ignore(sock)
+            # close(2) with unread bytes would drop a response that the client has not read yet.
+            await _read_and_ignore(sock)
 
     async def _write_page(self, head: bytes) -> bytes:
-        async with self._turn:
+        async with self._page_lock:
             begin = time.perf_counter()
             page = self._respond(head)
             await asyncio.sleep(REST * (time.perf_counter() - begin))
@@ -81,7 +81,7 @@ class Exporter:
 
 
 async def _receive_head(sock: socket.socket) -> bytes:
-    """The bytes up to the end of the head, to MAX_HEAD, or to the end of what there is."""
+    """Receives up to the end of the request's head, MAX_HEAD bytes, or the end of the stream."""
     loop = asyncio.get_running_loop()
     head = b""
     while END not in head and (more := await loop.sock_recv(sock, MAX_HEAD - len(head))):
@@ -89,7 +89,7 @@ async def _receive_head(sock: socket.socket) -> bytes:
     return head
 
 
-async def _ignore(sock: socket.socket) -> None:
+async def _read_and_ignore(sock: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     left = MOST_IGNORED
     while left > 0 and (more := await loop.sock_recv(sock, left)):

@@ -1,6 +1,6 @@
-"""HTTP as far as it takes to show one page (RFC 9110, RFC 9112): the head of a request in, a response out.
+"""The part of HTTP that one page needs (RFC 9110, RFC 9112): turns a request's head into a response.
 
-Every response ends its connection, so that nothing of a request beyond its head matters.
+Every response ends its connection. So the part of a request after its head does not matter.
 """
 
 import re
@@ -8,10 +8,10 @@ from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
 
-Page = Callable[[str], tuple[str, bytes]]  # what Accept says in, the content and its type out
+Page = Callable[[str], tuple[str, bytes]]  # from the Accept field to the content's type and the content
 
 PATH = "/metrics"
-END = b"\r\n\r\n"  # of a head
+END = b"\r\n\r\n"  # the end of a request's head
 MAX_HEAD = 8192
 
 REQUEST_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~]+) HTTP/(\d)\.(\d)")
@@ -20,7 +20,7 @@ AUTHORITY = re.compile(r"http://[^/?]+", re.IGNORECASE)
 
 
 class Refusal(Exception):
-    """A request that gets nothing but a status."""
+    """A request that is answered by an error status."""
 
     def __init__(self, status: HTTPStatus) -> None:
         super().__init__(status.phrase)
@@ -28,7 +28,7 @@ class Refusal(Exception):
 
 
 def respond(head: bytes, page: Page) -> bytes:
-    """The whole response to a request, of whose bytes these are the first, up to MAX_HEAD."""
+    """The whole response to a request; `head` has the request's first bytes, up to MAX_HEAD."""
     method = ""
     try:
         method, target, fields = _parse(head)
@@ -52,7 +52,7 @@ def respond(head: bytes, page: Page) -> bytes:
 
 
 def _parse(head: bytes) -> tuple[str, str, dict[str, str]]:
-    """Method, target and fields of a request; raises Refusal unless it is a whole one."""
+    """Method, target and fields of a request; raises Refusal if the head is incomplete or wrong."""
     whole, end, _ = head.partition(END)
     if not end:
         too_long = len(head) >= MAX_HEAD
@@ -75,7 +75,7 @@ def _parse(head: bytes) -> tuple[str, str, dict[str, str]]:
 
 
 def _check(method: str, target: str) -> None:
-    """Raises Refusal for what is not to be had here; the query is free."""
+    """Raises Refusal for another target or method. The target's query is ignored."""
     if AUTHORITY.sub("", target, count=1).partition("?")[0] != PATH:
         raise Refusal(HTTPStatus.NOT_FOUND)
     if method not in ("GET", "HEAD"):

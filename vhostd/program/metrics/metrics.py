@@ -1,4 +1,4 @@
-"""All of --metrics in one: what counts, what is asked for the counts, and where."""
+"""The option --metrics: the counters, and the endpoint that shows them."""
 
 import asyncio
 import logging
@@ -25,13 +25,13 @@ from vhostd.wire.fds import Fd
 log = logging.getLogger(__name__)
 
 LAG_INTERVAL = 1.0  # seconds between two looks at how late the event loop is
-PROC = "/proc/self"  # where the library reads about the process
-FINEST = 0.001  # seconds: the event loop's timers know no less
+PROC = "/proc/self"  # where the library reads the process's figures
+FINEST = 0.001  # seconds: the resolution of the event loop's timers
 
 
 def open_metrics(address: Address, about: Mapping[str, str]) -> "Metrics":
-    """Listens at the address; SetupError if that cannot be, or if there is no /proc."""
-    # The sandbox knows the folder by its inode, which the kernel keeps only for those who use it.
+    """Listens at the address; raises SetupError if that fails, or if there is no /proc."""
+    # The sandbox knows a folder by its inode. The kernel keeps this inode only while an fd is open for it.
     try:
         proc = Fd(os.open(PROC, os.O_PATH | os.O_DIRECTORY))
     except OSError as error:
@@ -41,9 +41,9 @@ def open_metrics(address: Address, about: Mapping[str, str]) -> "Metrics":
 
 
 class Metrics:
-    """Counts what the program does, and shows it; owns the endpoint at which it is asked, and /proc/self.
+    """Counts requests, and shows the counts. Owns the endpoint and the fd of /proc/self.
 
-    `about` is what the program says of itself.
+    `about` has the labels of vhost_user_build_info.
     """
 
     def __init__(self, endpoint: Endpoint, proc: Fd, about: Mapping[str, str]) -> None:
@@ -61,10 +61,10 @@ class Metrics:
         return self.meters.make_queue
 
     async def run(self, served: Connections) -> None:
-        """Shows the counts until cancelled; a fault of it costs the counts only."""
+        """Shows the counts until it is cancelled. A fault in it ends only the metrics."""
         self._registry.register(ProgramCollector(self._about, served, self.meters, self._lag))
         exporter = Exporter(self._endpoint.socket, lambda head: respond(head, self._page))
-        log.info("metrics are at %s", self._where())
+        log.info("metrics are at %s", self._address())
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._watch_loop(), name="event loop lag")
@@ -73,7 +73,7 @@ class Metrics:
             log.exception("there are no metrics any more, by a fault of this program")
 
     def grants(self) -> Grants:
-        """The removal of a socket's file, and what the kernel tells of the process."""
+        """The removal of the socket's file, and reading /proc/self."""
         return Grants.together([self._endpoint.grants(), Grants(read=(PROC,))])
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class Metrics:
         self._proc.close()
         self._endpoint.close()
 
-    def _where(self) -> str:
+    def _address(self) -> str:
         sock = self._endpoint.socket
         if sock.family == socket.AF_UNIX:
             return f"{sock.getsockname()}, path {PATH}"
@@ -91,7 +91,7 @@ class Metrics:
     def _page(self, accepted: str) -> tuple[str, bytes]:
         try:
             encode, kind = choose_encoder(accepted)
-        except (TypeError, ValueError):  # of versions that are no numbers
+        except (TypeError, ValueError):  # an Accept field whose versions are not numbers
             encode, kind = choose_encoder("")
         return kind, encode(self._registry)
 

@@ -162,7 +162,7 @@ async def served(features: int = 0, kind: type[Service] = Service) -> AsyncItera
     channel = Channel(ours, FRONT_END)
     service = kind(channel)
     service.agreed.protocol_features = features
-    peer = Peer(theirs, asyncio.create_task(service.serve()))
+    peer = Peer(theirs, asyncio.create_task(service.answer_requests()))
     try:
         yield service, peer
     finally:

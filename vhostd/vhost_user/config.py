@@ -1,4 +1,4 @@
-"""The config space, as the front-end passes it on between the driver and the device."""
+"""The messages about the config space, which the front-end passes between driver and device."""
 
 from vhostd.errors import RefusedDriver, RefusedRequest
 from vhostd.vhost_user.dispatch import Agreed
@@ -8,7 +8,7 @@ from vhostd.wire.calls import Call, answer
 
 
 class Config:
-    """Reads and writes the device's config space, and notices a driver that has read it elsewhere."""
+    """Reads and writes the device's config space, and notices a driver that was set up before."""
 
     def __init__(self, state: VirtioState, agreed: Agreed) -> None:
         self._state = state
@@ -20,9 +20,10 @@ class Config:
         )
 
     def resume(self) -> None:
-        """Before the first ring starts: has the device go on for a driver that was set up before.
+        """Call it before the first ring starts. Resumes the device for a driver that was set up before.
 
-        It was, if the front-end has never asked for the config space; what it knows of that may be old.
+        The driver was set up before if the front-end has never read the config space in this session. Then
+        the driver may know old values, so it is told that the config space has changed.
         """
         if self._agreed.has(ProtocolFeature.CONFIG) and not self._was_read:
             self._was_read = True
@@ -33,7 +34,7 @@ class Config:
     def get_config(self, wanted: ConfigSpace) -> ConfigSpace:
         self._was_read = True
         size = len(wanted.data)
-        # Some ask for all that there may be (SPDK): what no field lies in is zeroes.
+        # SPDK reads all 256 bytes: bytes beyond the device's fields are zeroes.
         if wanted.offset + size > ConfigSpace.MAX_SIZE:
             raise RefusedRequest(f"GET_CONFIG of bytes {wanted.offset} to {wanted.offset + size}")
         return ConfigSpace(wanted.offset, self._state.read_config(wanted.offset, size), wanted.flags)

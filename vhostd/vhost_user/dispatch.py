@@ -1,19 +1,20 @@
-"""From a message to its handler and back to a reply: the error policy of a connection.
+"""Passes each message to its handler, and its reply back. Decides what an error costs the connection.
 
-    a request ...               is answered by
-    that its handler served     its own reply; else ack 0, if an ack was asked for
-    that is malformed           closing the connection
-    that is refused             the row's refusal; else a non-zero ack, if asked for; else closing
-    that is unknown             a non-zero ack, if asked for; else closing if the peer now waits for a
+    request                     answer
+    its handler succeeded       its own reply; else ack 0, if an ack was asked for
+    malformed                   the connection is closed
+    refused                     the row's refusal; else a non-zero ack, if asked for; else closing
+    unknown                     a non-zero ack, if asked for; else closing if the peer now waits for a
                                 reply of its own; else nothing
-    to start a ring without     a non-zero ack, if asked for; else nothing: libvirt starts domains like
-    any guest memory            that, and QEMU bears a ring that stands still better than one that is gone
-    to write to the config      the same: the guest's driver wants it, and some front-ends (crosvm,
-    space what cannot be        libkrun) ask for no ack
+    starts a ring without       a non-zero ack, if asked for; else nothing: libvirt starts domains in this
+    any guest memory            way, and QEMU copes better with a ring that stands still than without a
+                                connection
+    writes a wrong value to     the same: the value is from the guest's driver, and some front-ends (crosvm,
+    the config space            libkrun) ask for no ack
 
-An ack is asked for by need_reply once REPLY_ACK is negotiated, also by the very message that negotiates it,
-or would; a message with a reply of its own gets none. A reply that has the layout of its request is no longer
-than that was.
+Once REPLY_ACK is negotiated, the flag need_reply asks for an ack. In SET_PROTOCOL_FEATURES it counts already
+if the message sets REPLY_ACK. A message with a reply of its own gets no ack. If a reply has the same layout
+as its request, it is at most as long as the request was.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ NACK = U64(1)
 
 
 class Agreed:
-    """What both sides of a connection have agreed on: the protocol features."""
+    """The protocol features that both sides of a connection have agreed on."""
 
     def __init__(self, protocol_features: int = 0) -> None:
         self.protocol_features = protocol_features  # a mask of ProtocolFeature bits
@@ -48,18 +49,18 @@ class Agreed:
 
 
 class Dispatcher:
-    """Serves the requests of one connection, one after the other."""
+    """Answers the requests of one connection, one after the other."""
 
     def __init__(self, channel: Channel, calls: Iterable[Call], agreed: Agreed) -> None:
-        """`calls` says what is served; of two for one request the later counts."""
+        """`calls` has the methods that answer. If two calls are for one request, the later counts."""
         self._channel = channel
         self._calls = by_number(calls)
         self._agreed = agreed
 
-    async def serve(self) -> None:
+    async def answer_requests(self) -> None:
         """Answers requests until the peer goes.
 
-        Raises FrontendError where the policy is to close the connection, which is left to the caller.
+        Raises FrontendError when the caller must close the connection.
         """
         while (message := await self._channel.receive()) is not None:
             try:
@@ -72,7 +73,9 @@ class Dispatcher:
 
     async def _answer(self, message: Message) -> Reply[Any] | None:
         row = self._row(message)
-        acked = message.needs_reply and (self._agreed.has(ProtocolFeature.REPLY_ACK) or _negotiates(message))
+        acked = message.needs_reply and (
+            self._agreed.has(ProtocolFeature.REPLY_ACK) or _agrees_to_acks(message)
+        )
         try:
             reply = await self._handle(message) or (ACK if acked else None)
         except RefusedRequest as error:
@@ -105,7 +108,7 @@ class Dispatcher:
             raise UnknownRequest(f"{FRONT_END.name(message.request)} is not served here")
         row = call.row
         payload = row.admit(message.payload, len(message.fds), self._agreed.protocol_features)
-        if any(map(self._channel.is_peer, message.fds)):  # it would keep this connection open
+        if any(map(self._channel.is_peer, message.fds)):  # such an fd would keep the connection open
             raise RefusedRequest(f"{row} with the front-end's own end of this connection")
         log.debug("< %s %s%s", row, payload, _count(message.fds))
         reply = call.answer(payload, message.fds)
@@ -114,7 +117,7 @@ class Dispatcher:
 
 
 def _refusal(error: RefusedRequest, row: Row[Any, Any] | None, *, acked: bool) -> Payload | None:
-    """The reply that says no, None to say nothing; raises `error` where the connection must end instead."""
+    """The reply to a refused request, or None for no reply; raises `error` if the connection must end."""
     if row is not None and row.reply is not None:
         if row.refusal is None:
             raise error
@@ -126,8 +129,8 @@ def _refusal(error: RefusedRequest, row: Row[Any, Any] | None, *, acked: bool) -
     raise error
 
 
-def _negotiates(message: Message) -> bool:
-    """Whether it is the one that negotiates REPLY_ACK, to be answered as if that were done."""
+def _agrees_to_acks(message: Message) -> bool:
+    """Whether the message sets REPLY_ACK. Such a message is answered as if REPLY_ACK were negotiated."""
     if message.request != SET_PROTOCOL_FEATURES.request or len(message.payload) < U64.SIZE:
         return False
     return bool(U64.unpack(message.payload[: U64.SIZE]).value >> ProtocolFeature.REPLY_ACK & 1)

@@ -1,8 +1,8 @@
 """The inflight area: memory that the front-end keeps while programs come and go (vhost-user, "Inflight I/O
 tracking").
 
-Whoever serves the device first makes it, at the front-end's request. The front-end hands it to each program
-that serves the device from then on, so that it knows what the one before had taken and not finished.
+The first program that serves the device makes the area, when the front-end asks for it. The front-end passes
+the area to each later program, which finds there the requests that were taken and not finished.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
 def make_area(num_queues: int, queue_size: int) -> tuple[Inflight, Fd]:
-    """A new area for the queues, and its file, which nobody can shrink; RefusedRequest if none can be had."""
+    """A new area for the queues, and its file, whose size is sealed. Raises RefusedRequest on failure."""
     size = _size(num_queues, queue_size)
     try:
         return Inflight(size, 0, num_queues, queue_size), _make_file(size)
@@ -27,7 +27,7 @@ def make_area(num_queues: int, queue_size: int) -> tuple[Inflight, Fd]:
 
 
 def map_area(area: Inflight, fd: Fd) -> list[InflightQueue]:
-    """The queues of an area, mapped from the file; RefusedRequest if they are not all in it."""
+    """The queues of an area, mapped from the file; RefusedRequest if the area is too small for them."""
     size = _size(area.num_queues, area.queue_size)
     if area.mmap_size < size:
         raise RefusedRequest(f"an inflight area of {area.mmap_size} bytes, {size} needed")

@@ -1,4 +1,4 @@
-"""Where a ring's kicks come from: an fd that the driver signals, or looks again and again."""
+"""The sources of a ring's kicks: an fd that the driver signals, or polling."""
 
 import asyncio
 import logging
@@ -9,7 +9,7 @@ from vhostd.vhost_user.notification import Notification
 
 log = logging.getLogger(__name__)
 
-POLL_INTERVAL = 0.001  # seconds between looks at a ring whose front-end gave no kick fd
+POLL_INTERVAL = 0.001  # seconds between two polls of a ring without a kick fd
 
 
 class Kicks(Protocol):
@@ -18,7 +18,7 @@ class Kicks(Protocol):
     name: str
 
     def close(self) -> None:
-        """No kick comes any more; idempotent."""
+        """Ends the kicks; idempotent."""
 
 
 class KickFd:
@@ -27,7 +27,7 @@ class KickFd:
     name = "kick"
 
     def __init__(self, fd: Notification, ring: str, kicked: Callable[[], None]) -> None:
-        """`ring` is its name in the log."""
+        """`ring` is the ring's name in the log."""
         self._fd: Notification | None = fd
         self._ring = ring
         self._kicked = kicked
@@ -35,7 +35,7 @@ class KickFd:
         self._loop.add_reader(fd.fileno(), self._readable, fd)
 
     def close(self) -> None:
-        """Closes the fd, which was taken off the event loop before."""
+        """Takes the fd off the event loop, then closes it."""
         if self._fd is not None:
             self._loop.remove_reader(self._fd.fileno())
             self._fd.close()
@@ -53,19 +53,19 @@ class KickFd:
 
 
 class Polling:
-    """Calls `look` every millisecond, for a front-end that asked for that by passing no fd."""
+    """Calls `look` every millisecond. A front-end asks for that by SET_VRING_KICK without an fd."""
 
     name = "poll"
 
     def __init__(self, look: Callable[[], None]) -> None:
         self._look = look
         self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_soon(self._again)
+        self._timer = self._loop.call_soon(self._poll)
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends the polling."""
         self._timer.cancel()
 
-    def _again(self) -> None:
-        self._timer = self._loop.call_later(POLL_INTERVAL, self._again)
+    def _poll(self) -> None:
+        self._timer = self._loop.call_later(POLL_INTERVAL, self._poll)
         self._look()

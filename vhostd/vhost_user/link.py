@@ -1,4 +1,4 @@
-"""The back-end's way to its front-end: requests over the socket of SET_BACKEND_REQ_FD."""
+"""The back-end's requests to the front-end, over the socket of SET_BACKEND_REQ_FD."""
 
 import asyncio
 import logging
@@ -18,9 +18,10 @@ log = logging.getLogger(__name__)
 
 
 class FrontendLink(Link):
-    """Tells the front-end of config changes, and asks it what the device wants to know.
+    """Tells the front-end of config changes, and sends it the device's requests.
 
-    `running` is set while any ring runs: else the device is suspended, and what there is to tell waits.
+    `running` is set while any ring runs. While no ring runs the device is suspended, and a config change
+    waits.
     """
 
     def __init__(self, agreed: Agreed, running: asyncio.Event) -> None:
@@ -38,12 +39,12 @@ class FrontendLink(Link):
         self._channel = Channel(sock, BACK_END, replies=True)
         self._caller = caller = Caller(self._channel)
         self._tasks = [
-            asyncio.create_task(self._announce(caller), name="config changes"),
-            asyncio.create_task(_listen(caller), name="replies of the front-end"),
+            asyncio.create_task(self._tell_config_changes(caller), name="config changes"),
+            asyncio.create_task(_take_replies(caller), name="replies of the front-end"),
         ]
 
     async def close(self) -> None:
-        """Lets go of the socket, if there is one; who waits for a reply gets ConnectionError."""
+        """Closes the socket, if there is one. Calls that wait for a reply get ConnectionError."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -54,11 +55,11 @@ class FrontendLink(Link):
         self._channel = self._caller = None
 
     def config_changed(self) -> None:
-        """As in `Link`; without effect until there is a socket, and while all rings are stopped."""
+        """As in `Link`. The driver is told once there is a socket and a ring runs."""
         self._config_is_new.set()
 
     async def ask(self, row: Row[P, R], payload: P, fds: Sequence[Fd] = ()) -> Reply[R]:
-        """As in `Link`: a request of the back-end, such as SHARED_OBJECT_LOOKUP."""
+        """As in `Link`: sends a back-end request, such as SHARED_OBJECT_LOOKUP."""
         if self._caller is None:
             raise UnknownRequest(f"{row}: the front-end has passed no socket for requests")
         if not row.exists(self._agreed.protocol_features):
@@ -71,8 +72,8 @@ class FrontendLink(Link):
         reply: Reply[R] = await (await self._caller.ask(row, payload, fds, acked=acked))
         return reply
 
-    async def _announce(self, caller: Caller) -> None:
-        """Tells of config changes, and wants no ack: older Cloud Hypervisors send none."""
+    async def _tell_config_changes(self, caller: Caller) -> None:
+        """Sends CONFIG_CHANGE_MSG at each change. Asks for no ack: older Cloud Hypervisors send none."""
         try:
             while await self._config_is_new.wait():
                 await self._running.wait()
@@ -84,8 +85,8 @@ class FrontendLink(Link):
             log.info("no requests to the front-end any more: %s", error)
 
 
-async def _listen(caller: Caller) -> None:
-    """Hands replies to who waits for them; what is no reply costs those alone."""
+async def _take_replies(caller: Caller) -> None:
+    """Receives the replies. A malformed one ends only the requests to the front-end, not the session."""
     try:
         await caller.listen()
     except (ConnectionError, MalformedMessage) as error:

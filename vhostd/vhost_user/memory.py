@@ -1,4 +1,4 @@
-"""The guest's memory, as the front-end shares it: a table of regions, or one region after the other."""
+"""The messages about guest memory: a table of regions, or one region at a time."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ from vhostd.wire.rows import U64, Empty
 
 
 class Memory:
-    """Keeps the map of the guest's memory, and moves running rings to each new one."""
+    """Keeps the map of the guest's memory, and moves running rings to each new map."""
 
     def __init__(self, vrings: Sequence[Vring]) -> None:
         self.map = GuestMemory()
@@ -33,12 +33,12 @@ class Memory:
         )
 
     def describe(self) -> str:
-        """How much memory there is, in the words of a log line."""
+        """The number and the size of the regions, for a log line."""
         regions = self.map.regions
         return f"regions={len(regions)} memory={sum(region.size for region in regions)}"
 
     def close(self) -> None:
-        """Unmaps it all now, not when a reference cycle is collected; no ring may run."""
+        """Unmaps all memory now, and not later, at a garbage collection. No ring may run."""
         self.map = GuestMemory()
 
     def set_mem_table(self, table: MemoryTable, fds: Fds) -> None:
@@ -64,7 +64,7 @@ class Memory:
         self._replace(GuestMemory(rest))
 
     def _replace(self, memory: GuestMemory) -> None:
-        """Moves everything to another map, or, if a running ring is not in it, nothing."""
+        """Moves all rings to another map; moves none if one of the running rings is not in it."""
         try:
             for vring in self._vrings:
                 vring.remap(memory)

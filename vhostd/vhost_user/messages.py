@@ -1,6 +1,6 @@
 """The vhost-user vocabulary: one table row per message, in the order of the specification.
 
-Read it beside QEMU's docs/interop/vhost-user.rst; `wire/rows.py` says what a row says.
+Read it beside QEMU's docs/interop/vhost-user.rst. `wire/rows.py` explains the rows.
 """
 
 import struct
@@ -115,7 +115,7 @@ class VringState(Layout, byteorder="="):
 
 
 class VringFd(Layout, byteorder="="):
-    """Which vring an eventfd is for; bit 8 says that there is none, and to poll instead."""
+    """The vring that an eventfd is for. Bit 8 says that there is no fd, and that the ring is polled."""
 
     value: u64
 
@@ -161,7 +161,7 @@ class SingleRegion(Layout, byteorder="="):
 class MemoryTable:
     """Multiple memory regions: their number u32, padding u32, then 32 bytes each."""
 
-    MAX_REGIONS = 32  # 8 of the specification; the Rust front-ends send as many as this
+    MAX_REGIONS = 32  # 8 in the specification; the Rust front-ends send up to 32
     _HEAD = struct.Struct("=II")
 
     def __init__(self, regions: tuple[MemoryRegion, ...]) -> None:
@@ -186,7 +186,7 @@ class MemoryTable:
 class ConfigSpace:
     """A part of the device's config space: offset u32, size u32, flags u32, then `size` bytes."""
 
-    MAX_SIZE = 256  # of the config space, in the protocol
+    MAX_SIZE = 256  # of the config space, by the protocol
     _HEAD = struct.Struct("=III")
 
     def __init__(self, offset: int, data: bytes, flags: int = 0) -> None:
@@ -210,14 +210,14 @@ class ConfigSpace:
 
 
 class Log(Layout, byteorder="="):
-    """Where the dirty log lies in its file."""
+    """The place of the dirty log in its file."""
 
     mmap_size: u64
     mmap_offset: u64
 
 
 class Iotlb(Layout, byteorder="="):
-    """An IOTLB message, with C's trailing padding."""
+    """An IOTLB message, with the trailing padding of the C struct."""
 
     iova: u64
     size: u64
@@ -228,7 +228,7 @@ class Iotlb(Layout, byteorder="="):
 
 
 class VringArea(Layout, byteorder="="):
-    """A vring area description; `value` is laid out as in `VringFd`."""
+    """A vring area description. `value` has the bits of `VringFd`."""
 
     value: u64
     size: u64
@@ -236,7 +236,7 @@ class VringArea(Layout, byteorder="="):
 
 
 class Inflight(Layout, byteorder="="):
-    """An inflight description, with C's trailing padding, which the specification does not draw."""
+    """An inflight description, with the trailing padding of the C struct, which the specification omits."""
 
     mmap_size: u64
     mmap_offset: u64
@@ -278,7 +278,7 @@ class SharedMemoryConfig(Layout, byteorder="="):
 
 
 class CryptoSession:
-    """A crypto session description, whose layout belongs to the crypto device: 8 bytes or more."""
+    """A crypto session description, 8 bytes or more. The crypto device defines its layout."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -347,7 +347,7 @@ RESET_DEVICE = Row(Request.RESET_DEVICE, Empty, needs=F.RESET_DEVICE)
 VRING_KICK = Row(Request.VRING_KICK, VringState, needs=F.INBAND_NOTIFICATIONS)
 GET_MAX_MEM_SLOTS = Row(Request.GET_MAX_MEM_SLOTS, Empty, reply=U64, needs=F.CONFIGURE_MEM_SLOTS)
 ADD_MEM_REG = Row(Request.ADD_MEM_REG, SingleRegion, fds=ONE_FD, needs=F.CONFIGURE_MEM_SLOTS)
-# Older front-ends send an fd with it, which the specification wants closed unused.
+# Older front-ends send an fd with it. By the specification it is closed unused.
 REM_MEM_REG = Row(Request.REM_MEM_REG, SingleRegion, fds=range(2), needs=F.CONFIGURE_MEM_SLOTS)
 SET_STATUS = Row(Request.SET_STATUS, U64, needs=F.STATUS)
 GET_STATUS = Row(Request.GET_STATUS, Empty, reply=U64, needs=F.STATUS)
@@ -383,5 +383,5 @@ SHMEM_UNMAP = Row(BackendRequest.SHMEM_UNMAP, SharedMapping, needs=F.SHMEM_MAP)
 
 REQUESTS = rows_of(Request, vars())
 BACKEND_REQUESTS = rows_of(BackendRequest, vars())
-FRONT_END = Dialect(Request)  # what the front-end sends
-BACK_END = Dialect(BackendRequest)  # what the back-end sends, on a socket of its own
+FRONT_END = Dialect(Request)  # the front-end's messages
+BACK_END = Dialect(BackendRequest)  # the back-end's requests, on a socket of their own

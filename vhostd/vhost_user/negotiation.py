@@ -1,4 +1,4 @@
-"""Negotiation: which features, and which parts of the protocol, both sides use."""
+"""Negotiation of the features and the protocol features."""
 
 from vhostd.errors import RefusedRequest
 from vhostd.vhost_user.dispatch import Agreed
@@ -17,9 +17,9 @@ from vhostd.virtio.vocabulary import Feature, mask
 from vhostd.wire.calls import Call, answer
 from vhostd.wire.rows import U64, Empty
 
-# QEMU's GPU sets it without having asked. A queue's reset is a ring's stop and start, of which it tells us.
+# QEMU's GPU sets it without having read it. QEMU turns a queue's reset into a stop and a start of the ring.
 TOLERATED_FEATURES = mask(Feature.RING_RESET)
-# What says nothing of the driver, and may change under it: QEMU turns the dirty log on and off like that.
+# Features of the front-end, not of the driver. QEMU changes them while a driver runs, for the dirty log.
 FRONT_END_FEATURES = mask(Feature.LOG_ALL)
 PROTOCOL_FEATURES = mask(
     ProtocolFeature.MQ,
@@ -33,7 +33,7 @@ PROTOCOL_FEATURES = mask(
 
 
 class Negotiation:
-    """Offers what the core and the device have, and takes the front-end's choice."""
+    """Offers the features of the core and of the device, and takes the front-end's choice."""
 
     def __init__(self, state: VirtioState, rings: Rings, agreed: Agreed) -> None:
         self._state = state
@@ -69,13 +69,13 @@ class Negotiation:
         if (chosen ^ state.features) & ~FRONT_END_FEATURES and state.is_running:
             if any(queue.started and queue.is_enabled for queue in state.queues):
                 raise RefusedRequest(f"SET_FEATURES {chosen:#x} while rings run with {state.features:#x}")
-            await self._rings.stop_all()  # another driver: libkrun only disables the rings of the one before
+            await self._rings.stop_all()  # a new driver: libkrun only disables the rings of the old one
         state.accept(chosen)
         if not chosen & mask(Feature.PROTOCOL_FEATURES):
             state.enable_all(on=True)
 
     def set_owner(self, _: Empty) -> None:
-        """Nothing depends on it. libkrun says it again for each driver that comes."""
+        """No effect. libkrun sends it again for each new driver."""
 
     def get_protocol_features(self, _: Empty) -> U64:
         return U64(self._offered_protocol_features)

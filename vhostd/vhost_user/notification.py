@@ -1,8 +1,8 @@
 """Notifications between driver and device: an fd that one side signals and the other waits for.
 
-vhost-user calls them kick, call and err. QEMU passes eventfds, User-mode Linux one end of a pair of sockets,
-others pipes. Whoever passed an fd may share its open file description with us, and with it O_NONBLOCK, which
-he can clear at any time. So nothing here relies on that flag: it never waits.
+vhost-user's names for them are kick, call and err. QEMU passes eventfds, User-mode Linux one end of a socket
+pair, others pipes. The front-end may share an fd's open file description, and clear its O_NONBLOCK at any
+time. So nothing here relies on this flag, and no call waits.
 """
 
 import errno
@@ -20,15 +20,15 @@ from vhostd.wire.fds import Fd
 
 log = logging.getLogger(__name__)
 
-_ONE = (1).to_bytes(8, "little")  # as one reads it from an eventfd: User-mode Linux wants all 8 bytes
-_MOST = 4096  # bytes of a socket that are taken at a time; how many there are tells nothing
+_ONE = (1).to_bytes(8, "little")  # as read from an eventfd; User-mode Linux expects all 8 bytes
+_MOST = 4096  # bytes that are read from a socket at a time; their number has no meaning
 
 
 def notification(fd: Fd) -> "Notification":
-    """What an fd that came with a message notifies by, out of `fd`.
+    """Makes a notification from the `fd` of a message: an eventfd, a pipe or a socket.
 
-    Raises RefusedRequest, and leaves `fd` to the caller, if it carries no notifications. The file system that
-    it may be of is not asked: it might never answer.
+    Raises RefusedRequest, and leaves `fd` to the caller, if it is none of these. No call here asks the file's
+    file system, since it might never answer.
     """
     for kind in (_Pipe, _Socket, _Eventfd):
         try:
@@ -45,7 +45,7 @@ class Notification(ABC):
         self._file = file
 
     def fileno(self) -> int:
-        """The fd, which is readable while there is something to clear."""
+        """The fd. It is readable while there is a signal to clear."""
         return self._file.fileno()
 
     def close(self) -> None:
@@ -53,14 +53,14 @@ class Notification(ABC):
         self._file.close()
 
     def signal(self) -> None:
-        """Notifies the other side; one that is full, or that nobody reads, is as notified as it can be."""
+        """Notifies the other side. A full fd, or one that nobody reads, is no error."""
         try:
             self._signal()
         except OSError as error:
             log.debug("notification lost: %s", error)
 
     def clear(self) -> bool:
-        """Takes what the other side has signalled; False if that is nothing.
+        """Takes the signals of the other side; False if there are none.
 
         Raises OSError if no signal can come any more.
         """
@@ -68,7 +68,7 @@ class Notification(ABC):
             size = self._read()
         except BlockingIOError:
             return False
-        if not size:  # else it would be readable for ever
+        if not size:  # end of file: the fd would stay readable for ever
             raise ConnectionResetError("its other end is closed")
         return True
 
@@ -81,11 +81,11 @@ class Notification(ABC):
 
 class _Eventfd(Notification):
     def __init__(self, fd: Fd) -> None:
-        if _link(fd) not in ("anon_inode:[eventfd]", None):
+        if _proc_link(fd) not in ("anon_inode:[eventfd]", None):
             raise OSError(errno.EINVAL, "not an eventfd")
-        os.set_blocking(fd.fileno(), False)  # where the kernel knows no better way
+        os.set_blocking(fd.fileno(), False)  # for kernels without the better ways below
         if not notify.has_aio():
-            _warn()
+            _warn_without_aio()
         super().__init__(Fd(fd.take()))
         self._count = bytearray(8)
 
@@ -95,7 +95,7 @@ class _Eventfd(Notification):
             return
         room = select.poll()
         room.register(self, select.POLLOUT)
-        if room.poll(0):  # whoever fills it just now, and has cleared O_NONBLOCK, keeps us waiting
+        if room.poll(0):  # this waits if the front-end fills it now and has cleared O_NONBLOCK
             os.write(self.fileno(), _ONE)
 
     def _read(self) -> int:
@@ -109,7 +109,7 @@ class _Eventfd(Notification):
 
 class _Pipe(Notification):
     def __init__(self, fd: Fd) -> None:
-        fcntl.fcntl(fd.fileno(), fcntl.F_GETPIPE_SZ)  # which nothing else has
+        fcntl.fcntl(fd.fileno(), fcntl.F_GETPIPE_SZ)  # succeeds for pipes only
         super().__init__(Fd(fd.take()))
 
     def _signal(self) -> None:
@@ -123,7 +123,7 @@ class _Socket(Notification):
     def __init__(self, fd: Fd) -> None:
         self._socket = socket.socket(fileno=fd.fileno())
         fd.take()
-        self._socket.setblocking(False)  # so Python itself does not wait either
+        self._socket.setblocking(False)  # so that Python does not wait before the call
         super().__init__(self._socket)
 
     def _signal(self) -> None:
@@ -133,8 +133,8 @@ class _Socket(Notification):
         return len(self._socket.recv(_MOST, socket.MSG_DONTWAIT))
 
 
-def _link(fd: Fd) -> str | None:
-    """What an fd is, as /proc has it; None where there is no /proc."""
+def _proc_link(fd: Fd) -> str | None:
+    """The target of the fd's link in /proc; None without /proc."""
     try:
         return os.readlink(f"/proc/self/fd/{fd.fileno()}")
     except OSError:
@@ -142,5 +142,5 @@ def _link(fd: Fd) -> str | None:
 
 
 @cache
-def _warn() -> None:
+def _warn_without_aio() -> None:
     log.warning("there is no AIO for this program (fs.aio-max-nr): a hostile front-end can make it wait")

@@ -1,4 +1,4 @@
-"""The messages about rings: their set-up, their start, their stop, and what is in flight in them."""
+"""The messages about rings: set-up, start, stop, and the inflight area."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -32,10 +32,10 @@ from vhostd.wire.fds import Fd
 
 
 class Rings:
-    """Starts and stops the rings of a session, as the front-end says.
+    """Starts and stops the rings of a session.
 
-    `running` is set while any ring runs: else the device is suspended. `starting` is called before a ring
-    starts while all others are stopped.
+    `running` is set while any ring runs; while no ring runs the device is suspended. `starting` is called
+    before the first ring starts, when all others are stopped.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class Rings:
         )
 
     async def stop_all(self) -> None:
-        """Stops all rings, after the requests in flight; FrontendGone if nobody waits for that any more."""
+        """Stops all rings, after the requests in flight; FrontendGone if the front-end goes meanwhile."""
         await self._stop(self._vrings)
 
     def forget_inflight(self) -> None:
-        """Has rings that start from now on keep no record of what is in flight: the driver begins anew."""
+        """Forgets the inflight area: the driver begins anew, and rings that start from now on use none."""
         self._set_inflight([])
 
     # --- Set-up -----------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ class Rings:
     async def set_vring_num(self, state: VringState) -> None:
         vring = self._vring(state.index)
         vring.check_size(state.num)
-        await self._set_up_anew(vring)
+        await self._stop_if_disabled(vring)
         vring.set_size(state.num)
 
     def set_vring_addr(self, addr: VringAddr) -> None:
@@ -88,7 +88,7 @@ class Rings:
     async def set_vring_base(self, state: VringState) -> None:
         vring = self._vring(state.index)
         vring.check_base(state.num)
-        await self._set_up_anew(vring)
+        await self._stop_if_disabled(vring)
         vring.set_base(state.num)
 
     def set_vring_call(self, vring_fd: VringFd, fds: Fds) -> None:
@@ -109,15 +109,15 @@ class Rings:
             self._starting()
         vring, kick = self._vring(vring_fd.index), _one_fd(vring_fd, fds)
         vring.start(kick, self._memory.map, self._state.features)
-        self._note_running()
+        self._update_running()
 
     async def get_vring_base(self, state: VringState) -> VringState:
         vring = self._vring(state.index)
         await self._stop([vring])
         return VringState(state.index, vring.base)
 
-    async def _set_up_anew(self, vring: Vring) -> None:
-        """Stops the ring if it is disabled: User-mode Linux disables rings, and says no more."""
+    async def _stop_if_disabled(self, vring: Vring) -> None:
+        """Stops the ring if it is disabled: User-mode Linux disables a ring without stopping it."""
         if vring.runner.started and not vring.runner.is_enabled:
             await self._stop([vring])
 
@@ -133,9 +133,9 @@ class Rings:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-        self._note_running()
+        self._update_running()
 
-    def _note_running(self) -> None:
+    def _update_running(self) -> None:
         if self._state.is_running:
             self._running.set()
         else:
@@ -157,7 +157,7 @@ class Rings:
             raise RefusedRequest(f"an inflight area for {area.num_queues} queues of {len(self._vrings)}")
 
     def _set_inflight(self, queues: Sequence[InflightQueue]) -> None:
-        """What rings that start from now on use; those beyond the queues, nothing."""
+        """Gives each ring its part of the area for its next start; rings beyond the area get none."""
         for vring, inflight in zip_longest(self._vrings, queues):
             vring.inflight = inflight
 

@@ -1,8 +1,8 @@
 """One front-end's connection to the device, from its first message to its end.
 
-What the messages say is done by topic: negotiation.py, memory.py, rings.py, config.py, status.py and link.py,
-each with one short method per message. What one of them refuses it refuses by raising; dispatch.py decides
-what that costs.
+Each topic has a module with one short method per message: negotiation.py, memory.py, rings.py, config.py,
+status.py and link.py. A method refuses a message by an exception; dispatch.py decides what the exception
+costs.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ from vhostd.wire.channel import Channel
 
 log = logging.getLogger(__name__)
 
-# Seconds that requests in flight are waited for when the front-end goes; and when the program is to end, or
-# the next front-end wants to be served.
+# Seconds to wait for requests in flight: when the front-end goes; and when the program must end, or the next
+# front-end waits.
 DISCONNECT_PATIENCE = 10.0
 SHORT_PATIENCE = 0.05
 
@@ -42,7 +42,7 @@ class Session:
         make_queue: MakeQueue = Virtqueue,
         leftovers: Leftovers | None = None,
     ) -> None:
-        """`leftovers` is what earlier sessions of the device have left behind, and this one may."""
+        """`leftovers` has the requests that earlier sessions gave up, and takes those of this one."""
         self.state = VirtioState(device, channel.abort, make_queue, leftovers)
         self._channel = channel
         self._agreed = Agreed()
@@ -61,11 +61,11 @@ class Session:
     async def run(self) -> None:
         """Serves the front-end until it goes or breaks the protocol; raises only SetupError, of the device.
 
-        However it ends, the rings stop, after the requests that they have in flight.
+        In every case the rings stop at the end, after their requests in flight.
         """
         self.state.device.attach(self._link)
         try:
-            await self._dispatcher.serve()
+            await self._dispatcher.answer_requests()
             log.info("the front-end has gone")
         except FrontendError as error:
             log.error("closing the connection: %s", error)
@@ -80,11 +80,11 @@ class Session:
             await self._close()
 
     def hurry(self) -> None:
-        """Another front-end wants to be served: requests in flight get no more than a moment."""
+        """Gives requests in flight only a moment more, since another front-end waits."""
         self.state.hurry(SHORT_PATIENCE)
 
     def describe(self) -> list[str]:
-        """What was negotiated, and every ring that was set up, as it is now: a line of each for the log."""
+        """The negotiated features, and the state of each ring that was set up: one log line for each."""
         state, memory = self.state, self._memory
         negotiated = (
             f"a front-end is connected, features={state.features:#x} "
@@ -103,7 +103,7 @@ class Session:
             await self._link.close()
             await self.state.end(DISCONNECT_PATIENCE)
         finally:
-            # A ring that still runs does so because the program is to end meanwhile.
+            # A ring runs here only if the wait above was cancelled, because the program must end.
             self.hurry()
             await self.state.end(SHORT_PATIENCE)
             for vring in self._vrings:

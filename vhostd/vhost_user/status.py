@@ -1,4 +1,4 @@
-"""The device status, and the ways to a reset."""
+"""The messages about the device status and the reset."""
 
 from vhostd.errors import RefusedRequest
 from vhostd.vhost_user.messages import GET_STATUS, RESET_DEVICE, RESET_OWNER, SET_STATUS
@@ -22,7 +22,7 @@ class Status:
         )
 
     def reset_owner(self, _: Empty) -> None:
-        """Disables all rings. Deprecated; the specification recommends no more than that."""
+        """Disables all rings. The message is deprecated; the specification recommends only this."""
         self._state.enable_all(on=False)
 
     async def reset_device(self, _: Empty) -> None:

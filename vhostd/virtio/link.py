@@ -1,4 +1,4 @@
-"""What a device may say to the front-end that it serves."""
+"""A device's requests to its front-end."""
 
 from collections.abc import Sequence
 
@@ -9,19 +9,20 @@ from vhostd.wire.rows import P, R, Row
 
 
 class Link:
-    """A device's way to its front-end, which each transport has one of; this one leads nowhere."""
+    """A device's requests to its front-end. Each transport has its own Link; this one has no front-end."""
 
     def config_changed(self) -> None:
-        """Has the driver told, soon, that the config space has changed."""
+        """Tells the driver, soon, that the config space has changed."""
 
     async def ask(self, row: Row[P, R], payload: P, fds: Sequence[Fd] = ()) -> Reply[R]:
-        """Sends the front-end a request of the transport's; its reply, whose fds are the caller's.
+        """Sends a request of the transport to the front-end; returns the reply, whose fds are the caller's.
 
-        A row without a reply of its own is acked, if the front-end does that. The `fds` stay the caller's.
+        For a row without a reply of its own it waits for an ack, if the front-end sends acks. The `fds` stay
+        the caller's.
 
         Raises:
             UnknownRequest: the transport has no such request, or the front-end did not agree to it.
-            RefusedRequest: the front-end says no.
-            ConnectionError: it has gone.
+            RefusedRequest: the front-end refuses.
+            ConnectionError: the front-end has gone.
         """
         raise UnknownRequest(f"{row}: there is nobody to ask")

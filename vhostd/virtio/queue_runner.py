@@ -1,10 +1,10 @@
 """The task that serves one queue of a device, from its ring's start to its stop, on any transport.
 
-The start rule: the handler begins when the device works on nothing that an earlier ring has left behind.
-Until then the ring is started, but it gives no chain.
+The start rule: the handler begins when no request of an earlier ring is under way any more. Until then the
+ring is started, but the handler gets no chain.
 
-The stop rule: when the ring stops, the handler's loop ends; what it had taken it completes; only then, when
-it holds no chain, may it be cancelled.
+The stop rule: when the ring stops, the handler's loop ends. The handler completes the chains that it has
+taken. Only then, when it holds no chain, may it be cancelled.
 """
 
 import asyncio
@@ -21,23 +21,23 @@ log = logging.getLogger(__name__)
 
 
 class QueueTransport(Protocol):
-    """What a transport does for a queue that runs."""
+    """The transport's part for a running queue."""
 
     def interrupt(self) -> None:
-        """Interrupts the driver: chains came back."""
+        """Interrupts the driver, since chains were given back."""
 
     def broke(self) -> None:
-        """Tells who must know that the driver broke the ring, which stands still until it stops."""
+        """Reports that the driver broke the ring. The ring stands still until it is stopped."""
 
     def stopped(self) -> None:
-        """The ring has stopped: nothing needs to be watched any more."""
+        """Ends the watch for kicks, since the ring has stopped."""
 
 
 class QueueRunner:
     """Runs the device's handler of one queue on one ring after the other.
 
-    `failed` is called with an exception of the device that is not the guest's fault. `leftovers` is what
-    earlier rings of the device have left behind.
+    `failed` is called with an exception of the device that is not the guest's fault. `leftovers` has the
+    requests that earlier rings of the device gave up.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class QueueRunner:
 
     @property
     def started(self) -> bool:
-        """Whether the ring is between its start and its stop, broken or not."""
+        """Whether the ring is between its start and its stop. It may be broken."""
         return self.queue is not None
 
     @property
@@ -70,13 +70,15 @@ class QueueRunner:
         return 0 if self.queue is None else self.queue.in_flight
 
     def start(self, ring: Ring, transport: QueueTransport) -> None:
-        """Starts the handler on a ring; the queue must be stopped. It gets chains while it is enabled."""
+        """Starts the handler on a ring. No ring may run. The handler gets chains while enabled."""
         queue = self._make_queue(
             self.index, ring, transport.interrupt, lambda error: self._judge(ring, error)
         )
         self.queue, self._transport, self.is_broken = queue, transport, False
         queue.enable(on=self.is_enabled)
-        self._task = asyncio.get_running_loop().create_task(self._serve(queue), name=f"vring {self.index}")
+        self._task = asyncio.get_running_loop().create_task(
+            self._run_handler(queue), name=f"vring {self.index}"
+        )
         log.info("vring %d started, %d entries, at %d", self.index, ring.size, ring.base)
         if ring.unfinished:
             log.info(
@@ -86,15 +88,15 @@ class QueueRunner:
             )
 
     def enable(self, *, on: bool) -> None:
-        """Lets the handler have chains, or not; what it has it keeps."""
+        """Gives chains to the handler, or no more. It keeps those that it has."""
         self.is_enabled = on
         if self.queue is not None:
             self.queue.enable(on=on)
 
     async def stop(self) -> None:
-        """Stops the ring, once every chain that the handler took is back or given up.
+        """Stops the ring, after every chain that the handler took is given back or given up.
 
-        No effect on a stopped ring.
+        Has no effect on a stopped ring.
         """
         queue, transport = self.queue, self._transport
         if queue is None or transport is None:
@@ -102,19 +104,19 @@ class QueueRunner:
         queue.stop()
         await queue.quiesce()
         await self._end_task()
-        if self.queue is queue:  # and nobody else has waited for this too
+        if self.queue is queue:  # else another call of `stop` has done the rest
             self._leftovers.add(queue)
             transport.stopped()
             self.queue = None
             log.info("vring %d stopped at %d", self.index, queue.ring.base)
 
     def give_up(self) -> None:
-        """Lets nobody wait any more for the chains that are out."""
+        """Gives up the chains in flight: `stop` no longer waits for them."""
         if self.queue is not None and self.queue.in_flight:
             log.warning("vring %d: %d chains are given up", self.index, self.queue.in_flight)
             self.queue.give_up()
 
-    async def _serve(self, queue: Virtqueue) -> None:
+    async def _run_handler(self, queue: Virtqueue) -> None:
         try:
             await self._wait_for_leftovers()
             await self._handler(queue)
@@ -125,7 +127,7 @@ class QueueRunner:
             queue.fail(error)
 
     def _judge(self, ring: Ring, error: Exception) -> None:
-        """Has an error of the handler, or of a request that ends later, cost this ring, or all of them."""
+        """Breaks this ring for a fault of the guest; reports any other error by `failed`, for all rings."""
         if not isinstance(error, GuestError):
             self._failed(error)
             return

@@ -1,4 +1,4 @@
-"""What a driver and a device have agreed on, and the queues that run: the same on every transport."""
+"""A virtio device's state, on any transport: negotiated features, status, config space and queues."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -14,10 +14,10 @@ RING_FEATURES = mask(Feature.VERSION_1, Feature.EVENT_IDX, Feature.INDIRECT_DESC
 
 
 class VirtioState:
-    """One driver's use of a device, from the day that its transport has it to the end.
+    """The use of a device by one driver, or by one connection of its transport.
 
-    `failed` is called with an exception of the device that is not the guest's fault; the queues stand still
-    then, until they are stopped.
+    `failed` is called with an exception of the device that is not the guest's fault. Then the queues stand
+    still until they are stopped.
     """
 
     def __init__(
@@ -27,39 +27,39 @@ class VirtioState:
         make_queue: MakeQueue = Virtqueue,
         leftovers: Leftovers | None = None,
     ) -> None:
-        """`leftovers` is what earlier uses of the device have left behind, and this one may."""
+        """`leftovers` has the requests that earlier uses gave up, and takes those of this one."""
         leftovers = Leftovers() if leftovers is None else leftovers
         self.device = device
-        self.features = 0  # what the driver has accepted
+        self.features = 0  # the features that the driver has accepted
         self.status = 0  # the device status field (2.1)
         self.queues = [
             QueueRunner(index, handler, failed, make_queue, leftovers)
             for index, handler in enumerate(device.queues)
         ]
-        self._patience: float | None = None  # seconds that `end` waits, when somebody is in a hurry
-        self._giving_up: asyncio.TimerHandle | None = None
+        self._patience: float | None = None  # seconds that `end` waits, if `hurry` has set them
+        self._give_up_timer: asyncio.TimerHandle | None = None
 
     @property
     def offered(self) -> int:
-        """The features that the driver may accept, a mask; a transport may have more of its own (2.2)."""
+        """The features that the driver may accept, as a mask. A transport may add its own (2.2)."""
         return RING_FEATURES | self.device.features
 
     def accept(self, features: int) -> None:
-        """Takes the driver's choice of features; those of the device it is told of."""
+        """Takes the driver's choice of features, and tells the device those of its own."""
         self.features = features
         self.device.negotiated = features & self.device.features
 
     # --- Config space (2.5) -----------------------------------------------------------------------------
 
     def read_config(self, offset: int, size: int) -> bytes:
-        """Bytes of the config space; what no field lies in is zeroes. RefusedRequest beyond all fields."""
+        """Bytes of the config space; zeroes after its last field. RefusedRequest if all are after it."""
         space = self.device.read_config()
         if offset >= len(space):
             raise RefusedRequest(f"GET_CONFIG of bytes {offset} to {offset + size} of {len(space)}")
         return space[offset : offset + size].ljust(size, b"\0")
 
     def write_config(self, offset: int, data: bytes) -> None:
-        """Gives the device what the driver wrote; raises RefusedRequest if it may not."""
+        """Gives the driver's bytes to the device; raises RefusedRequest if they may not be written."""
         size, end = len(self.device.read_config()), offset + len(data)
         if end > size:
             raise RefusedRequest(f"SET_CONFIG of bytes {offset} to {end} of {size}")
@@ -73,27 +73,27 @@ class VirtioState:
         return any(queue.started for queue in self.queues)
 
     def enable_all(self, *, on: bool) -> None:
-        """Lets all handlers have chains, or none."""
+        """Gives chains to all handlers, or to none."""
         for queue in self.queues:
             queue.enable(on=on)
 
     async def stop(self, queues: Iterable[QueueRunner]) -> None:
-        """Stops rings, one after the other, however long that takes."""
+        """Stops rings, one after the other, without a time limit."""
         for queue in queues:
             await queue.stop()
 
     async def end(self, patience: float) -> None:
-        """Stops all rings; gives up what is in flight after so many seconds."""
+        """Stops all rings; after `patience` seconds gives up the requests in flight."""
         self._give_up_after(patience if self._patience is None else self._patience)
         try:
             await asyncio.gather(*(queue.stop() for queue in self.queues))
         finally:
-            self._call_off()
+            self._cancel_give_up()
 
     def hurry(self, patience: float) -> None:
-        """Has `end`, now or later, wait for so many seconds at most."""
+        """Limits the wait in `end` to `patience` seconds, in a running call or a later one."""
         self._patience = patience
-        if self._giving_up is not None:
+        if self._give_up_timer is not None:
             self._give_up_after(patience)
 
     def reset(self) -> None:
@@ -102,19 +102,19 @@ class VirtioState:
         self.device.reset()
 
     def leave(self) -> None:
-        """The driver, or its front-end, has gone: the device is as if there had been none."""
+        """Resets the device and its negotiated features, since the driver or its front-end has gone."""
         self.device.negotiated = 0
         self.reset()
 
     def _give_up_after(self, seconds: float) -> None:
-        self._call_off()
-        self._giving_up = asyncio.get_running_loop().call_later(seconds, self._give_up)
+        self._cancel_give_up()
+        self._give_up_timer = asyncio.get_running_loop().call_later(seconds, self._give_up)
 
     def _give_up(self) -> None:
         for queue in self.queues:
             queue.give_up()
 
-    def _call_off(self) -> None:
-        if self._giving_up is not None:
-            self._giving_up.cancel()
-            self._giving_up = None
+    def _cancel_give_up(self) -> None:
+        if self._give_up_timer is not None:
+            self._give_up_timer.cancel()
+            self._give_up_timer = None

@@ -1,1 +1,1 @@
-"""Bytes, fds and messages: what any protocol on a socket is made of."""
+"""Bytes, fds and messages: the parts of any protocol on a socket."""

@@ -1,4 +1,4 @@
-"""Requests in both directions: who answers a request that came, and how one that is sent gets its reply."""
+"""Requests in both directions: which method answers a request, and how a sent request gets its reply."""
 
 import asyncio
 from collections import deque
@@ -15,7 +15,7 @@ Fds = list[Fd]
 
 
 class Reply(NamedTuple, Generic[R]):
-    """A reply that takes fds along; who answers with it has them closed once it is sent."""
+    """A reply with fds. The fds of an answer are closed once it is sent."""
 
     payload: R
     fds: Fds
@@ -25,45 +25,45 @@ Answer: TypeAlias = R | Reply[R]
 
 
 class Call(NamedTuple):
-    """A row, and who answers such a request."""
+    """A row, and the method that answers its requests."""
 
     row: Row[Any, Any]
     answer: Callable[[Any, Fds], Any]
 
 
 def answer(row: Row[P, R], method: Callable[[P], Answer[R] | Awaitable[Answer[R]]]) -> Call:
-    """Has a method answer a request: it takes the payload and returns the row's reply, if there is one."""
+    """Lets a method answer a request. It takes the payload and returns the row's reply, if there is one."""
     return Call(row, lambda payload, _fds: method(payload))
 
 
 def answer_with_fds(row: Row[P, R], method: Callable[[P, Fds], Answer[R] | Awaitable[Answer[R]]]) -> Call:
-    """As `answer`, for a method that takes the fds too; those that it leaves untaken are closed after it."""
+    """Like `answer`, for a method that gets the fds too. Fds that it does not take are closed after it."""
     return Call(row, method)
 
 
 def by_number(calls: Iterable[Call]) -> dict[int, Call]:
-    """A table of calls, to be looked up by a request's number; of two for one number the later counts."""
+    """A table of calls by the request's number. If two calls have one number, the later counts."""
     return {call.row.request: call for call in calls}
 
 
 class Caller:
-    """Sends requests over a channel, and hands each its reply: they come in the order of the requests.
+    """Sends requests over a channel, and gives each its reply. Replies come in the order of the requests.
 
-    Somebody has to `hear`, or to `listen`, while replies are waited for. What is sent on the channel by
-    others is sent within `turn`.
+    A reply arrives only while a task is in `hear` or `listen`. Other code that sends on the channel must hold
+    `turn`.
     """
 
     def __init__(self, channel: Channel) -> None:
         self.turn = asyncio.Lock()
         self._channel = channel
         self._expected: deque[_Expected] = deque()
-        self._told: set[int] = set()  # the requests to which no reply is due
+        self._told: set[int] = set()  # the requests that were sent without a reply being due
         self._failure: Exception | None = None
 
     async def tell(self, row: Row[P, Any], payload: P, fds: Sequence[Fd] = ()) -> None:
-        """Sends a request to which no reply is due; ConnectionError once the peer has gone.
+        """Sends a request without a reply; raises ConnectionError once the peer has gone.
 
-        The fds stay the caller's, here and in `ask`. Some peers ack everything: such an ack is ignored.
+        The fds stay the caller's, here and in `ask`. Some peers ack every request; such an ack is ignored.
         """
         self._told.add(row.request)
         async with self.turn:
@@ -72,11 +72,11 @@ class Caller:
     async def ask(
         self, row: Row[P, R], payload: P, fds: Sequence[Fd] = (), *, acked: bool = False
     ) -> "asyncio.Future[Reply[Any]]":
-        """Sends a request; the future is to have its reply, whose fds are for who takes it.
+        """Sends a request; returns a future for its reply. The caller owns the reply's fds.
 
-        To a row that has no reply of its own the peer is asked for an ack, if it is to be `acked`. The future
-        gets RefusedRequest for the row's refusal or an ack that is not 0, MalformedMessage for what cannot be
-        the reply, and ConnectionError if there is none.
+        With `acked`, the peer is asked for an ack, for a row without a reply of its own. The future raises
+        RefusedRequest for the row's refusal or an ack that is not 0, MalformedMessage for a message that
+        cannot be the reply, and ConnectionError if no reply comes.
         """
         answered: asyncio.Future[Reply[Any]] = asyncio.get_running_loop().create_future()
         async with self.turn:
@@ -89,8 +89,8 @@ class Caller:
     async def hear(self) -> None:
         """Takes the next reply.
 
-        Raises ConnectionResetError once the peer has gone, and MalformedMessage for what is no reply, or one
-        that was not due.
+        Raises ConnectionResetError once the peer has gone, and MalformedMessage for a message that is not a
+        reply, or a reply that was not due.
         """
         message = await self._channel.receive()
         if message is None:
@@ -101,7 +101,7 @@ class Caller:
             message.close()
 
     async def listen(self) -> None:
-        """Takes replies until the peer goes; raises as `hear` does. Who waits hears of it, too."""
+        """Takes replies until the peer goes; raises as `hear` does. Waiting futures get the error too."""
         try:
             while True:
                 await self.hear()
@@ -125,7 +125,7 @@ class Caller:
             name = self._channel.dialect.name(message.request)
             raise MalformedMessage(f"a reply to {name}, where none was due")
         expected = self._expected.popleft()
-        if expected.answered.done():  # nobody waits for it any more
+        if expected.answered.done():  # the caller no longer waits
             return
         try:
             reply = expected.understand(message)
@@ -149,7 +149,7 @@ class _Expected(NamedTuple):
     answered: "asyncio.Future[Reply[Any]]"
 
     def understand(self, message: Message) -> Any:
-        """The payload of the reply; RefusedRequest if it says no, MalformedMessage if it is none."""
+        """The payload of the reply; RefusedRequest for a refusal, MalformedMessage for anything else."""
         row = self.row
         if self.acked:
             ack = Row(row.request, Empty, reply=U64).admit_reply(message.payload, len(message.fds))

@@ -1,7 +1,7 @@
 """One AF_UNIX stream that carries messages and fds, on the event loop.
 
-Whoever passed the socket to this program may share its O_NONBLOCK flag, and clear it. So that is not relied
-on, and every call says MSG_DONTWAIT.
+The process that passed the socket may share its O_NONBLOCK flag, and clear it. So every call uses
+MSG_DONTWAIT instead.
 """
 
 import array
@@ -19,7 +19,7 @@ from vhostd.wire.sockets import is_other_end
 log = logging.getLogger(__name__)
 
 _FD_SIZE = array.array("i").itemsize
-# Come along, unasked for, if a launcher has set SO_PASSCRED or SO_PASSPIDFD: struct ucred, and an fd.
+# struct ucred and an fd come with each message if a launcher has set SO_PASSCRED or SO_PASSPIDFD.
 _CREDENTIALS_SIZE = 12
 _SCM_PIDFD = 4
 _ANCILLARY = sum(map(socket.CMSG_SPACE, (MAX_FDS * _FD_SIZE, _CREDENTIALS_SIZE, _FD_SIZE)))
@@ -28,11 +28,11 @@ _ANCILLARY = sum(map(socket.CMSG_SPACE, (MAX_FDS * _FD_SIZE, _CREDENTIALS_SIZE, 
 class Channel:
     """Receives and sends whole messages over a connected socket, which it owns.
 
-    One task at a time receives, one at a time sends.
+    Only one task at a time may receive, and one may send.
     """
 
     def __init__(self, sock: socket.socket, dialect: Dialect, *, replies: bool = False) -> None:
-        """What it receives are requests of the dialect, or replies to those that it sends."""
+        """`replies`: the channel receives replies of the dialect instead of requests."""
         sock.setblocking(False)
         self.dialect = dialect
         self._socket = sock
@@ -44,7 +44,7 @@ class Channel:
     async def receive(self) -> Message | None:
         """The next message, whose fds the caller must take or close; None once the peer has gone.
 
-        Raises MalformedMessage if what came is no message, and what `abort` was called with.
+        Raises MalformedMessage for bytes that are not a message, and the exception of `abort`.
         """
         while self._failure is None:
             try:
@@ -62,9 +62,9 @@ class Channel:
         raise self._failure
 
     async def send(self, data: bytes | bytearray, fds: tuple[int, ...] = ()) -> None:
-        """Sends the bytes, the fds with the first of them; waits while the peer does not read.
+        """Sends the bytes, and the fds with the first byte. Waits while the peer does not read.
 
-        Raises ConnectionError once the peer has gone, and what `abort` was called with. The fds stay the
+        Raises ConnectionError once the peer has gone, and the exception of `abort`. The fds stay the
         caller's.
         """
         view = memoryview(data)
@@ -76,10 +76,10 @@ class Channel:
         await self.push(len(view), send)
 
     async def push(self, size: int, send: Callable[[int], int]) -> None:
-        """Has `send` send `size` bytes: it is called with how many are sent already, and says how many more.
+        """Sends `size` bytes by calls of `send`, which gets the bytes done so far and returns those it sent.
 
-        The event loop itself calls it whenever the socket takes more, which for a large picture is a good
-        deal faster than waking a task. Raises what `send` raises, and otherwise as the method `send` does.
+        The event loop itself calls `send` when the socket takes more. For a large picture that is much faster
+        than waking a task each time. Raises what `send` raises, and the exceptions of the method `send`.
         """
         if self._failure is not None:
             raise self._failure
@@ -88,7 +88,7 @@ class Channel:
 
         def go_on() -> None:
             nonlocal done
-            if complete.done():  # it was cancelled, and is about to be taken off the event loop
+            if complete.done():  # cancelled: the writer is about to be removed
                 return
             try:
                 done += send(done)
@@ -110,13 +110,13 @@ class Channel:
             raise self._failure
 
     def is_peer(self, fd: Fd) -> bool:
-        """Whether `fd` is the peer's end of this connection; while it is open anywhere, the peer is there."""
+        """Whether `fd` is the peer's end of this connection. Its copies keep the connection open."""
         return is_other_end(fd, self._socket)
 
     async def hang_up(self) -> None:
-        """Waits until the peer has gone, be there messages of its own to read before that or not.
+        """Waits until the peer has gone, even if messages from it have not been read yet.
 
-        Where no fd is left to notice that, it waits for ever.
+        Without a free fd for epoll it waits for ever.
         """
         try:
             watched = select.epoll()
@@ -134,7 +134,7 @@ class Channel:
                 self._loop.remove_reader(watched.fileno())
 
     def abort(self, failure: Exception) -> None:
-        """Makes what is waiting here, and all that comes later, raise `failure`."""
+        """Makes all present and later calls raise `failure`."""
         if self._failure is None:
             self._failure = failure
         else:
@@ -143,7 +143,7 @@ class Channel:
             _wake(waiter)
 
     def close(self) -> None:
-        """Closes the socket and what a cut message had brought; idempotent."""
+        """Closes the socket, and the fds of an incomplete message; idempotent."""
         if self._failure is not None:
             forget(self._failure)
             self._failure = None
@@ -164,7 +164,7 @@ class Channel:
                 else:
                     close_all(received)
         if flags & socket.MSG_CTRUNC:
-            self._reader.feed(b"", fds)  # which closes them with the channel
+            self._reader.feed(b"", fds)  # the reader closes them later, with the channel
             raise MalformedMessage(f"more than {MAX_FDS} fds with one message, or no room here for them")
         return data, fds
 
@@ -178,7 +178,7 @@ class Channel:
         await self._wait(readable, self._loop.remove_reader)
 
     async def _wait(self, waiter: "asyncio.Future[None]", unwatch: Callable[[socket.socket], object]) -> None:
-        """Waits for the socket, or for `abort`; `unwatch` then ends the event loop's part in it."""
+        """Waits for the socket, or for `abort`; then `unwatch` takes the socket off the event loop."""
         self._waiters.add(waiter)
         try:
             await waiter

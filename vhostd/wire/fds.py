@@ -1,4 +1,4 @@
-"""Owned file descriptors: whoever holds an `Fd` closes it, exactly once."""
+"""Owned file descriptors: the holder of an `Fd` closes it, exactly once."""
 
 import os
 import warnings

@@ -1,9 +1,9 @@
-"""Bytes and fds to messages and back; no socket, no session.
+"""Turns bytes and fds into messages and back. Nothing here uses a socket or a session.
 
     12 bytes: request u32, flags u32, size of the payload u32; then the payload
 
-The reader says how much to read next. Reading more than that is not merely wasteful: one large recvmsg
-returns a message without fds glued to the next one that has some, and nobody can tell whose they are.
+The reader says how many bytes to read next. A larger recvmsg would be wrong: it may return a message without
+fds together with the next one, and then nobody can tell which of the two has the fds.
 """
 
 import struct
@@ -16,7 +16,7 @@ from vhostd.wire.fds import Fd, close_all
 from vhostd.wire.rows import Payload
 
 HEADER = struct.Struct("=III")
-MAX_PAYLOAD = 4096  # the largest of the table's, with room for a crypto session's keys
+MAX_PAYLOAD = 4096  # the largest payload of the table, with room for a crypto session's keys
 MAX_FDS = 32  # the most of any row: SET_MEM_TABLE
 
 VERSION = 0x1  # of vhost-user
@@ -26,7 +26,7 @@ NEED_REPLY = 0x8
 
 
 class Dialect(NamedTuple):
-    """What the messages of one side of a connection are: the names of their numbers, and their version."""
+    """The messages of one side of a connection: the names of their numbers, and their version."""
 
     requests: type[IntEnum]
     version: int = VERSION
@@ -48,14 +48,14 @@ class Dialect(NamedTuple):
         most: int | None = None,
         following: int = 0,
     ) -> bytes:
-        """A message's bytes, with at most so many of the payload's; `following` more are sent after them."""
+        """A message's bytes, with at most `most` bytes of payload. The caller sends `following` more."""
         data = payload.pack()[:most]
         flags = self.version | (REPLY if reply else 0) | (NEED_REPLY if need_reply else 0)
         return HEADER.pack(request, flags, len(data) + following) + data
 
 
 class Message:
-    """One message as it came: numbers and bytes not judged yet, and the fds that it brought."""
+    """One message as received: its numbers and bytes, not checked yet, and its fds."""
 
     __slots__ = ("fds", "flags", "payload", "request")
 
@@ -67,7 +67,7 @@ class Message:
 
     @property
     def needs_reply(self) -> bool:
-        """Whether the sender asked for an ack; it counts only once REPLY_ACK was negotiated."""
+        """Whether the sender asked for an ack. The flag counts only once REPLY_ACK is negotiated."""
         return bool(self.flags & NEED_REPLY)
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class Message:
 
 
 class MessageReader:
-    """Assembles messages of a dialect; `replies` says whether they must be replies."""
+    """Assembles messages of a dialect. With `replies` they must be replies."""
 
     def __init__(self, dialect: Dialect, *, replies: bool = False) -> None:
         self._dialect = dialect
@@ -87,14 +87,14 @@ class MessageReader:
 
     @property
     def between_messages(self) -> bool:
-        """Whether the peer may end the connection here without cutting a message."""
+        """Whether no message is incomplete, so that the peer may end the connection."""
         return not self._data
 
     def feed(self, data: bytes, fds: Iterable[Fd]) -> Message | None:
         """Takes at most `wants` bytes and the fds that came with them; returns a message when one is whole.
 
-        Raises MalformedMessage for a header that cannot be one, and for more fds than any message has; the
-        reader is of no use after that. The fds belong to the reader, then to the message.
+        Raises MalformedMessage for a wrong header, and for more fds than any message has; the reader is of no
+        use after that. The fds belong to the reader, then to the message.
         """
         self._fds += fds
         if len(self._fds) > MAX_FDS:

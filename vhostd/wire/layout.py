@@ -5,8 +5,8 @@
         index: u32
         num: u32
 
-A field's annotation is its type in the struct; fields stand in wire order without padding, which a
-specification spells out where it wants any. Instances are immutable and compare by value.
+A field's annotation is its type in the struct. Fields are in wire order, without implicit padding: padding is
+a field, as in the specifications. Instances are immutable and compare by value.
 """
 
 import struct
@@ -20,7 +20,7 @@ s32 = Annotated[int, "i"]
 
 
 def array(size: int) -> str:
-    """The annotation of a byte array: `Annotated[bytes, array(20)]`, shorter values zero-padded."""
+    """The annotation of a byte array: `Annotated[bytes, array(20)]`. Shorter values are zero-padded."""
     return f"{size}s"
 
 
@@ -58,7 +58,7 @@ class Layout:
 
     @classmethod
     def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
-        """Reads the struct from exactly `SIZE` bytes; raises struct.error on any other number."""
+        """Reads the struct from exactly `SIZE` bytes; raises struct.error for another size."""
         new = cls.__new__(cls)
         new.__dict__.update(zip(cls.FIELDS, cls._struct.unpack(data), strict=True))
         return new
@@ -66,7 +66,7 @@ class Layout:
     def pack(self) -> bytes:
         """The struct as `SIZE` bytes; raises struct.error if a value does not fit its field."""
         for name, size in self._arrays.items():
-            if len(getattr(self, name)) > size:  # which struct would cut in silence
+            if len(getattr(self, name)) > size:  # struct would cut it without an error
                 raise struct.error(f"{type(self).__name__}.{name} of more than {size} bytes")
         return self._struct.pack(*(getattr(self, name) for name in self.FIELDS))
 

@@ -1,7 +1,7 @@
-"""A row of a message table: all that can be checked of a message without knowing who serves it.
+"""A row of a message table: checks a message's payload, fds and feature.
 
-A payload must be long enough. What is behind its end is ignored, because real peers send the room that they
-have, and not what they use of it. That holds for every row.
+A payload must be long enough. Bytes after its end are ignored in every row, because real peers send their
+whole buffer, not only the part that they use.
 """
 
 import struct
@@ -13,7 +13,7 @@ from vhostd.wire.layout import Layout, u64
 
 
 class Payload(Protocol):
-    """What a payload class offers; `Layout` does."""
+    """The methods of a payload class. `Layout` has them."""
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
@@ -42,10 +42,9 @@ ONE_FD = range(1, 2)
 class Row(Generic[P, R]):
     """One message of a protocol.
 
-    `fds` and `reply_fds` are the numbers of fds allowed with the request and its reply; `needs` is the bit of
-    the feature without which the request does not exist; `refusal` is the payload of the reply that says no,
-    where the message has a reply of its own and a way to say it. So many bytes at the payload's end are
-    `padding`, which may be missing.
+    `fds` and `reply_fds` are the numbers of fds allowed with the request and its reply. `needs` is the bit of
+    the feature that the request needs. `refusal` is the payload of a reply that refuses the request, if the
+    message has such a reply. The last `padding` bytes of the payload may be missing.
     """
 
     @overload
@@ -99,10 +98,10 @@ class Row(Generic[P, R]):
         return self.needs is None or bool(features >> self.needs & 1)
 
     def admit(self, payload: bytes, fd_count: int, negotiated: int) -> P:
-        """The decoded payload, if a message like this is allowed at all.
+        """The decoded payload of a message that is allowed.
 
-        Raises UnknownRequest if `negotiated` (a feature mask) lacks what the row needs, and MalformedMessage
-        for a payload that is too short, or another number of fds than the row's.
+        Raises UnknownRequest if `negotiated` (a feature mask) lacks the feature that the row needs, and
+        MalformedMessage for a payload that is too short, or a wrong number of fds.
         """
         if self.needs is not None and not self.exists(negotiated):
             raise UnknownRequest(f"{self} without {self.needs.name} negotiated")
@@ -114,7 +113,7 @@ class Row(Generic[P, R]):
             raise MalformedMessage(f"{self} with a payload of {len(payload)} bytes: {error}") from None
 
     def admit_reply(self, payload: bytes, fd_count: int) -> R:
-        """The decoded reply, which the row must have; MalformedMessage as in `admit`."""
+        """The decoded reply; the row must have one. Raises MalformedMessage as `admit` does."""
         if fd_count not in self.reply_fds:
             raise MalformedMessage(f"the reply to {self} has {fd_count} fds")
         layout: Any = self.reply
@@ -129,13 +128,13 @@ class Row(Generic[P, R]):
 
 
 def rows_of(requests: type[IntEnum], module: dict[str, object]) -> dict[int, Row[Any, Any]]:
-    """The rows of these requests that a module defines, by number."""
+    """The rows in a module (its `vars()`) for these requests, by number."""
     rows = (value for value in module.values() if isinstance(value, Row))
     return {row.request: row for row in rows if isinstance(row.request, requests)}
 
 
 def _fit(payload: bytes, layout: object, padding: int) -> bytes:
-    """A payload of fixed size without what is behind it, and with its padding."""
+    """A payload of fixed size, with its padding, without the bytes after it."""
     size: int = getattr(layout, "SIZE", len(payload))
     if len(payload) < size - padding:
         return payload

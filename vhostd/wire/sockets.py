@@ -1,4 +1,4 @@
-"""Sockets that arrive as fds: is it one that a byte stream with a peer on this machine can go through?"""
+"""Checks sockets that arrive as fds: is it a connected AF_UNIX stream?"""
 
 import socket
 
@@ -7,7 +7,7 @@ from vhostd.wire.fds import Fd
 
 
 def connected_stream(fd: Fd, request: object) -> socket.socket:
-    """The connected AF_UNIX stream socket that came with a request, out of its `fd`.
+    """Makes a socket from the `fd` of a request, which must be a connected AF_UNIX stream.
 
     Raises RefusedRequest, and leaves `fd` to the caller, if it is anything else.
     """
@@ -26,14 +26,14 @@ def connected_stream(fd: Fd, request: object) -> socket.socket:
 
 
 def is_other_end(fd: Fd, sock: socket.socket) -> bool:
-    """Whether `fd` is the other end of the AF_UNIX connection that `sock` is one end of.
+    """Whether `fd` and `sock` are the two ends of one AF_UNIX connection.
 
-    The kernel tells no more of the other end than its name. So a socket without a name gets one, from the
-    abstract namespace (unix(7), autobind), which does it no harm.
+    The kernel tells only the name of the other end. So if `fd` has no name, it gets one from the abstract
+    namespace (unix(7), autobind), which is harmless.
     """
     try:
         other = socket.socket(fileno=fd.fileno())
-    except OSError:  # no socket
+    except OSError:  # not a socket
         return False
     try:
         if not is_unix_stream(other):
@@ -44,17 +44,17 @@ def is_other_end(fd: Fd, sock: socket.socket) -> bool:
     except OSError:
         return False
     finally:
-        other.detach()  # it is still the caller's
+        other.detach()  # the fd stays the caller's
     return names == (sock.getpeername(), sock.getsockname())
 
 
 def is_unix_stream(sock: socket.socket) -> bool:
-    """Whether fds and an ordered stream of bytes can go over it."""
+    """Whether it is an AF_UNIX stream socket, which carries fds and an ordered stream of bytes."""
     return sock.family == socket.AF_UNIX and sock.type == socket.SOCK_STREAM
 
 
 def has_peer(sock: socket.socket) -> bool:
-    """Whether it was connected; the peer may have gone since."""
+    """Whether it was connected. The peer may have gone since."""
     try:
         sock.getpeername()
     except OSError:

@@ -10,7 +10,7 @@ from typing import Self
 
 from vhost_user_gpu import MANIFEST
 from vhost_user_gpu.card import Card, Request
-from vhost_user_gpu.commands import MAX_SCANOUTS, Feature
+from vhost_user_gpu.commands import MAX_SCANOUTS, GpuFeature
 from vhost_user_gpu.config import EVENT_DISPLAY, Config
 from vhost_user_gpu.display import Display
 from vhost_user_gpu.dmabuf import Exporter
@@ -48,7 +48,7 @@ class Gpu(Device):
     """a display for the guest, rendered without GL (virtio-gpu, 2D)"""
 
     kind = DeviceType.of(MANIFEST.type)
-    features = 1 << Feature.EDID | 1 << Feature.RESOURCE_UUID | 1 << Feature.RESOURCE_BLOB
+    features = 1 << GpuFeature.EDID | 1 << GpuFeature.RESOURCE_UUID | 1 << GpuFeature.RESOURCE_BLOB
 
     def __init__(
         self,

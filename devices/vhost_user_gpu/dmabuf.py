@@ -36,7 +36,7 @@ class Exporter:
             raise SetupError(f"--dmabuf: {path}: {error.strerror}") from None
 
     def grants(self) -> Grants:
-        """The ioctl that makes them."""
+        """The ioctl that makes dmabufs."""
         return Grants(ioctls=(UDMABUF_CREATE_LIST,))
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Screenshots of a guest that nobody looks at, taken when somebody asks for them.
+"""Screenshots of a guest without a display, taken on request.
 
 Pixels are copied on the event loop, where the guest's commands change them. A thread compresses and writes
 them, since writing may wait for a disk.
@@ -42,10 +42,10 @@ class Target:
 
 
 class Screenshots:
-    """Writes what the scan-outs show, each time it is asked to: the first that shows something to `target`.
+    """Writes what the scan-outs show, on request. The first that shows something is written to `target`.
 
-    Another one's number goes in front of the file's suffix. A file is replaced as a whole, or, with a line in
-    the log that says why, not at all.
+    For each other one, its number is put in front of the file's suffix. A file is replaced as a whole or not
+    at all; in that case the log says why.
     """
 
     def __init__(self, target: Target, scanouts: Sequence[Scanout]) -> None:
@@ -55,11 +55,11 @@ class Screenshots:
         self._asked = asyncio.Event()
 
     def take(self) -> None:
-        """Asks for them, soon; asked several times meanwhile, they are taken once."""
+        """Requests screenshots. Several requests before they are taken count as one."""
         self._asked.set()
 
     async def run(self) -> None:
-        """Takes what is asked for, until it is cancelled."""
+        """Takes the screenshots that are requested, until it is cancelled."""
         threads = Threads(name="screenshot")
         try:
             while await self._asked.wait():
@@ -74,7 +74,7 @@ class Screenshots:
         return Grants(written=(self._target.folder.path,))
 
     def close(self) -> None:
-        """Lets the target go."""
+        """Closes the target."""
         self._target.close()
 
 

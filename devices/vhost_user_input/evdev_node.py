@@ -59,7 +59,7 @@ class Node(Protocol):
 
 
 def grants(*, reopened: bool) -> Grants:
-    """The ioctls to grab a node and to read its state; with `reopened`, also those to open it again."""
+    """What is needed to grab a node and to read its state; with `reopened`, also to open it again."""
     using = (EVIOCGMTSLOTS, EVIOCGKEY, EVIOCGLED, EVIOCGSW, EVIOCGABS, EVIOCGRAB)
     return Grants(ioctls=(*using, *OPENING), devices=(FOLDER,)) if reopened else Grants(ioctls=using)
 

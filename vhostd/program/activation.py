@@ -25,7 +25,7 @@ def activated_fd() -> Fd | None:
     """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return None
-    from systemd.daemon import listen_fds  # here: nobody else pays for loading libsystemd
+    from systemd.daemon import listen_fds  # imported here, so that other starts do not load libsystemd
 
     count = os.environ.get("LISTEN_FDS")
     try:

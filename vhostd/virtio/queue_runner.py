@@ -121,7 +121,7 @@ class QueueRunner:
             await self._wait_for_leftovers()
             await self._handler(queue)
         except asyncio.CancelledError as error:
-            forget(error)  # which a task group of the handler's refers to
+            forget(error)  # a task group in the handler may still refer to it
             raise
         except Exception as error:
             queue.fail(error)
@@ -131,7 +131,7 @@ class QueueRunner:
         if not isinstance(error, GuestError):
             self._failed(error)
             return
-        if self.queue is not None and self.queue.ring is ring and not self.is_broken:  # else it is gone
+        if self.queue is not None and self.queue.ring is ring and not self.is_broken:  # else the ring is gone
             log.error("vring %d is broken: %s", self.index, error)
             self.is_broken = True
             self.queue.count_error()

@@ -21,7 +21,7 @@ CTL = "vhostctl"
 
 @dataclass(frozen=True)
 class Program:
-    """One program: its path, its package, and its manifest, or None if that is this very program."""
+    """One program: its path, its package, and its manifest, which is None for `vhostctl` itself."""
 
     name: str
     path: Path
@@ -30,7 +30,7 @@ class Program:
 
     @property
     def type(self) -> str | None:
-        """The device's type, as in descriptions; None for this very program."""
+        """The device's type, as in descriptions; None for `vhostctl` itself."""
         return self.manifest.type if self.manifest else None
 
     @property

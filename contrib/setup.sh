@@ -195,8 +195,8 @@ make_environment() {
 
 environment_inputs() {
     echo "$python" "$("$python" --version 2>&1)"
-    (cd "$root" && find pyproject.toml vhostd devices -type f \
-        \( -name '*.toml' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) -print0 | sort -z | xargs -0 sha256sum)
+    (cd "$root" && find pyproject.toml programs vhostd devices -type f \
+        \( -path 'programs/*' -o -name '*.toml' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) -print0 | sort -z | xargs -0 sha256sum)
 }
 
 in_directory() {

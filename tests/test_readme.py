@@ -18,8 +18,8 @@ CHECKOUT = Path(__file__).parents[1]
 README = CHECKOUT / "README.md"
 TEST_COMMAND = "tests/run.sh"
 DEMO_COMMAND = "contrib/demo.sh"
-SCRIPTS: dict[str, str] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["scripts"]
-PROGRAMS = {name: main for name, main in SCRIPTS.items() if name != "vhostctl"}
+PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+PROGRAMS: dict[str, str] = PROJECT["entry-points"]["vhostd.programs"]
 OTHERS = {"--now", "--one-core"}  # of systemctl and of a benchmark
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 # Words in a code span that are a path of this repository: they begin with one of its folders.
@@ -98,7 +98,7 @@ def test_the_readme_names_every_option_of_vhostctl() -> None:
     assert options <= named_options(README.read_text())
 
 
-@pytest.mark.parametrize("program", SCRIPTS)
+@pytest.mark.parametrize("program", [*PROGRAMS, *PROJECT["scripts"]])
 def test_the_readme_names_each_program(program: str) -> None:
     assert program in README.read_text()
 

@@ -92,8 +92,8 @@ def figures(name: str, medians: Mapping[str, float]) -> list[Figure]:
     """The four figures of one of ours."""
     probe, launch = medians[f"{name}: probe"], medians[f"{name}: launch"]
     return [
-        Figure(name, PROBE, "ms", probe, medians[PASS[0]], limit=2),
-        Figure(name, LAUNCH, "ms", launch, medians[LOOP[0]], limit=1.5),
+        Figure(name, PROBE, "ms", probe, medians[PASS[0]], limit=1.5),
+        Figure(name, LAUNCH, "ms", launch, medians[LOOP[0]], limit=1.25),
         Figure(name, "idle resident memory", "MiB", medians[f"{name}: resident"], limit=30),
         Figure(name, "SIGTERM to exit", "ms", medians[f"{name}: exit"], limit=100),
     ]

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "share/vhost-user"
 SCHEMA = json.loads((FOLDER / "vhost-user.schema.json").read_text())
 DESCRIPTIONS = sorted(FOLDER.glob("*-vhostd-*.json"))
-SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-PROGRAMS = {name: main for name, main in SCRIPTS.items() if name != "vhostctl"}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROGRAMS: dict[str, str] = PROJECT["entry-points"]["vhostd.programs"]
 
 GOOD = {"description": "a disk", "type": "block", "binary": "/usr/bin/disk", "tags": ["fast"]}
 GOOD_CAPABILITIES = {"type": "block", "features": ["blk-file", "read-only"]}

@@ -17,7 +17,7 @@ from tests.programs import connect, get_features, listens_at
 
 CHECKOUT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-PROGRAMS = sorted(name for name in PROJECT["scripts"] if name != "vhostctl")
+PROGRAMS = sorted(PROJECT["entry-points"]["vhostd.programs"])
 TYPES = {
     "vhost-user-blk": "block",
     "vhost-user-gpu": "gpu",

@@ -11,8 +11,9 @@ from vhostd import Device, DeviceType, Manifest, run
 from vhostd.program.main import load
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-PACKAGES = sorted(main.partition(":")[0] for name, main in SCRIPTS.items() if name != "vhostctl")
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROGRAMS: dict[str, str] = PYPROJECT["project"]["entry-points"]["vhostd.programs"]
+PACKAGES = sorted(place.partition(":")[0] for place in PROGRAMS.values())
 
 
 class Lamp(Device):
@@ -37,6 +38,16 @@ def test_a_program_s_device_is_what_its_manifest_says(package: str) -> None:
     kind = load(manifest.device)
     assert kind.kind.description_type == manifest.type
     assert kind.__module__ == f"{package}.device"
+
+
+def test_every_program_has_its_script() -> None:
+    scripts = {path.name: path for path in (ROOT / "programs").iterdir()}
+    assert PYPROJECT["tool"]["setuptools"]["script-files"] == [f"programs/{name}" for name in PROGRAMS]
+    assert scripts.keys() == PROGRAMS.keys()
+    for name, path in scripts.items():
+        package = PROGRAMS[name].removesuffix(":MANIFEST")
+        assert path.read_text() == f"#!python\nimport sys\n\nfrom {package} import main\n\nsys.exit(main())\n"
+        assert path.stat().st_mode & 0o111
 
 
 def test_a_device_is_named_or_there() -> None:

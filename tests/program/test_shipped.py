@@ -15,7 +15,10 @@ from vhostd.program import shipped as module
 from vhostd.program.shipped import DESCRIPTIONS, UNITS, shipped
 
 CHECKOUT = Path(__file__).parents[2]
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "share", "contrib/systemd", "vhostd", "devices")
+SOURCES = (
+    *("pyproject.toml", "README.md", "LICENSE"),
+    *("share", "contrib/systemd", "programs", "vhostd", "devices"),
+)
 BUILT = shutil.ignore_patterns("*.so", "*.c", "*.egg-info", "__pycache__")
 TYPES = {"block", "gpu", "input", "rng"}
 

@@ -44,7 +44,7 @@ def test_a_start_loads_what_serving_takes(command: list[str]) -> None:
         assert get_features(sock)
         sock.close()
         status, lines = program.ends()
-    loaded = set(imported(lines)) - imported_by("-c", "import re")  # the installed script's own
+    loaded = set(imported(lines)) - imported_by("-c", "pass")
     assert status == 0
     assert loaded & ABSENT == set()
     assert ("vhostd.ring.uring" in loaded) == ("blk" in command[0])
@@ -53,7 +53,7 @@ def test_a_start_loads_what_serving_takes(command: list[str]) -> None:
 
 def test_capabilities_load_the_manifest_alone(command: list[str]) -> None:
     package = Path(command[0]).name.replace("-", "_")
-    loaded = imported_by(command[0], "--print-capabilities") - imported_by("-c", "import re")
+    loaded = imported_by(command[0], "--print-capabilities") - imported_by("-c", "pass")
     assert {name for name in loaded if not name.startswith("vhostd.program")} == {*PROBED, package}
     assert not loaded & {"vhostd.program.main", "vhostd.program.options", "vhostd.program.process"}
 

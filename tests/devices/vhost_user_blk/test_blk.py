@@ -30,10 +30,7 @@ from tests.devices.vhost_user_blk.guest import (
     Recording,
 )
 from tests.sessions import backend_requests, negotiated, refused
-from tests.storage.images import (
-    noise,
-    skipped_without,
-)
+from tests.storage.images import noise, skipped_without
 from vhost_user_blk import MANIFEST
 from vhost_user_blk.device import Blk
 from vhost_user_blk.protocol import VirtioBlkConfig

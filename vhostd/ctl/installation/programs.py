@@ -57,9 +57,11 @@ def _program(entry: EntryPoint, path: Path) -> Program:
 
 def _entries() -> Iterator[EntryPoint]:
     try:
-        yield from distribution("vhostd").entry_points.select(group="console_scripts")
+        known = distribution("vhostd").entry_points
     except PackageNotFoundError:
         raise SetupError("vhostd is not installed: do that first, with pip or from its package") from None
+    yield from known.select(group="vhostd.programs")
+    yield from known.select(group="console_scripts", name=CTL)
 
 
 def _folder() -> Path:

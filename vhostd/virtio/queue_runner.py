@@ -124,7 +124,7 @@ class QueueRunner:
         except Exception as error:
             queue.fail(error)
 
-    def _judge(self, ring: SplitRing, error: Exception) -> None:
+    def _judge(self, ring: Ring, error: Exception) -> None:
         """Has an error of the handler, or of a request that ends later, cost this ring, or all of them."""
         if not isinstance(error, GuestError):
             self._failed(error)

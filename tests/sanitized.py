@@ -4,7 +4,21 @@ import os
 import sys
 from pathlib import Path
 
-RING = ("memory", "transfer", "gather", "chain", "uring", "inflight", "shortcut", "split", "notify", "driver")
+RING = (
+    "chain",
+    "driver",
+    "gather",
+    "inflight",
+    "memory",
+    "notify",
+    "ready",
+    "ring",
+    "shortcut",
+    "split",
+    "system_calls",
+    "uring",
+    "write_log",
+)
 MODULES = (*(f"vhostd.ring.{name}" for name in RING), "vhost_user_blk.transfers")
 
 

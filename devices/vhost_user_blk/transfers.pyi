@@ -4,6 +4,7 @@ from typing_extensions import disjoint_base
 
 from vhost_user_blk.requests import Requests
 from vhostd import Shortcut
+from vhostd.storage import STEP as STEP
 
 @disjoint_base
 class Transfers(Shortcut):

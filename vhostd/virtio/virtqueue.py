@@ -168,16 +168,20 @@ class Virtqueue:
         """Gives a chain back to the driver, with as many bytes used as were written to it."""
         if self.ring.given_up:
             self.ring.drop(chain)
-        else:
-            self._pace(self.ring.push(chain))
+        elif self.ring.push(chain):
+            self.flush()
+        elif not self._flushes:
+            self._flush_soon()
 
     def push_all(self, chains: Iterable[Chain]) -> None:
         """Gives several chains back in this order; the driver sees all of them at once, or none."""
         if self.ring.given_up:
             for chain in chains:
                 self.ring.drop(chain)
-        else:
-            self._pace(self.ring.push_all(chains))
+        elif self.ring.push_all(chains):
+            self.flush()
+        elif not self._flushes:
+            self._flush_soon()
 
     def put_back(self, chain: Chain) -> None:
         """Undoes the last `pop`: the chain is not the device's any more, and is the next one that is given.
@@ -221,13 +225,10 @@ class Virtqueue:
             return None
         return self._serve(self._shortcut, POP_BURST - self._spent)
 
-    def _pace(self, is_time: bool) -> None:  # noqa: FBT001
-        """Interrupts the driver for what was pushed: now, if it is time, or at the end of this turn."""
-        if is_time:
-            self.flush()
-        elif not self._flushes:
-            self._flushes = True
-            self._loop.call_soon(self._flush_rest)
+    def _flush_soon(self) -> None:
+        """Has the driver interrupted at the end of this turn, if it wants that."""
+        self._flushes = True
+        self._loop.call_soon(self._flush_rest)
 
     def _flush_rest(self) -> None:
         self._flushes = False

@@ -23,7 +23,8 @@ PROGRAMS: dict[str, str] = PROJECT["entry-points"]["vhostd.programs"]
 OTHERS = {"--now", "--one-core"}  # of systemctl and of a benchmark
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 # Words in a code span that are a path of this repository: they begin with one of its folders.
-PLACE = re.compile(r"`([\w.-]+/[\w./-]*)`")
+ROOTS = (CHECKOUT, CHECKOUT / "vhostd")
+PLACE = re.compile(r"`([\w.<>-]+/[\w./<>-]*)(?:: ([\w.]+))?[^`]*`")
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
@@ -105,11 +106,20 @@ def test_the_readme_names_each_program(program: str) -> None:
 
 @pytest.mark.parametrize("document", ["README.md", "HACKING.md", "ARCHITECTURE.md"])
 def test_places_in_the_documents_exist(document: str) -> None:
+    """A place may begin with a layer, and end with what is to be found there: `wire/rows.py: Row.admit`."""
     text = (CHECKOUT / document).read_text()
-    folders = {entry.name for entry in CHECKOUT.iterdir() if entry.is_dir()}
-    named = {place for place in PLACE.findall(text) if place.partition("/")[0] in folders}
-    missing = {place for place in named | set(LINK.findall(text)) if not any(CHECKOUT.glob(pattern(place)))}
+    links = {(link, "") for link in LINK.findall(text)}
+    folders = {entry.name for root in ROOTS for entry in root.iterdir() if entry.is_dir()}
+    named = {(place, name) for place, name in PLACE.findall(text) if place.partition("/")[0] in folders}
+    missing = {place for place, name in named | links if not any(has(root, place, name) for root in ROOTS)}
     assert not missing
+
+
+def has(root: Path, place: str, name: str) -> bool:
+    """Whether there is such a place below the folder, and all parts of the name are in it."""
+    found = [path for path in root.glob(pattern(place)) if path.is_file() or not name]
+    parts = name.split(".") if name else []
+    return any(all(re.search(rf"\b{part}\b", path.read_text()) for part in parts) for path in found)
 
 
 def pattern(place: str) -> str:

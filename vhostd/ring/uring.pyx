@@ -1,9 +1,8 @@
 # cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
 """Uring: file I/O between guest memory and files that goes on while the program does something else.
 
-An io_uring (io_uring(7)) is two queues in memory that we share with the kernel. We put requests into
-the one, and the kernel takes them during a system call of ours; it puts results into the other whenever it
-has them. Written for the bare system calls, because what is needed of liburing is less than this file.
+An io_uring (io_uring(7)) is two queues in memory that we share with the kernel. We put requests into the one,
+and the kernel takes them during a system call of ours. It puts results into the other whenever it has them.
 
 Lifetime. The kernel touches guest memory until a request's result is in the queue. Nothing else says that it
 has stopped: it goes on after the io_uring was closed. So a request owns its chain, which keeps the memory
@@ -17,11 +16,11 @@ io_uring_enter: no thread of the kernel polls it.
 Bounds. There are at most `entries` requests, queued or in flight, and the kernel's queues have room for that
 many requests and twice as many results. So neither ever overflows.
 
-Restrictions. What goes through an io_uring passes by seccomp filters. So the kernel is told, before it takes a
-request, which operations there are to be, and refuses all others from then on, whoever asks for them.
+Restrictions. seccomp does not see what goes through an io_uring. So the kernel is told, before it takes a
+request, which operations there will be. It refuses all others from then on.
 
-Flags. There are no others in io_uring_setup. With DEFER_TASKRUN epoll does not see results (on Linux 6.18), and a
-Uring could only be closed by the thread that made it; COOP_TASKRUN was no faster.
+Flags. With DEFER_TASKRUN epoll does not see results (on Linux 6.18), and only the thread that made a Uring could
+close it. COOP_TASKRUN was no faster. So io_uring_setup gets neither.
 """
 
 from cpython.exc cimport PyErr_CheckSignals

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vhost_user_gpu import commands, edid, pixels, wire
     from vhost_user_gpu.config import VirtioGpuConfig
     from vhost_user_input import config
-    from vhostd.program.options import Parser
+    from vhostd.program.parser import Parser
     from vhostd.ring import WriteLog
     from vhostd.vhost_user import messages
     from vhostd.vhost_user.messages import ProtocolFeature

@@ -69,3 +69,8 @@ def memory(program: Program, field: str) -> int:
     """KiB, as /proc/PID/smaps_rollup has them."""
     lines = (program.proc / "smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def test_vhostctl_loads_no_event_loop() -> None:
+    loaded = imported_by(executable("vhostctl"), "--version")
+    assert loaded & {"asyncio", "uvloop", "vhostd.virtio", "vhostd.ring"} == set()

@@ -19,7 +19,7 @@ from vhostd import __version__
 from vhostd.ctl.output import printable
 from vhostd.errors import SetupError, UsageError
 from vhostd.program.log import write_line
-from vhostd.program.options import Parser
+from vhostd.program.parser import Parser
 
 SIGNALLED = 128  # plus the signal's number: a shell's exit status for a program that a signal has ended
 COMMANDS = {  # each command's name and its module

@@ -1,10 +1,4 @@
-"""A device as a program: options, log, exit status.
-
-status 0    the end was asked for: SIGTERM, SIGINT, or the only connection has ended, be it by an error
-            of the front-end's, which the log tells
-status 1    the program could not start or go on; one line on stderr says why
-status 2    the command line makes no sense; one line on stderr says why
-"""
+"""A device as a program: its options, its log, what it has open, and the event loop."""
 
 import argparse
 import asyncio

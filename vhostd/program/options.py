@@ -5,38 +5,18 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
 from vhostd import __version__
 from vhostd.errors import UsageError
 from vhostd.program.endpoint import group_id
 from vhostd.program.log import LEVELS
 from vhostd.program.metrics.address import Address, parse_address
-from vhostd.program.stdout import say
+from vhostd.program.parser import Parser
 from vhostd.virtio.device import Device
 
 SANDBOXES = ("default", "none")
 MAX_FD = 0x7FFF_FFFF
 MAX_DIGITS = 18  # of a number; all that have them fit 64 bits with a sign
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises UsageError, which becomes a single line, where argparse prints the usage and exits.
-
-    What it is to print it prints, or raises SetupError; argparse would leave that to the end of the program.
-    """
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
-        # Of --option=-- argparse would make an empty list, which no type and no choice is asked about.
-        if action.option_strings and "--" in arg_strings:
-            raise UsageError(f"argument {'/'.join(action.option_strings)}: '--' is no value")
-        return super()._get_values(action, arg_strings)
-
-    def _print_message(self, message: str, file: object = None) -> None:
-        say(message)
 
 
 def program_name() -> str:

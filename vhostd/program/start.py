@@ -3,6 +3,11 @@
 libvirt asks a program for its capabilities whenever it starts a domain: that answer loads nothing else. And
 the process is prepared before the rest is loaded, which takes a while, in which signals may come. So this
 module imports in its functions, as no other does.
+
+status 0    the end was asked for: SIGTERM, SIGINT, or the only connection has ended, be it by an error
+            of the front-end's, which the log tells
+status 1    the program could not start or go on; one line on stderr says why
+status 2    the command line makes no sense; one line on stderr says why
 """
 
 import gc

@@ -12,7 +12,7 @@ import vhostd
 from vhostd import ctl
 from vhostd.ctl.installation.commandline import Command, Option, read
 from vhostd.ctl.installation.programs import Program
-from vhostd.program import main as back_end
+from vhostd.program import start as back_end
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 CODE = re.compile("`([^`]+)`")

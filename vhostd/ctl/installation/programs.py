@@ -12,9 +12,7 @@ from types import ModuleType
 
 from vhostd.ctl import make_parser
 from vhostd.errors import SetupError
-from vhostd.program.main import load
 from vhostd.program.manifest import Manifest
-from vhostd.program.options import make_parser as make_device_parser
 
 CTL = "vhostctl"
 
@@ -36,7 +34,7 @@ class Program:
     @property
     def parser(self) -> ArgumentParser:
         """The parser of its command line."""
-        parser = make_device_parser(load(self.manifest.device)) if self.manifest else make_parser()
+        parser = _parser_of(self.manifest) if self.manifest else make_parser()
         parser.prog = self.name
         return parser
 
@@ -53,6 +51,14 @@ def installed_programs() -> list[Program]:
 def _program(entry: EntryPoint, path: Path) -> Program:
     package = import_module(entry.module)
     return Program(entry.name, path, package, getattr(package, "MANIFEST", None))
+
+
+def _parser_of(manifest: Manifest) -> ArgumentParser:
+    # Here, since an event loop comes with it, which no other command of vhostctl needs.
+    from vhostd.program.main import load
+    from vhostd.program.options import make_parser
+
+    return make_parser(load(manifest.device))
 
 
 def _entries() -> Iterator[EntryPoint]:

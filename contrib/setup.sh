@@ -188,15 +188,24 @@ make_environment() {
     # A later python3 in the same place leaves an environment that looks complete and is not.
     "$venv/bin/python" -c 'import pip' 2>/dev/null ||
         step "making the Python environment .venv" "$python" -m venv --clear "$venv"
+    remove_orphans
     step "installing vhostd and its Python packages into .venv" \
         in_directory "$root" "$venv/bin/python" -m pip install --quiet --editable '.[test]'
     echo "$now" >"$stamp"
 }
 
+# Native modules whose source is gone, or has another name now, would still be found by Python.
+remove_orphans() {
+    local module
+    for module in "$root"/vhostd/ring/*.{c,so} "$root"/devices/*/*.{c,so}; do
+        [ -e "${module%%.*}.pyx" ] || rm -f "$module"
+    done
+}
+
 environment_inputs() {
     echo "$python" "$("$python" --version 2>&1)"
-    (cd "$root" && find pyproject.toml programs vhostd devices -type f \
-        \( -path 'programs/*' -o -name '*.toml' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) -print0 | sort -z | xargs -0 sha256sum)
+    (cd "$root" && find pyproject.toml vhostd devices -type f \
+        \( -path 'devices/programs/*' -o -name '*.toml' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) -print0 | sort -z | xargs -0 sha256sum)
 }
 
 in_directory() {

@@ -24,7 +24,7 @@ build_sanitized() {
     echo "building the ring with sanitizers"
     rm -rf "$sanitized"
     mkdir -p "$sanitized/source"
-    cp -r --parents pyproject.toml README.md LICENSE share contrib/systemd programs vhostd devices "$sanitized/source"
+    cp -r --parents pyproject.toml README.md LICENSE share contrib/systemd vhostd devices "$sanitized/source"
     find "$sanitized/source" \( -name '*.so' -o -name '*.c' -o -name '*.egg-info' \) -prune -exec rm -rf {} +
     CFLAGS="-O1 -g $sanitizers" LDFLAGS="$sanitizers" \
         "$python" -m pip install --quiet --no-deps --target "$sanitized/tree" "$sanitized/source"
@@ -34,7 +34,7 @@ build_sanitized() {
 sanitized_inputs() {
     gcc --version | head -n 1
     "$python" --version
-    find pyproject.toml programs vhostd devices -type f -not -name '*.so' -not -name '*.c' -not -path '*/__pycache__/*' \
+    find pyproject.toml vhostd devices -type f -not -name '*.so' -not -name '*.c' -not -path '*/__pycache__/*' \
         -not -path '*.egg-info/*' -print0 | sort -z | xargs -0 sha256sum
 }
 

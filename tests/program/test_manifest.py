@@ -41,8 +41,10 @@ def test_a_program_s_device_is_what_its_manifest_says(package: str) -> None:
 
 
 def test_every_program_has_its_script() -> None:
-    scripts = {path.name: path for path in (ROOT / "programs").iterdir()}
-    assert PYPROJECT["tool"]["setuptools"]["script-files"] == [f"programs/{name}" for name in PROGRAMS]
+    scripts = {path.name: path for path in (ROOT / "devices/programs").iterdir()}
+    assert PYPROJECT["tool"]["setuptools"]["script-files"] == [
+        f"devices/programs/{name}" for name in PROGRAMS
+    ]
     assert scripts.keys() == PROGRAMS.keys()
     for name, path in scripts.items():
         package = PROGRAMS[name].removesuffix(":MANIFEST")

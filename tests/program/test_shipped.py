@@ -17,7 +17,7 @@ from vhostd.program.shipped import DESCRIPTIONS, UNITS, shipped
 CHECKOUT = Path(__file__).parents[2]
 SOURCES = (
     *("pyproject.toml", "README.md", "LICENSE"),
-    *("share", "contrib/systemd", "programs", "vhostd", "devices"),
+    *("share", "contrib/systemd", "vhostd", "devices"),
 )
 BUILT = shutil.ignore_patterns("*.so", "*.c", "*.egg-info", "__pycache__")
 TYPES = {"block", "gpu", "input", "rng"}

@@ -157,6 +157,21 @@ def test_a_peer_that_goes_is_a_connection_error(run_async: Run) -> None:
     run_async(main)
 
 
+def test_nobody_need_wait_for_a_reply(run_async: Run) -> None:
+    """An exception that nobody takes is nothing to complain of; the test fails if asyncio does."""
+
+    async def main() -> None:
+        async with asking() as (caller, peer):
+            await caller.ask(NAME, Empty())
+            await reply(peer, Question.NAME, 666)
+            await caller.ask(AGE, U64(1))
+            peer.close()
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+    run_async(main)
+
+
 def test_a_question_that_was_given_up_gives_its_turn_up(run_async: Run) -> None:
     async def main() -> None:
         async with asking() as (caller, peer):

@@ -116,7 +116,7 @@ class Caller:
         self._failure = error
         for expected in self._expected:
             if not expected.answered.done():
-                expected.answered.set_exception(error)
+                _refuse(expected.answered, error)
 
     def _take(self, message: Message) -> None:
         if not self._expected or message.request != self._expected[0].row.request:
@@ -130,7 +130,7 @@ class Caller:
         try:
             reply = expected.understand(message)
         except (MalformedMessage, RefusedRequest) as error:
-            expected.answered.set_exception(error)
+            _refuse(expected.answered, error)
         else:
             expected.answered.set_result(Reply(reply, [Fd(fd.take()) for fd in message.fds]))
 
@@ -139,6 +139,12 @@ class Caller:
     ) -> None:
         data = self._channel.dialect.encode(row.request, payload, need_reply=need_reply)
         await self._channel.send(data, tuple(fd.fileno() for fd in fds))
+
+
+def _refuse(answered: "asyncio.Future[Reply[Any]]", error: Exception) -> None:
+    """Has who waits get the error; it is no fault if nobody waits any more."""
+    answered.set_exception(error)
+    answered.exception()  # else asyncio would complain that nobody has asked for it
 
 
 class _Expected(NamedTuple):

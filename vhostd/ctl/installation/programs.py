@@ -36,7 +36,9 @@ class Program:
     @property
     def parser(self) -> ArgumentParser:
         """The parser of its command line."""
-        parser = make_device_parser(load(self.manifest.device)) if self.manifest else make_parser()
+        if self.manifest:
+            return make_device_parser(load(self.manifest.device), self.name)
+        parser = make_parser()
         parser.prog = self.name
         return parser
 

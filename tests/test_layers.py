@@ -42,7 +42,6 @@ LATE = {
         "vhostd.program.no_tls",
         "vhostd.program.main",
         "vhostd.program.log",
-        "vhostd.program.options",
     },
     "vhostd.program.main": {"vhostd.program.metrics.metrics"},
     "vhostd.ctl.installation.programs": {"vhostd.program.main", "vhostd.program.options"},

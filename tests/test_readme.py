@@ -30,7 +30,7 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 def parser_of(program: str) -> argparse.ArgumentParser:
     """The parser of a program of this project."""
-    return make_parser(load(import_module(PROGRAMS[program].partition(":")[0]).MANIFEST.device))
+    return make_parser(load(import_module(PROGRAMS[program].partition(":")[0]).MANIFEST.device), program)
 
 
 def named_options(text: str) -> set[str]:

@@ -14,6 +14,7 @@ from vhost_user_blk.device import Blk
 from vhost_user_gpu.device import Gpu
 from vhost_user_input.device import Input
 from vhost_user_rng.device import Rng
+from vhostd.program.command_line import CommandLine
 from vhostd.program.options import parse
 from vhostd.virtio.device import Device
 
@@ -46,7 +47,7 @@ def test_nothing_keeps_it(
 
     async def main() -> None:
         before = mappings_of_guests()
-        with closing(kind.from_options(parse(kind, options))) as device:
+        with closing(kind.from_options(parse(kind, CommandLine(["device", *options])))) as device:
             async with negotiated(device) as (frontend, memory):
                 queues = [await frontend.start(memory, index) for index in range(len(device.queues))]
                 for queue in queues:

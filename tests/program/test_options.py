@@ -1,12 +1,13 @@
 import argparse
-import sys
 
 import pytest
 
 import vhostd
 from vhostd.errors import UsageError
+from vhostd.program import options
+from vhostd.program.command_line import CommandLine
 from vhostd.program.log import LEVELS
-from vhostd.program.options import make_parser, parse, positive, program_name, size
+from vhostd.program.options import positive, size
 from vhostd.virtio.device import Device
 from vhostd.virtio.vocabulary import DeviceType
 
@@ -24,29 +25,12 @@ class Lamp(Device):
         parser.add_argument("--colour", default="white")
 
 
-@pytest.fixture(autouse=True)
-def _program(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/vhost-user-lamp"])
-
-
-@pytest.mark.parametrize(
-    ("path", "name"),
-    [
-        ("/usr/bin/vhost-user-lamp", "vhost-user-lamp"),
-        ("vhost-user-lamp", "vhost-user-lamp"),
-        ("/x/vhost_user_lamp.py", "vhost-user-lamp"),
-        ("/x/vhost_user_lamp/__main__.py", "vhost-user-lamp"),
-    ],
-)
-def test_the_program_is_called_as_its_user_calls_it(
-    path: str, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", [path])
-    assert program_name() == name
+def parse(*arguments: str) -> argparse.Namespace:
+    return options.parse(Lamp, CommandLine(["/usr/bin/vhost-user-lamp", *arguments]))
 
 
 def test_nothing_given_means_the_defaults() -> None:
-    assert vars(parse(Lamp, [])) == {
+    assert vars(parse()) == {
         "socket_path": None,
         "fd": None,
         "socket_mode": None,
@@ -70,17 +54,17 @@ def test_nothing_given_means_the_defaults() -> None:
     ],
 )
 def test_an_option_is_taken(argument: str, name: str, value: object) -> None:
-    assert getattr(parse(Lamp, [argument]), name) == value
+    assert getattr(parse(argument), name) == value
 
 
 @pytest.mark.parametrize(("text", "mode"), [("0660", 0o660), ("0", 0), ("777", 0o777)])
 def test_modes_are_octal(text: str, mode: int) -> None:
-    assert parse(Lamp, ["--socket-path=/run/x", f"--socket-mode={text}"]).socket_mode == mode
+    assert parse("--socket-path=/run/x", f"--socket-mode={text}").socket_mode == mode
 
 
 def test_groups_go_by_name_or_number() -> None:
     for group in ("root", "0"):
-        assert parse(Lamp, ["--socket-path=/run/x", f"--socket-group={group}"]).socket_group == 0
+        assert parse("--socket-path=/run/x", f"--socket-group={group}").socket_group == 0
 
 
 @pytest.mark.parametrize(
@@ -109,22 +93,22 @@ def test_groups_go_by_name_or_number() -> None:
 )
 def test_a_wrong_option_is_a_usage_error_in_one_line(argument: str, complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint) as refused:
-        parse(Lamp, [argument])
+        parse(argument)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("argument", ["--socket-mode=0", "--socket-group=0"])
 def test_mode_and_group_need_a_path(argument: str) -> None:
     with pytest.raises(UsageError, match="--socket-mode and --socket-group need --socket-path"):
-        parse(Lamp, [argument])
+        parse(argument)
     with pytest.raises(UsageError, match="need --socket-path"):
-        parse(Lamp, [argument, "--fd=3"])
+        parse(argument, "--fd=3")
 
 
 def test_version_and_help_end_the_program_well(capfd: pytest.CaptureFixture[str]) -> None:
     for argument in ("--version", "--help"):
         with pytest.raises(SystemExit) as ended:
-            parse(Lamp, [argument])
+            parse(argument)
         assert ended.value.code == 0
     printed = capfd.readouterr().out
     assert printed.startswith(f"vhost-user-lamp {vhostd.__version__}\n")
@@ -133,9 +117,9 @@ def test_version_and_help_end_the_program_well(capfd: pytest.CaptureFixture[str]
 
 
 def test_help_names_every_option() -> None:
-    text = make_parser(Lamp).format_help()
-    options = "socket-path fd socket-mode socket-group log-level print-capabilities version colour"
-    for option in options.split():
+    text = options.make_parser(Lamp, "vhost-user-lamp").format_help()
+    names = "socket-path fd socket-mode socket-group log-level print-capabilities version colour"
+    for option in names.split():
         assert f"--{option}" in text
 
 

@@ -20,6 +20,7 @@ from tests.virtio.transports import (
 )
 from vhost_user_blk.device import Blk
 from vhostd.frontend import SharedMemory
+from vhostd.program.command_line import CommandLine
 from vhostd.program.options import parse
 from vhostd.virtio.queue_runner import QueueRunner
 from vhostd.virtio.vocabulary import Feature, mask
@@ -39,7 +40,9 @@ def memory() -> Iterator[SharedMemory]:
 
 
 def make_disk() -> Blk:
-    return Blk.from_options(parse(Blk, ["--socket-path=unused", "--ram=1M", "--num-queues=2"]))
+    return Blk.from_options(
+        parse(Blk, CommandLine(["blk", "--socket-path=unused", "--ram=1M", "--num-queues=2"]))
+    )
 
 
 def request(kind: int, sector: int, data: bytes = b"") -> bytes:

@@ -1,9 +1,7 @@
 """A device as a program: its options, its log, what it has open, and the event loop."""
 
-import argparse
 import asyncio
 import gc
-from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from threading import Thread
 
@@ -14,9 +12,11 @@ from vhostd.errors import SetupError
 from vhostd.host.grants import Grants
 from vhostd.program import log, sandbox
 from vhostd.program.activation import Notifier, activated_fd
+from vhostd.program.command_line import CommandLine
 from vhostd.program.endpoint import Endpoint, adopt, choose, listen
 from vhostd.program.manifest import Manifest
-from vhostd.program.options import parse, program_name
+from vhostd.program.metrics.address import Address
+from vhostd.program.options import parse
 from vhostd.program.server import Metrics, serve
 from vhostd.ring import notify
 from vhostd.virtio.device import Device
@@ -37,10 +37,10 @@ def load(device: str | type[object]) -> type[Device]:
     return device
 
 
-def serve_device(kind: type[Device], arguments: Sequence[str]) -> None:
+def serve_device(kind: type[Device], command: CommandLine) -> None:
     """Makes the device as the options say, and serves until the end is asked for; raises SetupError."""
-    options = parse(kind, arguments)
-    log.set_up(program_name(), options.log_level)
+    options = parse(kind, command)
+    log.set_up(command.program, options.log_level)
     with ExitStack() as stack:
         notifier = stack.enter_context(closing(Notifier()))
         notifier.tell_now("STATUS=starting")
@@ -50,7 +50,7 @@ def serve_device(kind: type[Device], arguments: Sequence[str]) -> None:
         device = stack.enter_context(closing(kind.from_options(options)))
         metrics = None
         if options.metrics is not None:
-            metrics = stack.enter_context(closing(_open_metrics(kind, options)))
+            metrics = stack.enter_context(closing(_open_metrics(kind, command.program, options.metrics)))
         if isinstance(place, str):  # last: whoever can connect is served
             endpoint = listen(place, mode=options.socket_mode, group=options.socket_group)
             stack.enter_context(closing(endpoint))
@@ -61,7 +61,7 @@ def serve_device(kind: type[Device], arguments: Sequence[str]) -> None:
         _loop(device, endpoint, notifier, metrics)
 
 
-def _open_metrics(kind: type[Device], options: argparse.Namespace) -> Metrics:
+def _open_metrics(kind: type[Device], program: str, address: Address) -> Metrics:
     try:  # here, since few want metrics, and not everybody has what they take
         from vhostd.program.metrics.metrics import open_metrics
     except ModuleNotFoundError as error:
@@ -70,8 +70,8 @@ def _open_metrics(kind: type[Device], options: argparse.Namespace) -> Metrics:
             f"--metrics needs {library}, which is not installed: Debian's python3-prometheus-client, "
             "or PyPI's prometheus-client"
         ) from None
-    about = {"program": program_name(), "device": kind.kind.name.lower(), "version": __version__}
-    return open_metrics(options.metrics, about)
+    about = {"program": program, "device": kind.kind.name.lower(), "version": __version__}
+    return open_metrics(address, about)
 
 
 def _give_up_the_rest(device: Device, endpoint: Endpoint, metrics: Metrics | None) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 
+from vhostd.program.command_line import CommandLine
 from vhostd.program.start import start
 
 
@@ -27,4 +28,4 @@ class Manifest:
 
     def main(self) -> int:
         """Runs the program and returns its exit status."""
-        return start(self.device, sys.argv[1:], capabilities=str(self))
+        return start(self.device, CommandLine(sys.argv), capabilities=str(self))

@@ -1,13 +1,11 @@
 """The command line that all programs share, by QEMU's backend program conventions."""
 
 import argparse
-import os
 import re
-import sys
-from collections.abc import Sequence
 
 from vhostd import __version__
 from vhostd.errors import UsageError
+from vhostd.program.command_line import CommandLine
 from vhostd.program.endpoint import group_id
 from vhostd.program.log import LEVELS
 from vhostd.program.metrics.address import Address, parse_address
@@ -19,17 +17,10 @@ MAX_FD = 0x7FFF_FFFF
 MAX_DIGITS = 18  # of a number; all that have them fit 64 bits with a sign
 
 
-def program_name() -> str:
-    """The program as its user calls it, also when started as `python -m vhost_user_rng`."""
-    folder, file = os.path.split(sys.argv[0])
-    name = os.path.basename(folder) if file == "__main__.py" else file.removesuffix(".py")
-    return name.replace("_", "-")
-
-
-def make_parser(kind: type[Device]) -> argparse.ArgumentParser:
+def make_parser(kind: type[Device], program: str) -> argparse.ArgumentParser:
     """The parser of a device's program: the shared options, then the device's own."""
     parser = Parser(
-        prog=program_name(),
+        prog=program,
         description=f"A vhost-user back-end: {(kind.__doc__ or '').partition(chr(10))[0]}",
         epilog="Without --socket-path and --fd, the socket comes from systemd (LISTEN_FDS).",
         allow_abbrev=False,
@@ -61,9 +52,9 @@ def make_parser(kind: type[Device]) -> argparse.ArgumentParser:
     return parser
 
 
-def parse(kind: type[Device], arguments: Sequence[str]) -> argparse.Namespace:
+def parse(kind: type[Device], command: CommandLine) -> argparse.Namespace:
     """The options; raises UsageError for wrong ones, ends the program after --help and --version."""
-    options = make_parser(kind).parse_args(arguments)
+    options = make_parser(kind, command.program).parse_args(command.arguments)
     if options.socket_path is None and (options.socket_mode, options.socket_group) != (None, None):
         raise UsageError("--socket-mode and --socket-group need --socket-path")
     return options

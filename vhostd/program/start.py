@@ -13,23 +13,24 @@ status 2    the command line makes no sense; one line on stderr says why
 import gc
 
 from vhostd.errors import SetupError, UsageError
+from vhostd.program.command_line import CommandLine
 from vhostd.program.stdout import say
 
 
-def start(device: str | type[object], arguments: list[str], *, capabilities: str) -> int:
+def start(device: str | type[object], command: CommandLine, *, capabilities: str) -> int:
     """Runs a device's program and returns its exit status (main.py)."""
     try:
-        if "--print-capabilities" in arguments:  # which ignores all else
+        if "--print-capabilities" in command.arguments:  # which ignores all else
             say(f"{capabilities}\n")
         else:
-            _serve(device, arguments)
+            _serve(device, command)
     except (SetupError, MemoryError) as error:
-        _complain(error)
+        _complain(command.program, error)
         return 2 if isinstance(error, UsageError) else 1
     return 0
 
 
-def _serve(device: str | type[object], arguments: list[str]) -> None:
+def _serve(device: str | type[object], command: CommandLine) -> None:
     from vhostd.program.process import prepare
 
     prepare()
@@ -41,11 +42,10 @@ def _serve(device: str | type[object], arguments: list[str]) -> None:
 
     from vhostd.program.main import load, serve_device
 
-    serve_device(load(device), arguments)
+    serve_device(load(device), command)
 
 
-def _complain(error: Exception) -> None:
+def _complain(program: str, error: Exception) -> None:
     from vhostd.program.log import complain
-    from vhostd.program.options import program_name
 
-    complain(program_name(), error if str(error) else SetupError("out of memory"))
+    complain(program, error if str(error) else SetupError("out of memory"))

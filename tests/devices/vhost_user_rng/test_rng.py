@@ -18,6 +18,7 @@ from vhostd.errors import SetupError, UsageError
 from vhostd.frontend import Frontend, Queue, SharedMemory
 from vhostd.frontend.queue import signalled
 from vhostd.host import budget
+from vhostd.program.command_line import CommandLine
 from vhostd.program.options import parse
 from vhostd.vhost_user.messages import GET_FEATURES
 from vhostd.wire.rows import Empty
@@ -34,7 +35,7 @@ def make() -> Iterator[Make]:
     with ExitStack() as stack:
 
         def make(*options: str) -> Rng:
-            device = Rng.from_options(parse(Rng, options))
+            device = Rng.from_options(parse(Rng, CommandLine(["rng", *options])))
             stack.callback(device.close)
             return device
 

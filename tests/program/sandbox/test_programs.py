@@ -12,12 +12,13 @@ CHECKOUT = Path(__file__).parents[3]
 # Makes the device of a program, gives up the rest, and tells which system calls are left.
 CHILD = """
 import ctypes, errno, importlib, os, sys
+from vhostd.program.command_line import CommandLine
 from vhostd.program.options import parse
 from vhostd.program.sandbox import enter
 
 module, name, file, *arguments = sys.argv[1:]
 kind = getattr(importlib.import_module(module + ".device"), name)
-device = kind.from_options(parse(kind, arguments))
+device = kind.from_options(parse(kind, CommandLine(["program", *arguments])))
 fd = os.open(file, os.O_RDWR)
 library = ctypes.CDLL("LIBRARY")
 number = library.seccomp_syscall_resolve_name(b"io_uring_enter")

@@ -34,7 +34,9 @@ class Program:
     @property
     def parser(self) -> ArgumentParser:
         """The parser of its command line."""
-        parser = _parser_of(self.manifest) if self.manifest else make_parser()
+        if self.manifest:
+            return _parser_of(self.manifest, self.name)
+        parser = make_parser()
         parser.prog = self.name
         return parser
 
@@ -53,12 +55,12 @@ def _program(entry: EntryPoint, path: Path) -> Program:
     return Program(entry.name, path, package, getattr(package, "MANIFEST", None))
 
 
-def _parser_of(manifest: Manifest) -> ArgumentParser:
+def _parser_of(manifest: Manifest, program: str) -> ArgumentParser:
     # Here, since an event loop comes with it, which no other command of vhostctl needs.
     from vhostd.program.main import load
     from vhostd.program.options import make_parser
 
-    return make_parser(load(manifest.device))
+    return make_parser(load(manifest.device), program)
 
 
 def _entries() -> Iterator[EntryPoint]:

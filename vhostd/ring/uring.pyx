@@ -4,17 +4,15 @@
 An io_uring (io_uring(7)) is two queues in memory that we share with the kernel. We put requests into the one,
 and the kernel takes them during a system call of ours. It puts results into the other whenever it has them.
 
-Lifetime. The kernel touches guest memory until a request's result is in the queue. Nothing else says that it
-has stopped: it goes on after the io_uring was closed. So a request owns its chain, which keeps the memory
-mapped, until its result was taken; and who closes a Uring waits for the kernel first.
+Lifetime. The kernel touches guest memory until a request's result is in the queue, also after the io_uring was
+closed. So a request owns its chain, which keeps the memory mapped, until its result was taken. Closing a Uring
+waits for the kernel first.
 
-Ordering. The kernel writes a result and then, with release, the tail of its queue; we load the tail with
-acquire before we read the result, and the bytes in guest memory. We store the head with release when we have
-copied the result, which the kernel may then overwrite. The queue of requests is read only while we are in
-io_uring_enter: no thread of the kernel polls it.
+Ordering. The kernel writes a result and then, with release, the tail of its queue. We load the tail with acquire
+before we read the result, and the bytes in guest memory. We store the head with release when we have copied the
+result. The queue of requests is read only while we are in io_uring_enter: no thread of the kernel polls it.
 
-Bounds. There are at most `entries` requests, queued or in flight, and the kernel's queues have room for that
-many requests and twice as many results. So neither ever overflows.
+Bounds. There are at most `entries` requests, queued or in flight. The kernel's queues have room for more.
 
 Restrictions. seccomp does not see what goes through an io_uring. So the kernel is told, before it takes a
 request, which operations there will be. It refuses all others from then on.

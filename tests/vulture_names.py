@@ -37,6 +37,8 @@ if TYPE_CHECKING:
         DeviceType.VSOCK,
         DeviceType.CRYPTO,
         DeviceType.FS,
+        DeviceType.FS._name_,
+        DeviceType.FS._value_,
         Feature.LOG_ALL,
         ProtocolFeature.BACKEND_SEND_FD,
         ProtocolFeature.XEN_MMAP,

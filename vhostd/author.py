@@ -1,4 +1,20 @@
-"""The public names of vhostd, which the author of a device needs. `vhostd` itself has all of them."""
+"""The public names of vhostd, which the author of a device needs. `vhostd` itself has all of them.
+
+    a device            Device, DeviceType, Handler, Virtqueue, Chain, Gather
+    a program           Manifest; run, for a device in one file
+    its options         positive, size, socket_mode, socket_group; SetupError, UsageError
+    its sandbox         Grants, Ioctl, Folder
+    its signals         Signals
+    a wrong request     BadRequest
+    messages            Row, Layout with its fields (u8 to u64, s32, array), U64, Empty; Call, answer,
+                        answer_with_fds, Fds, Fd, Reply, RefusedRequest
+    to its front-end    Link
+    work beside         Threads, Reader, Budget, pause
+    native code         Shortcut, Outcome; `vhostd/__init__.pxd` has more
+    sockets of its own  listen, connected_stream, Channel, Caller, Dialect, rows_of
+
+The docstring of each says how it is used.
+"""
 
 from vhostd.errors import BadRequest as BadRequest
 from vhostd.errors import FrontendError as FrontendError

@@ -63,6 +63,24 @@ def test_what_is_no_device(other: str | type[object]) -> None:
         load(other)
 
 
+def test_a_device_of_a_type_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Torch(Device):
+        kind = DeviceType.other("torch", 63)
+
+    monkeypatch.setattr("sys.argv", ["vhost-user-torch", "--print-capabilities"])
+    assert run(Torch) == 0
+    assert json.loads(capfd.readouterr().out) == {"type": "torch", "features": []}
+
+
+def test_capabilities_stand_in_the_manifest_only() -> None:
+    with pytest.raises(TypeError, match=r"Torch\.capabilities: they belong into the program's Manifest"):
+
+        class Torch(Device):
+            capabilities = ("read-only",)
+
+
 def test_a_device_without_a_manifest(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,6 +35,24 @@ def test_device_types_are_those_of_the_specifications() -> None:
     assert {kind.description_type: kind.value for kind in DeviceType} == TYPES
 
 
+@pytest.mark.parametrize(
+    ("spelled", "kind"), [("9p", DeviceType.NINEP), ("rproc-serial", DeviceType.RPROC_SERIAL)]
+)
+def test_a_type_is_found_as_it_is_spelled(spelled: str, kind: DeviceType) -> None:
+    assert DeviceType.of(spelled) is kind
+
+
+def test_a_type_that_is_not_known_is_told_of_with_the_remedy() -> None:
+    with pytest.raises(ValueError, match=r"no type 'lamp': .* DeviceType\.other\('lamp', ID\)"):
+        DeviceType.of("lamp")
+
+
+def test_a_device_may_be_of_another_type() -> None:
+    lamp = DeviceType.other("desk-lamp", 63)
+    assert (lamp, lamp.value, lamp.name, lamp.description_type) == (63, 63, "DESK_LAMP", "desk-lamp")
+    assert lamp not in list(DeviceType)
+
+
 def test_feature_bits_are_those_of_the_specifications() -> None:
     assert {feature.name: feature.value for feature in Feature} == FEATURES
 

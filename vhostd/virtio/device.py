@@ -7,9 +7,13 @@
       front-end goes     detach(), and reset() once no ring runs any more
     program ends       run() is cancelled, close()
 
-The stop rule makes handlers simple: whatever a handler took with `async for` or `pop` it will get to push
-back, so it needs no try/finally for chains. It must not wait long while it holds one, because the guest's
+A handler may push back every chain that it took with `async for` or `pop`, also after its ring was told to
+stop. So it needs no try/finally for chains. It must not wait long while it holds one, because the guest's
 reset waits as well.
+
+A GuestError of a handler, such as BadRequest, breaks its ring. A SetupError ends the program with one line.
+An error that vhostd does not know is a fault of the device: the log has a traceback, and the connection is
+closed.
 """
 
 import argparse
@@ -24,18 +28,22 @@ from vhostd.virtio.vocabulary import DeviceType
 from vhostd.wire.calls import Call
 
 Handler = Callable[[Virtqueue], Awaitable[None]]
-Signals = Mapping[Literal["SIGHUP", "SIGUSR1"], Callable[[], None]]  # by their names: what is to be called
+Signals = Mapping[Literal["SIGHUP", "SIGUSR1"], Callable[[], None]]  # a signal's name: the function to call
 
 
 class Device:
     """One virtio device. `kind` and `queues` are required, the rest has defaults that fit many."""
 
-    kind: ClassVar[DeviceType]
-    features: int = 0  # the device's own feature bits that are offered, a mask
-    negotiated: int = 0  # those that the driver accepted
-    protocol_features: int = 0  # those of vhost-user that the device serves, a mask; see `calls`
+    kind: ClassVar[DeviceType]  # `DeviceType.of(MANIFEST.type)`, or `DeviceType.other("lamp", 63)`
+    features: int = 0  # a mask: the device's own feature bits, which the driver is offered
+    negotiated: int = 0  # a mask: the bits of `features` that the driver accepted
+    protocol_features: int = 0  # a mask: the vhost-user protocol features of the device's own `calls`
     link: Link = Link()  # to the front-end; it leads nowhere while there is none
     generation: int = 0  # how often the config space has changed (2.5)
+
+    def __init_subclass__(cls) -> None:
+        if "capabilities" in vars(cls):  # where they once were, and would be ignored
+            raise TypeError(f"{cls.__name__}.capabilities: they belong into the program's Manifest")
 
     @property
     def queues(self) -> Sequence[Handler]:
@@ -44,15 +52,20 @@ class Device:
 
     @property
     def calls(self) -> Sequence[Call]:
-        """The vhost-user messages that the device itself serves, such as GPU_SET_SOCKET; by default none.
+        """The messages that the device itself answers, such as GPU_SET_SOCKET; by default none.
 
-        A message of a protocol feature needs that in `protocol_features`.
+        `answer` or `answer_with_fds` makes a Call of a message's row and a method. The method returns the
+        row's reply, or a Reply if fds go with it. For a row without a reply it returns None; the front-end
+        gets an ack if it wants one. The method raises RefusedRequest for what it cannot do. It may be async,
+        but no other message is read meanwhile.
+
+        If a row needs a protocol feature, `protocol_features` must have its bit.
         """
         return ()
 
     @classmethod
     def add_options(cls, parser: argparse.ArgumentParser) -> None:
-        """Declares the device's command-line options."""
+        """Declares the device's command-line options, in a group of their own."""
 
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> Self:
@@ -60,20 +73,22 @@ class Device:
         return cls()
 
     def grants(self) -> Grants:
-        """What it still needs of the system once it was made, beyond what it has open; by default nothing.
+        """What the device needs of the system after `from_options`, beside what it has open: here nothing.
 
-        Files are opened in `from_options`: after that the sandbox denies it all else, with EACCES or EPERM.
+        The sandbox begins then. It denies all that was not granted: files with EACCES, system calls and
+        ioctls with EPERM.
         """
         return Grants()
 
     def signals(self) -> Signals:
-        """What is called, on the event loop, when somebody sends the program a signal; others are ignored."""
+        """Functions that the event loop calls at a signal. A signal that is not named here is ignored."""
         return {}
 
     async def run(self) -> None:
         """What the device does beside its queues as long as the program lives.
 
-        It may end early; a SetupError that it raises ends the program with that line and status 1.
+        It may end early. A SetupError that it raises ends the program with that line and status 1; any other
+        error ends it with a traceback.
         """
 
     def read_config(self) -> bytes:

@@ -30,11 +30,21 @@ class DeviceType(IntEnum):
 
     @classmethod
     def of(cls, description_type: str) -> Self:
-        """The one that `vhost-user.json` spells so; ValueError if there is none."""
+        """The one that `vhost-user.json` spells so; ValueError if there is none, see `other`."""
         for kind in cls:
             if kind.description_type == description_type:
                 return kind
-        raise ValueError(f"{description_type!r} is no type of a device")
+        raise ValueError(
+            f"vhost-user.json knows no type {description_type!r}: "
+            f"give its virtio device id, DeviceType.other({description_type!r}, ID)"
+        )
+
+    @classmethod
+    def other(cls, description_type: str, number: int) -> Self:
+        """A type that `vhost-user.json` lacks, with its virtio device id: an author's own, or a newer one."""
+        kind = int.__new__(cls, number)
+        kind._name_, kind._value_ = description_type.upper().replace("-", "_"), number
+        return kind
 
     @property
     def description_type(self) -> str:

@@ -32,6 +32,7 @@ from vhostd.wire.fds import Fd
 from vhostd.wire.framing import Message
 from vhostd.wire.rows import U64, Empty, Payload, Row
 
+PATIENCE = 20.0  # seconds for what takes none: it only bounds how long a fault is waited for
 UUID = SharedObject(b"sixteen bytes...")
 EVERYTHING = mask(ProtocolFeature.CONFIG, ProtocolFeature.REPLY_ACK, ProtocolFeature.SHARED_OBJECT)
 
@@ -197,6 +198,24 @@ def test_a_slow_front_end_blocks_nobody_else(run_async: Run) -> None:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("features", [0, mask(ProtocolFeature.REPLY_ACK)])
+def test_who_waits_to_ask_hears_that_no_reply_comes(features: int, run_async: Run) -> None:
+    """The front-end never reads: its buffer is full when the socket is closed."""
+
+    async def main() -> None:
+        async with linked(mask(ProtocolFeature.SHARED_OBJECT) | features) as (link, _):
+            asking = [asyncio.create_task(link.ask(SHARED_OBJECT_ADD, UUID)) for _ in range(2000)]
+            for _ in range(3):
+                await asyncio.sleep(0)
+            waiting = [task for task in asking if not task.done()]
+            await link.close()
+            answers = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), PATIENCE)
+            assert waiting
+            assert all(isinstance(answer, ConnectionError) for answer in answers)
 
     run_async(main)
 

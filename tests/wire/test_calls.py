@@ -191,3 +191,14 @@ def test_of_two_calls_for_one_request_the_later_counts() -> None:
     assert table[Question.AGE] is second
     assert table[Question.AGE].answer(U64(1), []) == U64(0)
     assert table[Question.NAME].answer(Empty(), []) == U64(1)
+
+
+def test_many_replies_at_once_leave_others_a_turn(run_async: Run) -> None:
+    async def main() -> None:
+        async with asking() as (caller, peer):
+            first, *_, last = [await caller.ask(AGE, U64(number)) for number in range(100)]
+            await peer.send(DIALECT.encode(Question.AGE, U64(0), reply=True) * 100)
+            await first
+            assert not last.done()
+
+    run_async(main)

@@ -391,3 +391,15 @@ def test_a_peer_that_hangs_up_is_noticed_before_its_messages_are_read(run_async:
         channel.close()
 
     run_async(main)
+
+
+def test_who_waits_to_send_hears_that_the_channel_is_closed(run_async: Run) -> None:
+    async def main() -> None:
+        async with connected() as (channel, _):
+            sending = await waiting(channel.send(bytes(1 << 22)))
+            channel.close()
+            for work in (sending, channel.send(HELLO)):
+                with pytest.raises(ConnectionResetError, match="closed"):
+                    await asyncio.wait_for(work, PATIENCE)
+
+    run_async(main)

@@ -105,6 +105,7 @@ class Caller:
         try:
             while True:
                 await self.hear()
+                await asyncio.sleep(0)  # a peer that never pauses must not keep all others waiting
         except (ConnectionError, MalformedMessage) as error:
             self._fail(error)
             raise

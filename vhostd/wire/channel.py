@@ -143,10 +143,14 @@ class Channel:
             _wake(waiter)
 
     def close(self) -> None:
-        """Closes the socket, and the fds of an incomplete message; idempotent."""
+        """Closes the socket, and the fds of an incomplete message; idempotent.
+
+        All present and later calls raise ConnectionResetError.
+        """
         if self._failure is not None:
             forget(self._failure)
             self._failure = None
+        self.abort(ConnectionResetError("the connection was closed here"))
         self._reader.close()
         self._socket.close()
 

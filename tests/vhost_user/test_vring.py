@@ -586,6 +586,22 @@ def test_guest_memory_is_unmapped_when_a_session_ends(run_async: Run, kind: type
 
 
 @pytest.mark.usefixtures("_no_collector")
+def test_an_inflight_area_is_unmapped_when_a_session_ends(run_async: Run) -> None:
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            area, fd = await frontend.get_inflight(1, 64)
+            with fd:
+                await frontend.set_inflight(area, fd)
+            queue = await frontend.start(memory)
+            assert "memfd:inflight" in Path("/proc/self/maps").read_text()
+            queue.close()
+        del queue
+        assert "memfd:inflight" not in Path("/proc/self/maps").read_text()
+
+    run_async(main)
+
+
+@pytest.mark.usefixtures("_no_collector")
 def test_a_request_that_only_an_error_refers_to_is_waited_for_by_no_ring(run_async: Run) -> None:
     async def main() -> None:
         async with negotiated(Grouped()) as (frontend, memory):

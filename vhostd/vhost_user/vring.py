@@ -125,7 +125,8 @@ class Vring:
             self.interrupt()
 
     def close(self) -> None:
-        """Closes the fds of a stopped ring."""
+        """Closes the fds of a stopped ring, and unmaps its part of the inflight area."""
+        self.inflight = None
         self.set_call(None)
         self.set_err(None)
 

@@ -23,6 +23,7 @@ from vhostd.program.metrics.address import Address, listen
 from vhostd.program.metrics.metrics import PROC, Metrics, open_metrics
 from vhostd.program.server import Server
 from vhostd.virtio.device import Device
+from vhostd.virtio.virtqueue import Virtqueue
 from vhostd.wire.fds import Fd
 
 ABOUT = {"program": "vhost-user-echo", "device": "console", "version": "1.2"}
@@ -240,6 +241,35 @@ def test_chains_that_are_given_up_are_not_counted(
             page = await ask(place)
             assert page.value("vhost_user_requests_total", **HOLD) == 0
             assert page.value("vhost_user_ring_in_flight", **HOLD) == 0
+
+    run_async(main)
+
+
+class Hesitant(Echo):
+    """Reads a byte of each request, and puts it back, before it answers."""
+
+    async def echoq(self, queue: Virtqueue) -> None:
+        async for chain in queue:
+            chain.read(1)
+            queue.put_back(chain)
+            chain = queue.pop()
+            assert chain is not None
+            chain.write(chain.read(chain.readable))
+            queue.push(chain)
+
+
+def test_a_request_that_was_put_back_counts_once(run_async: Run, path: Path) -> None:
+    async def main() -> None:
+        async with (
+            served(Hesitant(), path, Address("127.0.0.1")) as place,
+            negotiated(path) as (frontend, memory),
+        ):
+            with closing(await frontend.start(memory)) as queue:
+                await queue.request(bytes(20), room=20)
+                page = await ask(place)
+        assert page.value("vhost_user_requests_total", **ECHO) == 1
+        assert page.value("vhost_user_read_bytes_total", **ECHO) == 20
+        assert page.value("vhost_user_written_bytes_total", **ECHO) == 20
 
     run_async(main)
 

@@ -48,20 +48,20 @@ class RequestCounter:
 
     def __init__(self, meter: Meter, ring: Ring) -> None:
         self._meter = meter
-        self._began = [0.0] * ring.size  # when each chain that is out was taken, by its head
-        ring.watch(self._popped, self._pushed, self._put_back)
+        # Of each chain that is out, by its head: when it was taken, and with how many bytes to read.
+        self._began = [0.0] * ring.size
+        self._sent = [0] * ring.size
+        ring.watch(self._popped, self._pushed, None)
 
     def _popped(self, chain: Chain) -> None:
-        self._meter.read += chain.readable
+        self._sent[chain.head] = chain.readable
         self._began[chain.head] = perf_counter()
 
     def _pushed(self, chain: Chain) -> None:
         meter = self._meter
+        meter.read += self._sent[chain.head]
         meter.written += chain.written
         meter.seconds.add(perf_counter() - self._began[chain.head])
-
-    def _put_back(self, chain: Chain) -> None:
-        self._meter.read -= chain.readable
 
 
 class MeteredVirtqueue(Virtqueue):

@@ -15,7 +15,7 @@ POLL_INTERVAL = 0.001  # seconds between two polls of a ring without a kick fd
 class Kicks(Protocol):
     """A source of kicks, until it is closed."""
 
-    name: str
+    name: str  # for the log; empty once there are no kicks any more
 
     def close(self) -> None:
         """Ends the kicks; idempotent."""
@@ -24,10 +24,9 @@ class Kicks(Protocol):
 class KickFd:
     """Calls `kicked` whenever the fd of SET_VRING_KICK is signalled; owns the fd."""
 
-    name = "kick"
-
     def __init__(self, fd: Notification, ring: str, kicked: Callable[[], None]) -> None:
         """`ring` is the ring's name in the log."""
+        self.name = "kick"
         self._fd: Notification | None = fd
         self._ring = ring
         self._kicked = kicked
@@ -40,6 +39,7 @@ class KickFd:
             self._loop.remove_reader(self._fd.fileno())
             self._fd.close()
             self._fd = None
+            self.name = ""
 
     def _readable(self, fd: Notification) -> None:
         try:

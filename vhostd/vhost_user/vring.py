@@ -42,7 +42,7 @@ class Vring:
         base = self.base if queue is None else queue.ring.base
         avail = None if self.addr is None else _index(memory, self.addr.avail)
         used = None if self.addr is None else _index(memory, self.addr.used)
-        fds = [] if self._kicks is None else [self._kicks.name]
+        fds = [self._kicks.name] if self._kicks is not None and self._kicks.name else []
         fds += [name for name, fd in (("call", self._call), ("err", self._err)) if fd is not None]
         return (
             f"vring {self.index}: {state}, {'enabled' if runner.is_enabled else 'disabled'}, "

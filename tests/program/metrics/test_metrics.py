@@ -252,10 +252,10 @@ class Hesitant(Echo):
         async for chain in queue:
             chain.read(1)
             queue.put_back(chain)
-            chain = queue.pop()
-            assert chain is not None
-            chain.write(chain.read(chain.readable))
-            queue.push(chain)
+            again = queue.pop()
+            assert again is not None
+            again.write(again.read(again.readable))
+            queue.push(again)
 
 
 def test_a_request_that_was_put_back_counts_once(run_async: Run, path: Path) -> None:

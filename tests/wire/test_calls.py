@@ -27,6 +27,7 @@ class Question(IntEnum):
     SHOUT = 4
 
 
+PATIENCE = 20.0  # seconds for what takes none: it only bounds how long a fault is waited for
 DIALECT = Dialect(Question, version=0)
 NAME = Row(Question.NAME, Empty, reply=U64, refusal=U64(666))
 AGE = Row(Question.AGE, U64, reply=U64)
@@ -200,5 +201,33 @@ def test_many_replies_at_once_leave_others_a_turn(run_async: Run) -> None:
             await peer.send(DIALECT.encode(Question.AGE, U64(0), reply=True) * 100)
             await first
             assert not last.done()
+
+    run_async(main)
+
+
+def test_a_question_that_was_never_sent_has_no_reply(run_async: Run) -> None:
+    """Its asker has given up while the peer did not read; the next one gets his own reply."""
+
+    async def main() -> None:
+        async with asking() as (caller, peer):
+            told = 0
+            while True:  # until the socket is full, at the end of a message
+                telling = asyncio.create_task(caller.tell(SHOUT, U64(told)))
+                await asyncio.sleep(0)
+                if not telling.done():
+                    break
+                told += 1
+            given_up = asyncio.create_task(caller.ask(AGE, U64(1)))
+            telling.cancel()
+            for _ in range(3):  # now it waits to send
+                await asyncio.sleep(0)
+            given_up.cancel()
+            await asyncio.wait([telling, given_up])
+            for number in range(told):
+                assert (await hear(peer)).payload == U64(number).pack()
+            answered = await caller.ask(AGE, U64(2))
+            assert (await hear(peer)).payload == U64(2).pack()
+            await reply(peer, Question.AGE, 30)
+            assert (await asyncio.wait_for(answered, PATIENCE)).payload.value == 30
 
     run_async(main)

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeAlias
 
 from vhostd.errors import MalformedMessage, RefusedRequest
@@ -82,8 +83,14 @@ class Caller:
         async with self.turn:
             if self._failure is not None:
                 raise self._failure
-            self._expected.append(_Expected(row, acked, answered))
-            await self._send(row, payload, fds, need_reply=acked)
+            due = partial(self._expected.append, _Expected(row, acked, answered))
+            try:
+                await self._send(row, payload, fds, need_reply=acked, begun=due)
+            except asyncio.CancelledError:
+                answered.cancel()  # the reply may come all the same
+                raise
+            if self._failure is not None:  # it came while this was sent
+                raise self._failure
         return answered
 
     async def hear(self) -> None:
@@ -136,10 +143,16 @@ class Caller:
             expected.answered.set_result(Reply(reply, [Fd(fd.take()) for fd in message.fds]))
 
     async def _send(
-        self, row: Row[P, Any], payload: P, fds: Sequence[Fd], *, need_reply: bool = False
+        self,
+        row: Row[P, Any],
+        payload: P,
+        fds: Sequence[Fd],
+        *,
+        need_reply: bool = False,
+        begun: Callable[[], object] = int,
     ) -> None:
         data = self._channel.dialect.encode(row.request, payload, need_reply=need_reply)
-        await self._channel.send(data, tuple(fd.fileno() for fd in fds))
+        await self._channel.send(data, tuple(fd.fileno() for fd in fds), begun)
 
 
 def _refuse(answered: "asyncio.Future[Reply[Any]]", error: Exception) -> None:

@@ -61,17 +61,22 @@ class Channel:
                 return message
         raise self._failure
 
-    async def send(self, data: bytes | bytearray, fds: tuple[int, ...] = ()) -> None:
+    async def send(
+        self, data: bytes | bytearray, fds: tuple[int, ...] = (), begun: Callable[[], object] = int
+    ) -> None:
         """Sends the bytes, and the fds with the first byte. Waits while the peer does not read.
 
-        Raises ConnectionError once the peer has gone, and the exception of `abort`. The fds stay the
-        caller's.
+        `begun` is called once the first byte is sent: until then the peer has seen nothing. Raises
+        ConnectionError once the peer has gone, and the exception of `abort`. The fds stay the caller's.
         """
         view = memoryview(data)
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
 
         def send(done: int) -> int:
-            return self._socket.sendmsg([view[done:]], [] if done else rights, socket.MSG_DONTWAIT)
+            sent = self._socket.sendmsg([view[done:]], [] if done else rights, socket.MSG_DONTWAIT)
+            if not done:
+                begun()
+            return sent
 
         await self.push(len(view), send)
 

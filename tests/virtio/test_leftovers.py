@@ -105,6 +105,21 @@ def test_a_queue_is_forgotten_with_its_last_request(memory: SharedMemory, run_as
     run_async(main)
 
 
+def test_what_only_a_reference_cycle_holds_is_gone(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        leftovers = Leftovers()
+        bench = Bench(memory)
+        cycle: list[object] = [*taken(bench, 1)]
+        cycle.append(cycle)
+        del cycle
+        leftovers.add(bench.queue)
+        assert leftovers.requests == 1
+        await leftovers.gone()
+        assert leftovers.requests == 0
+
+    run_async(main)
+
+
 async def turns() -> None:
     """Lets everybody go on who can."""
     for _ in range(5):

@@ -33,7 +33,7 @@ class Leftovers:
     async def gone(self) -> None:
         """Waits until the device works on none of them any more."""
         if self.requests:
-            gc.collect()  # a request that only a circle of a device's own objects holds is under way for nobody
+            gc.collect()  # nobody works on a request that only a circle of objects holds
         while self.requests:
             self._emptied.clear()
             await self._emptied.wait()

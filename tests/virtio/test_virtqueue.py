@@ -674,6 +674,40 @@ def test_a_driver_that_was_armed_kicks_once(memory: SharedMemory, run_async: Run
 # --- Pumps ------------------------------------------------------------------------------------------------
 
 
+class Ending(Shortcut):
+    """Ends every chain."""
+
+    def serve(self, queue: object, chain: Chain) -> int:
+        return Outcome.DONE
+
+
+def test_a_shortcut_may_spend_more_than_a_burst_while_the_handler_sleeps(
+    memory: SharedMemory, run_async: Run
+) -> None:
+    """The last chain of a burst may take long."""
+
+    async def main() -> None:
+        bench = Bench(memory, pieces=2 * PIECES_OF_EFFORT)  # 3 each, of which no whole number is a burst
+        bench.queue.use_shortcut(Ending())
+
+        async def handle() -> None:
+            async for _ in bench.queue:
+                pass
+
+        handler = asyncio.create_task(handle())
+        await turns()
+        bench.offer(SIZE)
+        used = 0
+        while used < SIZE:
+            await turns()
+            used += bench.used()
+        bench.queue.stop()
+        await handler
+        assert not bench.failures
+
+    run_async(main)
+
+
 class Receiver(Shortcut):
     """A toy network card: a datagram of a socket into each chain."""
 

@@ -223,7 +223,10 @@ class Virtqueue:
             return self.pop()
         if not self._runs:
             return None
-        return self._serve(self._shortcut, POP_BURST - self._spent)
+        left = POP_BURST - self._spent
+        return self._serve(
+            self._shortcut, max(left, 1)
+        )  # more than a burst is spent if its last chain took long
 
     def _flush_soon(self) -> None:
         """Has the driver interrupted at the end of this turn, if it wants that."""

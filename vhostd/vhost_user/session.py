@@ -104,7 +104,6 @@ class Session:
             await self.state.end(DISCONNECT_PATIENCE)
         finally:
             # A ring runs here only if the wait above was cancelled, because the program must end.
-            self.hurry()
             await self.state.end(SHORT_PATIENCE)
             for vring in self._vrings:
                 vring.close()

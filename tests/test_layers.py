@@ -39,7 +39,7 @@ LATE = {
     "vhostd": {"vhostd.author"},
     "vhostd.program.start": {
         "vhostd.program.process",
-        "vhostd.program.no_tls",
+        "vhostd.program.lean",
         "vhostd.program.main",
         "vhostd.program.log",
     },

@@ -36,7 +36,7 @@ def _serve(device: str | type[object], command: CommandLine) -> None:
     prepare()
     gc.disable()  # until all is loaded (main.py), since nothing of that is garbage
 
-    from vhostd.program.no_tls import load_event_loop
+    from vhostd.program.lean import load_event_loop
 
     load_event_loop()
 

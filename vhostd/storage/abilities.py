@@ -3,9 +3,9 @@
 import ctypes
 import errno
 import fcntl
-import glob
 import os
 import struct
+from contextlib import suppress
 from typing import NamedTuple
 
 SECTOR = 512  # bytes: what Linux counts in, and the least that any device transfers
@@ -133,8 +133,9 @@ def _may_unmap(disk: str, *, discards: bool) -> bool:
     told = _read(f"{disk}/queue/write_zeroes_unmap_max_bytes")
     if told is not None:
         return told > 0
-    for path in glob.iglob(f"{glob.escape(disk)}/device/scsi_disk/*/zeroing_mode"):
-        with open(path, encoding="ascii") as file:
+    with suppress(FileNotFoundError):  # of other disks
+        name = os.listdir(f"{disk}/device/scsi_disk")[0]
+        with open(f"{disk}/device/scsi_disk/{name}/zeroing_mode", encoding="ascii") as file:
             return file.read().strip().endswith("_unmap")
     return discards
 

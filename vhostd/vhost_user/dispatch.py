@@ -18,9 +18,8 @@ as its request, it is at most as long as the request was.
 """
 
 import asyncio
-import inspect
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any
 
 from vhostd.errors import NoGuestMemory, RefusedDriver, RefusedRequest, UnknownRequest
@@ -112,7 +111,7 @@ class Dispatcher:
             raise RefusedRequest(f"{row} with the front-end's own end of this connection")
         log.debug("< %s %s%s", row, payload, _count(message.fds))
         reply = call.answer(payload, message.fds)
-        result: Payload | Reply[Any] | None = await reply if inspect.isawaitable(reply) else reply
+        result: Payload | Reply[Any] | None = await reply if isinstance(reply, Awaitable) else reply
         return result
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 LOADED = (
-    "from vhostd.program.no_tls import load_event_loop; load_event_loop(); "
+    "from vhostd.program.lean import load_event_loop; load_event_loop(); "
     "import asyncio, uvloop, socket, sys; "
 )
 

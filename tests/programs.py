@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from vhostd.vhost_user.messages import Request
+from vhostd.vhost_user.messages import GET_FEATURES
 from vhostd.wire.framing import HEADER, VERSION
 from vhostd.wire.rows import U64
 
@@ -223,7 +223,7 @@ def connect(path: str | Path) -> socket.socket:
 
 def get_features(sock: socket.socket) -> int:
     """One round trip: asks for the features, which any program answers once it serves."""
-    sock.sendall(HEADER.pack(Request.GET_FEATURES, VERSION, 0))
+    sock.sendall(HEADER.pack(GET_FEATURES.request, VERSION, 0))
     reply = b""
     while len(reply) < HEADER.size + U64.SIZE:
         data = sock.recv(HEADER.size + U64.SIZE - len(reply))

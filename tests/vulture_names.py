@@ -23,6 +23,20 @@ if TYPE_CHECKING:
     _annotations = (FileIO,)
     _compiled = (Requests.take_over, WriteLog.dirtied)
     _overridden = (Parser._print_message,)
+    _rows = (
+        messages.SET_LOG_BASE,
+        messages.NET_SET_MTU,
+        messages.SET_VRING_ENDIAN,
+        messages.CREATE_CRYPTO_SESSION,
+        messages.CLOSE_CRYPTO_SESSION,
+        messages.POSTCOPY_ADVISE,
+        messages.POSTCOPY_LISTEN,
+        messages.POSTCOPY_END,
+        messages.VRING_KICK,
+        messages.GET_SHMEM_CONFIG,
+        messages.VRING_HOST_NOTIFIER_MSG,
+        messages.SHMEM_UNMAP,
+    )
     _enumerated = (
         config.Select.UNSET,
         DeviceType.NET,

@@ -23,27 +23,6 @@ class GpuFeature(IntEnum):
     CONTEXT_INIT = 4
 
 
-class Command(IntEnum):
-    """The commands of the driver (5.7.6.7)."""
-
-    GET_DISPLAY_INFO = 0x0100
-    RESOURCE_CREATE_2D = 0x0101
-    RESOURCE_UNREF = 0x0102
-    SET_SCANOUT = 0x0103
-    RESOURCE_FLUSH = 0x0104
-    TRANSFER_TO_HOST_2D = 0x0105
-    RESOURCE_ATTACH_BACKING = 0x0106
-    RESOURCE_DETACH_BACKING = 0x0107
-    GET_CAPSET_INFO = 0x0108
-    GET_CAPSET = 0x0109
-    GET_EDID = 0x010A
-    RESOURCE_ASSIGN_UUID = 0x010B
-    RESOURCE_CREATE_BLOB = 0x010C
-    SET_SCANOUT_BLOB = 0x010D
-    UPDATE_CURSOR = 0x0300
-    MOVE_CURSOR = 0x0301
-
-
 class Response(IntEnum):
     """The responses of the device (5.7.6.7)."""
 
@@ -236,21 +215,21 @@ class UpdateCursor(Layout):
 
 # --- Rows -----------------------------------------------------------------------------------------------
 
-GET_DISPLAY_INFO = Row(Command.GET_DISPLAY_INFO, Empty)
-RESOURCE_CREATE_2D = Row(Command.RESOURCE_CREATE_2D, ResourceCreate2d)
-RESOURCE_UNREF = Row(Command.RESOURCE_UNREF, ResourceId)
-SET_SCANOUT = Row(Command.SET_SCANOUT, SetScanout)
-RESOURCE_FLUSH = Row(Command.RESOURCE_FLUSH, ResourceFlush)
-TRANSFER_TO_HOST_2D = Row(Command.TRANSFER_TO_HOST_2D, TransferToHost2d)
-RESOURCE_ATTACH_BACKING = Row(Command.RESOURCE_ATTACH_BACKING, AttachBacking)
-RESOURCE_DETACH_BACKING = Row(Command.RESOURCE_DETACH_BACKING, ResourceId)
-GET_CAPSET_INFO = Row(Command.GET_CAPSET_INFO, GetCapsetInfo)
-GET_CAPSET = Row(Command.GET_CAPSET, GetCapset)
-GET_EDID = Row(Command.GET_EDID, GetEdid, needs=GpuFeature.EDID)
-RESOURCE_ASSIGN_UUID = Row(Command.RESOURCE_ASSIGN_UUID, ResourceId, needs=GpuFeature.RESOURCE_UUID)
-RESOURCE_CREATE_BLOB = Row(Command.RESOURCE_CREATE_BLOB, ResourceCreateBlob, needs=GpuFeature.RESOURCE_BLOB)
-SET_SCANOUT_BLOB = Row(Command.SET_SCANOUT_BLOB, SetScanoutBlob, needs=GpuFeature.RESOURCE_BLOB)
-UPDATE_CURSOR = Row(Command.UPDATE_CURSOR, UpdateCursor)
-MOVE_CURSOR = Row(Command.MOVE_CURSOR, UpdateCursor)
+GET_DISPLAY_INFO = Row(0x0100, Empty)
+RESOURCE_CREATE_2D = Row(0x0101, ResourceCreate2d)
+RESOURCE_UNREF = Row(0x0102, ResourceId)
+SET_SCANOUT = Row(0x0103, SetScanout)
+RESOURCE_FLUSH = Row(0x0104, ResourceFlush)
+TRANSFER_TO_HOST_2D = Row(0x0105, TransferToHost2d)
+RESOURCE_ATTACH_BACKING = Row(0x0106, AttachBacking)
+RESOURCE_DETACH_BACKING = Row(0x0107, ResourceId)
+GET_CAPSET_INFO = Row(0x0108, GetCapsetInfo)
+GET_CAPSET = Row(0x0109, GetCapset)
+GET_EDID = Row(0x010A, GetEdid, needs=GpuFeature.EDID)
+RESOURCE_ASSIGN_UUID = Row(0x010B, ResourceId, needs=GpuFeature.RESOURCE_UUID)
+RESOURCE_CREATE_BLOB = Row(0x010C, ResourceCreateBlob, needs=GpuFeature.RESOURCE_BLOB)
+SET_SCANOUT_BLOB = Row(0x010D, SetScanoutBlob, needs=GpuFeature.RESOURCE_BLOB)
+UPDATE_CURSOR = Row(0x0300, UpdateCursor)
+MOVE_CURSOR = Row(0x0301, UpdateCursor)
 
-COMMANDS = rows_of(Command, vars())
+COMMANDS = rows_of(vars())

@@ -172,7 +172,7 @@ class Display:
         if scanout.number in self._shared:
             return await self._caller.ask(wire.DMABUF_UPDATE, update)
         size = damage.width * damage.height * PIXEL
-        head = wire.DIALECT.encode(wire.Request.UPDATE, update, following=size)
+        head = wire.DIALECT.encode(wire.UPDATE.request, update, following=size)
         async with self._caller.turn:
             await self._send_pixels(head, scanout.framebuffer, damage.moved(scanout.rect.x, scanout.rect.y))
         return None

@@ -7,7 +7,7 @@ program sends requests, and the front-end answers in order.
 from enum import IntEnum
 from typing import Annotated
 
-from vhostd import U64, Dialect, Empty, Layout, Row, array, s32, u32, u64
+from vhostd import U64, Dialect, Empty, Layout, Row, array, rows_of, s32, u32, u64
 
 CURSOR_SIDE = 64  # pixels; all cursors are square and of this size
 CURSOR_BYTES = 4 * CURSOR_SIDE * CURSOR_SIDE
@@ -18,26 +18,6 @@ class DisplayFeature(IntEnum):
 
     EDID = 0
     DMABUF2 = 1
-
-
-class Request(IntEnum):
-    """The requests of this program."""
-
-    GET_PROTOCOL_FEATURES = 1
-    SET_PROTOCOL_FEATURES = 2
-    GET_DISPLAY_INFO = 3
-    CURSOR_POS = 4
-    CURSOR_POS_HIDE = 5
-    CURSOR_UPDATE = 6
-    SCANOUT = 7
-    UPDATE = 8
-    DMABUF_SCANOUT = 9
-    DMABUF_UPDATE = 10
-    GET_EDID = 11
-    DMABUF_SCANOUT2 = 12
-
-
-DIALECT = Dialect(Request, version=0)
 
 
 class CursorPos(Layout, byteorder="="):
@@ -121,15 +101,17 @@ class Edid(Layout):
     edid: Annotated[bytes, array(1024)]
 
 
-GET_PROTOCOL_FEATURES = Row(Request.GET_PROTOCOL_FEATURES, Empty, reply=U64)
-SET_PROTOCOL_FEATURES = Row(Request.SET_PROTOCOL_FEATURES, U64)
-GET_DISPLAY_INFO = Row(Request.GET_DISPLAY_INFO, Empty, reply=DisplayInfo)
-CURSOR_POS = Row(Request.CURSOR_POS, CursorPos)
-CURSOR_POS_HIDE = Row(Request.CURSOR_POS_HIDE, CursorPos)
-CURSOR_UPDATE = Row(Request.CURSOR_UPDATE, CursorUpdate)
-SCANOUT = Row(Request.SCANOUT, Scanout)
-UPDATE = Row(Request.UPDATE, Update)
-DMABUF_SCANOUT = Row(Request.DMABUF_SCANOUT, DmabufScanout)
-DMABUF_UPDATE = Row(Request.DMABUF_UPDATE, Update, reply=Empty)
-GET_EDID = Row(Request.GET_EDID, EdidRequest, reply=Edid, needs=DisplayFeature.EDID)
-DMABUF_SCANOUT2 = Row(Request.DMABUF_SCANOUT2, DmabufScanout2, needs=DisplayFeature.DMABUF2)
+GET_PROTOCOL_FEATURES = Row(1, Empty, reply=U64)
+SET_PROTOCOL_FEATURES = Row(2, U64)
+GET_DISPLAY_INFO = Row(3, Empty, reply=DisplayInfo)
+CURSOR_POS = Row(4, CursorPos)
+CURSOR_POS_HIDE = Row(5, CursorPos)
+CURSOR_UPDATE = Row(6, CursorUpdate)
+SCANOUT = Row(7, Scanout)
+UPDATE = Row(8, Update)
+DMABUF_SCANOUT = Row(9, DmabufScanout)
+DMABUF_UPDATE = Row(10, Update, reply=Empty)
+GET_EDID = Row(11, EdidRequest, reply=Edid, needs=DisplayFeature.EDID)
+DMABUF_SCANOUT2 = Row(12, DmabufScanout2, needs=DisplayFeature.DMABUF2)
+
+DIALECT = Dialect(rows_of(vars()), version=0)

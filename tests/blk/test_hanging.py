@@ -46,6 +46,7 @@ from vhost_user_blk.protocol import VirtioBlkConfig
 from vhostd.frontend import Frontend, Queue, SharedMemory, signalled
 from vhostd.ring.driver import INDIRECT, NEXT, WRITE
 from vhostd.vhost_user.messages import (
+    CONFIG_CHANGE_MSG,
     FRONT_END,
     GET_CONFIG,
     GET_FEATURES,
@@ -54,7 +55,6 @@ from vhostd.vhost_user.messages import (
     SET_VRING_ENABLE,
     SET_VRING_ERR,
     SET_VRING_KICK,
-    BackendRequest,
     ConfigSpace,
     Inflight,
     VringFd,
@@ -439,7 +439,7 @@ def test_an_idle_program_answers_while_its_disk_hangs(tmp_path: Path, run_async:
                 disk.go()
                 message = await soon(requests.receive(), "the news of the size", 4 * SOON)
                 assert message is not None
-                assert message.request == BackendRequest.CONFIG_CHANGE_MSG
+                assert message.request == CONFIG_CHANGE_MSG.request
                 message.close()
                 assert (await config(it.frontend)).capacity * SECTOR == 2 * SIZE
                 await soon(it.driver.write(0, data(NEW)), "a write, once nothing hung")

@@ -6,9 +6,9 @@ from tests.conftest import Run
 from tests.sessions import Echo, backend_requests, connected, negotiated, refused
 from vhostd.frontend import SharedMemory
 from vhostd.vhost_user.messages import (
+    CONFIG_CHANGE_MSG,
     GET_CONFIG,
     SET_CONFIG,
-    BackendRequest,
     ConfigSpace,
     ProtocolFeature,
 )
@@ -82,7 +82,7 @@ def test_a_driver_that_was_set_up_before_is_told_of_the_config(run_async: Run) -
                 queues = [await frontend.start(memory, index) for index in range(2)]
                 message = await requests.receive()
                 assert message is not None
-                assert message.request == BackendRequest.CONFIG_CHANGE_MSG
+                assert message.request == CONFIG_CHANGE_MSG.request
                 for queue in queues:
                     await frontend.stop(queue)
                     queue.close()

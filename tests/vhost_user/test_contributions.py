@@ -3,7 +3,6 @@
 import asyncio
 import os
 from collections.abc import Sequence
-from enum import IntEnum
 
 import pytest
 
@@ -25,19 +24,13 @@ from vhostd.wire.rows import ONE_FD
 UUID = SharedObject(b"sixteen bytes...")
 
 
-class ToyRequest(IntEnum):
-    """A message that no specification has."""
-
-    SWAP = 1000
-
-
 class Page(Layout, byteorder="="):
     """Which page of a file is meant."""
 
     number: u32
 
 
-SWAP = Row(ToyRequest.SWAP, Page, reply=U64, fds=ONE_FD, reply_fds=ONE_FD)
+SWAP = Row(1000, Page, reply=U64, fds=ONE_FD, reply_fds=ONE_FD)
 
 
 class Toy(Echo):

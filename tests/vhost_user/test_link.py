@@ -21,7 +21,6 @@ from vhostd.vhost_user.messages import (
     SHARED_OBJECT_ADD,
     SHARED_OBJECT_LOOKUP,
     SHARED_OBJECT_REMOVE,
-    BackendRequest,
     ProtocolFeature,
     SharedObject,
 )
@@ -279,7 +278,7 @@ def test_a_config_change_is_announced_while_rings_run(run_async: Run) -> None:
             for _ in range(3):  # without a word of the front-end, which may never have one
                 message = await requests.receive()
                 assert message is not None
-                assert (message.request, message.payload) == (BackendRequest.CONFIG_CHANGE_MSG, b"")
+                assert (message.request, message.payload) == (CONFIG_CHANGE_MSG.request, b"")
                 assert not message.needs_reply
                 device.config_changed()
             queue.close()

@@ -155,9 +155,7 @@ def test_refused_without_an_ack_closes_the_connection(run_async: Run) -> None:
     run_async(main)
 
 
-@pytest.mark.parametrize(
-    "row", [GET_QUEUE_NUM, GET_MAX_MEM_SLOTS, GET_STATUS], ids=lambda row: row.request.name
-)
+@pytest.mark.parametrize("row", [GET_QUEUE_NUM, GET_MAX_MEM_SLOTS, GET_STATUS], ids=lambda row: row.name)
 def test_a_feature_s_request_is_unknown_before_it_is_negotiated(row: Row[Empty, U64], run_async: Run) -> None:
     async def main() -> None:
         async with connected(Echo()) as frontend:

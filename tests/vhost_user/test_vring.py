@@ -199,7 +199,7 @@ def test_stop_waits_for_what_is_in_flight_and_goes_on_where_it_stopped(run_async
     run_async(main)
 
 
-@pytest.mark.parametrize("row", [SET_VRING_NUM, SET_VRING_BASE], ids=lambda row: row.request.name)
+@pytest.mark.parametrize("row", [SET_VRING_NUM, SET_VRING_BASE], ids=lambda row: row.name)
 def test_a_disabled_ring_stops_when_it_is_set_up_anew(row: Row[VringState, None], run_async: Run) -> None:
     """An enabled one stays. What is in flight is waited for."""
 
@@ -347,7 +347,7 @@ def test_a_request_that_the_device_cannot_read_breaks_the_ring(run_async: Run) -
         (SET_VRING_KICK, VringFd(0 | NO_FD)),  # before SET_VRING_NUM
         (SET_STATUS, U64(256)),
     ],
-    ids=lambda value: value.request.name if isinstance(value, Row) else str(value),
+    ids=lambda value: value.name if isinstance(value, Row) else str(value),
 )
 def test_refuses_what_cannot_be(row: Row[VringState, None], payload: VringState, run_async: Run) -> None:
     async def main() -> None:

@@ -5,7 +5,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from enum import IntEnum
+from typing import Any
 
 import pytest
 
@@ -15,24 +15,14 @@ from vhostd.wire.calls import Caller, answer, answer_with_fds, by_number
 from vhostd.wire.channel import Channel
 from vhostd.wire.fds import Fd
 from vhostd.wire.framing import Dialect, Message
-from vhostd.wire.rows import ONE_FD, U64, Empty, Row
-
-
-class Question(IntEnum):
-    """Of a protocol that is nobody's."""
-
-    NAME = 1
-    AGE = 2
-    FILE = 3
-    SHOUT = 4
-
+from vhostd.wire.rows import ONE_FD, U64, Empty, Row, rows_of
 
 PATIENCE = 20.0  # seconds for what takes none: it only bounds how long a fault is waited for
-DIALECT = Dialect(Question, version=0)
-NAME = Row(Question.NAME, Empty, reply=U64, refusal=U64(666))
-AGE = Row(Question.AGE, U64, reply=U64)
-FILE = Row(Question.FILE, Empty, reply=Empty, reply_fds=ONE_FD)
-SHOUT = Row(Question.SHOUT, U64)
+NAME = Row(1, Empty, reply=U64, refusal=U64(666))
+AGE = Row(2, U64, reply=U64)
+FILE = Row(3, Empty, reply=Empty, reply_fds=ONE_FD)
+SHOUT = Row(4, U64)
+DIALECT = Dialect(rows_of(vars()), version=0)  # of a protocol that is nobody's
 
 
 @asynccontextmanager
@@ -58,8 +48,8 @@ async def hear(peer: Channel) -> Message:
     return message
 
 
-async def reply(peer: Channel, request: Question, value: int, *fds: int) -> None:
-    await peer.send(DIALECT.encode(request, U64(value), reply=True), fds)
+async def reply(peer: Channel, row: Row[Any, Any], value: int, *fds: int) -> None:
+    await peer.send(DIALECT.encode(row.request, U64(value), reply=True), fds)
 
 
 def test_replies_come_in_the_order_of_the_questions(run_async: Run) -> None:
@@ -68,7 +58,7 @@ def test_replies_come_in_the_order_of_the_questions(run_async: Run) -> None:
             answers = [await caller.ask(AGE, U64(number)) for number in range(3)]
             for number in range(3):
                 assert (await hear(peer)).payload == U64(number).pack()
-                await reply(peer, Question.AGE, number + 10)
+                await reply(peer, AGE, number + 10)
             assert [(await answered).payload.value for answered in answers] == [10, 11, 12]
 
     run_async(main)
@@ -78,8 +68,8 @@ def test_the_row_s_refusal_is_an_exception_and_the_next_reply_is_none(run_async:
     async def main() -> None:
         async with asking() as (caller, peer):
             refused, taken = await caller.ask(NAME, Empty()), await caller.ask(NAME, Empty())
-            await reply(peer, Question.NAME, 666)
-            await reply(peer, Question.NAME, 5)
+            await reply(peer, NAME, 666)
+            await reply(peer, NAME, 5)
             with pytest.raises(RefusedRequest, match="NAME was refused"):
                 await refused
             assert (await taken).payload == U64(5)
@@ -93,7 +83,7 @@ def test_the_fds_of_a_reply_are_for_who_asked(fds: int, run_async: Run) -> None:
         async with asking() as (caller, peer):
             answered = await caller.ask(FILE, Empty())
             await hear(peer)
-            await peer.send(DIALECT.encode(Question.FILE, Empty(), reply=True), (0,) * fds)
+            await peer.send(DIALECT.encode(FILE.request, Empty(), reply=True), (0,) * fds)
             if fds == 1:
                 (fd,) = (await answered).fds
                 with fd:
@@ -106,7 +96,7 @@ def test_the_fds_of_a_reply_are_for_who_asked(fds: int, run_async: Run) -> None:
 
 
 def test_the_fds_of_a_question_stay_the_caller_s(run_async: Run) -> None:
-    row = Row(Question.SHOUT, Empty, fds=ONE_FD)
+    row = Row(SHOUT.request, Empty, fds=ONE_FD)
 
     async def main() -> None:
         async with asking() as (caller, peer):
@@ -124,8 +114,8 @@ def test_an_ack_that_nobody_wanted_is_ignored(run_async: Run) -> None:
         async with asking() as (caller, peer):
             await caller.tell(SHOUT, U64(1))
             answered = await caller.ask(AGE, U64(1))
-            await reply(peer, Question.SHOUT, 0)
-            await reply(peer, Question.AGE, 33)
+            await reply(peer, SHOUT, 0)
+            await reply(peer, AGE, 33)
             assert (await answered).payload == U64(33)
 
     run_async(main)
@@ -135,7 +125,7 @@ def test_a_reply_to_something_else_ends_it_for_all(run_async: Run) -> None:
     async def main() -> None:
         async with asking() as (caller, peer):
             answers = [await caller.ask(AGE, U64(1)), await caller.ask(NAME, Empty())]
-            await reply(peer, Question.NAME, 1)
+            await reply(peer, NAME, 1)
             for answered in answers:
                 with pytest.raises(MalformedMessage, match="a reply to NAME, where none was due"):
                     await answered
@@ -164,7 +154,7 @@ def test_nobody_need_wait_for_a_reply(run_async: Run) -> None:
     async def main() -> None:
         async with asking() as (caller, peer):
             await caller.ask(NAME, Empty())
-            await reply(peer, Question.NAME, 666)
+            await reply(peer, NAME, 666)
             await caller.ask(AGE, U64(1))
             peer.close()
             for _ in range(3):
@@ -189,16 +179,16 @@ def test_a_question_that_was_given_up_gives_its_turn_up(run_async: Run) -> None:
 def test_of_two_calls_for_one_request_the_later_counts() -> None:
     first, second = answer(AGE, lambda age: age), answer_with_fds(AGE, lambda age, fds: U64(len(fds)))
     table = by_number([first, answer(NAME, lambda _: U64(1)), second])
-    assert table[Question.AGE] is second
-    assert table[Question.AGE].answer(U64(1), []) == U64(0)
-    assert table[Question.NAME].answer(Empty(), []) == U64(1)
+    assert table[AGE.request] is second
+    assert table[AGE.request].answer(U64(1), []) == U64(0)
+    assert table[NAME.request].answer(Empty(), []) == U64(1)
 
 
 def test_many_replies_at_once_leave_others_a_turn(run_async: Run) -> None:
     async def main() -> None:
         async with asking() as (caller, peer):
             first, *_, last = [await caller.ask(AGE, U64(number)) for number in range(100)]
-            await peer.send(DIALECT.encode(Question.AGE, U64(0), reply=True) * 100)
+            await peer.send(DIALECT.encode(AGE.request, U64(0), reply=True) * 100)
             await first
             assert not last.done()
 
@@ -227,7 +217,7 @@ def test_a_question_that_was_never_sent_has_no_reply(run_async: Run) -> None:
                 assert (await hear(peer)).payload == U64(number).pack()
             answered = await caller.ask(AGE, U64(2))
             assert (await hear(peer)).payload == U64(2).pack()
-            await reply(peer, Question.AGE, 30)
+            await reply(peer, AGE, 30)
             assert (await asyncio.wait_for(answered, PATIENCE)).payload.value == 30
 
     run_async(main)

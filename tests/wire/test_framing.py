@@ -19,7 +19,7 @@ from vhostd.vhost_user.messages import (
     FRONT_END,
     REQUESTS,
     SET_VRING_KICK,
-    Request,
+    SET_VRING_NUM,
     VringState,
 )
 from vhostd.wire.fds import Fd
@@ -136,7 +136,7 @@ def test_the_largest_payload_of_the_table_fits() -> None:
     ("reply", "need_reply", "flags"), [(False, False, 1), (True, False, 5), (False, True, 9)]
 )
 def test_encoding_sets_the_flags(*, reply: bool, need_reply: bool, flags: int) -> None:
-    data = FRONT_END.encode(Request.SET_VRING_NUM, VringState(1, 2), reply=reply, need_reply=need_reply)
+    data = FRONT_END.encode(SET_VRING_NUM.request, VringState(1, 2), reply=reply, need_reply=need_reply)
     assert data == HEADER.pack(8, flags, 8) + VringState(1, 2).pack()
 
 

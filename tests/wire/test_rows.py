@@ -8,16 +8,16 @@ import pytest
 from vhostd.errors import MalformedMessage, UnknownRequest
 from vhostd.vhost_user import messages
 from vhostd.vhost_user.messages import (
+    BACK_END,
     BACKEND_REQUESTS,
+    FRONT_END,
     REQUESTS,
-    BackendRequest,
     CryptoSession,
-    Request,
 )
 from vhostd.wire.framing import (
     MAX_FDS,
 )
-from vhostd.wire.rows import Row, rows_of
+from vhostd.wire.rows import Empty, Row, rows_of
 
 ROWS = [*REQUESTS.values(), *BACKEND_REQUESTS.values()]
 EVERYTHING = (1 << 64) - 1
@@ -27,7 +27,7 @@ SMALLEST = {"MemoryTable": 8, "ConfigSpace": 12, "CryptoSession": 8}
 
 
 def each_row(rows: Iterable[Row[Any, Any]]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("row", list(rows), ids=lambda row: f"{type(row.request).__name__}.{row}")
+    return pytest.mark.parametrize("row", list(rows), ids=lambda row: f"{row.request}-{row}")
 
 
 def size_of(row: Row[Any, Any]) -> int:
@@ -101,6 +101,15 @@ def test_a_reply_has_as_many_fds_as_the_row_says(row: Row[Any, Any]) -> None:
         row.admit_reply(bytes(64), 3)
 
 
-def test_the_rows_of_a_module_are_found_by_their_requests() -> None:
-    assert rows_of(Request, vars(messages)) == REQUESTS
-    assert rows_of(BackendRequest, {"a": 5, "b": messages.GET_FEATURES}) == {}
+def test_the_rows_of_a_module_get_its_names() -> None:
+    first, second = Row(1, Empty), Row(2, Empty)
+    assert str(first) == "request 1"
+    table = rows_of({"a": 5, "FIRST": first, "SECOND": second, "GET_FEATURES": messages.GET_FEATURES})
+    assert table == {1: first, 2: second}
+    assert [str(row) for row in table.values()] == ["FIRST", "SECOND"]
+
+
+def test_a_row_belongs_to_one_table() -> None:
+    assert rows_of(vars(messages)) == {}
+    assert BACK_END.name(2) == "CONFIG_CHANGE_MSG"
+    assert FRONT_END.name(2) == "SET_FEATURES"

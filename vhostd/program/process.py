@@ -23,7 +23,9 @@ def _hold_signals() -> None:
     behind, or be swallowed where Python ignores exceptions. Those that only ask for something, of which a
     device may know nothing, are ignored then: a guest, too, must not notice that a terminal has been closed.
     """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # else asyncio's Runner has a handler of its own, for nothing
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # else asyncio's Runner has a handler of its own, for nothing
     asking = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
     for number in asking:
         signal.signal(number, signal.SIG_IGN)

@@ -40,70 +40,6 @@ class ProtocolFeature(IntEnum):
     SHMEM_MAP = 22
 
 
-class Request(IntEnum):
-    """Requests of the front-end."""
-
-    GET_FEATURES = 1
-    SET_FEATURES = 2
-    SET_OWNER = 3
-    RESET_OWNER = 4
-    SET_MEM_TABLE = 5
-    SET_LOG_BASE = 6
-    SET_LOG_FD = 7
-    SET_VRING_NUM = 8
-    SET_VRING_ADDR = 9
-    SET_VRING_BASE = 10
-    GET_VRING_BASE = 11
-    SET_VRING_KICK = 12
-    SET_VRING_CALL = 13
-    SET_VRING_ERR = 14
-    GET_PROTOCOL_FEATURES = 15
-    SET_PROTOCOL_FEATURES = 16
-    GET_QUEUE_NUM = 17
-    SET_VRING_ENABLE = 18
-    SEND_RARP = 19
-    NET_SET_MTU = 20
-    SET_BACKEND_REQ_FD = 21
-    IOTLB_MSG = 22
-    SET_VRING_ENDIAN = 23
-    GET_CONFIG = 24
-    SET_CONFIG = 25
-    CREATE_CRYPTO_SESSION = 26
-    CLOSE_CRYPTO_SESSION = 27
-    POSTCOPY_ADVISE = 28
-    POSTCOPY_LISTEN = 29
-    POSTCOPY_END = 30
-    GET_INFLIGHT_FD = 31
-    SET_INFLIGHT_FD = 32
-    GPU_SET_SOCKET = 33
-    RESET_DEVICE = 34
-    VRING_KICK = 35
-    GET_MAX_MEM_SLOTS = 36
-    ADD_MEM_REG = 37
-    REM_MEM_REG = 38
-    SET_STATUS = 39
-    GET_STATUS = 40
-    GET_SHARED_OBJECT = 41
-    SET_DEVICE_STATE_FD = 42
-    CHECK_DEVICE_STATE = 43
-    GET_SHMEM_CONFIG = 44
-
-
-class BackendRequest(IntEnum):
-    """Requests of the back-end, on the socket of SET_BACKEND_REQ_FD."""
-
-    IOTLB_MSG = 1
-    CONFIG_CHANGE_MSG = 2
-    VRING_HOST_NOTIFIER_MSG = 3
-    VRING_CALL = 4
-    VRING_ERR = 5
-    SHARED_OBJECT_ADD = 6
-    SHARED_OBJECT_REMOVE = 7
-    SHARED_OBJECT_LOOKUP = 8
-    SHMEM_MAP = 9
-    SHMEM_UNMAP = 10
-
-
 # --- Payloads -------------------------------------------------------------------------------------------
 
 
@@ -300,40 +236,38 @@ class CryptoSession:
 
 F = ProtocolFeature
 
-GET_FEATURES = Row(Request.GET_FEATURES, Empty, reply=U64)
-SET_FEATURES = Row(Request.SET_FEATURES, U64)
-SET_OWNER = Row(Request.SET_OWNER, Empty)
-RESET_OWNER = Row(Request.RESET_OWNER, Empty)
-SET_MEM_TABLE = Row(Request.SET_MEM_TABLE, MemoryTable, fds=range(MemoryTable.MAX_REGIONS + 1))
-SET_LOG_BASE = Row(Request.SET_LOG_BASE, Log, reply=U64, fds=ONE_FD, needs=F.LOG_SHMFD)
-SET_LOG_FD = Row(Request.SET_LOG_FD, Empty, fds=ONE_FD)
-SET_VRING_NUM = Row(Request.SET_VRING_NUM, VringState)
-SET_VRING_ADDR = Row(Request.SET_VRING_ADDR, VringAddr)
-SET_VRING_BASE = Row(Request.SET_VRING_BASE, VringState)
-GET_VRING_BASE = Row(Request.GET_VRING_BASE, VringState, reply=VringState)
-SET_VRING_KICK = Row(Request.SET_VRING_KICK, VringFd, fds=range(2))
-SET_VRING_CALL = Row(Request.SET_VRING_CALL, VringFd, fds=range(2))
-SET_VRING_ERR = Row(Request.SET_VRING_ERR, VringFd, fds=range(2))
-GET_PROTOCOL_FEATURES = Row(Request.GET_PROTOCOL_FEATURES, Empty, reply=U64)
-SET_PROTOCOL_FEATURES = Row(Request.SET_PROTOCOL_FEATURES, U64)
-GET_QUEUE_NUM = Row(Request.GET_QUEUE_NUM, Empty, reply=U64, needs=F.MQ)
-SET_VRING_ENABLE = Row(Request.SET_VRING_ENABLE, VringState)
-SEND_RARP = Row(Request.SEND_RARP, U64, needs=F.RARP)
-NET_SET_MTU = Row(Request.NET_SET_MTU, U64, needs=F.MTU)
-SET_BACKEND_REQ_FD = Row(Request.SET_BACKEND_REQ_FD, Empty, fds=ONE_FD, needs=F.BACKEND_REQ)
-IOTLB_MSG = Row(Request.IOTLB_MSG, Iotlb, reply=U64)
-SET_VRING_ENDIAN = Row(Request.SET_VRING_ENDIAN, VringState, needs=F.CROSS_ENDIAN)
-GET_CONFIG = Row(Request.GET_CONFIG, ConfigSpace, reply=ConfigSpace, needs=F.CONFIG, refusal=Empty())
-SET_CONFIG = Row(Request.SET_CONFIG, ConfigSpace, needs=F.CONFIG)
-CREATE_CRYPTO_SESSION = Row(
-    Request.CREATE_CRYPTO_SESSION, CryptoSession, reply=CryptoSession, needs=F.CRYPTO_SESSION
-)
-CLOSE_CRYPTO_SESSION = Row(Request.CLOSE_CRYPTO_SESSION, U64, needs=F.CRYPTO_SESSION)
-POSTCOPY_ADVISE = Row(Request.POSTCOPY_ADVISE, Empty, reply=Empty, needs=F.PAGEFAULT, reply_fds=ONE_FD)
-POSTCOPY_LISTEN = Row(Request.POSTCOPY_LISTEN, Empty, needs=F.PAGEFAULT)
-POSTCOPY_END = Row(Request.POSTCOPY_END, Empty, reply=U64, needs=F.PAGEFAULT)
+GET_FEATURES = Row(1, Empty, reply=U64)
+SET_FEATURES = Row(2, U64)
+SET_OWNER = Row(3, Empty)
+RESET_OWNER = Row(4, Empty)
+SET_MEM_TABLE = Row(5, MemoryTable, fds=range(MemoryTable.MAX_REGIONS + 1))
+SET_LOG_BASE = Row(6, Log, reply=U64, fds=ONE_FD, needs=F.LOG_SHMFD)
+SET_LOG_FD = Row(7, Empty, fds=ONE_FD)
+SET_VRING_NUM = Row(8, VringState)
+SET_VRING_ADDR = Row(9, VringAddr)
+SET_VRING_BASE = Row(10, VringState)
+GET_VRING_BASE = Row(11, VringState, reply=VringState)
+SET_VRING_KICK = Row(12, VringFd, fds=range(2))
+SET_VRING_CALL = Row(13, VringFd, fds=range(2))
+SET_VRING_ERR = Row(14, VringFd, fds=range(2))
+GET_PROTOCOL_FEATURES = Row(15, Empty, reply=U64)
+SET_PROTOCOL_FEATURES = Row(16, U64)
+GET_QUEUE_NUM = Row(17, Empty, reply=U64, needs=F.MQ)
+SET_VRING_ENABLE = Row(18, VringState)
+SEND_RARP = Row(19, U64, needs=F.RARP)
+NET_SET_MTU = Row(20, U64, needs=F.MTU)
+SET_BACKEND_REQ_FD = Row(21, Empty, fds=ONE_FD, needs=F.BACKEND_REQ)
+IOTLB_MSG = Row(22, Iotlb, reply=U64)
+SET_VRING_ENDIAN = Row(23, VringState, needs=F.CROSS_ENDIAN)
+GET_CONFIG = Row(24, ConfigSpace, reply=ConfigSpace, needs=F.CONFIG, refusal=Empty())
+SET_CONFIG = Row(25, ConfigSpace, needs=F.CONFIG)
+CREATE_CRYPTO_SESSION = Row(26, CryptoSession, reply=CryptoSession, needs=F.CRYPTO_SESSION)
+CLOSE_CRYPTO_SESSION = Row(27, U64, needs=F.CRYPTO_SESSION)
+POSTCOPY_ADVISE = Row(28, Empty, reply=Empty, needs=F.PAGEFAULT, reply_fds=ONE_FD)
+POSTCOPY_LISTEN = Row(29, Empty, needs=F.PAGEFAULT)
+POSTCOPY_END = Row(30, Empty, reply=U64, needs=F.PAGEFAULT)
 GET_INFLIGHT_FD = Row(
-    Request.GET_INFLIGHT_FD,
+    31,
     Inflight,
     reply=Inflight,
     needs=F.INFLIGHT_SHMFD,
@@ -341,21 +275,19 @@ GET_INFLIGHT_FD = Row(
     refusal=Inflight(0, 0, 0, 0),  # an area of no bytes, and no fd
     padding=4,
 )
-SET_INFLIGHT_FD = Row(Request.SET_INFLIGHT_FD, Inflight, fds=ONE_FD, needs=F.INFLIGHT_SHMFD, padding=4)
-GPU_SET_SOCKET = Row(Request.GPU_SET_SOCKET, Empty, fds=ONE_FD)
-RESET_DEVICE = Row(Request.RESET_DEVICE, Empty, needs=F.RESET_DEVICE)
-VRING_KICK = Row(Request.VRING_KICK, VringState, needs=F.INBAND_NOTIFICATIONS)
-GET_MAX_MEM_SLOTS = Row(Request.GET_MAX_MEM_SLOTS, Empty, reply=U64, needs=F.CONFIGURE_MEM_SLOTS)
-ADD_MEM_REG = Row(Request.ADD_MEM_REG, SingleRegion, fds=ONE_FD, needs=F.CONFIGURE_MEM_SLOTS)
+SET_INFLIGHT_FD = Row(32, Inflight, fds=ONE_FD, needs=F.INFLIGHT_SHMFD, padding=4)
+GPU_SET_SOCKET = Row(33, Empty, fds=ONE_FD)
+RESET_DEVICE = Row(34, Empty, needs=F.RESET_DEVICE)
+VRING_KICK = Row(35, VringState, needs=F.INBAND_NOTIFICATIONS)
+GET_MAX_MEM_SLOTS = Row(36, Empty, reply=U64, needs=F.CONFIGURE_MEM_SLOTS)
+ADD_MEM_REG = Row(37, SingleRegion, fds=ONE_FD, needs=F.CONFIGURE_MEM_SLOTS)
 # Older front-ends send an fd with it. By the specification it is closed unused.
-REM_MEM_REG = Row(Request.REM_MEM_REG, SingleRegion, fds=range(2), needs=F.CONFIGURE_MEM_SLOTS)
-SET_STATUS = Row(Request.SET_STATUS, U64, needs=F.STATUS)
-GET_STATUS = Row(Request.GET_STATUS, Empty, reply=U64, needs=F.STATUS)
-GET_SHARED_OBJECT = Row(
-    Request.GET_SHARED_OBJECT, SharedObject, reply=Empty, needs=F.SHARED_OBJECT, reply_fds=range(2)
-)
+REM_MEM_REG = Row(38, SingleRegion, fds=range(2), needs=F.CONFIGURE_MEM_SLOTS)
+SET_STATUS = Row(39, U64, needs=F.STATUS)
+GET_STATUS = Row(40, Empty, reply=U64, needs=F.STATUS)
+GET_SHARED_OBJECT = Row(41, SharedObject, reply=Empty, needs=F.SHARED_OBJECT, reply_fds=range(2))
 SET_DEVICE_STATE_FD = Row(
-    Request.SET_DEVICE_STATE_FD,
+    42,
     StateTransfer,
     reply=U64,
     fds=ONE_FD,
@@ -363,25 +295,24 @@ SET_DEVICE_STATE_FD = Row(
     reply_fds=range(2),
     refusal=U64(0x101),  # an error, and no fd
 )
-CHECK_DEVICE_STATE = Row(Request.CHECK_DEVICE_STATE, Empty, reply=U64, needs=F.DEVICE_STATE, refusal=U64(1))
-GET_SHMEM_CONFIG = Row(Request.GET_SHMEM_CONFIG, Empty, reply=SharedMemoryConfig, needs=F.SHMEM_MAP)
+CHECK_DEVICE_STATE = Row(43, Empty, reply=U64, needs=F.DEVICE_STATE, refusal=U64(1))
+GET_SHMEM_CONFIG = Row(44, Empty, reply=SharedMemoryConfig, needs=F.SHMEM_MAP)
 
-BACKEND_IOTLB_MSG = Row(BackendRequest.IOTLB_MSG, Iotlb)
-CONFIG_CHANGE_MSG = Row(BackendRequest.CONFIG_CHANGE_MSG, Empty, needs=F.CONFIG)
-VRING_HOST_NOTIFIER_MSG = Row(
-    BackendRequest.VRING_HOST_NOTIFIER_MSG, VringArea, fds=range(2), needs=F.HOST_NOTIFIER
-)
-BACKEND_VRING_CALL = Row(BackendRequest.VRING_CALL, VringState, needs=F.INBAND_NOTIFICATIONS)
-BACKEND_VRING_ERR = Row(BackendRequest.VRING_ERR, VringState, needs=F.INBAND_NOTIFICATIONS)
-SHARED_OBJECT_ADD = Row(BackendRequest.SHARED_OBJECT_ADD, SharedObject, needs=F.SHARED_OBJECT)
-SHARED_OBJECT_REMOVE = Row(BackendRequest.SHARED_OBJECT_REMOVE, SharedObject, needs=F.SHARED_OBJECT)
-SHARED_OBJECT_LOOKUP = Row(
-    BackendRequest.SHARED_OBJECT_LOOKUP, SharedObject, reply=U64, needs=F.SHARED_OBJECT, reply_fds=range(2)
-)
-SHMEM_MAP = Row(BackendRequest.SHMEM_MAP, SharedMapping, fds=ONE_FD, needs=F.SHMEM_MAP)
-SHMEM_UNMAP = Row(BackendRequest.SHMEM_UNMAP, SharedMapping, needs=F.SHMEM_MAP)
+REQUESTS = rows_of(vars())
+FRONT_END = Dialect(REQUESTS)
 
-REQUESTS = rows_of(Request, vars())
-BACKEND_REQUESTS = rows_of(BackendRequest, vars())
-FRONT_END = Dialect(Request)  # the front-end's messages
-BACK_END = Dialect(BackendRequest)  # the back-end's requests, on a socket of their own
+# The back-end's requests, on a socket of their own:
+
+BACKEND_IOTLB_MSG = Row(1, Iotlb)
+CONFIG_CHANGE_MSG = Row(2, Empty, needs=F.CONFIG)
+VRING_HOST_NOTIFIER_MSG = Row(3, VringArea, fds=range(2), needs=F.HOST_NOTIFIER)
+BACKEND_VRING_CALL = Row(4, VringState, needs=F.INBAND_NOTIFICATIONS)
+BACKEND_VRING_ERR = Row(5, VringState, needs=F.INBAND_NOTIFICATIONS)
+SHARED_OBJECT_ADD = Row(6, SharedObject, needs=F.SHARED_OBJECT)
+SHARED_OBJECT_REMOVE = Row(7, SharedObject, needs=F.SHARED_OBJECT)
+SHARED_OBJECT_LOOKUP = Row(8, SharedObject, reply=U64, needs=F.SHARED_OBJECT, reply_fds=range(2))
+SHMEM_MAP = Row(9, SharedMapping, fds=ONE_FD, needs=F.SHMEM_MAP)
+SHMEM_UNMAP = Row(10, SharedMapping, needs=F.SHMEM_MAP)
+
+BACKEND_REQUESTS = rows_of(vars())
+BACK_END = Dialect(BACKEND_REQUESTS)

@@ -7,13 +7,12 @@ fds together with the next one, and then nobody can tell which of the two has th
 """
 
 import struct
-from collections.abc import Iterable
-from enum import IntEnum
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from vhostd.errors import MalformedMessage
 from vhostd.wire.fds import Fd, close_all
-from vhostd.wire.rows import Payload
+from vhostd.wire.rows import Payload, Row
 
 HEADER = struct.Struct("=III")
 MAX_PAYLOAD = 4096  # the largest payload of the table, with room for a crypto session's keys
@@ -26,17 +25,14 @@ NEED_REPLY = 0x8
 
 
 class Dialect(NamedTuple):
-    """The messages of one side of a connection: the names of their numbers, and their version."""
+    """The messages of one side of a connection: their rows by number, and their version."""
 
-    requests: type[IntEnum]
+    requests: Mapping[int, Row[Any, Any]]
     version: int = VERSION
 
     def name(self, request: int) -> str:
         """A request's name for log lines and errors, or its number."""
-        try:
-            return self.requests(request).name
-        except ValueError:
-            return f"request {request}"
+        return str(self.requests.get(request) or f"request {request}")
 
     def encode(
         self,

@@ -5,6 +5,7 @@ whole buffer, not only the part that they use.
 """
 
 import struct
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
@@ -40,17 +41,18 @@ ONE_FD = range(1, 2)
 
 
 class Row(Generic[P, R]):
-    """One message of a protocol.
+    """One message of a protocol, with its number.
 
-    `fds` and `reply_fds` are the numbers of fds allowed with the request and its reply. `needs` is the bit of
-    the feature that the request needs. `refusal` is the payload of a reply that refuses the request, if the
-    message has such a reply. The last `padding` bytes of the payload may be missing.
+    `name` is the name of the row in its module (`rows_of`). `fds` and `reply_fds` are the numbers of fds
+    allowed with the request and its reply. `needs` is the bit of the feature that the request needs.
+    `refusal` is the payload of a reply that refuses the request, if the message has such a reply. The last
+    `padding` bytes of the payload may be missing.
     """
 
     @overload
     def __init__(
         self: "Row[P, None]",
-        request: IntEnum,
+        request: int,
         payload: type[P],
         *,
         fds: range = NO_FDS,
@@ -61,7 +63,7 @@ class Row(Generic[P, R]):
     @overload
     def __init__(
         self,
-        request: IntEnum,
+        request: int,
         payload: type[P],
         *,
         reply: type[R],
@@ -74,7 +76,7 @@ class Row(Generic[P, R]):
 
     def __init__(
         self,
-        request: IntEnum,
+        request: int,
         payload: type[P],
         *,
         reply: type[R] | None = None,
@@ -85,6 +87,7 @@ class Row(Generic[P, R]):
         padding: int = 0,
     ) -> None:
         self.request = request
+        self.name = ""  # until it is in a table
         self.payload = payload
         self.reply = reply
         self.fds = fds
@@ -124,13 +127,15 @@ class Row(Generic[P, R]):
         return reply
 
     def __str__(self) -> str:
-        return self.request.name
+        return self.name or f"request {self.request}"
 
 
-def rows_of(requests: type[IntEnum], module: dict[str, object]) -> dict[int, Row[Any, Any]]:
-    """The rows in a module (its `vars()`) for these requests, by number."""
-    rows = (value for value in module.values() if isinstance(value, Row))
-    return {row.request: row for row in rows if isinstance(row.request, requests)}
+def rows_of(module: Mapping[str, object]) -> dict[int, Row[Any, Any]]:
+    """A table, by number, of the rows in a module (its `vars()`) that are in no table yet. It names them."""
+    rows = {name: row for name, row in module.items() if isinstance(row, Row) and not row.name}
+    for name, row in rows.items():
+        row.name = name
+    return {row.request: row for row in rows.values()}
 
 
 def _fit(payload: bytes, layout: object, padding: int) -> bytes:

@@ -38,12 +38,12 @@ from vhostd import DeviceType, SetupError, UsageError, Virtqueue
 from vhostd.frontend import Frontend
 from vhostd.storage import locking
 from vhostd.vhost_user.messages import (
+    CONFIG_CHANGE_MSG,
     GET_CONFIG,
     GET_FEATURES,
     GET_QUEUE_NUM,
     RESET_DEVICE,
     SET_CONFIG,
-    BackendRequest,
     ConfigSpace,
 )
 from vhostd.wire.channel import Channel
@@ -379,7 +379,7 @@ async def announced(requests: Channel) -> None:
     """Waits for the word that the config space is new, and acks it."""
     message = await requests.receive()
     assert message is not None
-    assert message.request == BackendRequest.CONFIG_CHANGE_MSG
+    assert message.request == CONFIG_CHANGE_MSG.request
 
 
 @pytest.mark.parametrize("by_signal", [True, False], ids=["sighup", "look"])

@@ -43,11 +43,11 @@ from vhost_user_blk.protocol import VirtioBlkConfig
 from vhostd.errors import RefusedRequest
 from vhostd.frontend import Frontend, SharedMemory
 from vhostd.vhost_user.messages import (
+    CONFIG_CHANGE_MSG,
     GET_CONFIG,
     GET_QUEUE_NUM,
     SET_CONFIG,
     SET_VRING_KICK,
-    BackendRequest,
     ConfigSpace,
     VringFd,
 )
@@ -444,7 +444,7 @@ def test_growth_at_sighup(run_async: Run, path: Path) -> None:
             guest.program.send(signal.SIGHUP)
             message = await requests.receive()
             assert message is not None
-            assert message.request == BackendRequest.CONFIG_CHANGE_MSG
+            assert message.request == CONFIG_CHANGE_MSG.request
             assert await capacity(guest.frontend) == 2 * SIZE
             await guest.driver.write(2 * SIZE // SECTOR - 8, noise(PAGE, 1))
             assert path.read_bytes()[-PAGE:] == noise(PAGE, 1)

@@ -9,13 +9,12 @@ from tests.devices.vhost_user_gpu.golden import Golden, golden
 from vhost_user_gpu import wire
 from vhostd import U64, Empty, Layout, Row
 from vhostd.wire.framing import HEADER
-from vhostd.wire.rows import rows_of
 
 pytestmark = pytest.mark.skipif(
     sys.byteorder != "little", reason="the vectors are little-endian, as all hosts are"
 )
 
-ROWS = rows_of(wire.Request, vars(wire))
+ROWS = wire.DIALECT.requests
 NOTHING = golden(Empty, "")
 FEATURES = golden(U64, "03 00 00 00 00 00 00 80  value = 0x8000000000000003")
 PLACE = golden(

@@ -25,7 +25,8 @@ BITMAP_BYTES = 128  # the size of a bitmap in the config space
 MAX_SLOTS = 1024
 BYTE_ORDER_MARK = "\ufeff"  # the first character of a file that some Windows editors write
 
-_EVENT = re.compile(
+# Compiled at its first use: a program without recordings starts the sooner.
+_EVENT = (
     r"E:\s*([0-9]{1,12})\.([0-9]{1,6})\s+([0-9a-fA-F]{1,4})\s+([0-9a-fA-F]{1,4})\s+(-?[0-9]{1,10})\s*(?:#.*)?"
 )
 _FORMS = (
@@ -70,7 +71,7 @@ def parse(text: str, origin: str, *further: tuple[str, str]) -> Recording:
 
 def parse_event(line: str) -> Event:
     """Reads an E: line; raises BadEvent, which names the wrong value."""
-    if (match := _EVENT.fullmatch(line)) is None:
+    if (match := re.fullmatch(_EVENT, line)) is None:
         raise BadEvent(_why_not_an_event(line))
     seconds, fraction, kind, code, text = match.groups()
     if (value := int(text)) not in _S32:

@@ -93,7 +93,7 @@ def figures(name: str, medians: Mapping[str, float]) -> list[Figure]:
     probe, launch = medians[f"{name}: probe"], medians[f"{name}: launch"]
     return [
         Figure(name, PROBE, "ms", probe, medians[PASS[0]], limit=1.5),
-        Figure(name, LAUNCH, "ms", launch, medians[LOOP[0]], limit=1.25),
+        Figure(name, LAUNCH, "ms", launch, medians[LOOP[0]], limit=1.0),
         Figure(name, "idle resident memory", "MiB", medians[f"{name}: resident"], limit=30),
         Figure(name, "SIGTERM to exit", "ms", medians[f"{name}: exit"], limit=100),
     ]

@@ -12,11 +12,12 @@ PROFILED = {"PYTHONPROFILEIMPORTTIME": "1"}
 PROGRAMS = ("vhost-user-rng", "vhost-user-gpu", "vhost-user-blk", "vhost-user-input")
 # What costs much and what nobody needs for serving, or only those who ask for it by an option.
 ABSENT = {
+    *("inspect", "ast", "subprocess", "gettext", "locale", "glob"),
     *("_ssl", "_hashlib", "hashlib", "uuid", "shutil", "lzma", "bz2", "json", "pathlib", "dataclasses"),
     *("systemd", "evdev", "prometheus_client", "pydantic", "jsonschema", "vhostd.frontend", "vhostd.ctl"),
 }
 PROBED = {"vhostd", "vhostd.errors", "select", "gc"}  # and of vhostd.program what MANIFEST needs
-MOST_MODULES = 120  # beside what Python itself and asyncio load
+MOST_MODULES = 110  # beside what Python itself and asyncio load
 MOST_RESIDENT = 26 << 10  # KiB
 MOST_ANONYMOUS = 14 << 10  # KiB, which is each program's own
 

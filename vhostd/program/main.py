@@ -20,11 +20,12 @@ from vhostd.program.options import parse
 from vhostd.program.server import Metrics, serve
 from vhostd.ring import notify
 from vhostd.virtio.device import Device
+from vhostd.virtio.vocabulary import DeviceType
 
 
 def run(kind: type[Device]) -> int:
     """Runs a device as a program that has no manifest, and returns its exit status."""
-    return Manifest(kind.kind.description_type, kind).main()
+    return Manifest(DeviceType(kind.kind).description_type, kind).main()
 
 
 def load(device: str | type[object]) -> type[Device]:
@@ -70,7 +71,7 @@ def _open_metrics(kind: type[Device], program: str, address: Address) -> Metrics
             f"--metrics needs {library}, which is not installed: Debian's python3-prometheus-client, "
             "or PyPI's prometheus-client"
         ) from None
-    about = {"program": program, "device": kind.kind.name.lower(), "version": __version__}
+    about = {"program": program, "device": DeviceType(kind.kind).name.lower(), "version": __version__}
     return open_metrics(address, about)
 
 

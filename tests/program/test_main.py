@@ -301,6 +301,13 @@ def test_a_live_socket_is_an_error_and_goes_on_serving(rng: Command, path: Path)
         assert first.process.poll() is None
 
 
+def test_a_second_start_disturbs_nobody(rng: Command, path: Path) -> None:
+    with listening(rng, path) as first:
+        assert complaint([*rng, f"--socket-path={path}"])[0] == 1
+        first.send()
+        assert ended_well(first) == []
+
+
 def test_a_live_socket_of_another_kind_is_an_error(rng: Command, path: Path) -> None:
     with datagrams() as sock:
         sock.bind(str(path))

@@ -44,6 +44,9 @@ class Device:
     def __init_subclass__(cls) -> None:
         if "capabilities" in vars(cls):  # where they once were, and would be ignored
             raise TypeError(f"{cls.__name__}.capabilities: they belong into the program's Manifest")
+        for name in ("queues", "calls"):
+            if callable(vars(cls).get(name)):
+                raise TypeError(f"{cls.__name__}.{name} is a method: write @property above it")
 
     @property
     def queues(self) -> Sequence[Handler]:

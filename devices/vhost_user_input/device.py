@@ -59,8 +59,8 @@ class Input(Device):
     def add_options(cls, parser: argparse.ArgumentParser) -> None:
         """Adds the sources, of which there must be one, and what may be changed of them."""
         add = parser.add_argument_group("input").add_argument
-        add("--evdev-path", metavar="PATH", help="take this evdev node, and its events")
-        add("--no-grab", action="store_true", help="let the host go on using the evdev node")
+        add("-p", "--evdev-path", metavar="PATH", help="take this evdev node, and its events")
+        add("-n", "--no-grab", action="store_true", help="let the host go on using the evdev node")
         add(
             "--grab-toggle", action="store_true", help="both Control keys give the node to the host, and back"
         )

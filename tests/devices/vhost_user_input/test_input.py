@@ -69,6 +69,8 @@ def test_what_it_is() -> None:
         ["--no-grab"],
         ["--name=x"],
         ["--evdev-path=a", "--evemu-path=b"],
+        ["-p", "a", "--event-socket=b"],
+        ["--evemu-path=a", "-n"],
         ["--evdev-path=a", "--event-socket=b"],
         ["--evemu-path=a", "--no-grab"],
         ["--event-socket=a", "--no-grab"],

@@ -50,6 +50,7 @@ class EventSocket:
     async def run(self, sink: Sink) -> None:
         """Serves clients until it is cancelled."""
         waiting = Waiting(sink)
+        log.info("events are taken at %s", self._path)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(waiting.run())
             while True:

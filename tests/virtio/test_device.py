@@ -13,6 +13,6 @@ def test_a_method_where_a_property_should_be(name: str) -> None:
 
 def test_queues_may_be_a_property_or_stand_in_the_class() -> None:
     class Lamp(Device):
-        queues: list[Handler] = []  # type: ignore[assignment]  # noqa: RUF012
+        queues: list[Handler] = []  # noqa: RUF012
 
     assert Lamp().queues == []

@@ -97,7 +97,7 @@ def test_a_number_that_nobody_knows_is_its_own_name() -> None:
 
 def test_what_is_no_number_is_no_type() -> None:
     with pytest.raises(ValueError, match="'rng' is not a valid DeviceType"):
-        DeviceType("rng")
+        DeviceType("rng")  # type: ignore[arg-type]  # as somebody might who takes it for `of`
 
 
 def test_feature_bits_are_those_of_the_specifications() -> None:

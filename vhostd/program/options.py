@@ -89,7 +89,8 @@ def size(text: str) -> int:
     if (suffix or "").lower() == "b":
         raise argparse.ArgumentTypeError(f"{text!r} has two meanings: say {text[:-1]} or {text[:-1]}iB")
     shift = 10 * ("kmgtpe".index(unit.lower()) + 1) if unit else 0
-    number, rest = divmod(int(whole + (fraction or "")) << shift, 10 ** len(fraction or ""))
+    fraction = fraction or ""
+    number, rest = divmod(int(whole + fraction) << shift, int("1" + "0" * len(fraction)))
     if rest or not 0 < number <= MAX_SIZE:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size: whole bytes, above 0 and below 8E")
     return number

@@ -101,6 +101,11 @@ class Input(Device):
         """What its sources need."""
         return Grants.together(source.grants() for source in self._sources)
 
+    def places(self) -> Sequence[str]:
+        """The event socket, if there is one."""
+        sockets = (source for source in self._sources if isinstance(source, EventSocket))
+        return [f"events are taken at {source.path}" for source in sockets]
+
     @property
     def queues(self) -> Sequence[Handler]:
         """The eventq and the statusq (virtio 1.3, 5.8.2)."""

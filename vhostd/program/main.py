@@ -57,7 +57,8 @@ def serve_device(kind: type[Device], command: CommandLine) -> None:
             stack.enter_context(closing(endpoint))
         if options.sandbox != "none":  # with everything open, and nobody served
             _give_up_the_rest(device, endpoint, metrics)
-        log.tell_person(command.program, str(endpoint))
+        for line in (str(endpoint), *device.places()):
+            log.tell_person(command.program, line)
         gc.freeze()  # what is there stays
         gc.enable()
         _loop(device, endpoint, notifier, metrics)

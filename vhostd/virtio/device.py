@@ -83,6 +83,10 @@ class Device:
         """
         return Grants()
 
+    def places(self) -> Sequence[str]:
+        """Where else the program listens. A person at a terminal is told at the start, a line for each."""
+        return ()
+
     def signals(self) -> Signals:
         """Functions that the event loop calls at a signal. A signal that is not named here is ignored."""
         return {}

@@ -98,6 +98,7 @@ def test_a_socket_alone_is_a_keyboard(tmp_path: Path) -> None:
     path = tmp_path / "s"
     device = made(f"--event-socket={path}", "--serial=7")
     assert path.is_socket()
+    assert device.places() == [f"events are taken at {path}"]
     assert name_of(device) == "vhostd virtual keyboard"
     device.write_config(0, b"\x02\x00")
     assert device.read_config()[2:9] == b"\x01\x00\x00\x00\x00\x007"

@@ -44,6 +44,7 @@ LATE = {
         "vhostd.program.log",
     },
     "vhostd.program.main": {"vhostd.program.metrics.metrics"},
+    "vhostd.program.parser": {"difflib"},
     "vhostd.ctl.installation.programs": {"vhostd.program.main", "vhostd.program.options"},
     "vhostd.program.activation": {"systemd.daemon"},
     "vhost_user_input.evdev_node": {"evdev"},

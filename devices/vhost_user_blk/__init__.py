@@ -2,9 +2,10 @@
 
     vhost-user-blk --socket-path=/tmp/blk.sock --blk-file=disk.img
 
-    qemu-system-x86_64 ... \\
-        -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem \\
-        -chardev socket,id=blk,path=/tmp/blk.sock -device vhost-user-blk-pci,chardev=blk,num-queues=4
+    qemu-system-x86_64 -machine q35,accel=kvm:tcg,memory-backend=mem \\
+        -object memory-backend-memfd,id=mem,size=1G,share=on \\
+        -chardev socket,id=blk,path=/tmp/blk.sock \\
+        -device vhost-user-blk-pci,chardev=blk
 
     requestqs --chains--> Requests --what need not wait--> Image
                                    --what must--> Engine --> Image

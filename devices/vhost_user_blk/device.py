@@ -66,10 +66,10 @@ class Blk(Device):
         """Adds the image, one of two, and how it is to be served."""
         image = parser.add_argument_group("disk")
         add = image.add_mutually_exclusive_group(required=True).add_argument
-        add("--blk-file", metavar="PATH", help="the file or block device that is the disk")
+        add("-b", "--blk-file", metavar="PATH", help="the file or block device that is the disk")
         add("--ram", metavar="SIZE", type=size, help="a disk of zeros in memory, gone with the program")
         add = image.add_argument
-        add("--read-only", action="store_true", help="let nobody write")
+        add("-r", "--read-only", action="store_true", help="let nobody write")
         add("--format", choices=("raw",), help="take it as it is, even if it looks like another format")
         add("--locking", choices=LOCKINGS, default="auto", help="default: auto, on if there are any locks")
         add("--share-rw", action="store_true", help="let other programs write to it, too")
@@ -78,13 +78,15 @@ class Blk(Device):
         add("--physical-block-size", metavar="SIZE", type=_block_size, help="default: the host's")
         add(
             "--cache",
+            type=_cache,
             choices=CACHES,
             default="writeback",
-            help="durable at a flush, or at once, or past the page cache; default: writeback",
+            help="durable at a flush, or at once, or past the page cache, QEMU's none; default: writeback",
         )
         add("--discard", choices=("on", "off"), default="on", help="default: on; off: give no space back")
         add(
             "--aio",
+            type=_engine,
             choices=ENGINES,
             help="default: the first that the host has; with sync all else waits while the storage does",
         )
@@ -206,9 +208,22 @@ def _open_image(options: argparse.Namespace) -> Image:
             )
         except SetupError as error:
             raise SetupError(f"--blk-file={error}") from None
-    if options.read_only or options.cache == "direct":
-        raise UsageError("--ram goes with neither --read-only nor --cache=direct")
+    _refuse_beside_ram(options)
     return Image.in_memory(options.ram, discard=discard)
+
+
+def _refuse_beside_ram(options: argparse.Namespace) -> None:
+    """Raises UsageError for what makes sense with a file or a block device only."""
+    senseless = {
+        "--read-only": options.read_only,
+        "--format": options.format is not None,
+        "--locking=on": options.locking == "on",
+        "--share-rw": options.share_rw,
+        "--cache=direct": options.cache == "direct",
+    }
+    for option, given in senseless.items():
+        if given:
+            raise UsageError(f"{option} makes no sense with --ram: it is for --blk-file")
 
 
 def _choose_block_sizes(options: argparse.Namespace, image: Image) -> tuple[int, int]:
@@ -221,6 +236,21 @@ def _choose_block_sizes(options: argparse.Namespace, image: Image) -> tuple[int,
         raise UsageError(f"--ram={options.ram}: not a whole number of blocks of {logical} bytes")
     image.set_block_size(logical)
     return logical, physical
+
+
+def _cache(text: str) -> str:
+    """A mode by our name, or by QEMU's where that is the same."""
+    if text == "directsync":
+        raise _refusal("'directsync' is not offered: --cache=writethrough makes each write durable at once")
+    if text == "unsafe":
+        raise _refusal("'unsafe' is not offered: a flush makes data durable in each mode; --ram keeps none")
+    return "direct" if text == "none" else text
+
+
+def _engine(text: str) -> str:
+    if text == "native":
+        raise _refusal("'native', the older interface of Linux, is not used: leave --aio out for io_uring")
+    return text
 
 
 def _block_size(text: str) -> int:

@@ -2,9 +2,11 @@
 
     vhost-user-gpu --socket-path=/tmp/gpu.sock
 
-    qemu-system-x86_64 ... \\
-        -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem \\
-        -chardev socket,id=gpu,path=/tmp/gpu.sock -device vhost-user-gpu-pci,chardev=gpu -display gtk,gl=on
+    qemu-system-x86_64 -machine q35,accel=kvm:tcg,memory-backend=mem \\
+        -object memory-backend-memfd,id=mem,size=1G,share=on \\
+        -chardev socket,id=gpu,path=/tmp/gpu.sock \\
+        -device vhost-user-vga,chardev=gpu -vga none -display gtk \\
+        -drive file=system.img,format=raw,if=virtio
 
 The guest's driver makes pictures out of its memory, and says which part of a picture each monitor shows. The
 front-end gets the pixels that have changed.

@@ -16,6 +16,7 @@ from vhost_user_gpu.display import Display
 from vhost_user_gpu.dmabuf import Exporter
 from vhost_user_gpu.edid import MAX_SIDE
 from vhost_user_gpu.outputs import Outputs
+from vhost_user_gpu.pixels import PIXEL
 from vhost_user_gpu.scanout import Scanout
 from vhost_user_gpu.screenshot import Screenshots, Target
 from vhostd import (
@@ -30,6 +31,7 @@ from vhostd import (
     Handler,
     SetupError,
     Signals,
+    UsageError,
     Virtqueue,
     answer_with_fds,
     connected_stream,
@@ -87,8 +89,8 @@ class Gpu(Device):
             help="on SIGUSR1, write there what the guest shows, as PNG",
         )
         add("--dmabuf", action="store_true", help="share blobs with a front-end that shows by GL, uncopied")
-        add("--virgl", action="store_true", help="refused: this program renders in 2D only")
-        add("--render-node", metavar="PATH", help="refused: this program uses no GPU")
+        add("-v", "--virgl", action="store_true", help="refused: this program renders in 2D only")
+        add("-r", "--render-node", metavar="PATH", help="refused: this program uses no GPU")
 
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> Self:
@@ -97,6 +99,11 @@ class Gpu(Device):
             raise SetupError("--virgl: this program renders in 2D only")
         if options.render_node is not None:
             raise SetupError(f"--render-node={options.render_node}: this program uses no GPU")
+        width, height = options.resolution
+        if options.max_memory < (least := width * height * PIXEL):
+            raise UsageError(
+                f"--max-memory={options.max_memory}: one picture of {width}x{height} takes {least} bytes"
+            )
         with ExitStack() as on_failure:
             exporter = target = None
             if options.screenshot is not None:

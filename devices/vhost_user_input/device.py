@@ -59,8 +59,8 @@ class Input(Device):
     def add_options(cls, parser: argparse.ArgumentParser) -> None:
         """Adds the sources, of which there must be one, and what may be changed of them."""
         add = parser.add_argument_group("input").add_argument
-        add("--evdev-path", metavar="PATH", help="take this evdev node, and its events")
-        add("--no-grab", action="store_true", help="let the host go on using the evdev node")
+        add("-p", "--evdev-path", metavar="PATH", help="take this evdev node, and its events")
+        add("-n", "--no-grab", action="store_true", help="let the host go on using the evdev node")
         add(
             "--grab-toggle", action="store_true", help="both Control keys give the node to the host, and back"
         )
@@ -100,6 +100,11 @@ class Input(Device):
     def grants(self) -> Grants:
         """What its sources need."""
         return Grants.together(source.grants() for source in self._sources)
+
+    def places(self) -> Sequence[str]:
+        """The event socket, if there is one."""
+        sockets = (source for source in self._sources if isinstance(source, EventSocket))
+        return [f"events are taken at {source.path}" for source in sockets]
 
     @property
     def queues(self) -> Sequence[Handler]:

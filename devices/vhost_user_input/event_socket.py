@@ -35,7 +35,7 @@ class EventSocket:
         self, path: str, description: Description, *, mode: int | None = None, group: int | None = None
     ) -> None:
         self.description = description
-        self._path = path
+        self.path = path
         self._endpoint = listen(path, mode=mode, group=group, backlog=MAX_CLIENTS)
         self._clients: set[socket.socket] = set()
         self._born = time.monotonic()
@@ -78,7 +78,7 @@ class EventSocket:
             try:
                 client, _ = await loop.sock_accept(listener)
             except OSError as error:
-                log.warning("%s: no client can be accepted: %s", self._path, error.strerror)
+                log.warning("%s: no client can be accepted: %s", self.path, error.strerror)
                 await asyncio.sleep(ACCEPT_PAUSE)
             else:
                 client.setblocking(False)
@@ -90,14 +90,14 @@ class EventSocket:
         try:
             await self._read(client, lines, origin, waiting)
         except OSError as error:
-            log.info("%s: a client is gone: %s", self._path, error.strerror)
+            log.info("%s: a client is gone: %s", self.path, error.strerror)
         finally:
             self._clients.discard(client)
             client.close()
             waiting.add(origin, b"", last=True)
         if lines.incomplete:
             log.warning(
-                "%s: a client left %d events without a SYN_REPORT, dropped", self._path, lines.incomplete
+                "%s: a client left %d events without a SYN_REPORT, dropped", self.path, lines.incomplete
             )
 
     async def _read(self, client: socket.socket, lines: EventLines, origin: Origin, waiting: Waiting) -> None:
@@ -121,7 +121,7 @@ class EventSocket:
             self._answer_error(client, f"and {more} more lines")
 
     def _answer_error(self, client: socket.socket, error: str) -> None:
-        log.warning("%s: a client was told: %s", self._path, error)
+        log.warning("%s: a client was told: %s", self.path, error)
         self._send(client, f"# error: {error}\n")
 
     def _send(self, client: socket.socket, text: str) -> None:
@@ -129,4 +129,4 @@ class EventSocket:
         try:
             client.send(text.encode("utf-8", "replace"), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError as error:
-            log.info("%s: a client misses a line: %s", self._path, error.strerror)
+            log.info("%s: a client misses a line: %s", self.path, error.strerror)

@@ -7,10 +7,23 @@ from collections.abc import Sequence
 from typing import Self
 
 from vhost_user_rng import MANIFEST
-from vhostd import Budget, Device, DeviceType, Handler, Reader, SetupError, Virtqueue, positive, size
+from vhostd import (
+    Budget,
+    Device,
+    DeviceType,
+    Handler,
+    Reader,
+    SetupError,
+    UsageError,
+    Virtqueue,
+    positive,
+    size,
+)
 
 MAX_REQUEST = 65536  # bytes; of a larger buffer a part is filled, so that no guest has us make a huge one
 READ_AHEAD = 4096  # bytes of a source that are read when requests need fewer; of a slow one, fewer than that
+ANY = 1 << 62  # bytes in a period
+PERIOD = 65536  # milliseconds
 LEAST = 64  # bytes that a request is expected to need, such as Linux's
 
 
@@ -60,13 +73,15 @@ class Rng(Device):
     def add_options(cls, parser: argparse.ArgumentParser) -> None:
         add = parser.add_argument_group("entropy").add_argument
         add("--rng-source", metavar="PATH", help="a device or file; default: getrandom(2)")
-        add("--max-bytes", metavar="SIZE", type=size, default=1 << 62, help="per period; default: any")
-        add("--period", metavar="MS", type=positive, default=65536, help="milliseconds; default: 65536")
+        add("-m", "--max-bytes", metavar="SIZE", type=size, help="per period; default: any")
+        add("-p", "--period", metavar="MS", type=positive, help="milliseconds; default: 65536")
 
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> Self:
+        if options.period is not None and options.max_bytes is None:
+            raise UsageError("--period needs --max-bytes: what may be read in a period")
         source = None if options.rng_source is None else _open(options.rng_source)
-        return cls(source, Budget(options.max_bytes, options.period / 1000))
+        return cls(source, Budget(options.max_bytes or ANY, (options.period or PERIOD) / 1000))
 
     def close(self) -> None:
         if self._source is not None:

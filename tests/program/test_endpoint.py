@@ -1,6 +1,7 @@
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,24 @@ def test_a_mode_and_a_group_are_set(path: str) -> None:
     status = os.stat(path)
     assert (status.st_mode & 0o777, status.st_gid) == (0o640, os.getgid())
     endpoint.close()
+
+
+def test_what_a_person_is_told(path: str) -> None:
+    with closing(listen(path)) as endpoint:
+        assert str(endpoint) == f"listening at {path}"
+        with closing(adopt(Fd(os.dup(endpoint.socket.fileno())))) as adopted:
+            assert str(adopted) == f"listening at fd {adopted.socket.fileno()}, {path}"
+    ours, theirs = socket.socketpair()
+    with ours, closing(adopt(Fd(theirs.detach()))) as connected:
+        assert str(connected) == f"serving the front-end at fd {connected.socket.fileno()}"
+
+
+def test_an_abstract_address_is_told_as_ss_shows_it() -> None:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind("\0lamp")
+    sock.listen()
+    with closing(adopt(Fd(sock.detach()))) as endpoint:
+        assert str(endpoint).endswith(", @lamp")
 
 
 @pytest.mark.usefixtures("stale")

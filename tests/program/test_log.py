@@ -213,6 +213,22 @@ def test_a_terminal_with_room_for_a_part_of_a_line_keeps_nobody_waiting() -> Non
         subprocess.run([sys.executable, "-c", program], stderr=terminals[1], check=True, timeout=PATIENCE)
 
 
+@pytest.mark.parametrize("level", [None, "warning"])
+def test_a_person_at_a_terminal_is_told_what_journals_need_not_have(level: str | None) -> None:
+    code = f"import vhostd.program.log as log; log.set_up('x', {level!r}); log.tell_person('x', 'listening')"
+    with ExitStack() as stack:
+        ours, theirs = os.openpty()
+        for fd in (ours, theirs):
+            stack.callback(os.close, fd)
+        subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True)
+        os.write(theirs, b"end\n")
+        heard = b""
+        while b"end" not in heard:
+            heard += os.read(ours, 100)
+    assert heard == (b"end\r\n" if level else b"x: listening\r\nend\r\n")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stderr == b""
+
+
 # --- Where stderr is /dev/null --------------------------------------------------------------------------
 
 RNG = executable("vhost-user-rng")

@@ -301,6 +301,29 @@ def test_a_live_socket_is_an_error_and_goes_on_serving(rng: Command, path: Path)
         assert first.process.poll() is None
 
 
+def test_a_person_at_a_terminal_is_told_where_it_listens(command: Command, path: Path) -> None:
+    ours, theirs = os.openpty()
+    with open(ours, "rb", buffering=0) as terminal, listening(command, path, stderr=theirs) as program:
+        os.close(theirs)
+        name = Path(command[0]).name
+        heard = terminal.read(4096)
+        while len(heard.splitlines()) < (2 if INPUT in command else 1) or not heard.endswith(b"\n"):
+            heard += terminal.read(4096)
+        program.stop()
+    lines = heard.decode().splitlines()
+    assert lines[0] == f"{name}: listening at {path}"
+    assert [line.removesuffix(str(path.parent / "events")) for line in lines[1:]] == (
+        [f"{name}: events are taken at "] if INPUT in command else []
+    )
+
+
+def test_a_second_start_disturbs_nobody(rng: Command, path: Path) -> None:
+    with listening(rng, path) as first:
+        assert complaint([*rng, f"--socket-path={path}"])[0] == 1
+        first.send()
+        assert ended_well(first) == []
+
+
 def test_a_live_socket_of_another_kind_is_an_error(rng: Command, path: Path) -> None:
     with datagrams() as sock:
         sock.bind(str(path))

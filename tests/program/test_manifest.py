@@ -74,6 +74,17 @@ def test_a_device_of_a_type_of_its_own(
     assert json.loads(capfd.readouterr().out) == {"type": "torch", "features": []}
 
 
+def test_a_device_whose_type_is_a_number(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Torch(Device):
+        kind = 63  # type: ignore[assignment]
+
+    monkeypatch.setattr("sys.argv", ["vhost-user-torch", "--print-capabilities"])
+    assert run(Torch) == 0
+    assert json.loads(capfd.readouterr().out) == {"type": "63", "features": []}
+
+
 def test_capabilities_stand_in_the_manifest_only() -> None:
     with pytest.raises(TypeError, match=r"Torch\.capabilities: they belong into the program's Manifest"):
 

@@ -1,4 +1,6 @@
 import argparse
+import sys
+from types import ModuleType
 
 import pytest
 
@@ -10,6 +12,18 @@ from vhostd.program.log import LEVELS
 from vhostd.program.options import positive, size
 from vhostd.virtio.device import Device
 from vhostd.virtio.vocabulary import DeviceType
+
+EXAMPLE = """A lamp.
+
+    vhost-user-lamp -s /x
+
+    qemu-system-x86_64 \\
+        -device lamp
+
+More about lamps.
+
+    lamp --drawing--> light
+"""
 
 
 class Lamp(Device):
@@ -23,6 +37,15 @@ class Lamp(Device):
     @classmethod
     def add_options(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--colour", default="white")
+
+
+class Needy(Lamp):
+    """a lamp that needs an option"""
+
+    @classmethod
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
+        super().add_options(parser)
+        parser.add_argument("--bulb", required=True)
 
 
 def parse(*arguments: str) -> argparse.Namespace:
@@ -82,12 +105,17 @@ def test_groups_go_by_name_or_number() -> None:
         ("--socket-mode=0o660", "--socket-mode: '0o660' is not"),
         ("--socket-mode=6_6_0", "--socket-mode: '6_6_0' is not"),
         ("--socket-mode=\u0667\u0667\u0667", "--socket-mode: '\u0667+' is not"),
-        *((f"--{name}=--", f"argument --{name}: '--' is no value") for name in ("fd", "colour", "log-level")),
+        *(
+            (f"--{name}=--", f"argument .*--{name}: '--' is no value")
+            for name in ("fd", "colour", "log-level")
+        ),
         ("--socket-group=no such group", "--socket-group: no group 'no such group'"),
         ("--log-level=loud", "--log-level: invalid choice: 'loud'"),
-        ("--socket-pat=/run/x", "unrecognized arguments: --socket-pat=/run/x"),
-        ("--unknown", "unrecognized arguments: --unknown"),
-        ("/run/x", "unrecognized arguments: /run/x"),
+        ("--socket-pat=/run/x", "unknown option --socket-pat=/run/x: did you mean --socket-path\\?$"),
+        ("--unknown", "unknown option --unknown$"),
+        ("/run/x", "unexpected word /run/x: it is no option, and no option's value"),
+        ("-", "unexpected word -: it is no option"),
+        ("--print-capabilities=yes", "--print-capabilities: it takes no value, .* 'yes'"),
         ("--socket-path", "--socket-path: expected one argument"),
     ],
 )
@@ -95,6 +123,55 @@ def test_a_wrong_option_is_a_usage_error_in_one_line(argument: str, complaint: s
     with pytest.raises(UsageError, match=complaint) as refused:
         parse(argument)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("-socket-path=/x", "-socket-path=/x: did you mean --socket-path?"),
+        ("-socket-path /x --bulb=1", "-socket-path: did you mean --socket-path?"),
+        ("-fd 3 --bulb=1", "-fd: did you mean --fd?"),
+        ("--socket_path /x", "--socket_path: did you mean --socket-path?"),
+        ("--Socket-Path /x", "--Socket-Path: did you mean --socket-path?"),
+        ("--sokcet-path=/x --fd=3", "--sokcet-path=/x: did you mean --socket-path?"),
+        ("--colour red --colur blue", "--colur: did you mean --colour?"),
+        ("-s /run/x --sandbx none", "--sandbx: did you mean --sandbox?"),
+        ("--version-of=1", "--version-of=1: did you mean --version?"),
+        ("-z", "-z"),
+        ("-cz", "-cz"),
+        ("-zs /run/x", "-zs"),
+        ("--fd=none --qqq", "--qqq"),
+    ],
+)
+def test_an_unknown_option_is_named_first(words: str, named: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        options.parse(Needy, CommandLine(["lamp", *words.split()]))
+    assert str(refused.value) == f"unknown option {named}"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("disk.img", "unexpected word disk.img"),
+        ("-s /run/x disk.img", "unexpected word disk.img"),
+        ("-s /run/x", "the following arguments are required: --bulb"),
+        ("-cs /run/x", "the following arguments are required: --bulb"),
+        ("-cs", "-s/--socket-path: expected one argument"),
+        ("--bulb -x", "--bulb: expected one argument"),
+        ("--bulb=1 -- -x", "unexpected word --"),
+    ],
+)
+def test_values_are_no_unknown_options(words: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        options.parse(Needy, CommandLine(["lamp", *words.split()]))
+
+
+@pytest.mark.parametrize("words", ["-s /run/x", "-s/run/x", "-cs /run/x", "-f 3 -cs/run/x"])
+def test_options_have_the_short_names_of_qemu_s_programs(words: str) -> None:
+    parsed = parse(*words.split())
+    assert parsed.socket_path == "/run/x"
+    assert parsed.print_capabilities == ("c" in words)
+    assert parsed.fd == (3 if "-f" in words else None)
 
 
 @pytest.mark.parametrize("argument", ["--socket-mode=0", "--socket-group=0"])
@@ -114,6 +191,22 @@ def test_version_and_help_end_the_program_well(capfd: pytest.CaptureFixture[str]
     assert printed.startswith(f"vhost-user-lamp {vhostd.__version__}\n")
     assert "A vhost-user back-end: a lamp" in printed
     assert "Not for the help" not in printed
+
+
+def test_help_ends_with_the_example_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("lamps")
+    module.__doc__ = EXAMPLE
+    monkeypatch.setitem(sys.modules, "lamps", module)
+    for name in ("lamps", "lamps.device"):
+        monkeypatch.setattr(Lamp, "__module__", name)
+        text = options.make_parser(Lamp, "vhost-user-lamp").format_help()
+        lines = ["  vhost-user-lamp -s /x", "", "  qemu-system-x86_64 \\", "      -device lamp", ""]
+        assert text.endswith("\n".join(["(LISTEN_FDS).", "", "example:", *lines]))
+
+
+def test_a_device_without_an_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lamp, "__module__", "lamps.that.nobody.has")
+    assert options.make_parser(Lamp, "vhost-user-lamp").format_help().endswith("(LISTEN_FDS).\n")
 
 
 def test_help_names_every_option() -> None:
@@ -139,6 +232,15 @@ def test_what_is_no_positive_number_is_named(text: str) -> None:
         ("3M", 3 << 20),
         ("2G", 2 << 30),
         ("1T", 1 << 40),
+        ("1P", 1 << 50),
+        ("7E", 7 << 60),
+        ("1GiB", 1 << 30),
+        ("1gib", 1 << 30),
+        ("1KiB", 1024),
+        ("512B", 512),
+        ("1.5G", 3 << 29),
+        ("0.5KiB", 512),
+        ("1.50K", 1536),
     ],
 )
 def test_sizes_may_have_a_unit(text: str, found: int) -> None:
@@ -146,10 +248,21 @@ def test_sizes_may_have_a_unit(text: str, found: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0", "0M", "-1", "M", "1.5G", "1X", "1KK", " 1", "9" * 19, "9" * 15 + "T"]
+    "text",
+    [
+        *("", "0", "0M", "-1", "M", "1X", "1KK", " 1", "9" * 19, "9" * 15 + "T"),
+        *("1.5", "0.1K", "1.K", ".5G", "1,5G", "1e3", "8E", "8191.9999999999P", "iB", "1iB", "1 G", "0x10"),
+        "\u0661K",
+    ],
 )
 def test_what_is_no_size_is_named(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=f"{text!r} is not a size"):
+        size(text)
+
+
+@pytest.mark.parametrize(("text", "remedy"), [("1KB", "1K or 1KiB"), ("1.5gb", "1.5g or 1.5giB")])
+def test_a_unit_that_means_two_things_is_refused(text: str, remedy: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' has two meanings: say {remedy}"):
         size(text)
 
 

@@ -108,6 +108,19 @@ def test_a_failure_after_the_bind_leaves_no_file(path: str, monkeypatch: pytest.
     assert not os.path.exists(path)
 
 
+@pytest.mark.usefixtures("setgid")
+@pytest.mark.parametrize(("group", "shown"), [(1, "daemon \\(1\\)"), (0xFFFF_FF00, "4294967040")])
+def test_a_group_that_cannot_be_set_is_named(
+    path: str, monkeypatch: pytest.MonkeyPatch, group: int, shown: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", fail)
+    with pytest.raises(SetupError, match=f"it cannot be given to group {shown}: Operation not permitted"):
+        listen(path, group=group)
+
+
 def test_of_two_that_start_at_once_one_listens(
     path: str, hooked: Hooked, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ class Frontend:
     """
 
     def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
         self.channel = Channel(sock, FRONT_END, replies=True)
         self._caller = Caller(self.channel)
         self.features = 0
@@ -115,7 +116,7 @@ class Frontend:
 
     async def start(self, memory: SharedMemory, index: int = 0, size: int = 64) -> Queue:
         """Makes a queue in `memory`, and starts and enables its ring as QEMU does."""
-        queue = Queue(memory, index, size, self.features)
+        queue = Queue(memory, index, size, self.features, self._socket)
         await self.set_up(queue)
         await self.call(SET_VRING_KICK, VringFd(index), queue.kick_fd)
         await self.call(SET_VRING_CALL, VringFd(index), queue.call_fd)

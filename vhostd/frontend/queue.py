@@ -2,8 +2,11 @@
 
 import asyncio
 import os
+import select
+import socket
 from collections import defaultdict
 
+from vhostd.errors import GuestError
 from vhostd.frontend.memory import PAGE, SharedMemory
 from vhostd.ring import ring_format
 from vhostd.ring.driver import driver_format
@@ -13,7 +16,15 @@ from vhostd.wire.fds import Fd
 class Queue:
     """A virtqueue in shared memory and its kick, call and err eventfds, which it owns."""
 
-    def __init__(self, memory: SharedMemory, index: int, size: int, features: int) -> None:
+    def __init__(
+        self,
+        memory: SharedMemory,
+        index: int,
+        size: int,
+        features: int,
+        connection: socket.socket | None = None,
+    ) -> None:
+        """Whoever waits for the device notices when the `connection` to it ends."""
         self.memory = memory
         self.index = index
         self.size = size
@@ -23,6 +34,11 @@ class Queue:
         self.kick_fd, self.call_fd, self.err_fd = (
             Fd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)) for _ in range(3)
         )
+        self._watched = select.epoll()
+        for fd in (self.call_fd, self.err_fd):
+            self._watched.register(fd, select.EPOLLIN)
+        if connection is not None:
+            self._watched.register(connection, select.EPOLLRDHUP)
         self._held: dict[int, list[tuple[int, int, bool]]] = {}  # the buffers of each head that is out
         self._free: defaultdict[int, list[int]] = defaultdict(list)  # addresses by size
 
@@ -55,20 +71,35 @@ class Queue:
         return head, answer
 
     async def used(self) -> tuple[int, bytes]:
-        """As `poll`, but waits for the device's interrupt."""
+        """As `poll`, but waits for the device's interrupt.
+
+        Raises GuestError if the device has stopped the ring since it is broken, ConnectionResetError if the
+        back-end has closed the connection.
+        """
         while (answer := self.poll()) is None:
             if not self.driver.arm():
-                await signalled(self.call_fd)
+                await self._interrupt()
         return answer
 
+    async def _interrupt(self) -> None:
+        await _readable(self._watched.fileno())
+        ready = dict(self._watched.poll(0))
+        if self.call_fd.fileno() in ready:
+            os.eventfd_read(self.call_fd.fileno())
+        elif self.err_fd.fileno() in ready:
+            raise GuestError(f"the device has stopped ring {self.index}, since it is broken: see its log")
+        else:
+            raise ConnectionResetError("the back-end has closed the connection")
+
     async def request(self, data: bytes = b"", room: int = 0) -> bytes:
-        """Sends a chain, waits until it is used, and returns what the device wrote."""
+        """Sends a chain, waits until it is used, and returns what the device wrote; raises as `used` does."""
         self.add(data, room)
         self.kick()
         return (await self.used())[1]
 
     def close(self) -> None:
         """Closes the eventfds."""
+        self._watched.close()
         for fd in (self.kick_fd, self.call_fd, self.err_fd):
             fd.close()
 
@@ -78,11 +109,15 @@ class Queue:
 
 async def signalled(eventfd: Fd) -> int:
     """Waits for an eventfd and returns its count."""
+    await _readable(eventfd.fileno())
+    return os.eventfd_read(eventfd.fileno())
+
+
+async def _readable(fd: int) -> None:
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
-    loop.add_reader(eventfd.fileno(), readable.set)
+    loop.add_reader(fd, readable.set)
     try:
         await readable.wait()
     finally:
-        loop.remove_reader(eventfd.fileno())
-    return os.eventfd_read(eventfd.fileno())
+        loop.remove_reader(fd)

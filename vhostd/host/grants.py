@@ -21,7 +21,7 @@ class Grants(NamedTuple):
     ioctls: tuple[Ioctl, ...] = ()
     read: tuple[str, ...] = ()  # folders whose files are read
     devices: tuple[str, ...] = ()  # folders whose device nodes are opened, and asked by ioctls
-    system_calls: tuple[str, ...] = ()  # their names; of those that an architecture lacks, nothing comes
+    system_calls: tuple[str, ...] = ()  # their names; those of other architectures have no effect
 
     @classmethod
     def together(cls, parts: Iterable[Self]) -> Self:

@@ -25,6 +25,16 @@ class Endpoint:
         self._file = file
         sock.setblocking(False)
 
+    def __str__(self) -> str:
+        """What the program does with it, for a person."""
+        if self._file is not None:
+            return f"listening at {self._file.path}"
+        fd = self.socket.fileno()
+        if not self.listening:
+            return f"serving the front-end at fd {fd}"
+        path = self.socket.getsockname()
+        return f"listening at fd {fd}, {path if isinstance(path, str) else '@' + path[1:].decode()}"
+
     @property
     def listening(self) -> bool:
         """Whether the socket listens. If not, it is connected to the only front-end."""

@@ -60,16 +60,20 @@ class LineHandler(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
+        self.is_terminal = os.isatty(STDERR)  # asked now: in the sandbox nobody can
         self._fd = _open_terminal() or STDERR
         self._is_read = True
 
     def emit(self, record: logging.LogRecord) -> None:
-        # While nobody reads, only the first line waits.
-        patience = PATIENCE if self._is_read else 0
         try:
-            self._is_read = write_line(self.format(record), self._fd, patience)
+            self.write(self.format(record))
         except Exception:
             self.handleError(record)
+
+    def write(self, line: str) -> None:
+        """Writes a line. While nobody reads, only the first one waits."""
+        patience = PATIENCE if self._is_read else 0
+        self._is_read = write_line(line, self._fd, patience)
 
     def close(self) -> None:
         if self._fd != STDERR:
@@ -134,6 +138,14 @@ def complain(program: str, error: Exception) -> None:
         _system_logger(program).write(syslog.LOG_ERR, line)
     else:
         write_line(f"{program}: {line}")
+
+
+def tell_person(program: str, line: str) -> None:
+    """Writes a line to a terminal on stderr, for the person who has started the program; else nothing."""
+    root = logging.getLogger()
+    for handler in root.handlers:
+        if isinstance(handler, LineHandler) and handler.is_terminal and root.isEnabledFor(logging.INFO):
+            handler.write(f"{program}: {line}")
 
 
 def _system_logger(program: str) -> Syslog:

@@ -20,11 +20,12 @@ from vhostd.program.options import parse
 from vhostd.program.server import Metrics, serve
 from vhostd.ring import notify
 from vhostd.virtio.device import Device
+from vhostd.virtio.vocabulary import DeviceType
 
 
 def run(kind: type[Device]) -> int:
     """Runs a device as a program that has no manifest, and returns its exit status."""
-    return Manifest(kind.kind.description_type, kind).main()
+    return Manifest(DeviceType(kind.kind).description_type, kind).main()
 
 
 def load(device: str | type[object]) -> type[Device]:
@@ -56,6 +57,8 @@ def serve_device(kind: type[Device], command: CommandLine) -> None:
             stack.enter_context(closing(endpoint))
         if options.sandbox != "none":  # with everything open, and nobody served
             _give_up_the_rest(device, endpoint, metrics)
+        for line in (str(endpoint), *device.places()):
+            log.tell_person(command.program, line)
         gc.freeze()  # what is there stays
         gc.enable()
         _loop(device, endpoint, notifier, metrics)
@@ -70,7 +73,7 @@ def _open_metrics(kind: type[Device], program: str, address: Address) -> Metrics
             f"--metrics needs {library}, which is not installed: Debian's python3-prometheus-client, "
             "or PyPI's prometheus-client"
         ) from None
-    about = {"program": program, "device": kind.kind.name.lower(), "version": __version__}
+    about = {"program": program, "device": DeviceType(kind.kind).name.lower(), "version": __version__}
     return open_metrics(address, about)
 
 

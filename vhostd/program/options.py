@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 
 from vhostd import __version__
 from vhostd.errors import UsageError
@@ -15,6 +16,7 @@ from vhostd.virtio.device import Device
 SANDBOXES = ("default", "none")
 MAX_FD = 0x7FFF_FFFF
 MAX_DIGITS = 18  # of a number; all that have them fit 64 bits with a sign
+MAX_SIZE = (1 << 63) - 1
 
 
 def make_parser(kind: type[Device], program: str) -> argparse.ArgumentParser:
@@ -26,12 +28,15 @@ def make_parser(kind: type[Device], program: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
         add_help=False,
     )
+    parser.docstring = _docstring(kind)
     # In a group, where argparse does not try out how it will look: for that it loads half of a compressor.
     helping = parser.add_argument_group("options")
     helping.add_argument("-h", "--help", action="help", help="show this help message and exit")
     shared = parser.add_argument_group("shared options")
-    shared.add_argument("--socket-path", metavar="PATH", help="listen at PATH for one front-end at a time")
-    shared.add_argument("--fd", metavar="N", type=_fd, help="use this socket: listening, or connected")
+    shared.add_argument(
+        "-s", "--socket-path", metavar="PATH", help="listen at PATH for one front-end at a time"
+    )
+    shared.add_argument("-f", "--fd", metavar="N", type=_fd, help="use this socket: listening, or connected")
     shared.add_argument(
         "--socket-mode", metavar="MODE", type=socket_mode, help="PATH's mode, octal, such as 0660"
     )
@@ -46,9 +51,13 @@ def make_parser(kind: type[Device], program: str) -> argparse.ArgumentParser:
     )
     shared.add_argument("--sandbox", choices=SANDBOXES, default="default", help="default: %(default)s")
     shared.add_argument("--log-level", choices=LEVELS, help="default: info; in syslog, warning")
-    shared.add_argument("--print-capabilities", action="store_true", help="print them as JSON, and exit")
-    shared.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    shared.add_argument(
+        "-c", "--print-capabilities", action="store_true", help="print them as JSON, and exit"
+    )
+    shared.add_argument("-V", "--version", action="version", version=f"%(prog)s {__version__}")
     kind.add_options(parser)
+    if any(action.metavar == "SIZE" for action in parser._actions):
+        parser.epilog = f"{parser.epilog} A SIZE is in bytes, or has a unit: 64K, 256MiB, 1.5G."
     return parser
 
 
@@ -68,12 +77,23 @@ def positive(text: str) -> int:
 
 
 def size(text: str) -> int:
-    """The type of an option that takes bytes: a number above 0, also with K, M, G or T for powers of 1024."""
-    unit = "KMGT".find(text[-1:].upper()) + 1 if text else 0
-    number = text[:-1] if unit else text
-    if not number.isdecimal() or len(number) > MAX_DIGITS - 4 * unit or not int(number):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 65536, 64K, 256M or 1G")
-    return int(number) << 10 * unit
+    """The type of an option that takes bytes: 65536, 64K, 64KiB, 1.5G; a unit is a power of 1024.
+
+    A size is a whole number of bytes, above 0 and below 2**63. KB and the like are refused: to some people
+    they are 1000 bytes.
+    """
+    found = re.fullmatch(r"([0-9]{1,18})(?:\.([0-9]{1,9}))?(?:([kmgtpe])(ib|b)?|b)?", text, re.IGNORECASE)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 65536, 64K, 256MiB or 1.5G")
+    whole, fraction, unit, suffix = found.groups()
+    if (suffix or "").lower() == "b":
+        raise argparse.ArgumentTypeError(f"{text!r} has two meanings: say {text[:-1]} or {text[:-1]}iB")
+    shift = 10 * ("kmgtpe".index(unit.lower()) + 1) if unit else 0
+    fraction = fraction or ""
+    number, rest = divmod(int(whole + fraction) << shift, int("1" + "0" * len(fraction)))
+    if rest or not 0 < number <= MAX_SIZE:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size: whole bytes, above 0 and below 8E")
+    return number
 
 
 def socket_mode(text: str) -> int:
@@ -89,6 +109,12 @@ def socket_group(text: str) -> int:
         return group_id(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _docstring(kind: type[Device]) -> str:
+    """That of the program's package, or of its only module."""
+    module = kind.__module__
+    return getattr(sys.modules.get(module.rpartition(".")[0] or module), "__doc__", None) or ""
 
 
 def _fd(text: str) -> int:

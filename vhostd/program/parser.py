@@ -1,6 +1,8 @@
-"""A parser of command lines that complains in one line."""
+"""A parser of command lines that complains in one line, and of the first thing that it does not know."""
 
 import argparse
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any, NoReturn
 
 from vhostd.errors import UsageError
@@ -13,8 +15,74 @@ class Parser(argparse.ArgumentParser):
     What it is to print it prints, or raises SetupError; argparse would leave that to the end of the program.
     """
 
+    docstring = ""  # of the program's package: its command lines end the help
+
+    def parse_args(self, args: Sequence[str], namespace: Any = None) -> Any:  # type: ignore[override]
+        """Raises UsageError. If a program takes options alone, an unknown one is told of before all else.
+
+        argparse would rather tell of what is missing, which is often that very option, misspelt.
+        """
+        if not all(action.option_strings for action in self._actions):
+            return super().parse_args(args, namespace)
+        for word in args:
+            if f"-{word.partition('=')[0]}" in self._option_string_actions:  # -socket-path is no -s
+                self._refuse(word)
+        try:
+            return super().parse_args(args, namespace)
+        except UsageError:
+            for word in self._strange(args):
+                self._refuse(word)
+            raise
+
+    def format_help(self) -> str:
+        text = super().format_help()
+        if lines := examples(self.docstring):
+            text += "\n".join(["\nexample:", *(f"  {line}".rstrip() for line in lines), ""])
+        return text
+
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
+        raise UsageError(message.replace("ignored explicit argument", "it takes no value, and was given"))
+
+    def _refuse(self, word: str) -> NoReturn:
+        if word.startswith("-") and word.strip("-"):
+            raise UsageError(f"unknown option {word}{self._hint(word)}")
+        raise UsageError(f"unexpected word {word}: it is no option, and no option's value")
+
+    def _strange(self, words: Sequence[str]) -> Iterator[str]:
+        """The words that are neither options nor their values."""
+        is_value = False
+        for word in words:
+            if is_value:
+                is_value = False
+            elif (known := self._wants_value(word)) is None:
+                yield word
+            else:
+                is_value = known
+
+    def _wants_value(self, word: str) -> bool | None:
+        """Whether the next word is the value of this option; None if this is none that is known."""
+        known = self._option_string_actions
+        name, equals, _ = word.partition("=")
+        if name in known:
+            return known[name].nargs != 0 and not equals
+        if not word.startswith("-") or word.startswith("--"):
+            return None
+        for rest in range(len(word) - 2, -1, -1):  # letters, of which the last may have a value behind it
+            letter = f"-{word[-1 - rest]}"
+            if letter not in known:
+                return None
+            if known[letter].nargs != 0:
+                return not rest
+        return False if len(word) > 1 else None
+
+    def _hint(self, word: str) -> str:
+        """The known option that is nearest to an unknown one, as a question."""
+        from difflib import get_close_matches  # here, since few starts are wrong
+
+        names = {option.lstrip("-"): option for option in self._option_string_actions}
+        wanted = word.partition("=")[0].lstrip("-").lower().replace("_", "-")
+        near = get_close_matches(wanted, [name for name in names if len(name) > 1], n=1)
+        return f": did you mean {names[near[0]]}?" if near else ""
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         # Of --option=-- argparse would make an empty list, which no type and no choice is asked about.
@@ -24,3 +92,10 @@ class Parser(argparse.ArgumentParser):
 
     def _print_message(self, message: str, file: object = None) -> None:
         say(message)
+
+
+def examples(docstring: str) -> list[str]:
+    """The lines of the first indented blocks of a docstring, if they are command lines."""
+    blocks = docstring.split("\n\n")[1:]
+    found = takewhile(lambda block: block.startswith(("    vhost", "    qemu")), blocks)
+    return [line.removeprefix("    ") for line in "\n\n".join(found).splitlines()]

@@ -7,6 +7,7 @@ first moment. They are changed later only in a folder where nobody else can repl
 
 import errno
 import fcntl
+import grp
 import os
 import socket
 import stat
@@ -112,12 +113,13 @@ def _remove_stale(folder: Folder, name: str, path: str) -> None:
         there = folder.pin(name)
     except FileNotFoundError:
         return
-    with there, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    # Datagrams cannot connect to a stream: whoever serves there hears nothing of the probe.
+    with there, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         status = os.fstat(there.fileno())
         if not stat.S_ISSOCK(status.st_mode):
             raise SetupError(f"cannot listen at {path}: what is there is no socket")
         probe.setblocking(False)
-        # in use: 0, or EAGAIN for a full backlog; EACCES, EPROTOTYPE
+        # in use: EPROTOTYPE; 0, EPERM for datagrams; EACCES
         if probe.connect_ex(reopened(there)) != errno.ECONNREFUSED:
             raise SetupError(f"cannot listen at {path}: another socket is in use there")
     # In a sticky folder nobody else can move our own socket away. Any other one may have been replaced since.
@@ -147,15 +149,24 @@ def _correct(made: Fd, folder: Folder, path: str, mode: int | None, group: int |
     """Sets mode and group if the folder's setgid bit or ACL gave the file others, or only chown(2) can."""
     status = os.fstat(made.fileno())
     if group is not None and group != status.st_gid:
-        _require_private(folder, path, f"group {group}")
+        name = _group_name(group)
+        _require_private(folder, path, f"group {name}")
         try:
             os.chown(reopened(made), -1, group)
         except OSError as error:
-            fault = f"it cannot be given group {group}: {error.strerror}"
+            fault = f"it cannot be given to group {name}: {error.strerror}"
             raise SetupError(f"cannot listen at {path}: {fault}") from None
     if mode is not None and mode != stat.S_IMODE(status.st_mode):
         _require_private(folder, path, f"mode {mode:o}")
         os.chmod(reopened(made), mode)
+
+
+def _group_name(group: int) -> str:
+    """The group as messages show it: by name and number, or by number if it has no name."""
+    try:
+        return f"{grp.getgrgid(group).gr_name} ({group})"
+    except KeyError:
+        return str(group)
 
 
 def _require_private(folder: Folder, path: str, what: str) -> None:

@@ -20,13 +20,15 @@ from vhostd.program.stdout import say
 def start(device: str | type[object], command: CommandLine, *, capabilities: str) -> int:
     """Runs a device's program and returns its exit status (main.py)."""
     try:
-        if "--print-capabilities" in command.arguments:  # which ignores all else
+        if not {"--print-capabilities", "-c"}.isdisjoint(command.arguments):  # which ignores all else
             say(f"{capabilities}\n")
         else:
             _serve(device, command)
     except (SetupError, MemoryError) as error:
         _complain(command.program, error)
         return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:  # before signals were held
+        pass
     return 0
 
 

@@ -44,6 +44,9 @@ class Device:
     def __init_subclass__(cls) -> None:
         if "capabilities" in vars(cls):  # where they once were, and would be ignored
             raise TypeError(f"{cls.__name__}.capabilities: they belong into the program's Manifest")
+        for name in ("queues", "calls"):
+            if callable(vars(cls).get(name)):
+                raise TypeError(f"{cls.__name__}.{name} is a method: write @property above it")
 
     @property
     def queues(self) -> Sequence[Handler]:
@@ -79,6 +82,10 @@ class Device:
         ioctls with EPERM.
         """
         return Grants()
+
+    def places(self) -> Sequence[str]:
+        """Where else the program listens. A person at a terminal is told at the start, a line for each."""
+        return ()
 
     def signals(self) -> Signals:
         """Functions that the event loop calls at a signal. A signal that is not named here is ignored."""

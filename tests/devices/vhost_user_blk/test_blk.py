@@ -173,8 +173,9 @@ def test_option(argument: str, name: str, value: object) -> None:
         *(f"--rate-iops={text}" for text in ("", "0", "-1", "1K")),
         *(f"--rate-bytes={text}" for text in ("", "0", "1X")),
         *(
-            "--cache=none",
-            "--aio=native",
+            "--cache=",
+            "--cache=None",
+            "--aio=libaio",
             "--locking=yes",
             "--format=qcow2",
             "--format=",
@@ -187,6 +188,32 @@ def test_options_that_cannot_be(argument: str) -> None:
     image = () if argument.startswith("--ram") else ("--blk-file=x",)
     with pytest.raises(argparse.ArgumentError, match=argument.partition("=")[0]):
         options(*image, argument)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "value"),
+    [
+        (["-b", "x"], "blk_file", "x"),
+        (["-bx", "-r"], "read_only", True),
+        (["-rbx"], "blk_file", "x"),
+        (["-bx", "--cache=none"], "cache", "direct"),
+    ],
+)
+def test_what_users_of_qemu_type_is_understood(arguments: list[str], name: str, value: object) -> None:
+    assert getattr(options(*arguments), name) == value
+
+
+@pytest.mark.parametrize(
+    ("argument", "answer"),
+    [
+        ("--cache=unsafe", "'unsafe' is not offered: .* --ram keeps none"),
+        ("--cache=directsync", "'directsync' is not offered: --cache=writethrough"),
+        ("--aio=native", "'native', the older interface of Linux, is not used: leave --aio out"),
+    ],
+)
+def test_what_users_of_qemu_type_is_answered(argument: str, answer: str) -> None:
+    with pytest.raises(argparse.ArgumentError, match=answer):
+        options("--blk-file=x", argument)
 
 
 def test_a_poll_that_would_keep_signals_waiting_cannot_be() -> None:
@@ -204,8 +231,12 @@ def test_one_image(arguments: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        (("--ram=1M", "--read-only"), UsageError, "--ram goes with neither"),
-        (("--ram=1M", "--cache=direct"), UsageError, "--ram goes with neither"),
+        *(
+            (("--ram=1M", option), UsageError, f"{option} makes no sense with --ram")
+            for option in ("--read-only", "--cache=direct", "--locking=on", "--share-rw")
+        ),
+        (("--ram=1M", "--cache=none"), UsageError, "--cache=direct makes no sense with --ram"),
+        (("--ram=1M", "--format=raw"), UsageError, "--format makes no sense with --ram"),
         (("--ram=1",), UsageError, "--ram=1: not a whole number of blocks of 512 bytes"),
         (("--ram=2K", "--logical-block-size=4K"), UsageError, "--ram=2048: not a whole number of blocks of"),
         (("--blk-file=/missing",), SetupError, "--blk-file=/missing: No such file or directory"),

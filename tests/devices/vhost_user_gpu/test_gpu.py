@@ -32,7 +32,7 @@ from tests.devices.vhost_user_gpu.guest import (
 from vhost_user_gpu import MANIFEST
 from vhost_user_gpu import device as gpu_device
 from vhost_user_gpu.device import Gpu
-from vhostd import DeviceType, RefusedRequest, SetupError
+from vhostd import DeviceType, RefusedRequest, SetupError, UsageError
 from vhostd.virtio.link import Link
 from vhostd.virtio.virtqueue import Virtqueue
 
@@ -161,16 +161,32 @@ def test_resolutions_that_cannot_be(text: str) -> None:
         options(f"--resolution={text}")
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "1.5G", "lots", "256MB"])
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.3K", "lots", "256MB"])
 def test_sizes_that_cannot_be(text: str) -> None:
     with pytest.raises(argparse.ArgumentError, match="--max-memory"):
         options(f"--max-memory={text}")
 
 
 @pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--max-memory=10"], "--max-memory=10: one picture of 1280x800 takes 4096000 bytes"),
+        (["--resolution=16384x16384"], "--max-memory=268435456: .* takes 1073741824 bytes"),
+        (["--max-memory=4799", "--resolution=40x30"], "takes 4800 bytes"),
+    ],
+)
+def test_memory_for_no_picture_at_all(arguments: list[str], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        Gpu.from_options(options(*arguments))
+    Gpu.from_options(options("--max-memory=4800", "--resolution=40x30")).close()
+
+
+@pytest.mark.parametrize(
     ("argument", "text"),
     [
         ("--virgl", "--virgl: .*2D only"),
+        ("-v", "--virgl: .*2D only"),
+        ("-r/dev/dri/renderD128", "--render-node=/dev/dri/renderD128: .*no GPU"),
         ("--render-node=/dev/dri/renderD128", "--render-node=/dev/dri/renderD128: .*no GPU"),
         ("--render-node=", "--render-node=: .*no GPU"),
     ],
@@ -198,10 +214,10 @@ def test_the_import_is_cheap() -> None:
 
 
 def test_options_take_effect(run_async: Run) -> None:
-    device = Gpu.from_options(options("--scanouts=2", "--resolution=640x480", "--max-memory=10K"))
+    device = Gpu.from_options(options("--scanouts=2", "--resolution=40x30", "--max-memory=10K"))
 
     async def main() -> None:
-        modes = MODE.pack(0, 0, 640, 480, 1, 0) + MODE.pack(640, 0, 640, 480, 1, 0) + bytes(14 * 24)
+        modes = MODE.pack(0, 0, 40, 30, 1, 0) + MODE.pack(40, 0, 40, 30, 1, 0) + bytes(14 * 24)
         assert await ask(device, get_display_info()) == (OK_DISPLAY_INFO, modes)
         assert await ask(device, create_2d(1, 32, 32)) == (OK, b"")
         assert await ask(device, create_2d(2, 64, 64)) == (0x1201, b"")

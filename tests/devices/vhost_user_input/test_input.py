@@ -69,6 +69,8 @@ def test_what_it_is() -> None:
         ["--no-grab"],
         ["--name=x"],
         ["--evdev-path=a", "--evemu-path=b"],
+        ["-p", "a", "--event-socket=b"],
+        ["--evemu-path=a", "-n"],
         ["--evdev-path=a", "--event-socket=b"],
         ["--evemu-path=a", "--no-grab"],
         ["--event-socket=a", "--no-grab"],
@@ -96,6 +98,7 @@ def test_a_socket_alone_is_a_keyboard(tmp_path: Path) -> None:
     path = tmp_path / "s"
     device = made(f"--event-socket={path}", "--serial=7")
     assert path.is_socket()
+    assert device.places() == [f"events are taken at {path}"]
     assert name_of(device) == "vhostd virtual keyboard"
     device.write_config(0, b"\x02\x00")
     assert device.read_config()[2:9] == b"\x01\x00\x00\x00\x00\x007"

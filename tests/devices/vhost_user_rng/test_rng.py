@@ -384,6 +384,21 @@ def test_a_limit_that_makes_no_sense(make: Make, option: str) -> None:
         make(option)
 
 
+def test_a_period_without_a_limit_makes_no_sense(make: Make) -> None:
+    with pytest.raises(UsageError, match="--period needs --max-bytes"):
+        make("-p", "1000")
+
+
+def test_the_limit_has_the_short_names_of_other_programs(make: Make, run_async: Run) -> None:
+    device = make("-m", "512", "-p1000")
+
+    async def main() -> None:
+        await device._budget.refill()
+        assert device._budget.left == 512
+
+    run_async(main)
+
+
 def test_a_pipe_is_refused_as_source(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -5,7 +5,6 @@ import re
 import textwrap
 import time
 from collections.abc import Iterable, Iterator
-from itertools import takewhile
 from pathlib import Path
 
 import vhostd
@@ -13,6 +12,7 @@ from vhostd import ctl
 from vhostd.ctl.installation.commandline import Command, Option, read
 from vhostd.ctl.installation.programs import Program
 from vhostd.program import start as back_end
+from vhostd.program.parser import examples
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 CODE = re.compile("`([^`]+)`")
@@ -86,12 +86,8 @@ def _paragraph(text: str) -> Iterator[str]:
 
 
 def _examples(docstring: str) -> Iterator[str]:
-    """The first indented blocks of a docstring, if they are command lines."""
-    blocks = docstring.split("\n\n")[1:]
-    found = list(takewhile(re.compile(" +(vhost|qemu)").match, blocks))
-    if found:
-        text = textwrap.dedent("\n\n".join(found))
-        yield from (".RS 4", ".nf", *map(_literal, text.splitlines()), ".fi", ".RE")
+    if lines := examples(docstring):
+        yield from (".RS 4", ".nf", *map(_literal, lines), ".fi", ".RE")
 
 
 def _value(option: Option) -> str:

@@ -7,6 +7,7 @@ import os
 import socket
 from contextlib import suppress
 
+from vhostd.errors import SetupError
 from vhostd.host.grants import Grants
 from vhostd.program.sandbox.names import FixedNames
 
@@ -15,6 +16,7 @@ UNWINDER = "libgcc_s.so.1"  # which glibc loads when a thread ends while Python 
 # libseccomp, seccomp.h
 ALLOW, FAIL = 0x7FFF_0000, 0x0005_0000
 TSYNC = 4
+UNKNOWN = -1
 GREATER_EQUAL, MASKED_EQUAL = 5, 7
 
 # Linux, include/uapi/linux/{sched,memfd,net,mman}.h and asm-generic/{mman,ioctls}.h
@@ -85,7 +87,7 @@ class Filter:
     """What serving any device takes, what is granted to this one, and the removal of files of these names.
 
     Any file may be removed, and renamed, if some may be written: then Landlock alone says which. Raises
-    OSError if there is no libseccomp.
+    OSError if there is no libseccomp, SetupError for a grant of a system call that nobody knows.
     """
 
     def __init__(self, grants: Grants, names: FixedNames) -> None:
@@ -95,7 +97,11 @@ class Filter:
         if not self._context:
             raise MemoryError
         written = WRITTEN if grants.written else ""
-        for name in (*" ".join((*ALLOWED, written)).split(), *grants.system_calls):
+        for name in " ".join((*ALLOWED, written)).split():
+            self._add(name)
+        for name in grants.system_calls:
+            if self._number(name) == UNKNOWN:
+                raise SetupError(f"a grant: libseccomp knows no system call {name!r}")
             self._add(name)
         self._add_threads()
         self._add_memory(names.end)
@@ -145,13 +151,18 @@ class Filter:
 
     def _add(self, name: str, *conditions: _Condition, action: int = ALLOW) -> None:
         """Lets a call through if all conditions are met."""
-        number = self._library.seccomp_syscall_resolve_name(name.encode())
+        number = self._number(name)
         if number < 0:  # newer than the library, or of another architecture
             return
         array = (_Condition * len(conditions))(*conditions)
         self._check(
             self._library.seccomp_rule_add_array(self._context, action, number, len(conditions), array)
         )
+
+    def _number(self, name: str) -> int:
+        """A system call's number: below UNKNOWN if another architecture has the call."""
+        number: int = self._library.seccomp_syscall_resolve_name(name.encode())
+        return number
 
     def _check(self, result: int) -> None:
         if result < 0:

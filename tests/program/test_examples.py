@@ -1,0 +1,44 @@
+"""The command lines at the end of each program's help, as a user would paste them."""
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.programs import executable, listening
+
+PROGRAMS = ("vhost-user-rng", "vhost-user-blk", "vhost-user-gpu", "vhost-user-input")
+PATIENCE = 60.0  # seconds that QEMU has, which takes one
+
+
+def pasted(program: str, folder: Path) -> list[list[str]]:
+    """The words of each command line, with this folder in place of /tmp."""
+    help_text = subprocess.run([executable(program), "--help"], capture_output=True, text=True, check=True)
+    example = help_text.stdout.partition("\nexample:\n")[2].replace("/tmp/", f"{folder}/")
+    return [shlex.split(block.replace("\\\n", "")) for block in example.split("\n\n")]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_qemu_takes_it_and_has_the_device(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for image in ("disk.img", "system.img"):
+        (tmp_path / image).write_bytes(bytes(1 << 20))
+    (name, *options), qemu = pasted(program, tmp_path)
+    path = next(option.partition("=")[2] for option in options if option.startswith("--socket-path="))
+    (device,) = (word.partition(",")[0] for word in qemu if word.startswith("vhost-user-"))
+    options.remove(f"--socket-path={path}")
+    command = ["none" if word == "gtk" else word for word in [*qemu, "-S", "-monitor", "stdio"]]
+    with listening([executable(name), *options], Path(path), cwd=str(tmp_path)):
+        done = subprocess.run(
+            [*command, *(["-display", "none"] if "-display" not in command else [])],
+            input="info qtree\nquit\n",
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=True,
+        )
+    assert f'dev: {device}, id "' in done.stdout
+    assert "deprecated" not in done.stderr

@@ -63,7 +63,7 @@ FEATURES = {
 
 
 def test_device_types_are_those_of_the_specifications() -> None:
-    assert {kind.description_type: kind.value for kind in DeviceType} == TYPES
+    assert {kind.description_type: kind for kind in DeviceType.known()} == TYPES
 
 
 def test_every_type_of_a_description_is_known() -> None:
@@ -75,7 +75,8 @@ def test_every_type_of_a_description_is_known() -> None:
     ("spelled", "kind"), [("9p", DeviceType.NINEP), ("rproc-serial", DeviceType.RPROC_SERIAL)]
 )
 def test_a_type_is_found_as_it_is_spelled(spelled: str, kind: DeviceType) -> None:
-    assert DeviceType.of(spelled) is kind
+    found = DeviceType.of(spelled)
+    assert (found, found.name) == (kind, kind.name)
 
 
 def test_a_type_that_is_not_known_is_told_of_with_the_remedy() -> None:
@@ -85,18 +86,19 @@ def test_a_type_that_is_not_known_is_told_of_with_the_remedy() -> None:
 
 def test_a_device_may_be_of_another_type() -> None:
     lamp = DeviceType.other("desk-lamp", 63)
-    assert (lamp, lamp.value, lamp.name, lamp.description_type) == (63, 63, "DESK_LAMP", "desk-lamp")
-    assert lamp not in list(DeviceType)
+    assert (lamp, lamp.name, lamp.description_type) == (63, "DESK_LAMP", "desk-lamp")
+    assert lamp not in list(DeviceType.known())
 
 
 def test_a_number_that_nobody_knows_is_its_own_name() -> None:
     strange = DeviceType(63)
-    assert (strange, strange.value, strange.name, strange.description_type) == (63, 63, "63", "63")
+    assert (strange, strange.name, strange.description_type) == (63, "63", "63")
+    assert DeviceType(34).name == "I2C_ADAPTER"
     assert DeviceType(DeviceType.other("lamp", 63)).name == "LAMP"
 
 
 def test_what_is_no_number_is_no_type() -> None:
-    with pytest.raises(ValueError, match="'rng' is not a valid DeviceType"):
+    with pytest.raises(ValueError, match=r"invalid literal .* 'rng'"):
         DeviceType("rng")  # type: ignore[arg-type]  # as somebody might who takes it for `of`
 
 

@@ -3,65 +3,96 @@
 Section numbers throughout the project are those of virtio 1.3.
 """
 
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import Self
 
 MAX_QUEUE_SIZE = 32768  # of a split virtqueue (2.7)
 
 
-class DeviceType(IntEnum):
-    """Virtio device ids (virtio 1.3, 5); a name in lower case is the type in a backend description."""
+class Id:
+    """An id of the specification: as an attribute of DeviceType, it is that type.
 
-    NET = 1
-    BLOCK = 2
-    CONSOLE = 3
-    RNG = 4
-    BALLOON = 5
-    IOMEM = 6
-    RPMSG = 7
-    SCSI = 8
-    NINEP = 9
-    MAC80211_WLAN = 10
-    RPROC_SERIAL = 11
-    CAIF = 12
-    MEMORY_BALLOON = 13
-    GPU = 16
-    CLOCK = 17
-    INPUT = 18
-    VSOCK = 19
-    CRYPTO = 20
-    SIGNAL_DIST = 21
-    PSTORE = 22
-    IOMMU = 23
-    MEM = 24
-    SOUND = 25
-    FS = 26
-    PMEM = 27
-    RPMB = 28
-    MAC80211_HWSIM = 29
-    VIDEO_ENCODER = 30
-    VIDEO_DECODER = 31
-    SCMI = 32
-    NITRO_SEC_MOD = 33
-    I2C_ADAPTER = 34
-    WATCHDOG = 35
-    CAN = 36
-    PARAM_SERV = 38
-    AUDIO_POLICY = 39
-    BT = 40
-    GPIO = 41
-    RDMA = 42
-    CAMERA = 43
-    ISM = 44
-    SPI = 45
+    A member of an enumeration would cost a program's start twenty times as much.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __set_name__(self, owner: type["DeviceType"], name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object, owner: type["DeviceType"]) -> "DeviceType":
+        return owner(self.number, self.name)
+
+
+class DeviceType(int):
+    """A virtio device id (virtio 1.3, 5) with its name. A number that has no name there is its own name."""
+
+    name: str
+
+    NET = Id(1)
+    BLOCK = Id(2)
+    CONSOLE = Id(3)
+    RNG = Id(4)
+    BALLOON = Id(5)
+    IOMEM = Id(6)
+    RPMSG = Id(7)
+    SCSI = Id(8)
+    NINEP = Id(9)
+    MAC80211_WLAN = Id(10)
+    RPROC_SERIAL = Id(11)
+    CAIF = Id(12)
+    MEMORY_BALLOON = Id(13)
+    GPU = Id(16)
+    CLOCK = Id(17)
+    INPUT = Id(18)
+    VSOCK = Id(19)
+    CRYPTO = Id(20)
+    SIGNAL_DIST = Id(21)
+    PSTORE = Id(22)
+    IOMMU = Id(23)
+    MEM = Id(24)
+    SOUND = Id(25)
+    FS = Id(26)
+    PMEM = Id(27)
+    RPMB = Id(28)
+    MAC80211_HWSIM = Id(29)
+    VIDEO_ENCODER = Id(30)
+    VIDEO_DECODER = Id(31)
+    SCMI = Id(32)
+    NITRO_SEC_MOD = Id(33)
+    I2C_ADAPTER = Id(34)
+    WATCHDOG = Id(35)
+    CAN = Id(36)
+    PARAM_SERV = Id(38)
+    AUDIO_POLICY = Id(39)
+    BT = Id(40)
+    GPIO = Id(41)
+    RDMA = Id(42)
+    CAMERA = Id(43)
+    ISM = Id(44)
+    SPI = Id(45)
+
+    def __new__(cls, number: int, name: str = "") -> Self:
+        if isinstance(number, cls) and not name:
+            return number
+        kind = super().__new__(cls, number)
+        kind.name = name or next((known.name for known in cls.known() if known == number), str(number))
+        return kind
 
     @classmethod
-    def of(cls, description_type: str) -> Self:
+    def known(cls) -> Iterator["DeviceType"]:
+        """Those of the specification."""
+        return (each.__get__(None, cls) for each in vars(cls).values() if isinstance(each, Id))
+
+    @classmethod
+    def of(cls, description_type: str) -> "DeviceType":
         """The one of that name; ValueError if there is none, see `other`.
 
         `vhost-user.json` knows some of the names. libvirt refuses a description of any other type.
         """
-        for kind in cls:
+        for kind in cls.known():
             if kind.description_type == description_type:
                 return kind
         raise ValueError(
@@ -72,19 +103,12 @@ class DeviceType(IntEnum):
     @classmethod
     def other(cls, description_type: str, number: int) -> Self:
         """A type that the specification lacks, with its virtio device id: an author's own, or a newer one."""
-        kind = int.__new__(cls, number)
-        kind._name_, kind._value_ = description_type.upper().replace("-", "_"), number
-        return kind
-
-    @classmethod
-    def _missing_(cls, value: object) -> Self | None:
-        """A number that no type here has is its own name."""
-        return cls.other(str(value), value) if isinstance(value, int) else None
+        return cls(number, description_type.upper().replace("-", "_"))
 
     @property
     def description_type(self) -> str:
         """The type as `vhost-user.json` spells it."""
-        return "9p" if self is DeviceType.NINEP else self.name.lower().replace("_", "-")
+        return "9p" if self.name == "NINEP" else self.name.lower().replace("_", "-")
 
 
 class Feature(IntEnum):

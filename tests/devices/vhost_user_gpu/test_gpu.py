@@ -79,7 +79,7 @@ async def ask(device: Gpu, command: Command, queue: int = 0) -> tuple[int, bytes
 
 def test_what_it_is() -> None:
     assert Gpu.kind == DeviceType.GPU
-    assert DeviceType.GPU.value == 16
+    assert DeviceType.GPU == 16
     assert Gpu.features == 0b1110, "EDID, RESOURCE_UUID and RESOURCE_BLOB, neither VIRGL nor CONTEXT_INIT"
     assert json.loads(str(MANIFEST)) == {"type": "gpu", "features": []}
 

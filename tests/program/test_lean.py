@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ABSENT = ("ssl", "_ssl", "inspect", "ast", "dis", "subprocess", "locale", "gettext")
+ABSENT = ("ssl", "_ssl", "inspect", "ast", "dis", "subprocess", "locale", "gettext", "textwrap", "tokenize")
 LOADED = (
     "from vhostd.program.lean import load_event_loop; load_event_loop(); "
     "import asyncio, uvloop, socket, sys; "

@@ -12,7 +12,7 @@ PROFILED = {"PYTHONPROFILEIMPORTTIME": "1"}
 PROGRAMS = ("vhost-user-rng", "vhost-user-gpu", "vhost-user-blk", "vhost-user-input")
 # What costs much and what nobody needs for serving, or only those who ask for it by an option.
 ABSENT = {
-    *("inspect", "ast", "subprocess", "gettext", "locale", "glob"),
+    *("inspect", "ast", "subprocess", "gettext", "locale", "glob", "textwrap", "tokenize"),
     *("_ssl", "_hashlib", "hashlib", "uuid", "shutil", "lzma", "bz2", "json", "pathlib", "dataclasses"),
     *("systemd", "evdev", "prometheus_client", "pydantic", "jsonschema", "vhostd.frontend", "vhostd.ctl"),
 }

@@ -66,6 +66,8 @@ def _stand_ins() -> list[StandIn]:
         StandIn("inspect", isgenerator=_is_generator, iscoroutinefunction=_is_coroutine_function),
         StandIn("subprocess", PIPE=-1, STDOUT=-2, DEVNULL=-3, SubprocessError=RuntimeError),
         StandIn("gettext", gettext=str, ngettext=_singular_or_plural),
+        StandIn("textwrap"),  # which traceback needs for groups of exceptions
+        StandIn("tokenize"),  # which linecache needs when the lines of a traceback are shown
     ]
 
 

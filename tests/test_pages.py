@@ -79,7 +79,7 @@ def elements(page: Path) -> Iterator[tuple[str, str]]:
 
 @cache
 def texts_of_the_source() -> list[str]:
-    """All string constants of the programs, also those between the values of a message, and the system's errors."""
+    """All string constants of the programs, also between the values of a message; the system's errors."""
     found = [os.strerror(number) for number in errno.errorcode]
     for path in (*(CHECKOUT / "vhostd").rglob("*.py"), *(CHECKOUT / "devices").rglob("*.py")):
         constants = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))

@@ -11,8 +11,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from evdev import ecodes
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from vhost_user_input.description import VIRTUAL
+from vhost_user_input.event_lines import EventLines
 from vhostd.program.metrics.collector import ProgramCollector
 from vhostd.program.metrics.meter import BOUNDS, Histogram, Meter, Meters
 from vhostd.virtio.state import VirtioState
@@ -28,6 +31,8 @@ HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 MESSAGE = re.compile(r"^(?:vhost-user-\w+|vhostctl): (?:error|[A-Z]+): (?:refused: )?(.*)$", re.MULTILINE)
 METRIC = re.compile(r"\b(?:vhost_user|process)_\w+")
 DOMAIN = re.compile(r"^```\n(<domain .*?</domain>)\n```$", re.MULTILINE | re.DOTALL)
+EVENTS = re.compile(r"(?:^E: .*\n)+", re.MULTILINE)
+KEY = re.compile(r"\| (?:`+ ?)?([^|`]+|`)(?: ?`+)? \| `(00[0-9a-f]{2})` (?=\|)")
 GAP = "..."  # in a quoted message: what is different each time
 
 
@@ -137,3 +142,20 @@ def test_the_page_of_metrics_explains_all_of_ours() -> None:
     families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in metrics()}
     assert {name for name in families if name.startswith("vhost_user")} <= set(METRIC.findall(text))
     assert set(METRIC.findall(text)) <= metrics() | families
+
+
+@pytest.mark.parametrize("device", ["mouse", "tablet", "touchscreen"])
+def test_the_examples_of_events_are_events_of_their_device(device: str) -> None:
+    text = (DOCS / "vhost-user-input.md").read_text()
+    (example,) = EVENTS.findall(text.partition(f"--event-device={device}")[2].partition("\n## ")[0])
+    parsed = EventLines(VIRTUAL[device]()).feed(example.encode())
+    assert not parsed.errors
+    assert parsed.reports
+
+
+def test_the_table_of_keys_is_that_of_linux() -> None:
+    text = (DOCS / "vhost-user-input.md").read_text().partition("## Common keys")[2].partition("\n## ")[0]
+    found = dict(KEY.findall(text))
+    named = {key: code for key, code in found.items() if f"KEY_{key.upper()}" in ecodes.ecodes}
+    assert len(named) > 60
+    assert all(ecodes.ecodes[f"KEY_{key.upper()}"] == int(code, 16) for key, code in named.items())

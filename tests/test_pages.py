@@ -33,6 +33,7 @@ METRIC = re.compile(r"\b(?:vhost_user|process)_\w+")
 DOMAIN = re.compile(r"^```\n(<domain .*?</domain>)\n```$", re.MULTILINE | re.DOTALL)
 EVENTS = re.compile(r"(?:^E: .*\n)+", re.MULTILINE)
 KEY = re.compile(r"\| (?:`+ ?)?([^|`]+|`)(?: ?`+)? \| `(00[0-9a-f]{2})` (?=\|)")
+CONTINUED = re.compile(r'"\s*\n\s*f?"')  # a string that goes on in the next line
 GAP = "..."  # in a quoted message: what is different each time
 
 
@@ -89,7 +90,8 @@ def texts_of_the_source() -> list[str]:
     for path in (*(CHECKOUT / "vhostd").rglob("*.py"), *(CHECKOUT / "devices").rglob("*.py")):
         constants = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
         found += (constant.value for constant in constants if isinstance(constant.value, str))
-    return found
+    native = (path.read_text() for path in (CHECKOUT / "vhostd").rglob("*.pyx"))
+    return found + [CONTINUED.sub("", text) for text in native]
 
 
 def quoted_messages() -> list[str]:

@@ -28,7 +28,7 @@ main() {
 # What the package is made from, without what was built from it here.
 copy_source() {
     mkdir "$1"
-    (cd "$root" && cp -r --parents pyproject.toml README.md LICENSE share contrib/systemd vhostd devices "$1")
+    (cd "$root" && cp -r --parents pyproject.toml ./*.md LICENSE docs contrib/*.png share contrib/systemd vhostd devices "$1")
     find "$1" \( -name '*.so' -o -name '*.c' -o -name '*.egg-info' -o -name __pycache__ \) -prune -exec rm -rf {} +
     cp -r "$root/contrib/debian" "$1/debian"
 }

@@ -1,8 +1,7 @@
-"""Our devices in a guest that libvirt runs, as README.md says how."""
+"""Our devices in a guest that libvirt runs, as docs/libvirt.md says how."""
 
 import hashlib
 import re
-import textwrap
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -26,17 +25,17 @@ pytestmark = pytest.mark.guest
 WIDTH, HEIGHT = 800, 600
 MIB = 1 << 20
 DISK_SIZE = 64 * MIB
-FOLDER = "/run/vhost"  # of the sockets, as in README.md
+FOLDER = "/run/vhost"  # of the sockets, as in docs/libvirt.md
 FOR_QEMU = ("--socket-group=libvirt-qemu", "--socket-mode=0660")
 EV_KEY, KEY_A, KEY_POWER = 1, 30, 116
 SYN = [0, 0, 0]
 
 
 def documented() -> ElementTree.Element:
-    """The domain in README.md."""
-    text = (CHECKOUT / "README.md").read_text()
-    (found,) = re.findall(r"^    <domain .*?^    </domain>\n", text, re.DOTALL | re.MULTILINE)
-    return ElementTree.fromstring(textwrap.dedent(found))
+    """The domain in docs/libvirt.md."""
+    text = (CHECKOUT / "docs/libvirt.md").read_text()
+    (found,) = re.findall(r"^<domain .*?^</domain>\n", text, re.DOTALL | re.MULTILINE)
+    return ElementTree.fromstring(found)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from tests.systemd.manager import Manager
 from tests.systemd.units import CHECKOUT, PROGRAMS
 
 DISK = 1 << 20
+METRICS_PAGE = CHECKOUT / "docs/metrics.md"
 
 PROGRAM = pytest.mark.parametrize("program", PROGRAMS)
 
@@ -225,16 +226,16 @@ def test_a_disk_elsewhere_needs_to_be_let_in(manager: Manager, tmp_path: Path) -
         assert get_features(sock)
 
 
-def drop_in_of_readme(first: str) -> list[str]:
-    """The lines of a drop-in that README.md has users write, of which `first` is the first setting."""
-    _, _, rest = (CHECKOUT / "README.md").read_text().partition(f"    [Service]\n    {first}\n")
+def drop_in_of_the_pages(first: str) -> list[str]:
+    """The lines of a drop-in that docs/metrics.md has users write, of which `first` is the first setting."""
+    _, _, rest = METRICS_PAGE.read_text().partition(f"```\n[Service]\n{first}\n")
     assert rest
-    return [first, *(line.strip() for line in takewhile(str.strip, rest.splitlines()))]
+    return [first, *takewhile(lambda line: line != "```", rest.splitlines())]
 
 
 @PROGRAM
 def test_metrics_at_a_port(manager: Manager, program: str) -> None:
-    """As README.md has it."""
+    """As docs/metrics.md has it."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     needed = {
@@ -244,15 +245,15 @@ def test_metrics_at_a_port(manager: Manager, program: str) -> None:
     manager.configure(program, f"{needed.get(program, '')} --metrics=:{port}")
     path = start_socket(manager, program)
     assert is_turned_away(path)
-    manager.drop_in(f"{program}@a.service", *drop_in_of_readme("PrivateNetwork=no"))
+    manager.drop_in(f"{program}@a.service", *drop_in_of_the_pages("PrivateNetwork=no"))
     with connect(path) as sock:
         assert get_features(sock)
         assert "vhost_user_front_end_connected 1.0\n" in scrape(socket.create_connection(("127.0.0.1", port)))
 
 
 def test_metrics_at_a_path(manager: Manager) -> None:
-    """As README.md has it."""
-    text = (CHECKOUT / "README.md").read_text()
+    """As docs/metrics.md has it."""
+    text = " ".join(METRICS_PAGE.read_text().split())
     assert "`--metrics=unix:/run/metrics-NAME/metrics.sock` takes `RuntimeDirectory=metrics-NAME`" in text
     place = manager.runtime / "metrics-a/metrics.sock"
     manager.configure("vhost-user-rng", f"--metrics=unix:{place}")

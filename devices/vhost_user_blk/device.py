@@ -209,7 +209,13 @@ def _open_image(options: argparse.Namespace) -> Image:
         except SetupError as error:
             raise SetupError(f"--blk-file={error}") from None
     _refuse_beside_ram(options)
-    return Image.in_memory(options.ram, discard=discard)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if options.ram > memory:
+        raise SetupError(f"--ram={options.ram}: more bytes than this host's memory has, {memory}")
+    try:
+        return Image.in_memory(options.ram, discard=discard)
+    except OSError as error:
+        raise SetupError(f"--ram={options.ram}: {error.strerror}") from None
 
 
 def _refuse_beside_ram(options: argparse.Namespace) -> None:

@@ -289,7 +289,8 @@ def test_a_path_where_no_socket_can_be(command: Command, tmp_path: Path, where: 
 
 
 def test_an_empty_path(rng: Command) -> None:
-    assert complaint([*rng, "--socket-path="])[0] == 1
+    status, line = complaint([*rng, "--socket-path="])
+    assert (status, line.partition("error: ")[2]) == (1, "cannot listen at '': that names no file")
 
 
 def test_a_live_socket_is_an_error_and_goes_on_serving(rng: Command, path: Path) -> None:

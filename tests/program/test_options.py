@@ -128,6 +128,7 @@ def test_a_wrong_option_is_a_usage_error_in_one_line(argument: str, complaint: s
 @pytest.mark.parametrize(
     ("words", "named"),
     [
+        ("--sock /x", "--sock: did you mean --socket-path?"),
         ("-socket-path=/x", "-socket-path=/x: did you mean --socket-path?"),
         ("-socket-path /x --bulb=1", "-socket-path: did you mean --socket-path?"),
         ("-fd 3 --bulb=1", "-fd: did you mean --fd?"),
@@ -138,6 +139,7 @@ def test_a_wrong_option_is_a_usage_error_in_one_line(argument: str, complaint: s
         ("-s /run/x --sandbx none", "--sandbx: did you mean --sandbox?"),
         ("--version-of=1", "--version-of=1: did you mean --version?"),
         ("-z", "-z"),
+        ("-d", "-d"),
         ("-cz", "-cz"),
         ("-zs /run/x", "-zs"),
         ("--fd=none --qqq", "--qqq"),
@@ -164,6 +166,11 @@ def test_an_unknown_option_is_named_first(words: str, named: str) -> None:
 def test_values_are_no_unknown_options(words: str, complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         options.parse(Needy, CommandLine(["lamp", *words.split()]))
+
+
+@pytest.mark.parametrize("value", ["s", "fd", "-"])
+def test_a_value_may_look_like_an_option_without_its_dashes(value: str) -> None:
+    assert parse("-s", value).socket_path == value
 
 
 @pytest.mark.parametrize("words", ["-s /run/x", "-s/run/x", "-cs /run/x", "-f 3 -cs/run/x"])

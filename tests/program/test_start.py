@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.programs import Program, connected, environment, executable, get_features
+from vhostd.program import process
+from vhostd.program.command_line import CommandLine
+from vhostd.program.start import start
 
 PROFILED = {"PYTHONPROFILEIMPORTTIME": "1"}
 PROGRAMS = ("vhost-user-rng", "vhost-user-gpu", "vhost-user-blk", "vhost-user-input")
@@ -75,3 +78,11 @@ def memory(program: Program, field: str) -> int:
 def test_vhostctl_loads_no_event_loop() -> None:
     loaded = imported_by(executable("vhostctl"), "--version")
     assert loaded & {"asyncio", "uvloop", "vhostd.virtio", "vhostd.ring"} == set()
+
+
+def test_an_interrupt_before_signals_are_held_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(process, "prepare", interrupt)
+    assert start(object, CommandLine(["vhost-user-lamp", "--fd=3"]), capabilities="") == 0

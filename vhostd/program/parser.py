@@ -25,7 +25,8 @@ class Parser(argparse.ArgumentParser):
         if not all(action.option_strings for action in self._actions):
             return super().parse_args(args, namespace)
         for word in args:
-            if f"-{word.partition('=')[0]}" in self._option_string_actions:  # -socket-path is no -s
+            name = word.partition("=")[0]
+            if name.startswith("-") and f"-{name}" in self._option_string_actions:  # -socket-path is no -s
                 self._refuse(word)
         try:
             return super().parse_args(args, namespace)
@@ -81,7 +82,10 @@ class Parser(argparse.ArgumentParser):
 
         names = {option.lstrip("-"): option for option in self._option_string_actions}
         wanted = word.partition("=")[0].lstrip("-").lower().replace("_", "-")
-        near = get_close_matches(wanted, [name for name in names if len(name) > 1], n=1)
+        if len(wanted) < 2:
+            return ""
+        begun = [name for name in names if name.startswith(wanted)]
+        near = begun or get_close_matches(wanted, [name for name in names if len(name) > 1], n=1)
         return f": did you mean {names[near[0]]}?" if near else ""
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:

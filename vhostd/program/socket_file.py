@@ -46,7 +46,7 @@ class SocketFile:
             raise SetupError(f"cannot listen at {path}: there is no {FDS}, by which files are held")
         place, self._name = os.path.split(path)
         if not self._name:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise SetupError(f"cannot listen at {path!r}: that names no file")
         self.folder = Folder(place)
         self.removal = Removal(self.folder, self._name)
         try:

@@ -104,7 +104,11 @@ class Image:
     def in_memory(cls, size: int, *, discard: bool = True) -> Self:
         """An image of zeros that is gone with the program."""
         fd = os.memfd_create("ram-disk", os.MFD_CLOEXEC)
-        os.ftruncate(fd, size)
+        try:
+            os.ftruncate(fd, size)
+        except OSError:
+            os.close(fd)
+            raise
         image = cls(fd, "the RAM disk", read_only=False, discard=discard)
         image.is_memory = True
         return image

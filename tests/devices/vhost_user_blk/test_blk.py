@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import errno
 import json
 import os
 import threading
@@ -237,6 +238,11 @@ def test_one_image(arguments: tuple[str, ...]) -> None:
         ),
         (("--ram=1M", "--cache=none"), UsageError, "--cache=direct makes no sense with --ram"),
         (("--ram=1M", "--format=raw"), UsageError, "--format makes no sense with --ram"),
+        (
+            ("--ram=100T",),
+            SetupError,
+            "--ram=109951162777600: more bytes than this host's memory has, ",
+        ),
         (("--ram=1",), UsageError, "--ram=1: not a whole number of blocks of 512 bytes"),
         (("--ram=2K", "--logical-block-size=4K"), UsageError, "--ram=2048: not a whole number of blocks of"),
         (("--blk-file=/missing",), SetupError, "--blk-file=/missing: No such file or directory"),
@@ -251,6 +257,17 @@ def test_one_image(arguments: tuple[str, ...]) -> None:
 def test_options_that_contradict(arguments: tuple[str, ...], error: type[SetupError], text: str) -> None:
     with pytest.raises(error, match=text):
         make(*arguments)
+
+
+def test_memory_that_may_not_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a limit of the size of files (ulimit -f)."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    with pytest.raises(SetupError, match="--ram=1048576: File too large"):
+        make("--ram=1M")
 
 
 def test_blocks_smaller_than_the_host_s(path: str, monkeypatch: pytest.MonkeyPatch) -> None:

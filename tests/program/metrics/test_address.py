@@ -35,7 +35,6 @@ def test_an_address(text: str, address: Address, said: str) -> None:
         ":",
         "host",
         "host:",
-        ":65536",
         ":-1",
         ":123456",
         "::1:9100",
@@ -50,6 +49,12 @@ def test_an_address(text: str, address: Address, said: str) -> None:
 )
 def test_what_is_none(text: str) -> None:
     with pytest.raises(ValueError, match="is not HOST:PORT, :PORT, "):
+        parse_address(text)
+
+
+@pytest.mark.parametrize("text", [":65536", "localhost:99999"])
+def test_a_port_that_there_cannot_be(text: str) -> None:
+    with pytest.raises(ValueError, match=f"'{text}': the port is above 65535"):
         parse_address(text)
 
 

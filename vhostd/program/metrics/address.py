@@ -12,6 +12,7 @@ UNIX = "unix:"
 TCP = r"(?P<host>[^\s:/\[\]]*|\[(?P<v6>[0-9A-Fa-f:.]+(?:%\w+)?)\]):(?P<port>[0-9]{1,5})"
 LOCAL = "127.0.0.1"
 BACKLOG = 64
+MAX_PORT = 0xFFFF
 
 
 class Address(NamedTuple):
@@ -30,8 +31,10 @@ def parse_address(text: str) -> Address:
     """Reads HOST:PORT, :PORT for this machine alone, [V6]:PORT, or unix:PATH; else raises ValueError."""
     if path := text.removeprefix(UNIX) if text.startswith(UNIX) else "":
         return Address(path=path)
-    if (found := re.fullmatch(TCP, text)) is None or int(found["port"]) > 0xFFFF:
+    if (found := re.fullmatch(TCP, text)) is None:
         raise ValueError(f"{text!r} is not HOST:PORT, :PORT, [ADDRESS]:PORT or unix:PATH")
+    if int(found["port"]) > MAX_PORT:
+        raise ValueError(f"{text!r}: the port is above {MAX_PORT}")
     return Address(found["v6"] or found["host"] or LOCAL, int(found["port"]))
 
 

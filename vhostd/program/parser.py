@@ -23,7 +23,10 @@ class Parser(argparse.ArgumentParser):
         argparse would rather tell of what is missing, which is often that very option, misspelt.
         """
         if not all(action.option_strings for action in self._actions):
-            return super().parse_args(args, namespace)
+            options, left = self.parse_known_args(args, namespace)
+            for word in left:
+                self._refuse(word)
+            return options
         for word in args:
             name = word.partition("=")[0]
             if name.startswith("-") and f"-{name}" in self._option_string_actions:  # -socket-path is no -s
@@ -80,13 +83,21 @@ class Parser(argparse.ArgumentParser):
         """The known option that is nearest to an unknown one, as a question."""
         from difflib import get_close_matches  # here, since few starts are wrong
 
-        names = {option.lstrip("-"): option for option in self._option_string_actions}
+        names = {option.lstrip("-"): option for option in self._options()}
         wanted = word.partition("=")[0].lstrip("-").lower().replace("_", "-")
         if len(wanted) < 2:
             return ""
         begun = [name for name in names if name.startswith(wanted)]
         near = begun or get_close_matches(wanted, [name for name in names if len(name) > 1], n=1)
         return f": did you mean {names[near[0]]}?" if near else ""
+
+    def _options(self) -> Iterator[str]:
+        """All options, and those of all commands."""
+        yield from self._option_string_actions
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for command in action.choices.values():
+                    yield from command._option_string_actions
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         # Of --option=-- argparse would make an empty list, which no type and no choice is asked about.

@@ -767,7 +767,7 @@ async def _stop_under_load(program: Program, path: Path) -> float:
     await served.wait()
     took = await asyncio.to_thread(program.stop)
     load.cancel()
-    with suppress(asyncio.CancelledError):
+    with suppress(asyncio.CancelledError, ConnectionResetError):  # the program has ended
         await load
     frontend.close()
     queue.close()

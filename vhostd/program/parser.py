@@ -1,6 +1,7 @@
 """A parser of command lines that complains in one line, and of the first thing that it does not know."""
 
 import argparse
+import re
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Any, NoReturn
@@ -45,6 +46,7 @@ class Parser(argparse.ArgumentParser):
         return text
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub("-[A-Za-z]/(?=--)", "", message)  # the long name is enough
         raise UsageError(message.replace("ignored explicit argument", "it takes no value, and was given"))
 
     def _refuse(self, word: str) -> NoReturn:
@@ -102,7 +104,7 @@ class Parser(argparse.ArgumentParser):
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         # Of --option=-- argparse would make an empty list, which no type and no choice is asked about.
         if action.option_strings and "--" in arg_strings:
-            raise UsageError(f"argument {'/'.join(action.option_strings)}: '--' is no value")
+            raise UsageError(f"argument {action.option_strings[-1]}: '--' is no value")
         return super()._get_values(action, arg_strings)
 
     def _print_message(self, message: str, file: object = None) -> None:

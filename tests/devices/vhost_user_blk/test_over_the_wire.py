@@ -495,7 +495,7 @@ def test_a_second_program_on_the_same_image(
         (("--ram=1M", "--blk-file=x"), 2, "argument --blk-file: not allowed with argument --ram"),
         (("--blk-file=/missing",), 1, "--blk-file=/missing: No such file or directory"),
         (("--blk-file=/dev/zero",), 1, "--blk-file=/dev/zero: neither a file nor a block device"),
-        (("--ram=1M", "--cache=direct"), 2, "--ram goes with neither --read-only nor --cache=direct"),
+        (("--ram=1M", "--cache=direct"), 2, "--cache=direct makes no sense with --ram: it is for --blk-file"),
         (("--ram=1M", "--num-queues=0"), 2, "argument --num-queues: '0' is not a number from 1 to 256"),
     ],
 )

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-FILES = {"PATH", "FILE", "BINARY"}  # metavars of options whose value is a file
+FILES = {"PATH", "FILE", "BINARY", "IMAGE"}  # metavars of options whose value is a file
 FOLDERS = {"DIR"}
 GROUPS = {"GROUP"}
 

@@ -65,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
         version = qemu_version(machine.words, machine.folder)
         show(script(machine, machine.command(folder, version), folder))
     else:
+        if machine.is_unseen:
+            _tell("no graphical session here: QEMU shows no window, but its monitor has screendump")
         return run_machine(machine, _tell)
     return 0
 

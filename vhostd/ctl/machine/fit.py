@@ -9,6 +9,8 @@ from vhostd.errors import UsageError
 WITHOUT_PCI = ("none", "microvm", "isapc")  # machines
 SESSIONS = ("WAYLAND_DISPLAY", "DISPLAY")  # variables of a graphical session
 WITHOUT_GL = ("none", "egl-headless", "dbus", "help")  # displays that need not be told to use GL
+PCS = ("x86_64", "i386", "amd64")  # ends of the names of programs
+HOSTS_OWN = ("kvm", "qemu-kvm")  # whose machines are the host's
 ON = ("on", "core", "es")
 
 
@@ -25,6 +27,13 @@ def check(words: Words) -> None:
         raise UsageError("qemu-system-s390x: its devices are channel devices, and ours need PCI")
 
 
+def has_vga(words: Words) -> bool:
+    """Whether the machine is a PC whose VGA device is for us to choose."""
+    name = os.path.basename(words.program)
+    host = os.uname().machine if name in HOSTS_OWN else ""
+    return f"{name}{host}".endswith(PCS) and not words.has("vga")
+
+
 def display_arguments(words: Words, environment: Mapping[str, str] = os.environ) -> list[str]:
     """QEMU's arguments for a display of ours: one that uses GL, or none at all. Raises UsageError."""
     remedy = "use -display gtk,gl=on, or -display none and its monitor's screendump"
@@ -37,7 +46,7 @@ def display_arguments(words: Words, environment: Mapping[str, str] = os.environ)
             raise UsageError(f"-display {value}: a vhost-user display needs GL: {remedy}")
     if words.has("spice") and words.property("spice", "gl") not in ON:
         raise UsageError(f"-spice: a vhost-user display needs GL: add gl=on, or {remedy}")
-    arguments = [] if words.has("vga") else ["-vga", "none"]
+    arguments = [] if words.has("vga") or has_vga(words) else ["-vga", "none"]
     if not words.has("display", "nographic", "spice"):
         shown = "gtk,gl=on" if any(environment.get(name) for name in SESSIONS) else "none"
         arguments += ["-display", shown]

@@ -24,6 +24,7 @@ class Kind:
     events: bool = False
     boots: bool = False
     is_display: bool = False
+    vga: str = ""  # QEMU's device that the firmware of a PC can use as well
     comes_back: bool = False  # QEMU connects again when the program has ended
 
 
@@ -60,6 +61,7 @@ KINDS = (
         metavar="OPTION...",
         properties={"scanouts": "max_outputs"},
         is_display=True,
+        vga="vhost-user-vga",
     ),
     _input("keyboard"),
     _input("mouse"),

@@ -68,17 +68,18 @@ def words(arguments: tuple[str, ...]) -> Words:
         raise UsageError("QEMU's command line is missing: ... -- qemu-system-x86_64 -m 2G")
     if arguments[0].startswith("-"):
         raise UsageError(f"{arguments[0]}: first name QEMU's program: ... -- qemu-system-x86_64 -m 2G")
-    at = next((index for index, word in enumerate(arguments) if _is_qemu(word)), 0)
+    at = next((index for index, word in enumerate(arguments) if is_qemu(word)), 0)
     return Words(arguments[: at + 1], arguments[at + 1 :])
 
 
-def _is_qemu(word: str) -> bool:
+def is_qemu(word: str) -> bool:
+    """Whether a program is QEMU, by its name."""
     name = os.path.basename(word)
     return name.startswith(("qemu-system-", "qemu-kvm")) or name == "kvm"
 
 
 def properties(value: str, implied: str = "") -> Mapping[str, str]:
-    """The properties in a value such as `q35,smm=off`, or in JSON. `implied` names a first one without name."""
+    """The properties in a value such as `q35,smm=off`, or in JSON. `implied` names the first."""
     if value.startswith("{"):
         try:
             document = json.loads(value)

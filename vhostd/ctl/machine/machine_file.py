@@ -41,14 +41,14 @@ def _value(value: object) -> list[str | None]:
     if isinstance(value, bool):
         return [None] if value else []
     if isinstance(value, str | int):
-        return [str(value)]
+        return [_text(str(value))]
     raise ValueError("it is neither a text, a whole number, true, false, nor a list of them")
 
 
 def _entry(entry: object) -> object:
     """A device: true is one without options, a text is as on the command line, a table has options."""
     if isinstance(entry, str):
-        return {"": entry}
+        return {"": _text(entry)}
     if entry is True:
         return {}
     if not isinstance(entry, dict):
@@ -66,7 +66,13 @@ def _entries(value: object) -> object:
 def _words(value: object) -> object:
     if not isinstance(value, list):
         raise ValueError('it is not a list of words, such as ["qemu-system-x86_64", "-m", "2G"]')
-    return value
+    return [_text(word) if isinstance(word, str) else word for word in value]
+
+
+def _text(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("it has a character that no command line can have")
+    return text
 
 
 Values = Annotated[list[str | None], BeforeValidator(_value)]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -26,7 +27,7 @@ class Process:
     def option(self, name: str) -> str | None:
         """The last value of an option, written as `--name=value` or as two words; None without one."""
         value = None
-        for word, following in zip(self.arguments, (*self.arguments[1:], ""), strict=True):
+        for word, following in pairwise((*self.arguments, "")):
             if word == f"--{name}":
                 value = following
             elif word.startswith(f"--{name}="):

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import termios
 from contextlib import closing
 from pathlib import Path
@@ -216,5 +217,5 @@ def test_a_folder_with_room_for_names(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(running, "LONGEST", 1000)
     assert runtime_folder() == str(tmp_path)
     monkeypatch.setattr(running, "LONGEST", len(str(tmp_path)))
-    monkeypatch.setattr(running.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert runtime_folder() == "/tmp"

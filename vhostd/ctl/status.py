@@ -1,4 +1,4 @@
-"""Shows the running programs of ours: where they listen, who is connected, and how much they do.
+"""Shows the running programs of ours: who is connected, and how much they do.
 
 Programs with --metrics are asked twice, a second apart, for their rates. What another user's processes have
 open only root may see.

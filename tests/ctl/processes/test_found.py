@@ -50,10 +50,12 @@ def test_an_option_s_value(arguments: tuple[str, ...], value: str | None) -> Non
 
 def test_one_that_runs(tmp_path: Path) -> None:
     program = tmp_path / "vhost-user-rng"
-    program.write_text("input()")
-    with subprocess.Popen(
-        [sys.executable, program, "--socket-path=a"], stdin=subprocess.PIPE, cwd=tmp_path
-    ) as process:
+    program.write_text("input('here')")
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-u", program, "--socket-path=a"]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(4) == b"here"
         (found,) = [each for each in running(PROGRAMS) if each.pid == process.pid]
         assert found.arguments == ("--socket-path=a",)
         assert found.path("a") == str(tmp_path / "a")

@@ -74,7 +74,7 @@ class Machine:
 
     def _boots(self) -> Device | None:
         """The disk to boot from: our first, unless the user says from what."""
-        named = any("bootindex=" in value for value in self.words.values("device"))
+        named = any("bootindex" in value for value in self.words.values("device"))
         if named or self.words.has("boot", "kernel"):
             return None
         return next((device for device in self.devices if device.kind.boots), None)

@@ -46,6 +46,9 @@ class Device:
     folder: Path
     event_socket: bool = False  # made in the machine's own folder
 
+    def __str__(self) -> str:
+        return f"{self.kind.program} ({self.name})"
+
     def arguments(self, folder: Path) -> list[str]:
         """The program's arguments. `folder` is the machine's own."""
         options = self.options
@@ -107,12 +110,13 @@ def _options(wish: Wish, parser: ArgumentParser) -> Options:
     """The options of a text. Its first word is the source, unless it names an option of the program."""
     words = split(wish.text)
     kind = wish.kind
+    known = parser._option_string_actions  # argparse has no public way to ask
     found: list[tuple[str, str | None]] = []
     for index, word in enumerate(words):
         name, equals, value = word.partition("=")
         if not word:
             raise UsageError("there is nothing before or after a comma; a comma of a name is written twice")
-        if index or not kind.source or f"--{name}" in parser._option_string_actions:
+        if index or not kind.source or f"--{name}" in known:
             found.append((name, value if equals else None))
         else:
             found.append((kind.source, word))

@@ -31,13 +31,16 @@ def run_machine(machine: Machine, tell: Tell) -> int:
     """
     machine.find_qemu()
     version = qemu_version(machine.words, machine.folder)
-    with terminal_kept(), tempfile.TemporaryDirectory(prefix="vhostctl-", dir=runtime_folder()) as name:
+    try:
+        made = tempfile.TemporaryDirectory(prefix="vhostctl-", dir=runtime_folder())
+    except OSError as error:
+        raise SetupError(f"no folder for sockets: {error.filename}: {error.strerror}") from None
+    with terminal_kept(), made as name, asyncio.Runner() as runner:
         folder = Path(name)
         for device in machine.devices:
             if device.event_socket:
                 tell(f"{device.name}: write events to {device.events(folder)}")
-        with asyncio.Runner() as runner:
-            return runner.run(_run(machine, machine.command(folder, version), folder, tell))
+        return runner.run(_run(machine, machine.command(folder, version), folder, tell))
 
 
 def runtime_folder() -> str:
@@ -51,8 +54,8 @@ def runtime_folder() -> str:
 async def _run(machine: Machine, command: Sequence[str], folder: Path, tell: Tell) -> int:
     services: list[Service] = []
     keeping: list[asyncio.Task[None]] = []
-    try:
-        with _asked_to_end() as signals:
+    with _asked_to_end() as signals:  # also while all is stopped, which nothing interrupts
+        try:
             for device in machine.devices:
                 services.append(Service(device, folder, tell))
             children = [service.start() for service in services]
@@ -62,10 +65,10 @@ async def _run(machine: Machine, command: Sequence[str], folder: Path, tell: Tel
             for service, child in zip(services, children, strict=True):
                 keeping.append(asyncio.ensure_future(service.keep(child)))
             return await _until_qemu_ends(Child(command, folder=machine.folder), signals)
-    finally:
-        for task in keeping:
-            task.cancel()
-        await asyncio.gather(*(service.stop() for service in services), *keeping, return_exceptions=True)
+        finally:
+            for task in keeping:
+                task.cancel()
+            await asyncio.gather(*(service.stop() for service in services), *keeping, return_exceptions=True)
 
 
 async def _all_ready(services: Sequence[Service], children: Sequence[Child], tell: Tell) -> int | None:
@@ -83,10 +86,7 @@ async def _all_ready(services: Sequence[Service], children: Sequence[Child], tel
                 if (status := task.result()) is not None:
                     return _failed(waiting[task], status)
             if not done:
-                names = ", ".join(
-                    f"{waiting[task].device.kind.program} ({waiting[task].device.name})" for task in pending
-                )
-                tell(f"waiting for {names}")
+                tell(f"waiting for {', '.join(str(waiting[task].device) for task in pending)}")
                 patience = None
     finally:
         for task in waiting:
@@ -98,9 +98,7 @@ def _failed(service: Service, status: int) -> int:
     """The status for a program that ended at its start; raises SetupError if it cannot have said why."""
     if status in (1, 2):
         return status
-    raise SetupError(
-        f"{service.device.kind.program} ({service.device.name}) {how_it_ended(status)} at its start"
-    )
+    raise SetupError(f"{service.device} {how_it_ended(status)} at its start")
 
 
 async def _first(

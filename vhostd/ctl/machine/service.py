@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vhostd.ctl.machine.children import Child, first_of, how_it_ended
 from vhostd.ctl.machine.devices import Device
+from vhostd.errors import SetupError
 from vhostd.program.activation import VARIABLES
 from vhostd.program.endpoint import BACKLOG
 
@@ -30,7 +31,7 @@ class Service:
     """
 
     def __init__(self, device: Device, folder: Path, tell: Callable[[str], None]) -> None:
-        """`folder` is the machine's own; `tell` hears what a user must know. Raises OSError."""
+        """`folder` is the machine's own; `tell` hears what a user must know."""
         self.device = device
         self._folder = folder
         self._tell = tell
@@ -70,7 +71,7 @@ class Service:
         """Starts the program again whenever it ends, until it is given up or this is cancelled."""
         while True:
             status = await asyncio.shield(child.ended)
-            what = f"{self.device.kind.program} ({self.device.name}) {how_it_ended(status)}"
+            what = f"{self.device} {how_it_ended(status)}"
             kind = self.device.kind.name
             if not self.device.kind.comes_back:
                 self._tell(f"{what}: the guest has lost its {kind}, which QEMU cannot take back")
@@ -83,7 +84,12 @@ class Service:
             self._tell(f"{what}, and is started again")
             if len(self._ends) > 1:
                 await asyncio.sleep(PAUSE)
-            child = self.start()
+            try:
+                child = self.start()
+            except SetupError as error:
+                self._tell(f"{error}: the guest's {kind} does not answer")
+                self._close_listener()
+                return
 
     async def stop(self) -> None:
         """Ends the program, by SIGKILL if it takes long."""

@@ -128,7 +128,7 @@ def _rates(processes: Sequence[Process]) -> list[tuple[Rates | None, str]]:
 
 def _count(process: Process) -> Counts | str:
     """The counts of a program, or why there are none; empty without --metrics."""
-    text = process.option("metrics")
+    text = process.option("--metrics")
     if text is None:
         return ""
     try:

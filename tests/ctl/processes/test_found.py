@@ -40,12 +40,14 @@ def test_by_its_command_line(words: list[str], found: tuple[str, list[str]] | No
         (("--fd", "3"), "3"),
         (("--fd=3", "--fd=4"), "4"),
         (("--fdx=3",), None),
+        (("-f", "3"), "3"),
+        (("-f3",), "3"),
         (("--fd",), ""),
         ((), None),
     ],
 )
 def test_an_option_s_value(arguments: tuple[str, ...], value: str | None) -> None:
-    assert Process(1, "vhost-user-rng", arguments, "root", 0.0).option("fd") == value
+    assert Process(1, "vhost-user-rng", arguments, "root", 0.0).option("--fd", "-f") == value
 
 
 def test_one_that_runs(tmp_path: Path) -> None:

@@ -24,14 +24,16 @@ class Process:
     user: str
     age: float
 
-    def option(self, name: str) -> str | None:
-        """The last value of an option, written as `--name=value` or as two words; None without one."""
+    def option(self, *flags: str) -> str | None:
+        """The last value of an option, `--name=value`, `-nvalue` or two words; None without one."""
         value = None
         for word, following in pairwise((*self.arguments, "")):
-            if word == f"--{name}":
-                value = following
-            elif word.startswith(f"--{name}="):
-                value = word.partition("=")[2]
+            for flag in flags:
+                head = f"{flag}=" if flag.startswith("--") else flag
+                if word == flag:
+                    value = following
+                elif word.startswith(head):
+                    value = word.removeprefix(head)
         return value
 
     def path(self, value: str) -> str:

@@ -24,12 +24,12 @@ class Place:
 
 def place(process: Process, fds: Mapping[int, int] | None, sockets: Mapping[int, UnixSocket]) -> Place:
     """Finds a program's socket among all sockets. `fds` are the program's sockets, None if unseen."""
-    path = process.option("socket-path")
+    path = process.option("--socket-path", "-s")
     if path is not None:
         return Place(process.path(path), True, _peers(path, fds, sockets))
     if fds is None:
         return Place(None, None, None)
-    number = process.option("fd") or ""
+    number = process.option("--fd", "-f") or ""
     used = sockets.get(fds.get(int(number) if number.isdecimal() else FIRST_PASSED, 0))
     if used is None:
         return Place(None, None, None)

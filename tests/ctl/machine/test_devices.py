@@ -67,7 +67,7 @@ def test_each_device_has_a_name() -> None:
     ("asked", "complaint"),
     [
         ("--disk=a.img,cahce=direct", "--cahce=direct"),
-        ("--disk=a.img,cache=none", "none"),
+        ("--disk=a.img,cache=fast", "fast"),
         ("--disk=a.img,serial", "--serial"),
         ("--disk=a.img,read-only=yes", "read-only"),
         ("--disk=", "--blk-file"),

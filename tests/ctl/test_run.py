@@ -41,6 +41,7 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         (("--disk", "a.img,cache=fast", "--", PC), 2, "--disk=a.img,cache=fast: "),
         (("--disk", "a.img,fd=0", "--", PC), 2, "--fd is not for a program"),
         (("--disk=", "--", PC), 2, "--blk-file"),
+        (("--keyboard", PC, "-m", "1G"), 2, f"argument --keyboard: write -- before {PC}"),
         (("--display=fullscreen", "--", PC), 2, "--fullscreen"),
         (("--rng", "--", PC, "-m"), 2, "-m: QEMU wants a value after it"),
         (("--rng", "--", PC, "-m", "lots"), 2, "-m lots: not a size"),

@@ -21,7 +21,7 @@ from vhostd.ctl.machine.kinds import KINDS, Kind
 from vhostd.ctl.machine.machine_file import MachineFile, load
 from vhostd.ctl.machine.running import run_machine, runtime_folder
 from vhostd.ctl.machine.script import script
-from vhostd.ctl.machine.words import words
+from vhostd.ctl.machine.words import is_qemu, words
 from vhostd.ctl.output import printable, show
 from vhostd.program.log import write_line
 
@@ -34,6 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{kind.name}",
             metavar=kind.metavar,
+            type=_value,
             nargs=None if kind.needs_value else "?",
             const=None if kind.needs_value else "",
             action="append",
@@ -47,6 +48,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "qemu", metavar="QEMU", nargs="...", help="QEMU's program and its arguments, after --"
     )
+
+
+def _value(text: str) -> str:
+    """A device's value. The program after an option without a value would be taken for one."""
+    if is_qemu(text):
+        raise argparse.ArgumentTypeError(f"write -- before {text}")
+    return text
 
 
 def run(options: argparse.Namespace) -> int:

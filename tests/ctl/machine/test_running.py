@@ -144,7 +144,7 @@ def test_a_signal_lets_qemu_end_first(folder: Path, number: signal.Signals) -> N
 
 
 def test_a_second_signal_kills_qemu(folder: Path) -> None:
-    tell = "signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True))"
+    tell = "signal.signal(signal.SIGTERM, lambda *_: os.write(1, b'asked\\n'))"
     with launched(folder, "--rng", prepare=tell, body="while True: signal.pause()") as run:
         assert run.program.process.stdout is not None
         run.program.send(signal.SIGINT)

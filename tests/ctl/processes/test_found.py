@@ -54,7 +54,7 @@ def test_one_that_runs(tmp_path: Path) -> None:
     program = tmp_path / "vhost-user-rng"
     program.write_text("input('here')")
     pipe = subprocess.PIPE
-    command = [sys.executable, "-u", program, "--socket-path=a"]
+    command = [sys.executable, "-u", str(program), "--socket-path=a"]
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=tmp_path) as process:
         assert process.stdout is not None
         assert process.stdout.read(4) == b"here"

@@ -95,3 +95,19 @@ def test_one_that_does_not_end_is_killed(
         assert child.ended.result() == -signal.SIGKILL
 
     run_async(main)
+
+
+def test_its_file_is_gone_when_it_ends(tmp_path: Path, run_async: Run) -> None:
+    program = python_script(tmp_path / "program", "import os, sys; os.unlink(sys.argv[0])")
+    lines: list[str] = []
+
+    async def main() -> None:
+        service = Service(device(program), tmp_path, lines.append)
+        await service.keep(service.start())
+        assert not listens(tmp_path / "disk0.sock")
+        await service.stop()
+
+    run_async(main)
+    assert lines[-1] == (
+        f"{program} cannot be started: No such file or directory: the guest's disk does not answer"
+    )

@@ -45,7 +45,7 @@ class Guest:
 
     `devices` are arguments for -device; `options` are further QEMU options (see
     machine.vhost_user_options); the processes' inherited descriptors are named in `pass_fds`.
-    `display` is the argument for -display.
+    `display` is the argument for -display. `launcher` is a command that starts QEMU, and gives it the memory.
     """
 
     def __init__(
@@ -55,12 +55,14 @@ class Guest:
         pass_fds: Sequence[int] = (),
         memory: str = "512M",
         display: str = "none",
+        launcher: Sequence[str] = (),
     ) -> None:
         self.boot_seconds = 0.0
         self._options = [*options, *(option for device in devices for option in ("-device", device))]
         self._pass_fds = list(pass_fds)
         self._memory = memory
         self._display = display
+        self._launcher = launcher
         self._plugged: dict[str, str] = {}  # device id -> root port
         self._cleanup = ExitStack()
 
@@ -170,9 +172,10 @@ class Guest:
                 memory=self._memory,
                 display=self._display,
                 options=self._options,
+                own_memory=not self._launcher,
             )
             self._process = subprocess.Popen(
-                command,
+                [*self._launcher, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,

@@ -14,7 +14,7 @@ HOTPLUG_PORTS = ("port0", "port1", "port2", "port3")
 
 # No hardware that nobody tests: each device takes time to probe, and the guest's input devices
 # shall be the tested ones only.
-MACHINE = "q35,sata=off,smbus=off,i8042=off,vmport=off,graphics=off,memory-backend=memory"
+MACHINE = "q35,sata=off,smbus=off,i8042=off,vmport=off,graphics=off"
 
 # What the kernel may leave out or believe without checking. `panic=-1` makes a panic end QEMU.
 KERNEL_OPTIONS = (
@@ -24,15 +24,17 @@ KERNEL_OPTIONS = (
 
 
 def qemu_command(
-    *, agent: int, qmp: int, log: Path, memory: str, display: str, options: Sequence[str]
+    *, agent: int, qmp: int, log: Path, memory: str, display: str, options: Sequence[str], own_memory: bool
 ) -> list[str]:
     """The command that runs the guest; `agent` and `qmp` are connected sockets it inherits.
+
+    Its memory is shared, or, without `own_memory`, for somebody else to make.
 
     Raises KernelMissing, FileNotFoundError (no busybox).
     """
     return [
         *(QEMU, "-machine", MACHINE, *accelerator_options(), "-smp", "1", "-m", memory),
-        *("-object", f"memory-backend-memfd,id=memory,size={memory},share=on"),
+        *(shared_memory(memory) if own_memory else ()),
         *("-nodefaults", "-display", display, "-serial", f"file:{log}"),
         *("-chardev", f"socket,id=qmp,fd={qmp}", "-mon", "chardev=qmp,mode=control"),
         # A reboot that no test asked for (a panic) ends QEMU: see Guest.reboot.
@@ -44,6 +46,12 @@ def qemu_command(
         *(option for port in HOTPLUG_PORTS for option in ("-device", root_port(port))),
         *options,
     ]
+
+
+def shared_memory(size: str) -> list[str]:
+    """Memory that programs can share."""
+    backend = f"memory-backend-memfd,id=memory,size={size},share=on"
+    return ["-object", backend, "-machine", "memory-backend=memory"]
 
 
 def accelerator_options() -> list[str]:

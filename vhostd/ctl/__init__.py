@@ -1,4 +1,4 @@
-"""vhostctl: finds, checks and installs back-end programs, ours and others'.
+"""vhostctl: runs virtual machines with back-end programs; finds, checks and installs such programs.
 
 Each command is a module of this package. Its docstring is the help, `add_options` declares its options, and
 `run` executes the command and returns the exit status.
@@ -23,6 +23,8 @@ from vhostd.program.parser import Parser
 
 SIGNALLED = 128  # plus the signal's number: a shell's exit status for a program that a signal has ended
 COMMANDS = {  # each command's name and its module
+    "run": "run",
+    "status": "status",
     "list": "listing",
     "probe": "probe",
     "validate": "validate",
@@ -33,7 +35,7 @@ COMMANDS = {  # each command's name and its module
 
 def make_parser() -> Parser:
     """The parser of the program, with all its commands."""
-    parser = Parser(prog="vhostctl", description="Finds, checks and installs vhost-user back-ends.")
+    parser = Parser(prog="vhostctl", description="Runs, finds, checks and installs vhost-user back-ends.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, file in COMMANDS.items():

@@ -149,3 +149,13 @@ def test_what_zsh_evaluates_once_more(tmp_path: Path) -> None:
     words = commands.removeprefix("1:command:((").removesuffix("))").replace("\\:", ":")
     said = run("zsh", "-f", "-c", f"ws=({words}); printf '%s\\n' $ws", cwd=tmp_path)
     assert said == ["run:Runs `a: file`.", "stop:Stops it."]
+
+
+def test_a_command_line_after_the_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs and files are offered for what `vhostctl run` starts."""
+    (tmp_path / "cat.img").touch()
+    command = read(program("vhostctl", tmp_path / "bin", monkeypatch).parser, "vhostctl")
+    words = ["vhostctl", "run", "--disk", "=", "a", "--", "ca"]
+    assert offered_by_bash(command, words, tmp_path) >= {"cat", "cat.img"}
+    assert offered_by_fish(command, "vhostctl run --disk=a -- ca", tmp_path) >= {"cat", "cat.img"}
+    assert "*::QEMU:_normal" in told_to_zsh(command, "run", tmp_path)

@@ -8,9 +8,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-FILES = {"PATH", "FILE", "BINARY"}  # metavars of options whose value is a file
+FILES = {"PATH", "FILE", "BINARY", "IMAGE"}  # metavars of options whose value is a file
 FOLDERS = {"DIR"}
 GROUPS = {"GROUP"}
+PROGRAMS = {"QEMU"}  # a program and its arguments, to the end of the line
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def _option(formatter: argparse.HelpFormatter, action: argparse.Action) -> Optio
     if action.nargs != 0:
         named = formatter._get_default_metavar_for_optional if action.option_strings else None
         default = named(action) if named else formatter._get_default_metavar_for_positional(action)
-        value = formatter._format_args(action, default)
+        remainder = action.nargs == argparse.REMAINDER  # which argparse shows without its name
+        value = f"{action.metavar or default} ..." if remainder else formatter._format_args(action, default)
     text = formatter._expand_help(action) if action.help else ""
     return Option(tuple(action.option_strings), value, text, tuple(map(str, action.choices or ())))
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 
-from vhostd.ctl.installation.commandline import FILES, FOLDERS, GROUPS, Command, Option
+from vhostd.ctl.installation.commandline import FILES, FOLDERS, GROUPS, PROGRAMS, Command, Option
 
-BASH_FILES = {**dict.fromkeys(FILES, "-f"), **dict.fromkeys(FOLDERS, "-d")}
+BASH_FILES = {**dict.fromkeys(FILES, "-f"), **dict.fromkeys(FOLDERS, "-d"), **dict.fromkeys(PROGRAMS, "-cf")}
 ZSH_VALUES = {**dict.fromkeys(FILES, "_files"), **dict.fromkeys(FOLDERS, "_files -/")}
 ZSH_VALUES |= dict.fromkeys(GROUPS, "_groups")
+ZSH_VALUES |= dict.fromkeys(PROGRAMS, "_normal")
 FISH_VALUES = {
     **dict.fromkeys(FILES, "-r -F"),
     **dict.fromkeys(FOLDERS, "-x -a '(__fish_complete_directories)'"),
@@ -79,7 +80,9 @@ def _bash_words(name: str, command: Command) -> str:
     words = [flag for option in command.options for flag in option.flags]
     words += [inner.name for inner in command.commands]
     files = {
-        BASH_FILES[option.kind] for option in command.options if not option.flags and option.kind in FILES
+        BASH_FILES[option.kind]
+        for option in command.options
+        if not option.flags and option.kind in FILES | PROGRAMS
     }
     operands = "".join(f" && [[ $word != -* ]] && files={action}" for action in files)
     return f'                "{name}") words="{" ".join(words)}"{operands} ;;'
@@ -145,7 +148,8 @@ def _zsh_arguments(command: Command) -> Iterator[str]:
             equals = "=" if value and flag.startswith("--") else ""
             yield _quote(f"{flag}{equals}[{_zsh_text(option.help)}]{value}")
         if not option.flags:
-            yield _quote(f"*{value}")
+            rest = ":" if option.kind in PROGRAMS else ""  # the rest is a command line of its own
+            yield _quote(f"*{rest}{value}")
 
 
 def _zsh_text(text: str) -> str:
@@ -191,6 +195,8 @@ def _fish_options(command: Command) -> Iterator[str]:
             yield f"{flags}{value} -d {_fish_quote(option.help)}"
         elif option.kind in FILES:
             yield "-F"
+        elif option.kind in PROGRAMS:
+            yield "-F -a '(__fish_complete_command)'"
     for inner in command.commands:
         yield f"-a {inner.name} -d {_fish_quote(inner.description)}"
 

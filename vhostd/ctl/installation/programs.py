@@ -43,11 +43,17 @@ class Program:
 
 def installed_programs() -> list[Program]:
     """All programs in this program's folder; raises SetupError if there is no back-end program."""
-    folder = _folder()
-    found = [_program(entry, folder / entry.name) for entry in _entries() if (folder / entry.name).is_file()]
+    folder = programs_folder()
+    found = [_program(entry, folder / entry.name) for entry in entries() if (folder / entry.name).is_file()]
     if not any(program.manifest for program in found):
         raise SetupError(f"there is none of vhostd's back-end programs in {folder}")
     return found
+
+
+def option_parser(name: str) -> ArgumentParser:
+    """The parser of a back-end program's command line."""
+    entry = next(each for each in entries() if each.name == name)
+    return _parser_of(import_module(entry.module).MANIFEST, name)
 
 
 def _program(entry: EntryPoint, path: Path) -> Program:
@@ -63,7 +69,8 @@ def _parser_of(manifest: Manifest, program: str) -> ArgumentParser:
     return make_parser(load(manifest.device), program)
 
 
-def _entries() -> Iterator[EntryPoint]:
+def entries() -> Iterator[EntryPoint]:
+    """The back-end programs and `vhostctl`, whether their files are there or not; raises SetupError."""
     try:
         known = distribution("vhostd").entry_points
     except PackageNotFoundError:
@@ -72,7 +79,7 @@ def _entries() -> Iterator[EntryPoint]:
     yield from known.select(group="console_scripts", name=CTL)
 
 
-def _folder() -> Path:
+def programs_folder() -> Path:
     """The folder that this program was called from; else the folder where Python installs programs."""
     called = Path(sys.argv[0]).absolute()
     return called.parent if called.name == CTL else Path(sysconfig.get_path("scripts"))

@@ -1,0 +1,140 @@
+"""The devices that were asked for: `disk.img,cache=direct,read-only` as a program's command line.
+
+A value is divided at its commas. Two commas together are one that belongs to the text, as with QEMU.
+"""
+
+import shutil
+from argparse import ArgumentParser
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vhostd.ctl.installation.programs import option_parser, programs_folder
+from vhostd.ctl.machine.kinds import Kind
+from vhostd.errors import SetupError, UsageError
+
+# These say where the program listens, which is for `vhostctl run` to say, or do something else than serve.
+RESERVED = ("socket-path", "fd", "socket-mode", "socket-group", "print-capabilities")
+QUIET = ("log-level", "warning")  # for the guest's console may be on the same terminal
+
+Options = tuple[tuple[str, str | None], ...]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A device that was asked for, by a text or by options. `origin` names it in errors.
+
+    Relative paths are those of `folder`.
+    """
+
+    kind: Kind
+    origin: str
+    folder: Path
+    text: str = ""
+    options: Options = ()
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device, and the options of its program. `name` is unique in the machine."""
+
+    kind: Kind
+    name: str
+    program: Path
+    options: Options
+    folder: Path
+    event_socket: bool = False  # made in the machine's own folder
+
+    def __str__(self) -> str:
+        return f"{self.kind.program} ({self.name})"
+
+    def arguments(self, folder: Path) -> list[str]:
+        """The program's arguments. `folder` is the machine's own."""
+        options = self.options
+        if self.event_socket:
+            options = (*options, ("event-socket", str(self.events(folder))))
+        return [f"--{name}" if value is None else f"--{name}={value}" for name, value in options]
+
+    def socket(self, folder: Path) -> Path:
+        """Where the program listens."""
+        return folder / f"{self.name}.sock"
+
+    def events(self, folder: Path) -> Path:
+        """Where scripts may write events."""
+        return folder / f"{self.name}.events"
+
+    def value(self, option: str) -> str | None:
+        """The last value of one of the program's options; None if it is not given."""
+        return next((value for name, value in reversed(self.options) if name == option), None)
+
+
+def devices(
+    wishes: Iterable[Wish], parser_of: Callable[[str], ArgumentParser] = option_parser
+) -> list[Device]:
+    """The devices; raises UsageError for options that the programs do not understand."""
+    count: Counter[str] = Counter()
+    made = []
+    for wish in wishes:
+        kind = wish.kind
+        made.append(_device(wish, f"{kind.name}{count[kind.name]}", parser_of(kind.program)))
+        count[kind.name] += 1
+    return made
+
+
+def _device(wish: Wish, name: str, parser: ArgumentParser) -> Device:
+    kind = wish.kind
+    try:
+        options = (*_options(wish, parser), *wish.options)
+        names = {option for option, _ in options}
+        if reserved := sorted(names & set(RESERVED)):
+            raise UsageError(f"--{reserved[0]} is not for a program that `vhostctl run` starts")
+        scripted = kind.events and not names & {kind.source, "evemu-path"}
+        if scripted and "event-device" not in names:
+            options = (*options, ("event-device", kind.name))
+        device = Device(
+            kind=kind,
+            name=name,
+            program=_find(kind.program),
+            options=options if "log-level" in names else (*options, QUIET),
+            folder=wish.folder,
+            event_socket=scripted and "event-socket" not in names,
+        )
+        parser.parse_args(device.arguments(Path("/")))
+    except UsageError as error:
+        raise UsageError(f"{wish.origin}: {error}") from None
+    return device
+
+
+def _options(wish: Wish, parser: ArgumentParser) -> Options:
+    """The options of a text. Its first word is the source, unless it names an option of the program."""
+    words = split(wish.text)
+    kind = wish.kind
+    known = parser._option_string_actions  # argparse has no public way to ask
+    found: list[tuple[str, str | None]] = []
+    for index, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if not word:
+            raise UsageError("there is nothing before or after a comma; a comma of a name is written twice")
+        if index or not kind.source or f"--{name}" in known:
+            found.append((name, value if equals else None))
+        else:
+            found.append((kind.source, word))
+    return tuple(found)
+
+
+def split(text: str) -> Sequence[str]:
+    """The words between single commas."""
+    if not text:
+        return []
+    return [word.replace("\0", ",") for word in text.replace(",,", "\0").split(",")]
+
+
+def _find(program: str) -> Path:
+    """A program beside this one, else in the PATH; raises SetupError."""
+    beside = programs_folder() / program
+    if beside.is_file():
+        return beside
+    if found := shutil.which(program):
+        return Path(found).absolute()
+    raise SetupError(f"{program} is neither in {beside.parent} nor in the PATH")

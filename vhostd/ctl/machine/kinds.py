@@ -1,0 +1,78 @@
+"""The kinds of device. A kind is a row here, and an option of `vhostctl run`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of device: the program that is it, and what QEMU calls it.
+
+    The option's value begins with the value of `source`, an option of the program; the program's own options
+    follow. QEMU's device must know the values of those in `properties`, by the names there. A kind of
+    `events` without a source of its own listens for events of scripts.
+    """
+
+    name: str
+    program: str
+    device: str
+    help: str
+    metavar: str  # of the option's value
+    source: str = ""
+    needs_value: bool = False
+    properties: Mapping[str, str] = field(default_factory=dict)
+    events: bool = False
+    boots: bool = False
+    is_display: bool = False
+    vga: str = ""  # QEMU's device that the firmware of a PC can use as well
+    comes_back: bool = False  # QEMU connects again when the program has ended
+
+
+def _input(name: str) -> Kind:
+    return Kind(
+        name=name,
+        program="vhost-user-input",
+        device="vhost-user-input-pci",
+        help=f"a {name}: an evdev node of the host, or by default one to script",
+        metavar="PATH[,OPTION...]",
+        source="evdev-path",
+        events=True,
+    )
+
+
+KINDS = (
+    Kind(
+        name="disk",
+        program="vhost-user-blk",
+        device="vhost-user-blk-pci",
+        help="a disk: an image file or a block device",
+        metavar="IMAGE[,OPTION...]",
+        source="blk-file",
+        needs_value=True,
+        properties={"num-queues": "num-queues"},
+        boots=True,
+        comes_back=True,
+    ),
+    Kind(
+        name="display",
+        program="vhost-user-gpu",
+        device="vhost-user-gpu-pci",
+        help="a display",
+        metavar="OPTION...",
+        properties={"scanouts": "max_outputs"},
+        is_display=True,
+        vga="vhost-user-vga",
+    ),
+    _input("keyboard"),
+    _input("mouse"),
+    _input("tablet"),
+    _input("touchscreen"),
+    Kind(
+        name="rng",
+        program="vhost-user-rng",
+        device="vhost-user-rng-pci",
+        help="an entropy source: a device or a file, or by default the host's random numbers",
+        metavar="PATH[,OPTION...]",
+        source="rng-source",
+    ),
+)

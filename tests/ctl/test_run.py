@@ -10,7 +10,7 @@ from tests.ctl.machine.launched import command, environment, launched
 from tests.programs import PATIENCE, executable
 from tests.programs import environment as user_environment
 from vhostd import ctl
-from vhostd.ctl import run as module
+from vhostd.ctl.machine import running
 
 PC = "qemu-system-x86_64"
 
@@ -68,7 +68,7 @@ def test_what_is_wrong_is_one_line(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "run_machine", lambda *_: pytest.fail("it was started"))
+    monkeypatch.setattr(running, "run_machine", lambda *_: pytest.fail("it was started"))
     (tmp_path / "a.img").write_bytes(bytes(4096))
     (tmp_path / "bad.toml").write_text('disks = "a.img"')
     assert ctl.main(["run", *words]) == status

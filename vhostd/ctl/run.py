@@ -19,7 +19,6 @@ from vhostd.ctl.machine.devices import Wish, devices
 from vhostd.ctl.machine.domain import commands, domain
 from vhostd.ctl.machine.kinds import KINDS, Kind
 from vhostd.ctl.machine.machine_file import MachineFile, load
-from vhostd.ctl.machine.running import run_machine, runtime_folder
 from vhostd.ctl.machine.script import script
 from vhostd.ctl.machine.words import is_qemu, words
 from vhostd.ctl.output import printable, show
@@ -59,6 +58,9 @@ def _value(text: str) -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the machine, or prints what it would be; returns QEMU's exit status."""
+    # Here, since no other command of vhostctl needs an event loop.
+    from vhostd.ctl.machine.running import run_machine, runtime_folder
+
     machine = _machine(options)
     machine.check()
     if options.libvirt:

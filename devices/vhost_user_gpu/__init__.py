@@ -5,7 +5,7 @@
     qemu-system-x86_64 -machine q35,accel=kvm:tcg,memory-backend=mem \\
         -object memory-backend-memfd,id=mem,size=1G,share=on \\
         -chardev socket,id=gpu,path=/tmp/gpu.sock \\
-        -device vhost-user-vga,chardev=gpu -vga none -display gtk \\
+        -device vhost-user-vga,chardev=gpu -vga none -display gtk,gl=on \\
         -drive file=system.img,format=raw,if=virtio
 
 The guest's driver makes pictures out of its memory, and says which part of a picture each monitor shows. The

@@ -175,12 +175,13 @@ def test_what_a_person_is_told(path: str) -> None:
         assert str(connected) == f"serving the front-end at fd {connected.socket.fileno()}"
 
 
-def test_an_abstract_address_is_told_as_ss_shows_it() -> None:
+@pytest.mark.parametrize(("name", "shown"), [(b"lamp", "@lamp"), (b"lamp\xff", "@lamp\udcff")])
+def test_an_abstract_address_is_told_as_ss_shows_it(name: bytes, shown: str) -> None:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.bind("\0lamp")
+    sock.bind(b"\0" + name)
     sock.listen()
     with closing(adopt(Fd(sock.detach()))) as endpoint:
-        assert str(endpoint).endswith(", @lamp")
+        assert str(endpoint).endswith(f", {shown}")
 
 
 @pytest.mark.usefixtures("stale")

@@ -30,7 +30,7 @@ def test_qemu_takes_it_and_has_the_device(
     path = next(option.partition("=")[2] for option in options if option.startswith("--socket-path="))
     (device,) = (word.partition(",")[0] for word in qemu if word.startswith("vhost-user-"))
     options.remove(f"--socket-path={path}")
-    command = ["none" if word == "gtk" else word for word in [*qemu, "-S", "-monitor", "stdio"]]
+    command = ["none" if word == "gtk,gl=on" else word for word in [*qemu, "-S", "-monitor", "stdio"]]
     with listening([executable(name), *options], Path(path), cwd=str(tmp_path)):
         done = subprocess.run(
             [*command, *(["-display", "none"] if "-display" not in command else [])],

@@ -40,3 +40,10 @@ def test_what_comes_after_two_dashes_is_no_option() -> None:
 )
 def test_a_docstring_without_examples(text: str) -> None:
     assert examples(text) == []
+
+
+@pytest.mark.parametrize("indent", ["    ", ""])
+def test_examples_are_found_where_python_has_taken_their_indentation(indent: str) -> None:
+    lines = ["vhost-user-lamp --dark", "", "qemu-system-x86_64 \\", "    -device lamp"]
+    text = "\n".join(f"{indent}{line}" if line else "" for line in [*lines, "", "lamp --> light"])
+    assert examples(f"A lamp.\n\n{text}") == lines

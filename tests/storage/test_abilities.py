@@ -222,6 +222,14 @@ def test_a_scsi_disk_tells_how_it_is_zeroed(
     assert of_device(monkeypatch, sysfs.root, Ioctls()).unmaps == wanted
 
 
+def test_a_scsi_disk_that_tells_nothing_is_like_any_other(
+    sysfs: Sysfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sysfs.tell(discard_max_bytes=MIB, discard_granularity=512, write_zeroes_max_bytes=MIB)
+    sysfs.root.joinpath("devices/nvme0n1/device/scsi_disk").mkdir(parents=True)
+    assert of_device(monkeypatch, sysfs.root, Ioctls()).unmaps
+
+
 def test_units_that_are_larger_than_any_request(sysfs: Sysfs, monkeypatch: pytest.MonkeyPatch) -> None:
     sysfs.tell(discard_max_bytes=1 << 40, discard_granularity=3 << 30, write_zeroes_max_bytes=0)
     assert not of_device(monkeypatch, sysfs.root, Ioctls()).discards

@@ -33,7 +33,7 @@ class Endpoint:
         if not self.listening:
             return f"serving the front-end at fd {fd}"
         path = self.socket.getsockname()
-        return f"listening at fd {fd}, {path if isinstance(path, str) else '@' + path[1:].decode()}"
+        return f"listening at fd {fd}, {path if isinstance(path, str) else '@' + os.fsdecode(path[1:])}"
 
     @property
     def listening(self) -> bool:

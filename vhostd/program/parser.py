@@ -112,7 +112,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def examples(docstring: str) -> list[str]:
-    """The lines of the first indented blocks of a docstring, if they are command lines."""
+    """The lines of the first blocks of a docstring, if they are command lines.
+
+    They are indented in the source. Python 3.13 takes that away if all paragraphs after the first line are.
+    """
     blocks = docstring.split("\n\n")[1:]
-    found = takewhile(lambda block: block.startswith(("    vhost", "    qemu")), blocks)
-    return [line.removeprefix("    ") for line in "\n\n".join(found).splitlines()]
+    found = list(takewhile(re.compile(" +(vhost|qemu)|(vhost-user|qemu-system)-").match, blocks))
+    indent = len(found[0]) - len(found[0].lstrip()) if found else 0
+    return [line[indent:] for line in "\n\n".join(found).splitlines()]

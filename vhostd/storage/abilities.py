@@ -134,9 +134,9 @@ def _may_unmap(disk: str, *, discards: bool) -> bool:
     if told is not None:
         return told > 0
     with suppress(FileNotFoundError):  # of other disks
-        name = os.listdir(f"{disk}/device/scsi_disk")[0]
-        with open(f"{disk}/device/scsi_disk/{name}/zeroing_mode", encoding="ascii") as file:
-            return file.read().strip().endswith("_unmap")
+        for name in os.listdir(f"{disk}/device/scsi_disk"):
+            with open(f"{disk}/device/scsi_disk/{name}/zeroing_mode", encoding="ascii") as file:
+                return file.read().strip().endswith("_unmap")
     return discards
 
 

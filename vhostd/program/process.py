@@ -23,9 +23,8 @@ def _hold_signals() -> None:
     behind, or be swallowed where Python ignores exceptions. Those that only ask for something, of which a
     device may know nothing, are ignored then: a guest, too, must not notice that a terminal has been closed.
     """
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # else asyncio's Runner has a handler of its own, for nothing
+    # asyncio's Runner would put a handler of its own in place of Python's, for nothing.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     asking = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
     for number in asking:
         signal.signal(number, signal.SIG_IGN)

@@ -34,20 +34,26 @@ def listens(path: Path) -> bool:
     return False
 
 
+def said_until_given_up(program: Path, run_async: Run) -> list[str]:
+    """What a user is told until the program is started no more, and nobody listens for it."""
+    lines: list[str] = []
+
+    async def main() -> None:
+        service = Service(device(program), program.parent, lines.append)
+        await service.keep(service.start())
+        assert not listens(program.parent / "disk0.sock")
+        await service.stop()
+
+    run_async(main)
+    return lines
+
+
 def test_it_is_given_up_when_it_ends_too_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_async: Run
 ) -> None:
     monkeypatch.setattr(module, "PAUSE", 0)
     program = python_script(tmp_path / "program", "raise SystemExit(1)")
-    lines: list[str] = []
-
-    async def main() -> None:
-        service = Service(device(program), tmp_path, lines.append)
-        await service.keep(service.start())
-        assert not listens(tmp_path / "disk0.sock")
-        await service.stop()
-
-    run_async(main)
+    lines = said_until_given_up(program, run_async)
     again = "(disk0) ended with status 1, and is started again"
     assert [line.partition(" ")[2] for line in lines] == [
         *([again] * 4),
@@ -99,15 +105,7 @@ def test_one_that_does_not_end_is_killed(
 
 def test_its_file_is_gone_when_it_ends(tmp_path: Path, run_async: Run) -> None:
     program = python_script(tmp_path / "program", "import os, sys; os.unlink(sys.argv[0])")
-    lines: list[str] = []
-
-    async def main() -> None:
-        service = Service(device(program), tmp_path, lines.append)
-        await service.keep(service.start())
-        assert not listens(tmp_path / "disk0.sock")
-        await service.stop()
-
-    run_async(main)
+    lines = said_until_given_up(program, run_async)
     assert lines[-1] == (
         f"{program} cannot be started: No such file or directory: the guest's disk does not answer"
     )

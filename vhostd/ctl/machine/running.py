@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from vhostd.ctl import SIGNALLED
 from vhostd.ctl.machine.children import Child, first_of, how_it_ended
 from vhostd.ctl.machine.command import Machine, qemu_version
 from vhostd.ctl.machine.service import Service
 from vhostd.ctl.machine.terminal import terminal_kept
 from vhostd.errors import SetupError
 
-SIGNALLED = 128  # plus the signal's number: the status of a process that it ended, as a shell has it
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 NOTICE = 2.0  # seconds after which a user is told what is waited for
 LONGEST = 107  # bytes of a socket's path, by unix(7)

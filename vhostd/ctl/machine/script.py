@@ -11,7 +11,7 @@ from vhostd.ctl.machine.devices import Device
 
 def script(machine: Machine, command: Sequence[str], folder: Path) -> Iterator[str]:
     """The lines. The programs listen in `folder`, which the first line makes. `command` is QEMU's."""
-    yield _line(["mkdir", "-m", "0700", str(folder)])
+    yield shlex.join(["mkdir", "-m", "0700", str(folder)])
     for device in machine.devices:
         words = [str(device.program), f"--socket-path={device.socket(folder)}", *device.arguments(folder)]
         yield f"{_in(device.folder, words)} & {device.name}=$!"
@@ -21,7 +21,7 @@ def script(machine: Machine, command: Sequence[str], folder: Path) -> Iterator[s
     if machine.devices:
         names = " ".join(f"${device.name}" for device in machine.devices)
         yield f"kill {names}; wait {names}"
-    yield _line(["rmdir", str(folder)])
+    yield shlex.join(["rmdir", str(folder)])
 
 
 def _wait(device: Device, folder: Path) -> str:
@@ -31,9 +31,5 @@ def _wait(device: Device, folder: Path) -> str:
 
 
 def _in(folder: Path, words: Sequence[str]) -> str:
-    line = _line(words)
+    line = shlex.join(words)
     return line if folder == Path.cwd() else f"(cd {shlex.quote(os.fspath(folder))} && exec {line})"
-
-
-def _line(words: Sequence[str]) -> str:
-    return shlex.join(words)

@@ -58,7 +58,7 @@ def _no_leaks(
     yield
     if held() - before and not request.node.stash.get(FAILED, False):
         # What only pytest or a reference cycle holds is no leak; an `Fd` in one says so itself.
-        request.node.funcargs.clear()
+        (request.node.funcargs or {}).clear()  # none any more after Ctrl-C
         for phase in ("setup", "call"):
             caplog.get_records(phase).clear()
         gc.collect()

@@ -83,8 +83,8 @@ def test_a_line_for_each_fault(tmp_path: Path, capfd: pytest.CaptureFixture[str]
 
 
 def test_what_is_not_json_has_a_place(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    path = file(tmp_path, b'{\n  "type": "gpu",\n}\n')
-    message = "it is not JSON: line 3, column 1: expecting property name enclosed in double quotes"
+    path = file(tmp_path, b'{\n  "type": gpu\n}\n')
+    message = "it is not JSON: line 2, column 11: expecting value"
     assert run(capfd, path)[1] == [f"{path}: {message}"]
 
 

@@ -86,9 +86,9 @@ def _paragraph(text: str) -> Iterator[str]:
 
 
 def _examples(docstring: str) -> Iterator[str]:
-    """The first indented blocks of a docstring, if they are command lines."""
+    """The first blocks of a docstring, if they are command lines; Python 3.13 may have taken their indentation."""
     blocks = docstring.split("\n\n")[1:]
-    found = list(takewhile(re.compile(" +(vhost|qemu)").match, blocks))
+    found = list(takewhile(re.compile(" *(vhost-user|qemu-system)-").match, blocks))
     if found:
         text = textwrap.dedent("\n\n".join(found))
         yield from (".RS 4", ".nf", *map(_literal, text.splitlines()), ".fi", ".RE")

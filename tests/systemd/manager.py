@@ -28,8 +28,8 @@ LET_IN = (
     "TemporaryFileSystem=/home:ro,mode=0755 /root:ro,mode=0755",
     f"BindReadOnlyPaths={CHECKOUT}",
 )
-# From 257 on a user's manager refuses to make up users, also for root. Then it has to be told what follows from
-# that: a made-up user's service has its folders, and sees them.
+# From 257 on a user's manager refuses to make up users, also for root. Then it has to be told what follows
+# from that: a made-up user's service has its folders, and sees them.
 NO_DYNAMIC_USER = 257
 STATIC_USER = ("DynamicUser=no", "User=nobody", "RuntimeDirectoryMode=0777")
 # What systemd as PID 1 would have made: /run as a mount, proof that it runs, and what it mounts over folders

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.programs import environment, executable
@@ -174,7 +174,6 @@ ODD = st.dictionaries(
 CONTENTS = st.binary() | ODD.map(lambda members: json.dumps(members).encode())
 
 
-@settings(deadline=None)
 @given(data=CONTENTS, kind=st.sampled_from([None, *Kind]), lenient=st.booleans())
 def test_any_bytes_are_valid_or_have_faults_of_a_line(
     data: bytes, kind: Kind | None, *, lenient: bool
@@ -185,7 +184,6 @@ def test_any_bytes_are_valid_or_have_faults_of_a_line(
     assert json.loads(checked.model_dump_json())
 
 
-@settings(deadline=None)
 @given(CONTENTS, st.sampled_from([None, *Kind]))
 def test_what_is_valid_is_so_for_the_lenient(data: bytes, kind: Kind | None) -> None:
     if check("a", data, kind, lenient=False).valid:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vhostd.ctl.libvirt.json_text import NESTED, NotJson, read, read_as_libvirt, word
@@ -98,7 +98,6 @@ def test_long_numbers_are_no_trouble() -> None:
     assert read(b"[123456789]") == [123456789]
 
 
-@settings(deadline=None)
 @given(DOCUMENTS)
 def test_what_is_json_is_read_the_same_by_both(document: Any) -> None:
     data = json.dumps(document).encode()
@@ -107,7 +106,6 @@ def test_what_is_json_is_read_the_same_by_both(document: Any) -> None:
         assert read_as_libvirt(data) == document
 
 
-@settings(deadline=None)
 @given(st.binary() | st.text(alphabet='{}[],:"\\ \n0123NaN').map(str.encode))
 def test_no_bytes_are_too_odd(data: bytes) -> None:
     for reader in (read, read_as_libvirt):

@@ -6,7 +6,7 @@ set -euo pipefail
 
 readonly suite=trixie
 readonly here="$(dirname "${BASH_SOURCE[0]}")"
-readonly cache="${XDG_CACHE_HOME:-$HOME/.cache}/vhostd"
+. "$here/cache.sh"
 readonly target="$cache/debian-$suite"
 readonly log="$cache/debian-$suite.log"
 readonly runtime=(

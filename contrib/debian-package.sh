@@ -7,6 +7,8 @@ set -euo pipefail
 readonly root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 readonly output="${1:-$root/build/debian}"
 
+. "$root/contrib/source.sh"
+
 main() {
     local chroots work log
     chroots="$("$root/contrib/debian-chroot.sh")"
@@ -15,6 +17,7 @@ main() {
     trap "rm -rf '$work'" EXIT
     log="$output/build.log"
     copy_source "$work/vhostd"
+    cp -r "$root/contrib/debian" "$work/vhostd/debian"
     if ! build "$chroots/build" "${work#"$chroots/build"}/vhostd" >"$log" 2>&1; then
         tail -n 30 "$log" >&2
         echo "debian: that did not work (all of it: $log)" >&2
@@ -23,14 +26,6 @@ main() {
     rm -f "$output"/vhostd_*.deb
     cp "$work"/vhostd_*.deb "$output"
     ls "$output"/vhostd_*.deb
-}
-
-# What the package is made from, without what was built from it here.
-copy_source() {
-    mkdir "$1"
-    (cd "$root" && cp -r --parents pyproject.toml ./*.md LICENSE docs contrib/*.png share contrib/systemd vhostd devices "$1")
-    find "$1" \( -name '*.so' -o -name '*.c' -o -name '*.egg-info' -o -name __pycache__ \) -prune -exec rm -rf {} +
-    cp -r "$root/contrib/debian" "$1/debian"
 }
 
 build() {

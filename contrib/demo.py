@@ -1,12 +1,18 @@
-"""Boots a Linux guest with vhost-user-input, -rng and -gpu, types into it, and takes a picture of its screen.
+"""Boots a Linux guest whose disk, keyboard, display and source of randomness are programs of vhostd.
+
+It types on the keyboard, makes a file on the disk, and takes a picture of the screen.
 
 Run it with contrib/demo.sh, which installs what this needs.
 """
 
+import os
+import signal
+import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,10 +23,19 @@ from tests.guest.backend import Backend, EventSocket
 from tests.guest.guest import CommandFailed, Guest, GuestProblem
 from tests.guest.kernel import KernelMissing
 from tests.guest.machine import vhost_user_options
+from tests.guest.modules import load_modules
 
 TEXT = "Hello from vhostd\n"
 SAMPLE_SIZE = 32
 SHOWN_EVENTS = 10
+DISK_SIZE = 64 << 20
+MAKE_FILE = """set -e
+mkfs.ext4 -q -L demo /dev/vda
+mount -t ext4 /dev/vda /mnt
+echo "Written by $(uname -sr), in the guest" >/mnt/hello.txt
+umount /mnt
+"""
+SIGN_OF_LIFE = 5.0  # seconds
 SCREENSHOT = Path(__file__).parents[1] / "build" / "demo-screen.png"
 # On the console that the display shows, the end of the kernel's messages, and below it what is typed.
 FILL_CONSOLE = "{ uname -srvm; dmesg | tail -n 15; echo; } >/dev/tty1"
@@ -42,9 +57,37 @@ class DemoFailed(Exception):
     """The demo did not show what it should; the message is for the person at the terminal."""
 
 
+FAILURES = (
+    *(DemoFailed, GuestProblem, CommandFailed, KernelMissing),
+    *(AssertionError, OSError, subprocess.CalledProcessError),
+)
+
+
 def say(text: str) -> None:
     """Prints one line of progress at once."""
     print(f"demo: {text}", flush=True)
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Says what is waited for, and again and again that it still is."""
+    say(text)
+    over = threading.Event()
+
+    def go_on() -> None:
+        seconds = SIGN_OF_LIFE
+        while not over.wait(SIGN_OF_LIFE):
+            say(f"    ... {seconds:.0f} s")
+            seconds += SIGN_OF_LIFE
+
+    thread = threading.Thread(target=go_on)
+    try:
+        thread.start()  # Ctrl-C may come in the middle of it
+        yield
+    finally:
+        over.set()
+        if thread.ident is not None:
+            thread.join()
 
 
 def key_events(character: str) -> list[Event]:
@@ -98,6 +141,20 @@ def show_keyboard(guest: Guest, event_socket: Path) -> None:
         raise DemoFailed("the guest received something else than was typed")
 
 
+def show_disk(guest: Guest, image: Path, modules: Path) -> None:
+    """Makes a file system with a file on the disk, in the guest, and reads that file on the host."""
+    with waiting(f"the guest's disk: /dev/vda, which is {image.name} here; the guest makes a file on it"):
+        load_modules(guest, modules, "crc32c_generic", "ext4")
+        made = guest.call("run", argv=["sh", "-c", MAKE_FILE])
+    if made["status"] != 0:
+        raise DemoFailed(f"the guest could not: {made['output']}")
+    command = ["/sbin/debugfs", "-R", "cat /hello.txt", str(image)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    say(f"    hello.txt, read on the host from {image.name}: {text.strip()!r}")
+    if not text.startswith("Written by Linux"):
+        raise DemoFailed("that is not what was written")
+
+
 def show_random_numbers(guest: Guest) -> None:
     """Prints a sample of the guest's hardware random number generator."""
     generator = guest.call("rng_current")
@@ -118,17 +175,22 @@ def show_screen(guest: Guest) -> None:
 def show(directory: Path, backends: dict[str, Backend], stack: ExitStack) -> None:
     """Runs the whole demo; adds the programs to `backends` as they start."""
     event_socket = directory / "events.sock"
+    image = directory / "disk.img"
+    image.touch()
+    os.truncate(image, DISK_SIZE)
+    start(backends, stack, "vhost-user-blk", directory, f"--blk-file={image}")
     start(backends, stack, "vhost-user-input", directory, f"--event-socket={event_socket}")
     start(backends, stack, "vhost-user-rng", directory)
     start(backends, stack, "vhost-user-gpu", directory)
-    say("booting a Linux guest under QEMU with these devices")
     options = (vhost_user_options(f"{name}-pci", backend.path, name) for name, backend in backends.items())
-    guest = stack.enter_context(Guest(options=[*chain.from_iterable(options)]))
+    with waiting("booting a Linux guest under QEMU with these devices, about 15 s without KVM"):
+        guest = stack.enter_context(Guest(options=[*chain.from_iterable(options)]))
     version = guest.call("read_file", path="/proc/sys/kernel/osrelease").strip()
     say(f"the guest is up after {guest.boot_seconds:.1f} s: Linux {version}")
     guest.call("run", argv=["sh", "-c", FILL_CONSOLE])
     console = guest.call("start", argv=["sh", "-c", READ_CONSOLE])
     guest.call("wait_output", pid=console, text="ready")
+    show_disk(guest, image, directory / "modules")
     show_keyboard(guest, event_socket)
     guest.call("wait_output", pid=console, text=TEXT)
     show_random_numbers(guest)
@@ -143,17 +205,21 @@ def start(backends: dict[str, Backend], stack: ExitStack, name: str, *arguments:
 
 def main() -> int:
     """Runs the demo; the result is the exit status."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     backends: dict[str, Backend] = {}
     with tempfile.TemporaryDirectory(prefix="vhostd-demo-") as directory:
         try:
             with ExitStack() as stack:
                 show(Path(directory), backends, stack)
-        except (DemoFailed, GuestProblem, CommandFailed, KernelMissing, OSError) as error:
+        except FAILURES as error:
             print(f"demo: failed: {error}", file=sys.stderr)
             for name, backend in backends.items():
                 print(f"--- {name} said:\n{backend.log()}", file=sys.stderr)
             return 1
-    say("done: what was typed on the host arrived in the guest, and what the guest shows arrived here")
+        except KeyboardInterrupt:
+            print("\ndemo: interrupted", file=sys.stderr)
+            return 128 + signal.SIGINT
+    say("done: what was typed on the host arrived in the guest; its file and its picture arrived here")
     return 0
 
 

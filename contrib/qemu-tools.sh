@@ -8,7 +8,7 @@ set -euo pipefail
 
 readonly suite=trixie
 readonly packages=(qemu-utils qemu-block-extra)
-readonly cache="${XDG_CACHE_HOME:-$HOME/.cache}/vhostd"
+. "$(dirname "${BASH_SOURCE[0]}")/cache.sh"
 readonly target="$cache/qemu-tools-$suite"
 readonly log="$cache/qemu-tools.log"
 readonly keys=/usr/share/keyrings/debian-archive-keyring.gpg

@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
-# Prepares a Debian machine to run the demo and the tests: packages, a Python environment in .venv,
-# and, in the user's cache, a kernel for the guest and QEMU's disk tools. What is there already is left as it is.
+# Prepares a Debian machine: packages, a Python environment in .venv, and, in the user's cache, a kernel for the
+# guest and QEMU's disk tools. What is there already is left as it is. No package source is added.
+#
+#     contrib/setup.sh                for the programs, the demo and the tests
+#     contrib/setup.sh demo           for the programs and the demo
+#     contrib/setup.sh --ask ...      says what it is going to install, and asks first
 #
 # PYTHON names the interpreter for .venv (default: /usr/bin/python3).
 set -euo pipefail
 
 readonly root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-readonly cache="${XDG_CACHE_HOME:-$HOME/.cache}/vhostd"
+. "$root/contrib/cache.sh"
+. "$root/contrib/debian-mirror.sh"
 readonly python="${PYTHON:-/usr/bin/python3}"
 readonly venv="$root/.venv"
 readonly log="$cache/setup.log"
@@ -18,31 +23,55 @@ readonly kernel_needs=CONFIG_UDMABUF=y # as kernels have it since Debian 13's
 
 readonly packages=(
     python3-venv python3-dev gcc libc6-dev libsystemd-dev pkg-config # .venv
-    busybox-static                                                    # the guest's initramfs
     libseccomp2                                                       # the programs' sandbox
-    systemd evemu-tools edid-decode                                   # used by some tests
-    mandoc groff-base zsh fish                                        # to check manual pages and completions
-    e2fsprogs fio mount util-linux dmsetup                            # used in the guest, on a disk
-    user-mode-linux                                                   # a kernel that runs as a process: another front-end
+    busybox-static                                                    # the guest's initramfs
+    e2fsprogs mount                                                   # used in the guest, on a disk
 )
-readonly qemu_packages=(
-    qemu-system-x86 qemu-system-common qemu-system-data seabios
-    qemu-system-modules-opengl # -display dbus, for some tests
+readonly test_packages=(
+    systemd evemu-tools edid-decode    # used by some tests
+    mandoc groff-base zsh fish         # to check manual pages and completions
+    fio util-linux dmsetup             # used in the guest, on a disk
+    user-mode-linux                    # a kernel that runs as a process: another front-end
 )
+readonly qemu_packages=(qemu-system-x86 qemu-system-common qemu-system-data seabios)
+readonly qemu_test_packages=(qemu-system-modules-opengl) # -display dbus
 readonly libvirt_packages=(
     libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients # used by some tests
     libvirt0 libvirt-common libvirt-daemon-common libvirt-daemon-log
 )
 
-. "$root/contrib/debian-mirror.sh"
-
 main() {
+    read_arguments "$@"
+    trap interrupted INT
     check_machine
+    mkdir -p "$cache"
+    mapfile -t missing < <(missing_packages)
+    if [ -n "$ask" ] && { [ "${#missing[@]}" -gt 0 ] || ! kernel_is_there; }; then
+        ask_first
+    fi
     one_at_a_time
     install_packages
     fetch_kernel
-    "$root/contrib/qemu-tools.sh"
+    [ "$purpose" = demo ] || "$root/contrib/qemu-tools.sh"
     make_environment
+}
+
+read_arguments() {
+    ask='' purpose=tests
+    local argument
+    for argument; do
+        case "$argument" in
+            --ask) ask=yes ;;
+            demo) purpose=demo ;;
+            *) fail "'$argument' is none of its arguments. They are: --ask, demo" ;;
+        esac
+    done
+}
+
+interrupted() {
+    stop_progress
+    echo "setup: interrupted" >&2
+    exit 130
 }
 
 check_machine() {
@@ -52,32 +81,51 @@ check_machine() {
     fi
 }
 
+# Figures are those of a bare Debian.
+ask_first() {
+    echo "setup: this is going to"
+    if [ "${#missing[@]}" -gt 0 ]; then
+        echo "  - install ${#missing[@]} Debian packages and what they depend on: ${missing[*]%/*}" | fold -s -w 100
+    fi
+    if grep -q "/$backports" <<<"${missing[*]}"; then
+        echo "    (those of QEMU from $backports, which is not added to this machine's package sources)"
+    fi
+    kernel_is_there || echo "  - fetch a kernel for the guest into $cache"
+    echo "  - make a Python environment in $venv"
+    if [ "$purpose" = demo ]; then
+        echo "It takes about 2 minutes, 450 MB of downloads and 1.5 GB of disk where all of it is missing."
+    fi
+    [ -t 0 ] || fail "Nothing is installed: there is no terminal to ask at. To go on without being asked, say --yes."
+    local answer
+    read -r -p "Go on? [y/N] " answer || true
+    case "$answer" in
+        [yY]*) ;;
+        *) fail "Nothing is installed." ;;
+    esac
+}
+
 one_at_a_time() {
-    mkdir -p "$cache"
     exec {lock}>"$cache/setup.lock"
     flock "$lock"
 }
 
 install_packages() {
-    local missing
     mapfile -t missing < <(missing_packages)
-    if ! qemu_is_new_enough || ! qemu_has_dbus_display; then
-        on_bookworm && add_backports
-        mapfile -t -O "${#missing[@]}" missing < <(printf '%s\n' "${qemu_packages[@]}" | from_backports)
-    fi
-    if ! libvirt_is_new_enough; then
-        on_bookworm && add_backports
-        mapfile -t -O "${#missing[@]}" missing < <(printf '%s\n' "${libvirt_packages[@]}" | from_backports)
-    fi
     [ "${#missing[@]}" -gt 0 ] || return 0
-    update_package_lists
-    step "installing ${#missing[@]} Debian packages: ${missing[*]}" \
-        without_services \
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes \
-        -o DPkg::Lock::Timeout=300 --no-install-recommends "${missing[@]}"
+    fetch_package_lists
+    step "fetching ${#missing[@]} Debian packages and what they depend on: ${missing[*]%/*}" \
+        as_root "${install[@]}" --download-only "${missing[@]}"
+    step "installing them" uninterrupted without_services as_root "${install[@]}" "${missing[@]}"
     qemu_is_new_enough || fail "QEMU $qemu_needed or later is needed; this is $(qemu_version)."
-    libvirt_is_new_enough || fail "libvirt $libvirt_needed or later is needed; this is $(libvirt_version)."
+    [ "$purpose" = demo ] || libvirt_is_new_enough ||
+        fail "libvirt $libvirt_needed or later is needed; this is $(libvirt_version)."
 }
+
+# Ctrl-C has to wait: packages that are half installed would be left to the user.
+uninterrupted() (
+    trap '' INT
+    "$@"
+)
 
 # What is installed shall not run on this machine: the tests start what they need (see invoke-rc.d(8)).
 without_services() (
@@ -91,12 +139,20 @@ without_services() (
 )
 
 missing_packages() {
-    local installed
-    installed="$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${packages[@]}" 2>/dev/null || true)"
-    local package
-    for package in "${packages[@]}"; do
+    local installed package
+    installed="$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' 2>/dev/null)"
+    needed_packages | while read -r package; do
         grep -qx "installed $package" <<<"$installed" || echo "$package"
     done
+    qemu_is_new_enough || printf '%s\n' "${qemu_packages[@]}" | from_backports
+    [ "$purpose" = tests ] || return 0
+    qemu_has_dbus_display || printf '%s\n' "${qemu_test_packages[@]}" | from_backports
+    libvirt_is_new_enough || printf '%s\n' "${libvirt_packages[@]}" | from_backports
+}
+
+needed_packages() {
+    printf '%s\n' "${packages[@]}"
+    [ "$purpose" = demo ] || printf '%s\n' "${test_packages[@]}"
 }
 
 qemu_version() {
@@ -110,7 +166,7 @@ qemu_is_new_enough() {
 }
 
 qemu_has_dbus_display() {
-    grep -qx dbus <<<"$(qemu-system-x86_64 -display help)"
+    grep -qx dbus <<<"$(qemu-system-x86_64 -display help 2>/dev/null)"
 }
 
 libvirt_version() {
@@ -133,53 +189,65 @@ from_backports() {
     if on_bookworm; then sed "s|\$|/$backports|"; else cat; fi
 }
 
-add_backports() {
-    local sources=/etc/apt/sources.list.d/$backports.sources
-    if grep -Eqrs --include='*.list' --include='*.sources' "^[^#]*\b$backports\b" /etc/apt; then
-        return
-    fi
-    step "adding the package source $backports ($sources)" as_root tee "$sources" <<EOF
+# Makes `apt`, options with which apt has the machine's package sources, and on Debian 12 its backports, in lists
+# that are gone at the end: the machine's own sources and lists stay as they are.
+fetch_package_lists() {
+    [ -z "${apt:-}" ] || return 0
+    lists="$(mktemp -d)"
+    trap 'rm -rf "$lists"' EXIT
+    chmod 755 "$lists" && mkdir -p "$lists/sources" "$lists/lists/partial"
+    find /etc/apt/sources.list.d -maxdepth 1 -type f -exec ln -s -t "$lists/sources" {} + 2>/dev/null || true
+    if on_bookworm && ! has_backports; then backports_source >"$lists/sources/$backports.sources"; fi
+    apt=(-q -o "Dir::Etc::SourceParts=$lists/sources" -o "Dir::State::Lists=$lists/lists" -o Dir::Cache::pkgcache=
+        -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root)
+    install=(env DEBIAN_FRONTEND=noninteractive apt-get "${apt[@]}" install --yes --no-install-recommends
+        -o DPkg::Lock::Timeout=300)
+    step "fetching the lists of Debian packages" apt-get "${apt[@]}" update
+}
+
+has_backports() {
+    grep -Eqrs --include='*.list' --include='*.sources' "^[^#]*\b$backports\b" /etc/apt
+}
+
+backports_source() {
+    cat <<END
 Types: deb
 URIs: $(debian_mirror)
 Suites: $backports
 Components: main
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-EOF
+END
 }
 
-update_package_lists() {
-    [ -z "${lists_are_new:-}" ] || return 0
-    step "fetching the lists of Debian packages" as_root apt-get update -qq -o DPkg::Lock::Timeout=300
-    lists_are_new=yes
+kernel_is_there() {
+    grep -qsx "$kernel_needs" "$cache"/linux/boot/config-*
 }
 
 # The kernel's package is unpacked, not installed: it must not become this machine's own kernel.
 fetch_kernel() {
-    ! grep -qsx "$kernel_needs" "$cache"/linux/boot/config-* || return 0
-    on_bookworm && add_backports
-    kernel_package >/dev/null || update_package_lists
-    local package work
+    ! kernel_is_there || return 0
+    fetch_package_lists
+    local package work="$lists/kernel"
     package="$(kernel_package)" || fail "The package $kernel is not in Debian's package lists."
-    work="$(mktemp -d "$cache/new.XXXXXX")"
-    trap 'rm -rf "$work"' EXIT
-    step "fetching the guest's kernel ($package)" in_directory "$work" apt-get download -qq "$package"
+    mkdir "$work"
+    step "fetching the guest's kernel ($package)" in_directory "$work" apt-get "${apt[@]}" download "$package"
     step "unpacking it into $cache/linux" dpkg-deb -x "$work"/*.deb "$work/linux"
-    rm -rf "$cache/linux"
-    mv -T "$work/linux" "$cache/linux"
-    rm -rf "$work"
-    trap - EXIT
+    rm -rf "$cache/linux" "$cache/linux.new"
+    mv -T "$work/linux" "$cache/linux.new"
+    mv -T "$cache/linux.new" "$cache/linux"
 }
 
 kernel_package() {
-    apt-cache depends "$(from_backports <<<"$kernel")" 2>/dev/null |
+    apt-cache "${apt[@]}" depends "$(from_backports <<<"$kernel")" 2>/dev/null |
         sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1 | grep .
 }
 
 # Builds again only when something has changed that the environment is made from.
 make_environment() {
-    local stamp="$venv/.made-from" now
+    local stamp="$venv/.made-from" now made
     now="$(environment_inputs)"
-    [ "$(cat "$stamp" 2>/dev/null)" != "$now" ] || return 0
+    made="$(cat "$stamp" 2>/dev/null || true)"
+    if [ "$made" = "tests $now" ] || [ "$made" = "$purpose $now" ]; then return 0; fi
     [ -x "$python" ] || fail "There is no $python. Set PYTHON to a Python 3.11 or later."
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         fail "$python is $("$python" --version), but 3.11 or later is needed. Set PYTHON to another one."
@@ -189,9 +257,11 @@ make_environment() {
     "$venv/bin/python" -c 'import pip' 2>/dev/null ||
         step "making the Python environment .venv" "$python" -m venv --clear "$venv"
     remove_orphans
-    step "installing vhostd and its Python packages into .venv" \
-        in_directory "$root" "$venv/bin/python" -m pip install --quiet --editable '.[test]'
-    echo "$now" >"$stamp"
+    local project=.
+    [ "$purpose" = demo ] || project='.[test]'
+    step "building vhostd and installing its Python packages into .venv" \
+        in_directory "$root" "$venv/bin/python" -m pip install --editable "$project"
+    echo "$purpose $now" >"$stamp"
 }
 
 # Native modules whose source is gone, or has another name now, would still be found by Python.
@@ -223,13 +293,48 @@ as_root() {
     fi
 }
 
-# step DESCRIPTION COMMAND...: says what happens; shows the end of the command's output only if it fails.
+# step DESCRIPTION COMMAND...: says what happens, and how long it takes; shows what went wrong.
 step() {
     echo "setup: $1"
     shift
-    if ! "$@" >"$log" 2>&1; then
-        tail -n 30 "$log" >&2
-        fail "That did not work: $* (all of its output: $log)"
+    # A password is asked for now, not in the middle of the progress.
+    [ "$(id -u)" = 0 ] || [[ " $* " != *" as_root "* ]] || ! command -v sudo >/dev/null || sudo --validate
+    local status=0
+    show_progress &
+    progress=$!
+    "$@" >"$log" 2>&1 </dev/null || status=$?
+    stop_progress
+    [ "$status" = 0 ] && return
+    what_went_wrong >&2
+    fail "That did not work: $* (all of its output: $log)"
+}
+
+# On a terminal the seconds and the last line of the output; elsewhere a sign of life, each half minute.
+show_progress() {
+    SECONDS=0
+    while sleep 1 >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do
+        if [ -t 1 ]; then
+            printf '\r\033[K%5d s  %s' $SECONDS "$(tail -n 1 "$log" | tr -cd '[:print:]' | cut -c -68)"
+        elif ((SECONDS % 30 == 0)); then
+            echo "setup: ... $SECONDS s"
+        fi
+    done
+}
+
+stop_progress() {
+    [ -n "${progress:-}" ] || return 0
+    kill "$progress" 2>/dev/null || true
+    wait "$progress" 2>/dev/null || true
+    progress=''
+    [ ! -t 1 ] || printf '\r\033[K'
+}
+
+# The end of the output; if Cython found a mistake, that one, which pip follows up with much of its own.
+what_went_wrong() {
+    if grep -q 'Error compiling Cython file' "$log"; then
+        sed -n '/Error compiling Cython file/,/^ *Traceback/p' "$log" | head -n 40
+    else
+        tail -n 30 "$log"
     fi
 }
 
@@ -238,4 +343,4 @@ fail() {
     exit 1
 }
 
-main
+main "$@"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 
 from vhostd.ring import notify
 
@@ -25,6 +26,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for category in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning"):
         config.addinivalue_line("filterwarnings", f"error::{category}")
     logging.getLogger().setLevel(logging.DEBUG)
+    # A busy machine is no fault of a test.
+    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what runs behind it
 
 
@@ -58,7 +62,7 @@ def _no_leaks(
     yield
     if held() - before and not request.node.stash.get(FAILED, False):
         # What only pytest or a reference cycle holds is no leak; an `Fd` in one says so itself.
-        request.node.funcargs.clear()
+        (request.node.funcargs or {}).clear()  # none any more after Ctrl-C
         for phase in ("setup", "call"):
             caplog.get_records(phase).clear()
         gc.collect()

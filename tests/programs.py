@@ -17,6 +17,8 @@ from vhostd.vhost_user.messages import GET_FEATURES
 from vhostd.wire.framing import HEADER, VERSION
 from vhostd.wire.rows import U64
 
+STARTS = 3
+SHORTEST_START = 0.01  # seconds in which Python starts and ends on a fast machine
 PATIENCE = 20.0  # seconds for what takes milliseconds: it only bounds how long a broken program is waited for
 SETTINGS_OF_PYTHON = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS", "PYTHONPATH")
 FOR_LAUNCHED_PROGRAMS = (
@@ -37,6 +39,17 @@ def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
     # A sanitizer or a tracer that the tests run under would need it; a user's program does not.
     kept.pop("LD_PRELOAD", None)
     return kept | dict(changes or {})
+
+
+def on_this_machine(seconds: float) -> float:
+    """What takes at most so many seconds on an idle machine may take so many on this one, at this moment.
+
+    That is as many times more as Python needs to start and end.
+    """
+    begin = time.monotonic()
+    for _ in range(STARTS):
+        subprocess.run([sys.executable, "-c", ""], check=True)
+    return seconds * max(1.0, (time.monotonic() - begin) / (STARTS * SHORTEST_START))
 
 
 class Program:

@@ -1,19 +1,40 @@
 #!/usr/bin/env bash
 # Runs everything: installs what is missing, the whole suite (arguments go to pytest), and then the tests of
-# the compiled part once more, built with address and undefined-behaviour sanitizers.
+# the compiled part once more, built with address and undefined-behaviour sanitizers. Needs root. Never asks.
+#
+#     tests/run.sh --quick ...    an answer within three minutes: no guests, no other programs, no root
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. contrib/source.sh
 readonly python="$PWD/.venv/bin/python"
 readonly sanitized="$PWD/build/sanitized"
 readonly sanitizers="-fsanitize=address,undefined -fno-sanitize-recover=undefined"
+readonly interrupted=2 # pytest's exit status
 
 main() {
+    if [ "${1:-}" = --quick ]; then
+        shift
+        contrib/setup.sh
+        quick "$@"
+        exit
+    fi
+    if [ "$(id -u)" != 0 ]; then
+        echo "tests: the whole suite needs root, for mounts, chroots and service managers. Without: tests/run.sh --quick" >&2
+        exit 1
+    fi
     contrib/setup.sh
     contrib/debian-chroot.sh >/dev/null
-    "$python" -m pytest "$@"
+    local status=0 with_sanitizers=0
+    "$python" -m pytest "$@" || status=$?
+    [ "$status" != "$interrupted" ] || exit "$status"
     build_sanitized
-    test_sanitized
+    test_sanitized || with_sanitizers=$?
+    exit $((status ? status : with_sanitizers))
+}
+
+quick() {
+    "$python" -m pytest -m "not guest" tests/test_*.py tests/wire tests/host tests/virtio tests/storage tests/frontend "$@"
 }
 
 # Builds a copy of the tree, so that neither build ever takes the other's objects for its own.
@@ -23,9 +44,7 @@ build_sanitized() {
     [ "$(cat "$stamp" 2>/dev/null)" != "$now" ] || return 0
     echo "building the ring with sanitizers"
     rm -rf "$sanitized"
-    mkdir -p "$sanitized/source"
-    cp -r --parents pyproject.toml README.md LICENSE share contrib/systemd vhostd devices "$sanitized/source"
-    find "$sanitized/source" \( -name '*.so' -o -name '*.c' -o -name '*.egg-info' \) -prune -exec rm -rf {} +
+    copy_source "$sanitized/source"
     CFLAGS="-O1 -g $sanitizers" LDFLAGS="$sanitizers" \
         "$python" -m pip install --quiet --no-deps --target "$sanitized/tree" "$sanitized/source"
     echo "$now" >"$stamp"

@@ -5,7 +5,7 @@ An import of this package alone costs next to nothing, since it is on the way to
 
 from vhostd.program.manifest import Manifest as Manifest
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

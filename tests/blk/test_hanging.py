@@ -66,9 +66,9 @@ from vhostd.wire.rows import Empty
 T = TypeVar("T")
 Begin = Callable[[Driver], Coroutine[Any, Any, None]]
 
-PATIENCE = 50.0  # seconds for a whole test
-SOON = 1.0  # seconds in which what must not hang is done
-ENDS_SOON = 2.0  # seconds from SIGTERM to the end of a program that has much to do
+PATIENCE = 120.0  # seconds for a whole test
+SOON = 10.0  # seconds in which what must not hang is done, on a busy machine
+ENDS_SOON = 10.0  # seconds from SIGTERM to the end of a program that has much to do
 LOOK = 1.2  # seconds: one of the program's looks at the size of the disk
 LONG = 3.0  # seconds: several of the program's looks at the size of the disk
 BLOCK = 4096

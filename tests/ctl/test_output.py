@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -31,7 +31,6 @@ def test_what_is_not_seen_is_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
-@settings(deadline=None)
 @given(st.text(st.characters()))
 def test_nothing_garbles_a_terminal(text: str) -> None:
     assert printable(text).isprintable()

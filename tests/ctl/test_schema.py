@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vhostd.ctl.schema import Fault, Kind, faults, kind_of
@@ -128,7 +128,6 @@ NAMES = st.sampled_from(["description", "type", "binary", "tags", "features"]) |
 KINDS = st.sampled_from(["gpu", "rng", "block", "fs", "sound"])
 
 
-@settings(deadline=None)
 @given(VALUES | st.dictionaries(NAMES, VALUES | KINDS | st.lists(KINDS)), st.sampled_from(Kind))
 def test_any_document_can_be_checked(document: Any, kind: Kind) -> None:
     for fault in faults(document, kind):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.programs import environment, executable
@@ -83,8 +83,8 @@ def test_a_line_for_each_fault(tmp_path: Path, capfd: pytest.CaptureFixture[str]
 
 
 def test_what_is_not_json_has_a_place(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    path = file(tmp_path, b'{\n  "type": "gpu",\n}\n')
-    message = "it is not JSON: line 3, column 1: expecting property name enclosed in double quotes"
+    path = file(tmp_path, b'{\n  "type": gpu\n}\n')
+    message = "it is not JSON: line 2, column 11: expecting value"
     assert run(capfd, path)[1] == [f"{path}: {message}"]
 
 
@@ -174,7 +174,6 @@ ODD = st.dictionaries(
 CONTENTS = st.binary() | ODD.map(lambda members: json.dumps(members).encode())
 
 
-@settings(deadline=None)
 @given(data=CONTENTS, kind=st.sampled_from([None, *Kind]), lenient=st.booleans())
 def test_any_bytes_are_valid_or_have_faults_of_a_line(
     data: bytes, kind: Kind | None, *, lenient: bool
@@ -185,7 +184,6 @@ def test_any_bytes_are_valid_or_have_faults_of_a_line(
     assert json.loads(checked.model_dump_json())
 
 
-@settings(deadline=None)
 @given(CONTENTS, st.sampled_from([None, *Kind]))
 def test_what_is_valid_is_so_for_the_lenient(data: bytes, kind: Kind | None) -> None:
     if check("a", data, kind, lenient=False).valid:

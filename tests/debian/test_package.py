@@ -14,6 +14,7 @@ import pytest
 
 from tests.debian.chroot import ENVIRONMENT, Chroot
 from tests.programs import connect, get_features, listens_at
+from vhostd import __version__
 
 CHECKOUT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
@@ -88,7 +89,7 @@ def field(package: Path, name: str) -> str:
 
 
 def test_its_version_is_the_project_s(package: Path) -> None:
-    assert field(package, "Version").partition("-")[0] == PROJECT["version"]
+    assert field(package, "Version").partition("-")[0] == __version__
 
 
 def test_it_depends_on_what_the_project_does(package: Path) -> None:
@@ -131,9 +132,9 @@ def test_no_file_is_another_package_s_as_well(debian: Chroot, owned: set[str]) -
 def test_a_program_is_there(debian: Chroot, owned: set[str], program: str) -> None:
     """In /usr/bin, where AppArmor's profile lets libvirtd start it."""
     assert f"/usr/bin/{program}" in owned
-    assert debian.run(program, "--version") == f"{program} {PROJECT['version']}\n"
+    assert debian.run(program, "--version") == f"{program} {__version__}\n"
     with gzip.open(debian.root / f"usr/share/man/man1/{program}.1.gz", "rt") as page:
-        assert f'"vhostd {PROJECT["version"]}"' in page.readline()
+        assert f'"vhostd {__version__}"' in page.readline()
     for completion in (
         f"bash-completion/completions/{program}",
         f"zsh/vendor-completions/_{program}",

@@ -33,6 +33,7 @@ from tests.programs import (
     listening,
     listens_at,
     notified,
+    on_this_machine,
 )
 from vhostd.errors import RefusedRequest, SetupError
 from vhostd.frontend import Frontend, Queue, SharedMemory
@@ -49,7 +50,7 @@ INPUT = executable("vhost-user-input")
 GPU = executable("vhost-user-gpu")
 BLK = executable("vhost-user-blk")
 TYPES = {RNG: "rng", INPUT: "input", GPU: "gpu", BLK: "block"}
-EXIT_LIMIT = 0.1  # seconds from SIGTERM to the end
+EXIT_LIMIT = 0.1  # seconds from SIGTERM to the end, on an idle machine
 NONSENSE = b"GET / HTTP/1"  # as long as a header, but none
 CLOSE_ON_EXEC = 0o2000000  # in the flags of /proc/PID/fdinfo
 
@@ -739,7 +740,7 @@ def test_a_signal_ends_it_at_once(command: Command, path: Path, number: int) -> 
             took.append(program.stop(number))
             ended_well(program)
         assert list(path.parent.iterdir()) == []
-    assert min(took) < EXIT_LIMIT  # of several, because this machine may be busy
+    assert min(took) < on_this_machine(EXIT_LIMIT)  # of several, because this machine may be busy
 
 
 async def _hammer(queue: Queue, served: asyncio.Event) -> None:
@@ -786,7 +787,7 @@ def test_sigterm_ends_it_at_once_under_load(rng: Command, path: Path, run_async:
             assert not path.exists()
 
     run_async(main)
-    assert min(took) < EXIT_LIMIT
+    assert min(took) < on_this_machine(EXIT_LIMIT)
 
 
 def test_sigterm_while_a_request_waits_for_the_limit(rng: Command, path: Path, run_async: Run) -> None:

@@ -1,7 +1,6 @@
 """The files that come with the package are found where it is: in its checkout, or installed from a wheel."""
 
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -10,16 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.programs import environment
+from vhostd import __version__
 from vhostd.errors import SetupError
 from vhostd.program import shipped as module
 from vhostd.program.shipped import DESCRIPTIONS, UNITS, shipped
 
 CHECKOUT = Path(__file__).parents[2]
-SOURCES = (
-    *("pyproject.toml", "README.md", "LICENSE"),
-    *("share", "contrib/systemd", "vhostd", "devices"),
-)
-BUILT = shutil.ignore_patterns("*.so", "*.c", "*.egg-info", "__pycache__")
 TYPES = {"block", "gpu", "input", "rng"}
 
 
@@ -57,19 +52,22 @@ def test_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A virtual environment with the project's wheel; what that needs is taken from the one of the tests."""
     folder = tmp_path_factory.mktemp("wheel")
-    for name in SOURCES:
-        source, target = CHECKOUT / name, folder / "source" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, target, ignore=BUILT) if source.is_dir() else shutil.copy(source, target)
-    pip = [sys.executable, "-m", "pip", "--quiet"]
-    env = environment({"CFLAGS": "-O0"})  # it is to be built soon, not to be fast
-    wheel: list[str | Path] = [*pip, "wheel", "--no-deps", "--wheel-dir", folder, folder / "source"]
-    subprocess.run(wheel, check=True, env=env)
+    env = environment({"CFLAGS": "-O0", "PYTHON": sys.executable})  # it is to be built soon, not to be fast
+    subprocess.run([CHECKOUT / "contrib/wheel.sh", folder], check=True, env=env)
     made = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", made], check=True, env=env)
-    (built,) = folder.glob("*.whl")
-    install: list[str | Path] = [*pip, "--python", made / "bin/python", "install", "--no-deps", built]
-    subprocess.run(install, check=True, env=env)
+    (built,) = folder.glob(f"vhostd-{__version__}-*.whl")
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--quiet",
+        "--python",
+        made / "bin/python",
+        "install",
+        "--no-deps",
+    ]
+    subprocess.run([*install, built], check=True, env=env)
     (site,) = made.glob("lib/python3*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     return made

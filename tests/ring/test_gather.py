@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.ring.machine import DATA, END, GUEST, SEAM, SIZE, USER, Machine, device_half, memfd, unmade
@@ -19,7 +19,7 @@ from vhostd.ring.driver import SplitDriver
 
 PAGE = 4096
 HALF = SIZE // 2
-quick = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=150)
 
 
 @pytest.fixture

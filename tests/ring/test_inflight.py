@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.ring.machine import DATA, GUEST, device_half, memfd, two_regions
@@ -31,7 +31,7 @@ HEADER = struct.Struct("<QHHHH")
 STATE = struct.Struct("<B5xHQ")
 INFLIGHT, NEXT, COUNTER = 0, 6, 8
 
-quick = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=150)
 
 
 Stores = list[tuple[GuestMemory, int, bytes]]

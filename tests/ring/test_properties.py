@@ -13,14 +13,14 @@ from collections import deque
 from contextlib import suppress
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.ring.machine import BOTH, DATA, END, EVENT_IDX, GUEST, INDIRECT_DESC, SEAM, SIZE, Machine
 from vhostd.errors import BadRequest, GuestError
 from vhostd.ring import Chain
 
-quick = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=150)
 
 
 # --- Legal traffic ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import PATIENCE, Run, held
@@ -195,7 +195,7 @@ PIECES = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(
     requests=st.lists(
         st.tuples(st.booleans(), PIECES, st.integers(0, 300), st.floats(0, 1)), min_size=1, max_size=6

@@ -14,7 +14,9 @@ from tests.storage.images import (
 from vhostd.storage import bounce
 
 UNIT = 4096
-quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 @pytest.fixture

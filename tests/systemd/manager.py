@@ -1,15 +1,18 @@
 """A real service manager of the test's own: systemd as a user's manager, run by root.
 
 It has its own mounts, sockets, units and control group, and need not be PID 1. Being root's it can do what a
-user's cannot: make up users, mounts and devices. So it runs the units as they are, sandbox and all.
+user's cannot: make up mounts and devices, and, before 257, users. So it runs the units as they are, sandbox
+and all.
 """
 
 import os
+import re
 import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,8 +21,17 @@ from tests.programs import PATIENCE, environment, notified
 from tests.systemd.units import CHECKOUT, PROGRAMS, install
 
 SYSTEMD = "/lib/systemd/systemd"
-# This checkout may lie in a folder that the units hide: /tmp, or a home.
-LET_IN = ("ProtectHome=tmpfs", f"BindReadOnlyPaths={CHECKOUT}")
+# This checkout may lie in a folder that the units hide: /tmp, or a home. Root's own would be closed to other
+# users.
+LET_IN = (
+    "ProtectHome=no",
+    "TemporaryFileSystem=/home:ro,mode=0755 /root:ro,mode=0755",
+    f"BindReadOnlyPaths={CHECKOUT}",
+)
+# From 257 on a user's manager refuses to make up users, also for root. Then it has to be told what follows
+# from that: a made-up user's service has its folders, and sees them.
+NO_DYNAMIC_USER = 257
+STATIC_USER = ("DynamicUser=no", "User=nobody", "RuntimeDirectoryMode=0777")
 # What systemd as PID 1 would have made: /run as a mount, proof that it runs, and what it mounts over folders
 # that a service must not see.
 START = """
@@ -52,8 +64,9 @@ class Manager:
         self._units = folder / "config/systemd/user"
         self._units.mkdir(parents=True)
         install(self._units, self.configuration)
+        user = (*STATIC_USER, f"BindPaths={folder / 'config'}") if _version() >= NO_DYNAMIC_USER else ()
         for program in PROGRAMS:
-            self._write_drop_in(f"{program}@.service", *LET_IN)
+            self._write_drop_in(f"{program}@.service", *LET_IN, *user)
         roots = [Path("/sys/fs/cgroup", name) for name in ("systemd", "unified", "")]
         self._groups = [root / self.runtime.name for root in roots if (root / "cgroup.procs").exists()]
         self._environment = environment(
@@ -88,9 +101,12 @@ class Manager:
     def _stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(PATIENCE)
-        for group in self._groups:
-            for inner in sorted(group.glob("**/"), reverse=True):
-                inner.rmdir()
+        end = time.monotonic() + PATIENCE
+        while left := [inner for group in self._groups for inner in group.glob("**/")]:
+            assert time.monotonic() < end, f"processes are left in {left}"
+            for inner in sorted(left, reverse=True):
+                with suppress(OSError):  # its last process is about to end
+                    inner.rmdir()
         subprocess.run(["rm", "-rf", self.runtime], check=True)
 
     def socket_path(self, program: str, instance: str = "a") -> Path:
@@ -149,3 +165,9 @@ class Manager:
             assert self._process.poll() is None, "the service manager has ended"
             assert time.monotonic() < end, f"never reached: {describe()}"
             os.sched_yield()
+
+
+def _version() -> int:
+    """The systemd of this machine."""
+    shown = subprocess.run([SYSTEMD, "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    return int(re.findall(r"\d+", shown)[0])

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from vhostd.errors import RefusedRequest
+from vhostd.ring import InflightQueue
 from vhostd.vhost_user.inflight import make_area, map_area
 from vhostd.vhost_user.messages import Inflight
 from vhostd.wire.fds import Fd
@@ -18,7 +19,15 @@ def test_what_is_made_can_be_mapped(num_queues: int, queue_size: int) -> None:
         assert (area.num_queues, area.queue_size, area.mmap_offset) == (num_queues, queue_size, 0)
         assert os.fstat(fd.fileno()).st_size == area.mmap_size
         assert os.pread(fd.fileno(), area.mmap_size, 0) == bytes(area.mmap_size)
-        assert [queue.size for queue in map_area(area, fd)] == [queue_size] * num_queues
+        assert [queue.size for queue in map_area(area, fd)] == [max(queue_size, 1024)] * num_queues
+
+
+def test_an_area_of_a_program_that_made_it_as_large_as_asked() -> None:
+    """As a program of an earlier version has left it."""
+    size = 3 * InflightQueue.footprint(128)
+    with Fd(os.memfd_create("inflight", os.MFD_CLOEXEC)) as fd:
+        os.ftruncate(fd.fileno(), size)
+        assert [queue.size for queue in map_area(Inflight(size, 0, 3, 128), fd)] == [128] * 3
 
 
 def test_its_size_is_sealed_and_it_is_not_inherited() -> None:

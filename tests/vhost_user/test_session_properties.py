@@ -77,7 +77,7 @@ async def drain(frontend: Frontend) -> None:
         message.close()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(sequence=st.lists(messages(), max_size=12), greeted=st.booleans())
 def test_any_messages_in_any_order(
     sequence: list[tuple[int, int, bytes, list[str]]],

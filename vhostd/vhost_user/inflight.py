@@ -14,12 +14,19 @@ from vhostd.vhost_user.messages import Inflight
 from vhostd.virtio.vocabulary import MAX_QUEUE_SIZE
 from vhostd.wire.fds import Fd
 
+# QEMU from 10.0.13 on lets a driver make a ring of 1024 descriptors, whatever the device's queue-size, and asks
+# for an area for queue-size. So each queue of a new area has room for the longest ring that QEMU has.
+LEAST_ROOM = 1024
 SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
 def make_area(num_queues: int, queue_size: int) -> tuple[Inflight, Fd]:
-    """A new area for the queues, and its file, whose size is sealed. Raises RefusedRequest on failure."""
-    size = _size(num_queues, queue_size)
+    """A new area for the queues, and its file, whose size is sealed. Raises RefusedRequest on failure.
+
+    Its queues have room for at least LEAST_ROOM descriptors; `map_area` sees that by the size.
+    """
+    _check(queue_size)
+    size = _size(num_queues, max(queue_size, LEAST_ROOM))
     try:
         return Inflight(size, 0, num_queues, queue_size), _make_file(size)
     except OSError as error:
@@ -28,18 +35,29 @@ def make_area(num_queues: int, queue_size: int) -> tuple[Inflight, Fd]:
 
 def map_area(area: Inflight, fd: Fd) -> list[InflightQueue]:
     """The queues of an area, mapped from the file; RefusedRequest if the area is too small for them."""
-    size = _size(area.num_queues, area.queue_size)
+    _check(area.queue_size)
+    room = _room(area)
+    size = _size(area.num_queues, room)
     if area.mmap_size < size:
         raise RefusedRequest(f"an inflight area of {area.mmap_size} bytes, {size} needed")
     region = Region(fd.fileno(), guest_addr=0, user_addr=0, size=size, offset=area.mmap_offset)
     memory = GuestMemory([region])
-    return [InflightQueue(memory, index, area.queue_size) for index in range(area.num_queues)]
+    return [InflightQueue(memory, index, room) for index in range(area.num_queues)]
 
 
-def _size(num_queues: int, queue_size: int) -> int:
+def _check(queue_size: int) -> None:
     if not 0 < queue_size <= MAX_QUEUE_SIZE:
         raise RefusedRequest(f"an inflight area for queues of size {queue_size}")
-    return num_queues * InflightQueue.footprint(queue_size)
+
+
+def _room(area: Inflight) -> int:
+    """The descriptors that each queue of the area has room for: areas of other makers have `queue_size`."""
+    wide = max(area.queue_size, LEAST_ROOM)
+    return wide if area.mmap_size == _size(area.num_queues, wide) else area.queue_size
+
+
+def _size(num_queues: int, room: int) -> int:
+    return num_queues * InflightQueue.footprint(room)
 
 
 def _make_file(size: int) -> Fd:

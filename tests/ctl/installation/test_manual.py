@@ -1,5 +1,6 @@
 """The manual pages: what is in them, and what two formatters and a linter say of them."""
 
+import inspect
 import re
 import subprocess
 from pathlib import Path
@@ -7,6 +8,7 @@ from types import ModuleType
 
 import pytest
 
+import vhost_user_blk
 import vhostd
 from tests.ctl.commands import NAMES, program, tool
 from vhostd import Device, DeviceType, Manifest, ctl
@@ -76,6 +78,16 @@ def test_examples_come_from_the_docstring(name: str, tmp_path: Path, monkeypatch
     assert "qemu-system-x86_64 " in examples
     assert "share=on" in examples
     assert "-->" not in examples, "a drawing is none"
+
+
+def test_examples_need_no_indentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 3.13 on Python takes it from a docstring whose lines all have it."""
+    before = page_of("vhost-user-blk", tmp_path, monkeypatch)
+    assert vhost_user_blk.__doc__ is not None
+    monkeypatch.setattr(vhost_user_blk, "__doc__", inspect.cleandoc(vhost_user_blk.__doc__))
+    after = page_of("vhost-user-blk", tmp_path, monkeypatch)
+    assert ".SH EXAMPLES" in after
+    assert after == before
 
 
 def test_options_are_typed_as_they_are_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

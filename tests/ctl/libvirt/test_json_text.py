@@ -1,25 +1,29 @@
 """JSON by the RFC, and as libvirt takes it."""
 
 import json
+import sys
 import time
 from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vhostd.ctl.libvirt.json_text import NESTED, NotJson, read, read_as_libvirt, word
 
+# Behind the second line's `"a": 1`, in the words of Python's json.
+TRAILING_COMMA = (
+    "line 2, column 9: illegal trailing comma before end of object"
+    if sys.version_info >= (3, 13)
+    else "line 3, column 1: expecting property name enclosed in double quotes"
+)
 FAULTY = {
     "empty": (b"", "it is empty"),
     "white space": (b" \n", "it is empty"),
     "text": (b"gpu", "line 1, column 1: expecting value"),
     "cut": (b'{"type": "gpu"', "line 1, column 15: expecting ',' delimiter"),
-    "trailing comma": (
-        b'{\n  "a": 1,\n}',
-        "line 3, column 1: expecting property name enclosed in double quotes",
-    ),
+    "trailing comma": (b'{\n  "a": 1,\n}', TRAILING_COMMA),
     "text behind it": (b'{}\n{"a": 1}', "line 2, column 1: extra data"),
     "byte order mark": (b"\xef\xbb\xbf{}", "it begins with a byte order mark: save it without one"),
     "Latin-1": (b'{\n"a": "caf\xe9"}', "line 2, column 10: it is not UTF-8"),
@@ -94,7 +98,6 @@ def test_long_numbers_are_no_trouble() -> None:
     assert read(b"[123456789]") == [123456789]
 
 
-@settings(deadline=None)
 @given(DOCUMENTS)
 def test_what_is_json_is_read_the_same_by_both(document: Any) -> None:
     data = json.dumps(document).encode()
@@ -103,7 +106,6 @@ def test_what_is_json_is_read_the_same_by_both(document: Any) -> None:
         assert read_as_libvirt(data) == document
 
 
-@settings(deadline=None)
 @given(st.binary() | st.text(alphabet='{}[],:"\\ \n0123NaN').map(str.encode))
 def test_no_bytes_are_too_odd(data: bytes) -> None:
     for reader in (read, read_as_libvirt):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.devices.vhost_user_gpu import guest as commands
@@ -39,7 +39,7 @@ from vhost_user_gpu.rect import NOTHING
 from vhost_user_gpu.resource import RANGE_COST, RESOURCE_COST, Blob, Picture
 from vhost_user_gpu.scanout import Scanout
 
-quick = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=150)
 
 U32, U64 = (1 << 32) - 1, (1 << 64) - 1
 LIMIT = 4 * RESOURCE_COST + 64 * 64 * 4 + 400

@@ -143,7 +143,7 @@ def test_edid_decode_finds_nothing_wrong(width: int, height: int) -> None:
     assert f"{width}x{height}" in said.rpartition("Native Video Resolution")[2]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(sides, sides)
 def test_any_size_conforms(width: int, height: int) -> None:
     """Later versions of edid-decode warn of an odd one, a fraction of which has not quite its shape."""

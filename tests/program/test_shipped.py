@@ -57,17 +57,8 @@ def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", made], check=True, env=env)
     (built,) = folder.glob(f"vhostd-{__version__}-*.whl")
-    install = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--quiet",
-        "--python",
-        made / "bin/python",
-        "install",
-        "--no-deps",
-    ]
-    subprocess.run([*install, built], check=True, env=env)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--python", str(made / "bin/python")]
+    subprocess.run([*pip, "install", "--no-deps", built], check=True, env=env)
     (site,) = made.glob("lib/python3*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     return made

@@ -14,7 +14,7 @@ from vhostd.vhost_user.messages import Inflight
 from vhostd.virtio.vocabulary import MAX_QUEUE_SIZE
 from vhostd.wire.fds import Fd
 
-# QEMU from 10.0.13 on lets a driver make a ring of 1024 descriptors, whatever the device's queue-size, and asks
+# QEMU from 10.0.13 on lets a driver make a ring of 1024 descriptors, whatever its queue-size, and asks
 # for an area for queue-size. So each queue of a new area has room for the longest ring that QEMU has.
 LEAST_ROOM = 1024
 SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL

@@ -267,7 +267,7 @@ make_environment() {
 # Native modules whose source is gone, or has another name now, would still be found by Python.
 remove_orphans() {
     local module
-    for module in "$root"/vhostd/ring/*.{c,so} "$root"/devices/*/*.{c,so}; do
+    find "$root/vhostd" "$root/devices" \( -name '*.c' -o -name '*.so' \) | while read -r module; do
         [ -e "${module%%.*}.pyx" ] || rm -f "$module"
     done
 }

@@ -30,6 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("busy")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what runs behind it
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by nohup(1), which means us, and not our children
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -324,12 +324,11 @@ def test_a_hole_is_filled_without_a_change_of_size(tmp_path: Path, monkeypatch: 
     image.lacking.add("zero")
     modes: list[int] = []
 
-    class Library:
-        def fallocate(self, _fd: int, mode: int, _offset: int, _size: int) -> int:
-            modes.append(mode)
-            return 0
+    def fallocate(_number: int, _fd: int, mode: int, _offset: int, _size: int) -> int:
+        modes.append(mode)
+        return 0
 
-    monkeypatch.setattr(module, "_libc", Library())
+    monkeypatch.setattr(module, "syscall", fallocate)
     assert list(zeroing(image, 0, SIZE, may_unmap=False)) == [SIZE]
     assert modes == [PUNCH_HOLE | KEEP_SIZE, KEEP_SIZE]
     image.close()

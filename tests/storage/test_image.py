@@ -1,6 +1,5 @@
 """The image: what can be one, who may have it, how large it is, and what its host can do."""
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -17,6 +16,7 @@ from tests.storage.images import (
     skipped_without,
 )
 from vhostd import SetupError
+from vhostd.host.syscall import FALLOCATE
 from vhostd.storage import abilities, locking
 from vhostd.storage import image as module
 from vhostd.storage.image import PUNCH_HOLE, ZERO_RANGE, Image
@@ -373,16 +373,15 @@ def test_a_signal_in_the_middle_is_no_error(path: str, monkeypatch: pytest.Monke
     """fallocate(2): EINTR; SIGHUP and SIGTERM come at any time, and the guest's request is not to blame."""
     calls: list[tuple[int, ...]] = []
 
-    class Interrupted:
-        """A C library in which the first call is interrupted."""
-
-        def fallocate(self, *arguments: int) -> int:
-            calls.append(arguments)
-            ctypes.set_errno(errno.EINTR)
-            return -1 if len(calls) == 1 else 0
+    def interrupted(number: int, *arguments: int) -> int:
+        assert number == FALLOCATE
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise InterruptedError
+        return 0
 
     image = open_file(path)
-    monkeypatch.setattr(module, "_libc", Interrupted())
+    monkeypatch.setattr(module, "syscall", interrupted)
     try:
         image.fallocate(PUNCH_HOLE, 4096, 512)
     finally:

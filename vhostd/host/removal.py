@@ -1,11 +1,7 @@
 """The removal of a file, to come: the sandbox lets through this one and no other."""
 
-import ctypes
-import os
-
 from vhostd.host.folder import Folder
-
-_libc = ctypes.CDLL(None, use_errno=True)
+from vhostd.host.syscall import UNLINKAT, syscall
 
 
 class Removal:
@@ -23,5 +19,5 @@ class Removal:
     def __call__(self) -> None:
         if self._address is None:
             self.folder.remove(self.name)
-        elif _libc.unlinkat(self.folder.fileno(), ctypes.c_void_p(self._address), 0):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        else:
+            syscall(UNLINKAT, self.folder.fileno(), self._address, 0)

@@ -1,12 +1,13 @@
 """What an image's host can do. It is asked once, at open: the sandbox hides sysfs later."""
 
-import ctypes
 import errno
 import fcntl
 import os
 import struct
 from contextlib import suppress
 from typing import NamedTuple
+
+from vhostd.host.syscall import FSTATFS, STATX, syscall
 
 SECTOR = 512  # bytes: what Linux counts in, and the least that any device transfers
 
@@ -27,9 +28,6 @@ STATX_SIZE, STX_DIO_OFFSET_ALIGN = 256, 156
 SYSFS = "/sys"
 UNBOUNDED = (1 << 64) - 1  # where the host names no most: what is too much for the device it divides itself
 LARGEST_UNIT = 2 << 30  # bytes: who gives back no less is never asked for so much at a time
-
-
-_libc = ctypes.CDLL(None)
 
 
 class Abilities(NamedTuple):
@@ -72,8 +70,10 @@ def may_wait(fd: int) -> bool:
 
     Those of Linux that are known to heed it do not; FUSE, for one, says that it does, and waits.
     """
-    about = ctypes.create_string_buffer(STATFS_SIZE)
-    if _libc.fstatfs(fd, about):
+    about = bytearray(STATFS_SIZE)
+    try:
+        syscall(FSTATFS, fd, about)
+    except OSError:
         return True
     (kind,) = struct.unpack_from("@l", about)
     return kind & 0xFFFF_FFFF not in HEEDING
@@ -81,8 +81,10 @@ def may_wait(fd: int) -> bool:
 
 def direct_unit(fd: int) -> int:
     """What a transfer past the page cache must be a multiple of; 0 if the host does not tell (Linux 6.1)."""
-    about = ctypes.create_string_buffer(STATX_SIZE)
-    if _libc.statx(fd, b"", AT_EMPTY_PATH, STATX_DIOALIGN, about):
+    about = bytearray(STATX_SIZE)
+    try:
+        syscall(STATX, fd, b"", AT_EMPTY_PATH, STATX_DIOALIGN, about)
+    except OSError:
         return 0
     (told,) = struct.unpack_from("=I", about)
     (unit,) = struct.unpack_from("=I", about, STX_DIO_OFFSET_ALIGN)

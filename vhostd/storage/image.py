@@ -1,6 +1,5 @@
 """The image: a file, a block device, or memory, of which a guest sees a disk."""
 
-import ctypes
 import errno
 import fcntl
 import logging
@@ -12,6 +11,7 @@ from typing import Self
 from vhostd.errors import SetupError
 from vhostd.host.grants import Grants
 from vhostd.host.ioctls import Ioctl
+from vhostd.host.syscall import FALLOCATE, syscall
 from vhostd.storage import abilities, bounce, formats
 from vhostd.storage.abilities import BLKDISCARD, RANGE
 from vhostd.storage.locking import lock
@@ -29,9 +29,6 @@ log = logging.getLogger(__name__)
 
 PAGE = mmap.PAGESIZE
 TRIED_BLOCK_SIZES = (512, 1024, 2048, 4096)
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
 class Image:
@@ -161,9 +158,12 @@ class Image:
 
     def fallocate(self, mode: int, offset: int, size: int) -> None:
         """fallocate(2), which keeps the image's size; raises OSError."""
-        while _libc.fallocate(self.fd, mode | KEEP_SIZE, offset, size):
-            if (number := ctypes.get_errno()) != errno.EINTR:
-                raise OSError(number, os.strerror(number))
+        while True:
+            try:
+                syscall(FALLOCATE, self.fd, mode | KEEP_SIZE, offset, size)
+            except InterruptedError:
+                continue
+            return
 
     def discard(self, offset: int, size: int) -> None:
         """Gives back the space of a range; on a device one of whole blocks, which may keep their contents."""

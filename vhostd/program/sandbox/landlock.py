@@ -1,13 +1,14 @@
 """Landlock: files to open, make and remove from now on; no TCP; no signals to others (landlock(7))."""
 
-import ctypes
 import os
 import stat
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 
 from vhostd.host.grants import Grants
+from vhostd.host.syscall import syscall
 
 # Linux, include/uapi/linux/landlock.h; the numbers of the system calls are those of every architecture.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
@@ -19,33 +20,21 @@ FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}  # how many each version of the inter
 BIND_TCP, CONNECT_TCP = 1, 2  # since version 4
 SCOPE_ABSTRACT_SOCKETS, SCOPE_SIGNALS = 1, 2  # since version 6
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _Ruleset(ctypes.Structure):
-    """struct landlock_ruleset_attr"""
-
-    _fields_ = (("files", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scope", ctypes.c_uint64))
-
-
-class _PathBeneath(ctypes.Structure):
-    """struct landlock_path_beneath_attr"""
-
-    _pack_ = 1
-    _fields_ = (("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32))
+RULESET = struct.Struct("=QQQ")  # struct landlock_ruleset_attr: rights to files, to the network, scopes
+PATH_BENEATH = struct.Struct("=Qi")  # struct landlock_path_beneath_attr: rights, an fd
 
 
 def interface() -> int:
     """The version of Landlock that the kernel has; raises OSError if it has none."""
-    return _call(CREATE_RULESET, None, 0, CREATE_RULESET_VERSION)
+    return syscall(CREATE_RULESET, 0, 0, CREATE_RULESET_VERSION)
 
 
 def restrict(grants: Grants, version: int) -> None:
     """Limits this thread, and those to come, to reading modules, and to these folders; raises OSError."""
     files = (1 << max(count for since, count in FILE_RIGHTS.items() if since <= version)) - 1
     net = BIND_TCP | CONNECT_TCP if version >= 4 else 0
-    ruleset = _Ruleset(files, net, _scopes() if version >= 6 else 0)
-    fd = _call(CREATE_RULESET, ctypes.byref(ruleset), ctypes.sizeof(ruleset), 0)
+    ruleset = RULESET.pack(files, net, _scopes() if version >= 6 else 0)
+    fd = syscall(CREATE_RULESET, ruleset, len(ruleset), 0)
     try:
         for folder in {*module_folders(), *grants.read}:
             _allow(fd, folder, READ_FILE | READ_DIR)
@@ -55,7 +44,7 @@ def restrict(grants: Grants, version: int) -> None:
             _allow(fd, folder, files & (WRITE_FILE | TRUNCATE | MAKE_REG | REMOVE_FILE))
         for folder in grants.devices:
             _allow(fd, folder, files & (READ_FILE | READ_DIR | WRITE_FILE | IOCTL_DEV))
-        _call(RESTRICT_SELF, fd, 0)
+        syscall(RESTRICT_SELF, fd, 0)
     finally:
         os.close(fd)
 
@@ -81,14 +70,6 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
         try:
             if not stat.S_ISDIR(os.fstat(fd).st_mode):
                 rights &= ~READ_DIR
-            rule = _PathBeneath(rights, fd)
-            _call(ADD_RULE, ruleset, RULE_PATH_BENEATH, ctypes.byref(rule), 0)
+            syscall(ADD_RULE, ruleset, RULE_PATH_BENEATH, PATH_BENEATH.pack(rights, fd), 0)
         finally:
             os.close(fd)
-
-
-def _call(number: int, *arguments: object) -> int:
-    result: int = _libc.syscall(ctypes.c_long(number), *arguments)
-    if result < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return result

@@ -5,23 +5,20 @@ can only be read, below all other memory. The filter refuses to change, to move,
 memory that begins below `end`; what begins above does not reach down.
 """
 
-import ctypes
+import fcntl
 import mmap
 import os
 from collections.abc import Sequence
 from itertools import accumulate
 
 from vhostd.host.removal import Removal
+from vhostd.host.syscall import MMAP, syscall
 
 MAP_FIXED_NOREPLACE = 0x10_0000  # Linux, include/uapi/asm-generic/mman-common.h
+MAPPED = mmap.MAP_PRIVATE | MAP_FIXED_NOREPLACE
+SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 # Where a process has nothing else. The kernel's vm.mmap_min_addr is one of the first, as a rule.
 PLACES = tuple(1 << bit for bit in range(16, 22))
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = (
-    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long),
-)
 
 
 class FixedNames:
@@ -39,15 +36,14 @@ class FixedNames:
 
 
 def _lowest(content: bytes, size: int) -> int:
-    """The address of a read-only copy, at the lowest place that the host gives."""
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
-    for place in PLACES:
-        start = _libc.mmap(place, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
-        if start == place:
-            break
-    else:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    ctypes.memmove(place, content, len(content))
-    if _libc.mprotect(ctypes.c_void_p(place), ctypes.c_size_t(size), mmap.PROT_READ):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return place
+    """The address of a copy that nobody can change, at the lowest place that the host gives."""
+    with open(os.memfd_create("names", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "wb") as file:
+        file.write(content)
+        file.flush()
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, SEALS)
+        for place in PLACES:
+            try:
+                return syscall(MMAP, place, size, mmap.PROT_READ, MAPPED, file.fileno(), 0)
+            except OSError as error:
+                refused = error
+    raise refused

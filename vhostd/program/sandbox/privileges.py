@@ -1,24 +1,18 @@
 """Limits, capabilities, and whether exec may bring new ones (prctl(2), capset(2), setrlimit(2))."""
 
-import ctypes
-import os
 import resource
+import struct
 from contextlib import suppress
+
+from vhostd.host.syscall import CAPGET, CAPSET, PRCTL, syscall
 
 # Linux, include/uapi/linux/prctl.h and capability.h
 PR_SET_NO_NEW_PRIVS = 38
 CAPABILITY_VERSION_3 = 0x20080522
+HEADER = struct.Struct("=Ii")  # struct __user_cap_header_struct: version, process
 CAPABILITY_BYTES = 24  # two structs of three words: effective, permitted, inheritable
 
 MAX_FILES = 4096  # two for each of a guest's 509 pieces of memory, three for each of 256 rings, and more
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _Header(ctypes.Structure):
-    """struct __user_cap_header_struct"""
-
-    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
 
 
 def limit() -> None:
@@ -26,16 +20,16 @@ def limit() -> None:
     with suppress(OSError, ValueError):  # a service manager that keeps the limits to itself has set them
         _allow_files(MAX_FILES)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    syscall(PRCTL, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def drop() -> None:
     """Gives up all capabilities: root is then the owner of what is root's, and no more."""
-    header = _Header(CAPABILITY_VERSION_3, 0)
-    held = ctypes.create_string_buffer(CAPABILITY_BYTES)
-    _check(_libc.capget(ctypes.byref(header), held))
-    if any(held.raw):  # whoever has none may not even be let call it, as by systemd's SystemCallFilter
-        _check(_libc.capset(ctypes.byref(header), bytes(CAPABILITY_BYTES)))
+    header = bytearray(HEADER.pack(CAPABILITY_VERSION_3, 0))
+    held = bytearray(CAPABILITY_BYTES)
+    syscall(CAPGET, header, held)
+    if any(held):  # whoever has none may not even be let call it, as by systemd's SystemCallFilter
+        syscall(CAPSET, header, bytes(CAPABILITY_BYTES))
 
 
 def _allow_files(wanted: int) -> None:
@@ -44,8 +38,3 @@ def _allow_files(wanted: int) -> None:
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-def _check(result: int) -> None:
-    if result:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -1,23 +1,27 @@
 """seccomp: the system calls that are left; any other fails with EPERM (seccomp(2), by libseccomp)."""
 
-import ctypes
 import errno
 import fcntl
 import os
 import socket
 from contextlib import suppress
+from typing import TypeAlias
 
 from vhostd.errors import SetupError
 from vhostd.host.grants import Grants
+from vhostd.program.sandbox.libseccomp import (
+    ALLOW,
+    FAIL,
+    GREATER_EQUAL,
+    MASKED_EQUAL,
+    UNKNOWN,
+    Rules,
+    load_library,
+)
 from vhostd.program.sandbox.names import FixedNames
 
 LIBRARY = "libseccomp.so.2"
 UNWINDER = "libgcc_s.so.1"  # which glibc loads when a thread ends while Python does, and aborts without
-# libseccomp, seccomp.h
-ALLOW, FAIL = 0x7FFF_0000, 0x0005_0000
-TSYNC = 4
-UNKNOWN = -1
-GREATER_EQUAL, MASKED_EQUAL = 5, 7
 
 # Linux, include/uapi/linux/{sched,memfd,net,mman}.h and asm-generic/{mman,ioctls}.h
 CLONE_THREAD = 0x10000
@@ -59,28 +63,19 @@ FCNTLS = (
     *(fcntl.F_ADD_SEALS, fcntl.F_GETPIPE_SZ),
 )
 
-
-class _Condition(ctypes.Structure):
-    """struct scmp_arg_cmp: an argument, of which some bits are as they must be."""
-
-    _fields_ = (
-        ("argument", ctypes.c_uint),
-        ("operation", ctypes.c_int),
-        ("mask", ctypes.c_uint64),
-        ("value", ctypes.c_uint64),
-    )
+Condition: TypeAlias = tuple[int, int, int, int]  # as libseccomp.Rules.add takes it
 
 
-def _equal(argument: int, value: int, mask: int = INT) -> _Condition:
-    return _Condition(argument, MASKED_EQUAL, mask, value)
+def _equal(argument: int, value: int, mask: int = INT) -> Condition:
+    return argument, MASKED_EQUAL, mask, value
 
 
-def _without(argument: int, bits: int) -> _Condition:
-    return _Condition(argument, MASKED_EQUAL, bits, 0)
+def _without(argument: int, bits: int) -> Condition:
+    return argument, MASKED_EQUAL, bits, 0
 
 
-def _from(argument: int, least: int) -> _Condition:
-    return _Condition(argument, GREATER_EQUAL, least, 0)
+def _from(argument: int, least: int) -> Condition:
+    return argument, GREATER_EQUAL, least, 0
 
 
 class Filter:
@@ -91,16 +86,12 @@ class Filter:
     """
 
     def __init__(self, grants: Grants, names: FixedNames) -> None:
-        self._library = ctypes.CDLL(LIBRARY)
-        self._library.seccomp_init.restype = ctypes.c_void_p
-        self._context = ctypes.c_void_p(self._library.seccomp_init(FAIL | errno.EPERM))
-        if not self._context:
-            raise MemoryError
+        self._rules = Rules(LIBRARY, FAIL | errno.EPERM)
         written = WRITTEN if grants.written else ""
         for name in " ".join((*ALLOWED, written)).split():
             self._add(name)
         for name in grants.system_calls:
-            if self._number(name) == UNKNOWN:
+            if self._rules.number(name) == UNKNOWN:
                 raise SetupError(f"a grant: libseccomp knows no system call {name!r}")
             self._add(name)
         self._add_threads()
@@ -118,9 +109,7 @@ class Filter:
 
     def load(self) -> None:
         """Puts it in force for all threads of the process, for good; raises OSError."""
-        self._check(self._library.seccomp_attr_set(self._context, TSYNC, 1))
-        self._check(self._library.seccomp_load(self._context))
-        self._library.seccomp_release(self._context)
+        self._rules.load()
 
     def _add_threads(self) -> None:
         """Threads, but no processes. What clone3 is told no filter can see: glibc falls back to clone."""
@@ -128,7 +117,7 @@ class Filter:
         self._add("clone3", action=FAIL | errno.ENOSYS)
         self._add("tgkill", _equal(0, os.getpid()))  # abort() and raise()
         with suppress(OSError):
-            ctypes.CDLL(UNWINDER)
+            load_library(UNWINDER)
 
     def _add_memory(self, end: int) -> None:
         """Memory from this address on, none of it to be executed: what is executed was there before."""
@@ -149,21 +138,8 @@ class Filter:
         self._add("sendto", _without(3, socket.MSG_FASTOPEN))
         self._add("sendmsg", _without(2, socket.MSG_FASTOPEN))
 
-    def _add(self, name: str, *conditions: _Condition, action: int = ALLOW) -> None:
+    def _add(self, name: str, *conditions: Condition, action: int = ALLOW) -> None:
         """Lets a call through if all conditions are met."""
-        number = self._number(name)
-        if number < 0:  # newer than the library, or of another architecture
-            return
-        array = (_Condition * len(conditions))(*conditions)
-        self._check(
-            self._library.seccomp_rule_add_array(self._context, action, number, len(conditions), array)
-        )
-
-    def _number(self, name: str) -> int:
-        """A system call's number: below UNKNOWN if another architecture has the call."""
-        number: int = self._library.seccomp_syscall_resolve_name(name.encode())
-        return number
-
-    def _check(self, result: int) -> None:
-        if result < 0:
-            raise OSError(-result, os.strerror(-result))
+        number = self._rules.number(name)
+        if number >= 0:  # it is not newer than the library, nor of another architecture
+            self._rules.add(action, number, *conditions)

@@ -1,0 +1,10 @@
+CAPGET: int
+CAPSET: int
+FALLOCATE: int
+FSTATFS: int
+MMAP: int
+PRCTL: int
+STATX: int
+UNLINKAT: int
+
+def syscall(number: int, *arguments: int | bytes | bytearray) -> int: ...

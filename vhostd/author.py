@@ -6,7 +6,7 @@
     its sandbox         Grants, Ioctl, Folder
     its signals         Signals
     a wrong request     BadRequest
-    messages            Row, Layout with its fields (u8 to u64, s32, array), U64, Empty; Call, answer,
+    messages            Row, Bit, Layout with its fields (u8 to u64, s32, array), U64, Empty; Call, answer,
                         answer_with_fds, Fds, Fd, Reply, RefusedRequest
     to its front-end    Link
     work beside         Threads, Reader, Budget, pause
@@ -64,6 +64,7 @@ from vhostd.wire.layout import u16 as u16
 from vhostd.wire.layout import u32 as u32
 from vhostd.wire.layout import u64 as u64
 from vhostd.wire.rows import U64 as U64
+from vhostd.wire.rows import Bit as Bit
 from vhostd.wire.rows import Empty as Empty
 from vhostd.wire.rows import Row as Row
 from vhostd.wire.rows import rows_of as rows_of

@@ -1,7 +1,6 @@
 """The virtio-blk vocabulary: feature bits, requests, and the config space (virtio 1.3, 5.2)."""
 
 import struct
-from enum import IntEnum
 from typing import Annotated
 
 from vhostd import Layout, array, u8, u16, u32, u64
@@ -9,7 +8,7 @@ from vhostd import Layout, array, u8, u16, u32, u64
 SECTOR = 512  # bytes, whatever the block size
 
 
-class BlkFeature(IntEnum):
+class BlkFeature:
     """Feature bits (5.2.3)."""
 
     SIZE_MAX = 1
@@ -26,7 +25,7 @@ class BlkFeature(IntEnum):
     SECURE_ERASE = 16
 
 
-class Kind(IntEnum):
+class Kind:
     """Types of requests (5.2.6)."""
 
     IN = 0

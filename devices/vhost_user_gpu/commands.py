@@ -7,20 +7,20 @@ are unknown here, as on every device without VIRGL.
 from enum import IntEnum
 from typing import Annotated
 
-from vhostd import Empty, Layout, Row, array, rows_of, u8, u32, u64
+from vhostd import Bit, Empty, Layout, Row, array, rows_of, u8, u32, u64
 
 MAX_SCANOUTS = 16
 EDID_ROOM = 1024  # bytes of an EDID in its response
 
 
-class GpuFeature(IntEnum):
+class GpuFeature:
     """The device's feature bits (5.7.3)."""
 
-    VIRGL = 0
-    EDID = 1
-    RESOURCE_UUID = 2
-    RESOURCE_BLOB = 3
-    CONTEXT_INIT = 4
+    VIRGL = Bit(0)
+    EDID = Bit(1)
+    RESOURCE_UUID = Bit(2)
+    RESOURCE_BLOB = Bit(3)
+    CONTEXT_INIT = Bit(4)
 
 
 class Response(IntEnum):

@@ -4,20 +4,19 @@ One table row per message, in the order of the specification (QEMU's docs/intero
 program sends requests, and the front-end answers in order.
 """
 
-from enum import IntEnum
 from typing import Annotated
 
-from vhostd import U64, Dialect, Empty, Layout, Row, array, rows_of, s32, u32, u64
+from vhostd import U64, Bit, Dialect, Empty, Layout, Row, array, rows_of, s32, u32, u64
 
 CURSOR_SIDE = 64  # pixels; all cursors are square and of this size
 CURSOR_BYTES = 4 * CURSOR_SIDE * CURSOR_SIDE
 
 
-class DisplayFeature(IntEnum):
+class DisplayFeature:
     """Bits of GET/SET_PROTOCOL_FEATURES."""
 
-    EDID = 0
-    DMABUF2 = 1
+    EDID = Bit(0)
+    DMABUF2 = Bit(1)
 
 
 class CursorPos(Layout, byteorder="="):

@@ -1,7 +1,6 @@
 """The config space: answers that the driver selects one at a time (virtio 1.3, 5.8.4 and 5.8.5)."""
 
 from collections.abc import Iterable, Iterator
-from enum import IntEnum
 from typing import Annotated
 
 from vhost_user_input.description import AbsInfo, Description
@@ -12,7 +11,7 @@ UNION_SIZE = 128
 SELECTORS = 2  # the driver may write the first two bytes, select and subsel
 
 
-class Select(IntEnum):
+class Select:
     """What the driver asks for."""
 
     UNSET = 0x00

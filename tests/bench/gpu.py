@@ -38,9 +38,10 @@ import uvloop
 from tests.bench.measure import Figure, alternate, cpu_time, save, table
 from tests.devices.vhost_user_gpu.display import Display
 from tests.devices.vhost_user_gpu.driver import EDID, PIXEL, RESOURCE_BLOB, Driver, Framebuffer
+from tests.numbers import numbers
 from tests.programs import Program, connected, executable
 from vhostd.frontend import Frontend, SharedMemory
-from vhostd.virtio.vocabulary import Feature
+from vhostd.virtio.vocabulary import Feature, mask
 
 NAME = "vhost-user-gpu"
 QEMUS = "/usr/lib/qemu/vhost-user-gpu"
@@ -51,7 +52,7 @@ ROUNDS = 81
 FRAMES = 10  # of one program in a round: what disturbs the machine for a while is to disturb all
 MIB = 1 << 20
 EXTRA = 20.0  # MiB that Python may cost beyond C
-FEATURES = 1 << EDID | 1 << RESOURCE_BLOB | sum(1 << bit for bit in Feature if bit != Feature.LOG_ALL)
+FEATURES = 1 << EDID | 1 << RESOURCE_BLOB | mask(*numbers(Feature).values()) & ~mask(Feature.LOG_ALL)
 
 SENDER = """
 import socket, struct, sys

@@ -21,7 +21,7 @@ from vhostd.virtio.vocabulary import Feature, mask
 MEMORY = 32 << 20
 FEATURES = mask(
     *(RO, BLK_SIZE, FEATURE_FLUSH, CONFIG_WCE, MQ, FEATURE_DISCARD, FEATURE_WRITE_ZEROES),
-    *(bit for bit in Feature if bit not in (Feature.LOG_ALL, Feature.RING_RESET)),
+    *(Feature.INDIRECT_DESC, Feature.EVENT_IDX, Feature.PROTOCOL_FEATURES, Feature.VERSION_1),
 )
 
 

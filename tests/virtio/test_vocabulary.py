@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.numbers import numbers
 from vhostd.virtio.vocabulary import DeviceType, Feature, mask
 
 SCHEMA = Path(__file__).parents[2] / "share/vhost-user/vhost-user.schema.json"
@@ -103,7 +104,7 @@ def test_what_is_no_number_is_no_type() -> None:
 
 
 def test_feature_bits_are_those_of_the_specifications() -> None:
-    assert {feature.name: feature.value for feature in Feature} == FEATURES
+    assert numbers(Feature) == FEATURES
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ TLS_NUMBERS = ("SSL_ERROR_WANT_READ", "SSL_ERROR_WANT_WRITE", "SSL_ERROR_SYSCALL
 class NoTLS(Exception):
     """No exception, and no context, is ever of this type."""
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         raise NotImplementedError("the event loop was loaded without TLS: import ssl beside the manifest")
 
 
@@ -60,15 +60,23 @@ def load_event_loop() -> None:
 
 
 def _stand_ins() -> list[StandIn]:
-    tls: dict[str, object] = {**dict.fromkeys(TLS_TYPES, NoTLS), **dict.fromkeys(TLS_NUMBERS, 0)}
     return [
-        StandIn("ssl", **tls),
+        *_for_tls(),
         StandIn("inspect", isgenerator=_is_generator, iscoroutinefunction=_is_coroutine_function),
         StandIn("subprocess", PIPE=-1, STDOUT=-2, DEVNULL=-3, SubprocessError=RuntimeError),
         StandIn("gettext", gettext=str, ngettext=_singular_or_plural),
         StandIn("textwrap"),  # which traceback needs for groups of exceptions
         StandIn("tokenize"),  # which linecache needs when the lines of a traceback are shown
+        StandIn("asyncio.staggered"),  # which is for connections to hosts of several addresses
     ]
+
+
+def _for_tls() -> list[StandIn]:
+    """None if the program has TLS already."""
+    if "ssl" in sys.modules:
+        return []
+    names: dict[str, object] = {**dict.fromkeys(TLS_TYPES, NoTLS), **dict.fromkeys(TLS_NUMBERS, 0)}
+    return [StandIn("ssl", **names), StandIn("asyncio.sslproto", SSLProtocol=NoTLS)]
 
 
 def _is_generator(thing: object) -> bool:

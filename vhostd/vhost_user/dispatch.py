@@ -42,7 +42,7 @@ class Agreed:
     def __init__(self, protocol_features: int = 0) -> None:
         self.protocol_features = protocol_features  # a mask of ProtocolFeature bits
 
-    def has(self, feature: ProtocolFeature) -> bool:
+    def has(self, feature: int) -> bool:
         """Whether SET_PROTOCOL_FEATURES set the bit."""
         return bool(self.protocol_features >> feature & 1)
 

@@ -4,40 +4,39 @@ Read it beside QEMU's docs/interop/vhost-user.rst. `wire/rows.py` explains the r
 """
 
 import struct
-from enum import IntEnum
 from typing import Annotated, Self
 
 from vhostd.wire.framing import Dialect
 from vhostd.wire.layout import Layout, array, u8, u16, u32, u64
-from vhostd.wire.rows import ONE_FD, U64, Empty, Row, rows_of
+from vhostd.wire.rows import ONE_FD, U64, Bit, Empty, Row, rows_of
 
 
-class ProtocolFeature(IntEnum):
+class ProtocolFeature:
     """Bits of GET/SET_PROTOCOL_FEATURES."""
 
-    MQ = 0
-    LOG_SHMFD = 1
-    RARP = 2
-    REPLY_ACK = 3
-    MTU = 4
-    BACKEND_REQ = 5
-    CROSS_ENDIAN = 6
-    CRYPTO_SESSION = 7
-    PAGEFAULT = 8
-    CONFIG = 9
-    BACKEND_SEND_FD = 10
-    HOST_NOTIFIER = 11
-    INFLIGHT_SHMFD = 12
-    RESET_DEVICE = 13
-    INBAND_NOTIFICATIONS = 14
-    CONFIGURE_MEM_SLOTS = 15
-    STATUS = 16
-    XEN_MMAP = 17
-    SHARED_OBJECT = 18
-    DEVICE_STATE = 19
-    GET_VRING_BASE_INFLIGHT = 20
-    GPA_ADDRESSES = 21
-    SHMEM_MAP = 22
+    MQ = Bit(0)
+    LOG_SHMFD = Bit(1)
+    RARP = Bit(2)
+    REPLY_ACK = Bit(3)
+    MTU = Bit(4)
+    BACKEND_REQ = Bit(5)
+    CROSS_ENDIAN = Bit(6)
+    CRYPTO_SESSION = Bit(7)
+    PAGEFAULT = Bit(8)
+    CONFIG = Bit(9)
+    BACKEND_SEND_FD = Bit(10)
+    HOST_NOTIFIER = Bit(11)
+    INFLIGHT_SHMFD = Bit(12)
+    RESET_DEVICE = Bit(13)
+    INBAND_NOTIFICATIONS = Bit(14)
+    CONFIGURE_MEM_SLOTS = Bit(15)
+    STATUS = Bit(16)
+    XEN_MMAP = Bit(17)
+    SHARED_OBJECT = Bit(18)
+    DEVICE_STATE = Bit(19)
+    GET_VRING_BASE_INFLIGHT = Bit(20)
+    GPA_ADDRESSES = Bit(21)
+    SHMEM_MAP = Bit(22)
 
 
 # --- Payloads -------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ Section numbers throughout the project are those of virtio 1.3.
 """
 
 from collections.abc import Iterator
-from enum import IntEnum
 from typing import Self
 
 MAX_QUEUE_SIZE = 32768  # of a split virtqueue (2.7)
@@ -111,7 +110,7 @@ class DeviceType(int):
         return "9p" if self.name == "NINEP" else self.name.lower().replace("_", "-")
 
 
-class Feature(IntEnum):
+class Feature:
     """Feature bits that belong to no device but to the transport and the rings (virtio 1.3, 6)."""
 
     LOG_ALL = 26  # vhost's own: log writes for migration

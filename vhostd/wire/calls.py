@@ -25,11 +25,12 @@ class Reply(NamedTuple, Generic[R]):
 Answer: TypeAlias = R | Reply[R]
 
 
-class Call(NamedTuple):
+class Call:
     """A row, and the method that answers its requests."""
 
-    row: Row[Any, Any]
-    answer: Callable[[Any, Fds], Any]
+    def __init__(self, row: Row[Any, Any], answer: Callable[[Any, Fds], Any]) -> None:
+        self.row = row
+        self.answer = answer
 
 
 def answer(row: Row[P, R], method: Callable[[P], Answer[R] | Awaitable[Answer[R]]]) -> Call:
@@ -83,7 +84,7 @@ class Caller:
         async with self.turn:
             if self._failure is not None:
                 raise self._failure
-            due = partial(self._expected.append, _Expected(row, acked, answered))
+            due = partial(self._expected.append, _Expected(row, answered, acked=acked))
             try:
                 await self._send(row, payload, fds, need_reply=acked, begun=due)
             except asyncio.CancelledError:
@@ -161,12 +162,13 @@ def _refuse(answered: "asyncio.Future[Reply[Any]]", error: Exception) -> None:
     answered.exception()  # else asyncio would complain that nobody has asked for it
 
 
-class _Expected(NamedTuple):
+class _Expected:
     """A reply that is due."""
 
-    row: Row[Any, Any]
-    acked: bool
-    answered: "asyncio.Future[Reply[Any]]"
+    def __init__(self, row: Row[Any, Any], answered: "asyncio.Future[Reply[Any]]", *, acked: bool) -> None:
+        self.row = row
+        self.answered = answered
+        self.acked = acked
 
     def understand(self, message: Message) -> Any:
         """The payload of the reply; RefusedRequest for a refusal, MalformedMessage for anything else."""

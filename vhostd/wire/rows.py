@@ -6,7 +6,6 @@ whole buffer, not only the part that they use.
 
 import struct
 from collections.abc import Mapping
-from enum import IntEnum
 from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
 from vhostd.errors import MalformedMessage, UnknownRequest
@@ -40,6 +39,15 @@ NO_FDS = range(1)
 ONE_FD = range(1, 2)
 
 
+class Bit(int):
+    """The number of a feature's bit, which knows the name that it has in its class."""
+
+    name: str
+
+    def __set_name__(self, owner: type[object], name: str) -> None:
+        self.name = name
+
+
 class Row(Generic[P, R]):
     """One message of a protocol, with its number.
 
@@ -56,7 +64,7 @@ class Row(Generic[P, R]):
         payload: type[P],
         *,
         fds: range = NO_FDS,
-        needs: IntEnum | None = None,
+        needs: Bit | None = None,
         padding: int = 0,
     ) -> None: ...
 
@@ -68,7 +76,7 @@ class Row(Generic[P, R]):
         *,
         reply: type[R],
         fds: range = NO_FDS,
-        needs: IntEnum | None = None,
+        needs: Bit | None = None,
         reply_fds: range = NO_FDS,
         refusal: Payload | None = None,
         padding: int = 0,
@@ -81,7 +89,7 @@ class Row(Generic[P, R]):
         *,
         reply: type[R] | None = None,
         fds: range = NO_FDS,
-        needs: IntEnum | None = None,
+        needs: Bit | None = None,
         reply_fds: range = NO_FDS,
         refusal: Payload | None = None,
         padding: int = 0,

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.devices.vhost_user_gpu.golden import Golden, golden
+from tests.numbers import numbers
 from vhost_user_gpu import commands
 from vhost_user_gpu.commands import COMMANDS, GpuFeature, Header, Response
 from vhostd import Empty
@@ -202,7 +203,7 @@ def test_the_table_of_commands() -> None:
 
 
 def test_numbers() -> None:
-    assert dict(GpuFeature.__members__) == {
+    assert numbers(GpuFeature) == {
         **{"VIRGL": 0, "EDID": 1, "RESOURCE_UUID": 2, "RESOURCE_BLOB": 3, "CONTEXT_INIT": 4}
     }
     assert {each.name: each.value for each in Response} == {

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.devices.vhost_user_gpu.golden import Golden, golden
+from tests.numbers import numbers
 from vhost_user_gpu import wire
 from vhostd import U64, Empty, Layout, Row
 from vhostd.wire.framing import HEADER
@@ -144,7 +145,7 @@ def test_there_are_no_others() -> None:
 
 
 def test_numbers() -> None:
-    assert dict(wire.DisplayFeature.__members__) == {"EDID": 0, "DMABUF2": 1}
+    assert numbers(wire.DisplayFeature) == {"EDID": 0, "DMABUF2": 1}
     assert (HEADER.size, wire.DIALECT.version) == (12, 0)
     assert (wire.CURSOR_SIDE, wire.CURSOR_BYTES) == (64, 64 * 64 * 4)
 

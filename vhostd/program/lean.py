@@ -65,6 +65,7 @@ def _stand_ins() -> list[StandIn]:
         StandIn("inspect", isgenerator=_is_generator, iscoroutinefunction=_is_coroutine_function),
         StandIn("subprocess", PIPE=-1, STDOUT=-2, DEVNULL=-3, SubprocessError=RuntimeError),
         StandIn("gettext", gettext=str, ngettext=_singular_or_plural),
+        StandIn("selectors"),  # which only asyncio's own loop needs, and socket.sendfile
         StandIn("textwrap"),  # which traceback needs for groups of exceptions
         StandIn("tokenize"),  # which linecache needs when the lines of a traceback are shown
         StandIn("asyncio.staggered"),  # which is for connections to hosts of several addresses

@@ -28,6 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     logging.getLogger().setLevel(logging.DEBUG)
     # A busy machine is no fault of a test.
     settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("quick", settings.get_profile("busy"), max_examples=10)
     settings.load_profile("busy")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what runs behind it
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by nohup(1), which means us, and not our children
@@ -49,6 +50,7 @@ def _settled() -> None:
     """Lets libuv, and what signals eventfds, have what they keep for the process, before it is counted."""
     uvloop.new_event_loop().close()
     notify.has_aio()
+    gc.freeze()  # modules and tests: to look at them again after each test would take most of the time
 
 
 @pytest.fixture(autouse=True)

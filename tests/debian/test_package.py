@@ -192,6 +192,43 @@ def test_nothing_is_enabled(debian: Chroot, owned: set[str]) -> None:
     assert not [name for name in owned if name.startswith("/etc/")]
 
 
+# --- Upgrades -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def newer(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same package with a later version."""
+    folder = tmp_path_factory.mktemp("newer")
+    subprocess.run(["dpkg-deb", "--raw-extract", package, folder / "tree"], check=True)
+    control = folder / "tree/DEBIAN/control"
+    control.write_text(re.sub(r"(?m)^Version: .*$", "Version: 99.0-1", control.read_text()))
+    built = folder / "vhostd_99.0-1_amd64.deb"
+    subprocess.run(["dpkg-deb", "--build", "--root-owner-group", folder / "tree", built], check=True)
+    return built
+
+
+def test_an_upgrade_ends_no_running_disk(debian: Chroot, newer: Path) -> None:
+    shutil.copy(newer, debian.root / "var/cache/apt")
+    path = debian.root / "run/upgraded.sock"
+    command = debian.command("vhost-user-blk", "--socket-path=/run/upgraded.sock", "--ram=1M")
+    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE) as process:
+        try:
+            while not listens_at(Path("/run/upgraded.sock")):
+                assert process.poll() is None, process.communicate()[1]
+                os.sched_yield()
+            with connect(path) as served:
+                features = get_features(served)
+                debian.run("dpkg", "--install", f"/var/cache/apt/{newer.name}")
+                assert "99.0-1" in debian.run("dpkg-query", "--show", "vhostd")
+                assert get_features(served) == features
+            with connect(path) as served_next:
+                assert get_features(served_next) == features
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+
+
 # --- And once it is gone --------------------------------------------------------------------------------
 
 

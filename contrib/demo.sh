@@ -26,7 +26,7 @@ Boots a Linux guest under QEMU whose disk, keyboard, display and source of rando
 file on the disk, types on the keyboard, and saves a picture of the screen as build/demo-screen.png.
 
 What it needs is installed first, after a question: Debian packages, a Python environment in .venv, and in ~/.cache
-a Linux kernel for the guest. Where all of that is missing it takes about 2 minutes, 450 MB of downloads and 1.5 GB of
+a Linux kernel for the guest. Where all of that is missing it takes about 2 minutes, 250 MB of downloads and 800 MB of
 disk. Once it is there, the demo takes half a minute. It runs on Debian 12 or later, as root or with sudo.
 
   --yes   install without a question; needed where there is no terminal to ask at

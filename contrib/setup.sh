@@ -93,7 +93,7 @@ ask_first() {
     kernel_is_there || echo "  - fetch a kernel for the guest into $cache"
     echo "  - make a Python environment in $venv"
     if [ "$purpose" = demo ]; then
-        echo "It takes about 2 minutes, 450 MB of downloads and 1.5 GB of disk where all of it is missing."
+        echo "It takes about 2 minutes, 250 MB of downloads and 800 MB of disk where all of it is missing."
     fi
     [ -t 0 ] || fail "Nothing is installed: there is no terminal to ask at. To go on without being asked, say --yes."
     local answer

@@ -19,7 +19,7 @@ Run = Callable[[Callable[[], Awaitable[None]]], None]  # what `run_async` gives
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 PATIENCE = 60.0  # seconds that a test may wait for what never comes
-FAILED = pytest.StashKey[bool]()
+PASSED = pytest.StashKey[bool]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,8 +40,7 @@ def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if report.failed:
-        item.stash[FAILED] = True
+    item.stash[PASSED] = report.passed
     return report
 
 
@@ -59,14 +58,14 @@ def _no_leaks(
 ) -> Iterator[None]:
     """Fails a test that leaves an fd open or a shared mapping behind.
 
-    What fixtures of a wider scope hold was there before. A test that failed for another reason is not judged:
-    its traceback holds on to what was open.
+    What fixtures of a wider scope hold was there before. A test that failed for another reason, or that Ctrl-C
+    ended, is not judged: its traceback holds on to what was open.
     """
     before = held()
     yield
-    if held() - before and not request.node.stash.get(FAILED, False):
+    if held() - before and request.node.stash.get(PASSED, False):
         # What only pytest or a reference cycle holds is no leak; an `Fd` in one says so itself.
-        (request.node.funcargs or {}).clear()  # none any more after Ctrl-C
+        request.node.funcargs.clear()
         for phase in ("setup", "call"):
             caplog.get_records(phase).clear()
         gc.collect()

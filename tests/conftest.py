@@ -58,7 +58,7 @@ def _no_leaks(
 ) -> Iterator[None]:
     """Fails a test that leaves an fd open or a shared mapping behind.
 
-    What fixtures of a wider scope hold was there before. A test that failed for another reason, or that Ctrl-C
+    What fixtures of a wider scope hold was there before. A test that failed in another way, or that Ctrl-C
     ended, is not judged: its traceback holds on to what was open.
     """
     before = held()

@@ -44,6 +44,11 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         (("--keyboard", PC, "-m", "1G"), 2, f"argument --keyboard: write -- before {PC}"),
         (("--display=fullscreen", "--", PC), 2, "--fullscreen"),
         (("--rng", "--", PC, "-m"), 2, "-m: QEMU wants a value after it"),
+        (
+            ("--rng", "--", PC, "-nographic", "--print"),
+            2,
+            "--print is an option of vhostctl: it goes before QEMU's program",
+        ),
         (("--rng", "--", PC, "-m", "lots"), 2, "-m lots: not a size"),
         (("--rng", "--", PC, "-daemonize"), 2, "-daemonize"),
         (("--rng", "--", PC, "-mem-path", "/dev/shm"), 2, "-mem-path"),

@@ -65,20 +65,26 @@ def run(options: argparse.Namespace) -> int:
     machine.check()
     if options.libvirt:
         show([domain(machine)])
-        _tell(
-            "libvirt starts the display's program, without your options; start the others before the domain:"
-        )
-        for command in commands(machine):
-            write_line(f"  {command}")
+        _tell_of_programs(machine)
     elif options.print:
         folder = Path(runtime_folder()) / f"vhostctl-{os.getpid()}"
         version = qemu_version(machine.words, machine.folder)
         show(script(machine, machine.command(folder, version), folder))
     else:
         if machine.is_unseen:
-            _tell("no graphical session here: QEMU shows no window, but its monitor has screendump")
+            _tell("no graphical session here: QEMU has no window (-monitor stdio has screendump)")
         return run_machine(machine, _tell)
     return 0
+
+
+def _tell_of_programs(machine: Machine) -> None:
+    """Says who starts the programs of a domain."""
+    if any(device.kind.is_display for device in machine.devices):
+        _tell("libvirt starts the display's program itself, without the options given here")
+    for number, command in enumerate(commands(machine)):
+        if not number:
+            _tell("to be started before the domain:")
+        write_line(f"  {command}")
 
 
 def _machine(options: argparse.Namespace) -> Machine:

@@ -54,7 +54,7 @@ def test_all_programs_serve_when_qemu_starts(folder: Path) -> None:
         status, lines = run.program.ends()
     assert status == 143
     assert lines == [
-        "vhostctl: no graphical session here: QEMU shows no window, but its monitor has screendump",
+        "vhostctl: no graphical session here: QEMU has no window (-monitor stdio has screendump)",
         f"vhostctl: keyboard0: write events to {run.socket('keyboard0').with_name('keyboard0.events')}",
     ]
 

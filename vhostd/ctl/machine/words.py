@@ -20,6 +20,7 @@ FLAGS = frozenset(
         *("old-param", "semihosting", "async-teardown", "portrait", "sdl"),
     ]
 )
+OURS = frozenset(["print", "libvirt"])  # which QEMU has not
 SAME = {"M": "machine"}  # other names of options
 
 
@@ -43,6 +44,8 @@ class Words:
                 yield "hda", word  # as QEMU takes it
                 continue
             name = word.removeprefix("-").removeprefix("-")
+            if name in OURS:
+                raise UsageError(f"{word} is an option of vhostctl: it goes before QEMU's program")
             value = "" if name in FLAGS else next(words, None)
             if value is None:
                 raise UsageError(f"{word}: QEMU wants a value after it")

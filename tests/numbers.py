@@ -3,4 +3,4 @@
 
 def numbers(names: type[object]) -> dict[str, int]:
     """The numbers of such a class, by name."""
-    return {name: number for name, number in vars(names).items() if isinstance(number, int)}
+    return {name: number for name, number in vars(names).items() if name.isupper()}

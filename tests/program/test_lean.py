@@ -35,6 +35,11 @@ def test_nothing_of_it_is_loaded_or_left() -> None:
         ("inspect", "inspect.signature(lambda x: x)"),
         ("subprocess", "subprocess.run(['true']).returncode"),
         ("gettext", "gettext.NullTranslations"),
+        ("selectors", "selectors.PollSelector"),
+        ("string", "string.Formatter().format('{}', 5), string.Template('$x').pattern"),
+        ("traceback", "traceback.StackSummary"),
+        ("asyncio.sslproto", "asyncio.sslproto.SSLProtocol.__doc__"),
+        ("asyncio.staggered", "asyncio.staggered.staggered_race.__name__"),
     ],
 )
 def test_whoever_imports_it_later_gets_it(module: str, use: str) -> None:
@@ -62,6 +67,35 @@ import json
 print(json is one, json.dumps, json.loads("[1]"), sys.modules["json"] is one)
 """
     assert run(code) == "True 5 [1] False"
+
+
+@pytest.mark.parametrize(("style", "form"), [("{", "{msg:>5}"), ("$", "$msg"), ("%", "%(msg)s")])
+def test_logging_knows_its_styles(style: str, form: str) -> None:
+    code = f"""
+import logging
+formatter = logging.Formatter({form!r}, style={style!r})
+print(formatter.format(logging.makeLogRecord(dict(msg="yes"))))
+"""
+    assert run(LOADED + code) == run(code)
+
+
+def test_uvloop_s_debug_mode_says_where_a_callback_comes_from() -> None:
+    code = f"""{LOADED}
+def fail(): raise ValueError("no")
+async def main():
+    asyncio.get_running_loop().call_soon(fail)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+told = []
+loop = uvloop.new_event_loop()
+loop.set_debug(True)
+loop.set_exception_handler(lambda loop, context: told.append(context))
+loop.run_until_complete(main())
+print(told[0]["exception"], "call_soon" in "".join(map(str, told[0]["source_traceback"])))
+loop.close()
+"""
+    plain = code.replace(LOADED, "import asyncio, uvloop, socket, sys; ")
+    assert run(code) == run(plain)
 
 
 def test_a_task_that_failed_is_shown() -> None:

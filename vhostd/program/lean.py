@@ -47,6 +47,19 @@ class StandIn(ModuleType):
             del sys.modules[self.__name__]
 
 
+class Later:
+    """Something that is made when it is called, or looked into."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._make()(*arguments, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._make(), name)
+
+
 def load_event_loop() -> None:
     """Imports argparse, asyncio and uvloop. What has been imported before is used as it is."""
     stand_ins = [each for each in _stand_ins() if each.__name__ not in sys.modules]
@@ -66,10 +79,24 @@ def _stand_ins() -> list[StandIn]:
         StandIn("subprocess", PIPE=-1, STDOUT=-2, DEVNULL=-3, SubprocessError=RuntimeError),
         StandIn("gettext", gettext=str, ngettext=_singular_or_plural),
         StandIn("selectors"),  # which only asyncio's own loop needs, and socket.sendfile
+        StandIn(
+            "traceback",  # of which uvloop takes these, for its debug mode
+            **{name: _later("traceback", name) for name in ("StackSummary", "walk_stack", "format_list")},
+        ),
+        StandIn(
+            "string",  # which logging takes for formats with braces or dollars
+            Template=_later("string", "Template"),
+            Formatter=lambda: Later(lambda: import_module("string").Formatter()),
+        ),
         StandIn("textwrap"),  # which traceback needs for groups of exceptions
         StandIn("tokenize"),  # which linecache needs when the lines of a traceback are shown
         StandIn("asyncio.staggered"),  # which is for connections to hosts of several addresses
     ]
+
+
+def _later(module: str, name: str) -> Later:
+    """A name of a module that is loaded when the name is used."""
+    return Later(lambda: getattr(import_module(module), name))
 
 
 def _for_tls() -> list[StandIn]:

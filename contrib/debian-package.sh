@@ -6,6 +6,7 @@ set -euo pipefail
 
 readonly root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 readonly output="${1:-$root/build/debian}"
+case "$output" in -*) echo "usage: contrib/debian-package.sh [FOLDER]" >&2 && exit 2 ;; esac
 
 . "$root/contrib/source.sh"
 

@@ -41,6 +41,7 @@ readonly libvirt_packages=(
 )
 
 main() {
+    exec {terminal}>&2 # Ctrl-C comes while what runs writes to the log
     read_arguments "$@"
     trap interrupted INT
     check_machine
@@ -70,7 +71,7 @@ read_arguments() {
 
 interrupted() {
     stop_progress
-    echo "setup: interrupted" >&2
+    echo "setup: interrupted" >&"$terminal"
     exit 130
 }
 

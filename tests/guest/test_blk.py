@@ -22,6 +22,7 @@ pytestmark = pytest.mark.guest
 
 MIB = 1 << 20
 SECTOR = 512
+PARTITION = f"{sys.executable} {Path(__file__).parent}/inside/partition.py"
 SIZE = 256 * MIB
 QUEUES = 4
 SERIAL = "twenty-characters-01"  # as many as there can be
@@ -312,7 +313,7 @@ def test_beyond_the_end(the_machine: Machine) -> None:
     machine = the_machine
     size = machine.image.stat().st_size
     machine.fill(size - 2 * MIB, MIB)
-    machine.shell(f"addpart /dev/vda 1 0 {size // SECTOR}")
+    machine.shell(f"{PARTITION} /dev/vda 1 0 {size}")
     machine.resize(size - MIB)
     before = machine.digest(size - 2 * MIB, MIB)
     for offset, length in ((size - MIB, 4096), (size - SECTOR, SECTOR), (size - MIB - 4096, 8192)):
@@ -327,7 +328,7 @@ def test_beyond_the_end(the_machine: Machine) -> None:
             assert "Input/output error" in done["output"], command
     assert machine.image.stat().st_size == size - MIB
     assert machine.digest(size - 2 * MIB, MIB) == machine.file_digest(size - 2 * MIB, MIB) == before
-    machine.shell("delpart /dev/vda 1")
+    machine.shell(f"{PARTITION} /dev/vda 1 0 0")
     machine.resize(size)
 
 

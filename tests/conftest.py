@@ -19,7 +19,7 @@ Run = Callable[[Callable[[], Awaitable[None]]], None]  # what `run_async` gives
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 PATIENCE = 60.0  # seconds that a test may wait for what never comes
-PASSED = pytest.StashKey[bool]()
+JUDGED = pytest.StashKey[bool]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,7 +40,8 @@ def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    item.stash[PASSED] = report.passed
+    # Ctrl-C leaves a test without a report of its call.
+    item.stash[JUDGED] = not report.failed and (report.when == "call" or report.skipped)
     return report
 
 
@@ -63,7 +64,7 @@ def _no_leaks(
     """
     before = held()
     yield
-    if held() - before and request.node.stash.get(PASSED, False):
+    if held() - before and request.node.stash.get(JUDGED, False):
         # What only pytest or a reference cycle holds is no leak; an `Fd` in one says so itself.
         request.node.funcargs.clear()
         for phase in ("setup", "call"):

@@ -19,7 +19,7 @@ MMAP, PRCTL, STATX, UNLINKAT = SYS_mmap, SYS_prctl, SYS_statx, SYS_unlinkat
 def syscall(long number, *arguments):
     """Makes a system call without the GIL, and returns its result; raises OSError.
 
-    Of `bytes` and of a `bytearray`, for what the kernel writes, the call gets the address. All else is a number.
+    Of `bytes`, and of a `bytearray` for what the kernel writes, the call gets the address. All else is a number.
     """
     cdef long words[6]
     cdef long result

@@ -1,7 +1,6 @@
 """A process that does not outlive us, and whose end is an event."""
 
 import asyncio
-import ctypes
 import os
 import signal
 import subprocess
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vhostd.errors import SetupError
+from vhostd.host.syscall import PRCTL, syscall
 
 PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Child:
@@ -69,7 +68,7 @@ class Child:
 
 def _end_with(parent: int) -> None:
     """Runs in the child, before its program: the kernel is to end it with its parent."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    syscall(PRCTL, PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:  # which ended meanwhile
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -36,7 +36,10 @@ ctypedef int (*AddRule)(void *context, uint32_t action, int number, unsigned int
 
 
 cdef class Rules:
-    """The rules of a filter; what no rule is about gets the action `default`. Raises OSError if there is no such library."""
+    """The rules of a filter; what no rule is about gets the action `default`.
+
+    Raises OSError if there is no such library.
+    """
 
     cdef void *_context
     cdef Release _release
@@ -61,13 +64,13 @@ cdef class Rules:
             self._release(self._context)
 
     def number(self, str name):
-        """A system call's number; UNKNOWN if libseccomp does not know it, below if this architecture has none."""
+        """A system call's number; UNKNOWN if nobody knows the call, below if this architecture has none."""
         return self._resolve(name.encode())
 
     def add(self, uint32_t action, int number, *conditions):
         """Adds a rule for the calls whose arguments meet all conditions; raises OSError.
 
-        A condition is an argument, MASKED_EQUAL, a mask and a value, or an argument, GREATER_EQUAL, a value and 0.
+        A condition is an argument, MASKED_EQUAL, a mask and a value; or an argument, GREATER_EQUAL, a value, 0.
         """
         cdef Comparison comparisons[MOST]
         cdef unsigned int i

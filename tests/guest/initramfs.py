@@ -2,6 +2,7 @@
 
 import hashlib
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.guest import kernel
@@ -64,25 +65,25 @@ class Archive:
         self._data += bytes(-len(self._data) % 4)
 
 
-def initramfs() -> Path:
+def initramfs(init: Path = INIT, modules: Sequence[str] = MODULES) -> Path:
     """The initramfs for the cached kernel; made when it, busybox or a file here has changed.
 
     Raises KernelMissing, FileNotFoundError (no busybox).
     """
     directory = kernel.kernel_directory()
-    inputs = [Path(__file__), Path(kernel.__file__), INIT, BUSYBOX]
+    inputs = [Path(__file__), Path(kernel.__file__), init, BUSYBOX]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()[:16]
-    return kernel.cached(directory / f"initramfs-{digest}", _make)
+    return kernel.cached(directory / f"initramfs-{digest}", lambda: _make(init, modules))
 
 
-def _make() -> bytes:
+def _make(init: Path, modules: Sequence[str]) -> bytes:
     archive = Archive()
     for name in ("bin", "dev", "host", "modules", "proc", "root", "sys", "written"):
         archive.directory(name)
     # The kernel opens the console before `init` mounts /dev.
     archive.character_device("dev/console", *CONSOLE)
     archive.program("bin/busybox", BUSYBOX.read_bytes())
-    archive.program("init", INIT.read_bytes())
-    for index, (name, content) in enumerate(kernel.module_files(MODULES)):
+    archive.program("init", init.read_bytes())
+    for index, (name, content) in enumerate(kernel.module_files(modules)):
         archive.program(f"modules/{index:02}-{name}.ko", content)
     return archive.finish()

@@ -14,11 +14,11 @@ from vhostd.vhost_user.messages import (
     GET_PROTOCOL_FEATURES,
     GET_QUEUE_NUM,
     GET_STATUS,
+    GPU_SET_SOCKET,
     IOTLB_MSG,
     RESET_OWNER,
     SEND_RARP,
     SET_FEATURES,
-    SET_LOG_FD,
     SET_OWNER,
     SET_PROTOCOL_FEATURES,
     SET_VRING_ENABLE,
@@ -34,9 +34,9 @@ def test_offers_the_device_s_features_and_the_ring_s(run_async: Run) -> None:
     async def main() -> None:
         async with connected(Echo()) as frontend:
             features = (await frontend.call(GET_FEATURES, Empty())).value
-            assert features == mask(5, 28, 29, 30, 32)
+            assert features == mask(5, 26, 28, 29, 30, 32)
             protocol = (await frontend.call(GET_PROTOCOL_FEATURES, Empty())).value
-            assert protocol == mask(0, 3, 5, 9, 12, 13, 15, 16)
+            assert protocol == mask(0, 1, 3, 5, 9, 12, 13, 15, 16)
 
     run_async(main)
 
@@ -175,7 +175,7 @@ def test_requests_without_a_handler_are_unknown_and_cost_nothing(run_async: Run)
             await frontend.negotiate()
             await refused(frontend.call(SEND_RARP, U64(0)))
             with Fd(os.eventfd(0)) as fd:
-                await refused(frontend.call(SET_LOG_FD, Empty(), fd))
+                await refused(frontend.call(GPU_SET_SOCKET, Empty(), fd))
             assert (await frontend.call(GET_QUEUE_NUM, Empty())).value == 2
         assert IOTLB_MSG.reply is U64
 

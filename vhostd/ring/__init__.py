@@ -3,9 +3,9 @@
 No event loop, clock, socket or device is known here. `memory` maps and finds guest memory, `chain` is one
 request in it, `gather` many ranges of it that a request named, and `system_calls` move the bytes of both.
 `ring` is the device half of a virtqueue and `split` its format, `inflight` its memory of what is in flight,
-`write_log` is told of all that is written, and `shortcut` serves chains before Python sees them. Nothing that
-a guest writes can crash this code or lead it out of guest memory: what cannot be right is a GuestError, or
-MemoryLost when the memory itself is gone.
+`write_log` is told of all that is written, for a migration, and `shortcut` serves chains before Python sees
+them. Nothing that a guest writes can crash this code or lead it out of guest memory: what cannot be right is
+a GuestError, or MemoryLost when the memory itself is gone.
 
 Two more are imported by their own names, because most programs need neither: `uring`, file I/O on chains
 while the program does something else, and `driver`, the driver half of a virtqueue, for the scriptable
@@ -20,11 +20,12 @@ from vhostd.ring.ready import Ready
 from vhostd.ring.ring import Ring
 from vhostd.ring.shortcut import Outcome, Shortcut
 from vhostd.ring.split import SplitRing
-from vhostd.ring.write_log import WriteLog
+from vhostd.ring.write_log import DirtyLog, WriteLog
 
 __all__ = [
     "MAX_REGIONS",
     "Chain",
+    "DirtyLog",
     "Gather",
     "GuestMemory",
     "InflightQueue",

@@ -74,6 +74,12 @@ static inline void store_release_u32(void *at, uint32_t value)
     __atomic_store_n((uint32_t *)at, value, __ATOMIC_RELEASE);
 }
 
+/* Sets bits of a byte that others change too; what was stored before is there for whoever sees them. */
+static inline void set_bits_u8(void *at, uint8_t bits)
+{
+    __atomic_fetch_or((uint8_t *)at, bits, __ATOMIC_SEQ_CST);
+}
+
 /* Orders all earlier stores before all later loads, which neither acquire nor release does. */
 static inline void full_fence(void)
 {

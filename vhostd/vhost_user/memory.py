@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from vhostd.errors import RefusedRequest
-from vhostd.ring import MAX_REGIONS, GuestMemory, Region
+from vhostd.ring import MAX_REGIONS, DirtyLog, GuestMemory, Region
 from vhostd.vhost_user.messages import (
     ADD_MEM_REG,
     GET_MAX_MEM_SLOTS,
@@ -36,6 +36,12 @@ class Memory:
         """The number and the size of the regions, for a log line."""
         regions = self.map.regions
         return f"regions={len(regions)} memory={sum(region.size for region in regions)}"
+
+    @property
+    def dirty_log_size(self) -> int:
+        """The bytes that a dirty log of all regions takes at least."""
+        ends = [region.guest_addr + region.size - 1 for region in self.map.regions]
+        return DirtyLog.footprint(max(ends)) if ends else 0
 
     def close(self) -> None:
         """Unmaps all memory now, and not later, at a garbage collection. No ring may run."""

@@ -11,6 +11,7 @@ from vhostd.vhost_user.messages import (
     SET_PROTOCOL_FEATURES,
     ProtocolFeature,
 )
+from vhostd.vhost_user.migration import Migration
 from vhostd.vhost_user.rings import Rings
 from vhostd.virtio.state import VirtioState
 from vhostd.virtio.vocabulary import Feature, mask
@@ -23,6 +24,7 @@ TOLERATED_FEATURES = mask(Feature.RING_RESET)
 FRONT_END_FEATURES = mask(Feature.LOG_ALL)
 PROTOCOL_FEATURES = mask(
     ProtocolFeature.MQ,
+    ProtocolFeature.LOG_SHMFD,
     ProtocolFeature.REPLY_ACK,
     ProtocolFeature.BACKEND_REQ,
     ProtocolFeature.INFLIGHT_SHMFD,
@@ -35,9 +37,10 @@ PROTOCOL_FEATURES = mask(
 class Negotiation:
     """Offers the features of the core and of the device, and takes the front-end's choice."""
 
-    def __init__(self, state: VirtioState, rings: Rings, agreed: Agreed) -> None:
+    def __init__(self, state: VirtioState, rings: Rings, migration: Migration, agreed: Agreed) -> None:
         self._state = state
         self._rings = rings
+        self._migration = migration
         self._agreed = agreed
         self.calls: tuple[Call, ...] = (
             answer(GET_FEATURES, self.get_features),
@@ -50,7 +53,7 @@ class Negotiation:
 
     @property
     def _offered(self) -> int:
-        return self._state.offered | mask(Feature.PROTOCOL_FEATURES)
+        return self._state.offered | mask(Feature.PROTOCOL_FEATURES) | FRONT_END_FEATURES
 
     @property
     def _offered_protocol_features(self) -> int:
@@ -71,6 +74,7 @@ class Negotiation:
                 raise RefusedRequest(f"SET_FEATURES {chosen:#x} while rings run with {state.features:#x}")
             await self._rings.stop_all()  # a new driver: libkrun only disables the rings of the old one
         state.accept(chosen)
+        self._migration.update()
         if not chosen & mask(Feature.PROTOCOL_FEATURES):
             state.enable_all(on=True)
 

@@ -1,8 +1,8 @@
 """One front-end's connection to the device, from its first message to its end.
 
-Each topic has a module with one short method per message: negotiation.py, memory.py, rings.py, config.py,
-status.py and link.py. A method refuses a message by an exception; dispatch.py decides what the exception
-costs.
+Each topic has a module with one short method per message: negotiation.py, memory.py, migration.py, rings.py,
+config.py, status.py and link.py. A method refuses a message by an exception; dispatch.py decides what the
+exception costs.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from vhostd.vhost_user.dispatch import Agreed, Dispatcher
 from vhostd.vhost_user.doubt import Doubt
 from vhostd.vhost_user.link import FrontendLink
 from vhostd.vhost_user.memory import Memory
+from vhostd.vhost_user.migration import Migration
 from vhostd.vhost_user.negotiation import Negotiation
 from vhostd.vhost_user.rings import Rings
 from vhostd.vhost_user.status import Status
@@ -53,8 +54,9 @@ class Session:
         config = Config(self.state, self._agreed)
         rings = Rings(self.state, self._vrings, self._memory, channel, running, config.resume)
         status = Status(self.state, rings)
-        negotiation = Negotiation(self.state, rings, self._agreed)
-        topics = (negotiation, self._memory, rings, config, status, self._link)
+        self._migration = Migration(self.state, self._memory)
+        negotiation = Negotiation(self.state, rings, self._migration, self._agreed)
+        topics = (negotiation, self._memory, self._migration, rings, config, status, self._link)
         calls = [call for topic in topics for call in topic.calls]
         self._dispatcher = Dispatcher(channel, [*calls, *device.calls], self._agreed)
 
@@ -107,6 +109,7 @@ class Session:
             await self.state.end(SHORT_PATIENCE)
             for vring in self._vrings:
                 vring.close()
+            self._migration.close()
             self._memory.close()
             self._channel.close()
             self.state.leave()

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from vhostd.errors import GuestError, forget
-from vhostd.ring import Ring
+from vhostd.ring import Ring, WriteLog
 from vhostd.virtio.leftovers import Leftovers
 from vhostd.virtio.virtqueue import MakeQueue, Virtqueue
 
@@ -52,6 +52,7 @@ class QueueRunner:
         self.queue: Virtqueue | None = None  # while a ring runs
         self.is_enabled = False
         self.is_broken = False
+        self._log: WriteLog | None = None
         self._handler = handler
         self._failed = failed
         self._make_queue = make_queue
@@ -75,6 +76,7 @@ class QueueRunner:
             self.index, ring, transport.interrupt, lambda error: self._judge(ring, error)
         )
         self.queue, self._transport, self.is_broken = queue, transport, False
+        ring.log_writes(self._log)
         queue.enable(on=self.is_enabled)
         self._task = asyncio.get_running_loop().create_task(
             self._run_handler(queue), name=f"vring {self.index}"
@@ -92,6 +94,12 @@ class QueueRunner:
         self.is_enabled = on
         if self.queue is not None:
             self.queue.enable(on=on)
+
+    def log_writes(self, log: WriteLog | None) -> None:
+        """Has a log told of all that is written to this ring, and to each later one; None ends that."""
+        self._log = log
+        if self.queue is not None:
+            self.queue.ring.log_writes(log)
 
     async def stop(self) -> None:
         """Stops the ring, after every chain that the handler took is given back or given up.

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from vhostd.errors import RefusedRequest
+from vhostd.ring import WriteLog
 from vhostd.virtio.device import Device
 from vhostd.virtio.leftovers import Leftovers
 from vhostd.virtio.queue_runner import QueueRunner
@@ -76,6 +77,11 @@ class VirtioState:
         """Gives chains to all handlers, or to none."""
         for queue in self.queues:
             queue.enable(on=on)
+
+    def log_writes(self, log: WriteLog | None) -> None:
+        """Has a log told of all that the device writes from now on; None ends that."""
+        for queue in self.queues:
+            queue.log_writes(log)
 
     async def stop(self, queues: Iterable[QueueRunner]) -> None:
         """Stops rings, one after the other, without a time limit."""

@@ -1,0 +1,114 @@
+"""A guest moves from one QEMU to another, and back, while its disk's programs write to its memory."""
+
+import hashlib
+import random
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from itertools import cycle, islice
+from pathlib import Path
+
+import pytest
+
+from tests.guest import kernel
+from tests.guest.backend import Backend
+from tests.guest.initramfs import initramfs
+from tests.guest.jsonlines import JsonLines
+from tests.guest.machine import QEMU, accelerator_options, shared_memory, vhost_user_options
+from tests.guest.qmp import Qmp
+
+pytestmark = pytest.mark.guest
+
+INIT = Path(__file__).with_name("init_reader")
+MODULES = ("virtio_pci", "virtio_blk")
+SIZE = 8 << 20
+MOVES = 4
+BEFORE, AFTER = 2, 6  # rounds of the guest
+BANDWIDTH = 30 << 20  # bytes in a second: a migration lasts for some rounds of the guest
+PATIENCE = 120.0
+# A page that the kernel zeroes before it is read into is dirty by the guest itself.
+KERNEL_OPTIONS = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr init_on_alloc=0"
+
+
+class Machine:
+    """A QEMU with a disk, that runs a guest or waits for one to come to `incoming`."""
+
+    def __init__(self, disk: Backend, sum: str, log: Path, incoming: Path | None = None) -> None:
+        qmp, qemu_qmp = socket.socketpair()
+        serial, qemu_serial = socket.socketpair()
+        serial.settimeout(PATIENCE)
+        self.qmp = Qmp(JsonLines(qmp))
+        self._serial = serial.makefile()
+        serial.close()  # the file goes on
+        monitor = f"socket,id=qmp,fd={qemu_qmp.fileno()}"
+        console = f"socket,id=serial,fd={qemu_serial.fileno()}"
+        with qemu_qmp, qemu_serial, log.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [
+                    *(QEMU, "-machine", "q35,sata=off,i8042=off", *accelerator_options(), "-m", "256M"),
+                    *(*shared_memory("256M"), "-nodefaults", "-display", "none"),
+                    *("-chardev", console, "-serial", "chardev:serial"),
+                    *("-chardev", monitor, "-mon", "chardev=qmp,mode=control"),
+                    *("-kernel", str(kernel.boot_image()), "-initrd", str(initramfs(INIT, MODULES))),
+                    *("-append", f"{KERNEL_OPTIONS} expected={sum}"),
+                    *vhost_user_options("vhost-user-blk-pci", disk.path, "disk"),
+                    *(["-incoming", f"unix:{incoming}"] if incoming else []),
+                ],
+                stdin=subprocess.DEVNULL,
+                stderr=errors,
+                pass_fds=[qemu_qmp.fileno(), qemu_serial.fileno()],
+            )
+        self.qmp.negotiate()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._serial.close()
+        self.qmp.close()
+
+    def rounds(self, count: int) -> list[str]:
+        """What the guest says of its next rounds."""
+        said = (line.strip() for line in self._serial)
+        return list(islice((line for line in said if line.startswith(("right", "wrong"))), count))
+
+    def move(self, place: Path) -> None:
+        """Has the guest go to where another machine waits for it."""
+        capability = {"capability": "events", "state": True}
+        self.qmp.execute("migrate-set-capabilities", {"capabilities": [capability]})
+        self.qmp.execute("migrate-set-parameters", {"max-bandwidth": BANDWIDTH})
+        self.qmp.execute("migrate", {"uri": f"unix:{place}"})
+        self.qmp.wait_event("MIGRATION", PATIENCE, status="completed")
+
+
+@pytest.fixture
+def content() -> bytes:
+    return random.Random(4711).randbytes(SIZE)
+
+
+@pytest.fixture
+def disks(tmp_path: Path, content: bytes) -> Iterator[list[Backend]]:
+    """Two programs with the same image, as on two hosts."""
+    image = tmp_path / "disk.img"
+    image.write_bytes(content)
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                Backend("vhost-user-blk", tmp_path, f"--blk-file={image}", "--share-rw", name=name)
+            )
+            for name in ("here", "there")
+        ]
+
+
+def test_no_page_is_lost(tmp_path: Path, disks: list[Backend], content: bytes) -> None:
+    expected = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    with ExitStack() as stack:
+        machine = stack.enter_context(closing(Machine(disks[0], expected, tmp_path / "qemu")))
+        assert set(machine.rounds(BEFORE)) == {"right"}
+        for number, disk in enumerate(islice(cycle(reversed(disks)), MOVES)):
+            place = tmp_path / f"move{number}"
+            target = stack.enter_context(closing(Machine(disk, expected, tmp_path / f"qemu{number}", place)))
+            machine.move(place)
+            machine.close()
+            assert target.rounds(AFTER) == ["right"] * AFTER
+            machine = target

@@ -4,8 +4,9 @@ import os
 from collections.abc import Sequence
 from typing import TypeVar
 
-from vhostd.ring import Chain, GuestMemory, InflightQueue, Region
+from vhostd.ring import Chain, GuestMemory, Region
 from vhostd.ring.driver import SplitDriver
+from vhostd.ring.inflight_split import SplitInflight
 from vhostd.ring.split import SplitRing
 
 GUEST = 0x1000_0000
@@ -56,7 +57,7 @@ def device_half(
     *,
     features: int = BOTH,
     base: int = 0,
-    inflight: InflightQueue | None = None,
+    inflight: SplitInflight | None = None,
 ) -> SplitRing:
     """The device's end of the driver's ring."""
     desc, avail, used = SplitRing.footprint(driver.size)

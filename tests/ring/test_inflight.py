@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from tests.ring.machine import DATA, GUEST, device_half, memfd, two_regions
 from vhostd.errors import BadDescriptor, BadRing, GuestError, MemoryLost, RefusedRequest
-from vhostd.ring import Chain, GuestMemory, InflightQueue, Region
+from vhostd.ring import Chain, GuestMemory, Region
 from vhostd.ring.driver import NEXT as FOLLOWED
 from vhostd.ring.driver import SplitDriver
+from vhostd.ring.inflight_split import SplitInflight
 from vhostd.ring.split import SplitRing
 
 SIZE = 8
@@ -58,12 +59,12 @@ class Host:
         self.memory = two_regions()
         self.driver = SplitDriver(self.memory, GUEST, size, features=0, base=base)
         self.room = room
-        self.area = shared(InflightQueue.footprint(room))
+        self.area = shared(SplitInflight.footprint(room))
         self.ring = self.begin(base)
 
     def begin(self, base: int) -> SplitRing:
         """A program that begins to serve; `base` is what the front-end believes."""
-        inflight = InflightQueue(self.area, 0, self.room)
+        inflight = SplitInflight(self.area, 0, self.room)
         return device_half(self.driver, self.memory, features=0, base=base, inflight=inflight)
 
     def crash(self) -> None:
@@ -110,7 +111,7 @@ class Host:
     def snapshot(self) -> bytes:
         """All of the used ring and of the area."""
         used = self.memory.read(self.driver.used_addr, SplitRing.footprint(self.driver.size)[2])
-        return used + self.area.read(0, InflightQueue.footprint(self.room))
+        return used + self.area.read(0, SplitInflight.footprint(self.room))
 
     def restore(self, snapshot: bytes) -> None:
         """Makes memory again what it was."""
@@ -173,7 +174,7 @@ PUBLISHED = 5  # stores after which the driver sees the chain
 
 @pytest.mark.parametrize(("size", "length"), [(1, 64), (3, 64), (4, 128), (128, 2112), (32768, 524352)])
 def test_footprint(size: int, length: int) -> None:
-    assert InflightQueue.footprint(size) == length
+    assert SplitInflight.footprint(size) == length
 
 
 def test_a_new_area_begins_with_the_ring() -> None:
@@ -184,7 +185,7 @@ def test_a_new_area_begins_with_the_ring() -> None:
 
 def test_a_new_area_is_new_whatever_is_in_it() -> None:
     host = Host()
-    host.area.write(0, b"\xff" * InflightQueue.footprint(SIZE))
+    host.area.write(0, b"\xff" * SplitInflight.footprint(SIZE))
     host.poke(VERSION, 0)
     host.crash()
     assert (host.header(), host.in_flight()) == ((0, 1, SIZE, 0, 0), [])
@@ -206,18 +207,18 @@ def test_what_is_in_flight_is_recorded() -> None:
 
 
 def test_queues_of_an_area_are_apart() -> None:
-    area = shared(2 * InflightQueue.footprint(SIZE))
+    area = shared(2 * SplitInflight.footprint(SIZE))
     memory = two_regions()
     drivers = [SplitDriver(memory, GUEST + at, SIZE) for at in (0, 0x1000)]
     rings = [
-        device_half(driver, memory, inflight=InflightQueue(area, index, SIZE))
+        device_half(driver, memory, inflight=SplitInflight(area, index, SIZE))
         for index, driver in enumerate(drivers)
     ]
     for driver in drivers:
         driver.add(ONE)
     assert rings[1].pop() is not None
     assert area.read(state(0), 1) == b"\0"
-    assert area.read(InflightQueue.footprint(SIZE) + state(0), 1) == b"\1"
+    assert area.read(SplitInflight.footprint(SIZE) + state(0), 1) == b"\1"
 
 
 # --- Crashes ----------------------------------------------------------------------------------------------
@@ -454,7 +455,7 @@ def test_a_program_that_is_killed() -> None:
     """As it is: another process, and SIGKILL whenever it may be."""
     memory = shared(4 * PAGE)
     driver = SplitDriver(memory, 0, BUSY)
-    area = shared(InflightQueue.footprint(BUSY))
+    area = shared(SplitInflight.footprint(BUSY))
     added: set[int] = set()
     for _ in range(KILLS):
         child = os.fork()
@@ -469,8 +470,8 @@ def test_a_program_that_is_killed() -> None:
             added.add(driver.add(ONE_HERE))
         os.kill(child, signal.SIGKILL)
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
-        assert device_half(driver, memory, inflight=InflightQueue(area, 0, BUSY)).unfinished >= HELD - 1
-    ring = device_half(driver, memory, inflight=InflightQueue(area, 0, BUSY))
+        assert device_half(driver, memory, inflight=SplitInflight(area, 0, BUSY)).unfinished >= HELD - 1
+    ring = device_half(driver, memory, inflight=SplitInflight(area, 0, BUSY))
     while (chain := ring.pop()) is not None:
         ring.push(chain)
     while (used := driver.used()) is not None:
@@ -493,7 +494,7 @@ def collect(driver: SplitDriver, added: set[int], count: int, child: int) -> Non
 
 def serve(driver: SplitDriver, memory: GuestMemory, area: GuestMemory) -> None:
     """Serves the ring, the youngest chain first, until the end of this process."""
-    ring = device_half(driver, memory, inflight=InflightQueue(area, 0, BUSY))
+    ring = device_half(driver, memory, inflight=SplitInflight(area, 0, BUSY))
     held: list[Chain] = []
     while True:
         if (chain := ring.pop()) is not None:
@@ -596,11 +597,11 @@ def test_nothing_is_lost_and_nothing_used_twice(
 
 
 def test_the_area_must_hold_the_region() -> None:
-    area = shared(2 * InflightQueue.footprint(SIZE))
+    area = shared(2 * SplitInflight.footprint(SIZE))
     with pytest.raises(BadDescriptor):
-        InflightQueue(area, 2, SIZE)
+        SplitInflight(area, 2, SIZE)
     with pytest.raises(BadDescriptor):
-        InflightQueue(area, 0, 32768)
+        SplitInflight(area, 0, 32768)
 
 
 def test_the_area_must_be_aligned() -> None:
@@ -610,7 +611,7 @@ def test_the_area_must_be_aligned() -> None:
     finally:
         os.close(fd)
     with pytest.raises(RefusedRequest, match="not aligned to 8 bytes"):
-        InflightQueue(area, 0, SIZE)
+        SplitInflight(area, 0, SIZE)
 
 
 def test_the_ring_must_not_be_larger_than_the_area_says() -> None:
@@ -685,7 +686,7 @@ def test_a_hostile_area_makes_at_most_a_driver_of_the_front_end(
 
 
 @quick
-@given(st.lists(st.binary(min_size=1, max_size=InflightQueue.footprint(SIZE)), min_size=1, max_size=10))
+@given(st.lists(st.binary(min_size=1, max_size=SplitInflight.footprint(SIZE)), min_size=1, max_size=10))
 def test_what_is_written_into_the_area_of_a_running_ring_does_not_matter(garbage: list[bytes]) -> None:
     host = Host()
     for data in garbage:

@@ -19,6 +19,8 @@ from vhostd.ring.split cimport (
 
 import struct
 
+from vhostd.ring import RING_PACKED
+from vhostd.ring.driver_packed import PackedDriver
 from vhostd.ring.split import SplitRing
 
 # The flags of a descriptor (virtio 1.3, 2.7.5).
@@ -38,7 +40,7 @@ cdef inline uint64_t aligned(uint64_t addr, uint64_t alignment):
 cdef class SplitDriver:
     """The driver half of one split virtqueue, laid out and zeroed from `guest_addr` on.
 
-    It occupies `footprint` bytes of one region. `avail_index` is the published avail index, `free` the number
+    It occupies `footprint` bytes of one region. `base` is where the ring began. `avail_index` is the published avail index, `free` the number
     of descriptors not in use.
     """
 
@@ -47,6 +49,7 @@ cdef class SplitDriver:
     cdef readonly uint64_t avail_addr
     cdef readonly uint64_t used_addr
     cdef readonly uint64_t footprint
+    cdef readonly uint32_t base
     cdef readonly uint32_t free
     cdef readonly uint16_t avail_index
     cdef GuestMemory memory
@@ -98,7 +101,7 @@ cdef class SplitDriver:
             raise MemoryError
         for i in range(size):
             self.following[i] = <uint16_t> (i + 1)
-        self.avail_index = self.seen = base
+        self.base = self.avail_index = self.seen = base
         store_u16(self.avail + INDEX, base)
         store_u16(self.used_ring + INDEX, base)
 
@@ -271,5 +274,5 @@ cdef class SplitDriver:
 
 
 def driver_format(features):
-    """The class of a ring's driver half under the features that were negotiated: as yet always this one."""
-    return SplitDriver
+    """The class of a ring's driver half under the features that were negotiated."""
+    return PackedDriver if features >> RING_PACKED & 1 else SplitDriver

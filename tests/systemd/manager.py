@@ -24,8 +24,7 @@ SYSTEMD = "/lib/systemd/systemd"
 # This checkout may lie in a folder that the units hide: /tmp, or a home. Root's own would be closed to other
 # users.
 LET_IN = (
-    "ProtectHome=no",
-    "TemporaryFileSystem=/home:ro,mode=0755 /root:ro,mode=0755",
+    "ProtectHome=tmpfs",
     f"BindReadOnlyPaths={CHECKOUT}",
 )
 # From 257 on a user's manager refuses to make up users, also for root. Then it has to be told what follows

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.ring.machine import DATA, GUEST, device_half, memfd, two_regions
+from tests.ring.machine import DATA, GUEST, PACKED, device_half, memfd, two_regions
 from vhostd.errors import BadDescriptor, BadRing, GuestError, MemoryLost, RefusedRequest
-from vhostd.ring import Chain, GuestMemory, Region
+from vhostd.ring import Chain, GuestMemory, Region, Ring, ring_format
 from vhostd.ring.driver import NEXT as FOLLOWED
-from vhostd.ring.driver import SplitDriver
+from vhostd.ring.driver import SplitDriver, driver_format
+from vhostd.ring.driver_packed import PackedDriver
 from vhostd.ring.inflight_split import SplitInflight
 from vhostd.ring.split import SplitRing
 
@@ -62,7 +63,7 @@ class Host:
         self.area = shared(SplitInflight.footprint(room))
         self.ring = self.begin(base)
 
-    def begin(self, base: int) -> SplitRing:
+    def begin(self, base: int) -> Ring:
         """A program that begins to serve; `base` is what the front-end believes."""
         inflight = SplitInflight(self.area, 0, self.room)
         return device_half(self.driver, self.memory, features=0, base=base, inflight=inflight)
@@ -451,17 +452,23 @@ BUSY = 256  # chains, which keep the program at work while it is killed
 HELD = 3
 
 
-def test_a_program_that_is_killed() -> None:
+@pytest.mark.parametrize("features", [0, PACKED], ids=["split", "packed"])
+def test_a_program_that_is_killed(features: int) -> None:
     """As it is: another process, and SIGKILL whenever it may be."""
     memory = shared(4 * PAGE)
-    driver = SplitDriver(memory, 0, BUSY)
-    area = shared(SplitInflight.footprint(BUSY))
+    driver = driver_format(features)(memory, 0, BUSY, features=features)
+    form = ring_format(features)
+    area = shared(form.INFLIGHT.footprint(BUSY))
+
+    def device() -> Ring:
+        return device_half(driver, memory, features=features, inflight=form.INFLIGHT(area, 0, BUSY))
+
     added: set[int] = set()
     for _ in range(KILLS):
         child = os.fork()
         if not child:
             with ending():
-                serve(driver, memory, area)
+                serve(device())
         for _ in range(10):
             while driver.free:
                 added.add(driver.add(ONE_HERE))
@@ -470,8 +477,8 @@ def test_a_program_that_is_killed() -> None:
             added.add(driver.add(ONE_HERE))
         os.kill(child, signal.SIGKILL)
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
-        assert device_half(driver, memory, inflight=SplitInflight(area, 0, BUSY)).unfinished >= HELD - 1
-    ring = device_half(driver, memory, inflight=SplitInflight(area, 0, BUSY))
+        assert device().unfinished >= HELD - 1
+    ring = device()
     while (chain := ring.pop()) is not None:
         ring.push(chain)
     while (used := driver.used()) is not None:
@@ -482,7 +489,7 @@ def test_a_program_that_is_killed() -> None:
 ONE_HERE = [(3 * PAGE, 1, True)]
 
 
-def collect(driver: SplitDriver, added: set[int], count: int, child: int) -> None:
+def collect(driver: SplitDriver | PackedDriver, added: set[int], count: int, child: int) -> None:
     """Takes so many used chains from the program, each of which must have been added."""
     while count:
         if (used := driver.used()) is not None:
@@ -492,9 +499,8 @@ def collect(driver: SplitDriver, added: set[int], count: int, child: int) -> Non
             assert os.waitpid(child, os.WNOHANG) == (0, 0), "the program has ended"
 
 
-def serve(driver: SplitDriver, memory: GuestMemory, area: GuestMemory) -> None:
+def serve(ring: Ring) -> None:
     """Serves the ring, the youngest chain first, until the end of this process."""
-    ring = device_half(driver, memory, inflight=SplitInflight(area, 0, BUSY))
     held: list[Chain] = []
     while True:
         if (chain := ring.pop()) is not None:

@@ -11,7 +11,7 @@ from libc.string cimport memcpy
 cimport cython
 
 from vhostd.ring.memory cimport GuestMemory, Window
-from vhostd.ring.ring cimport DESC_SIZE, EVENT_IDX, MOST_DESCRIPTORS
+from vhostd.ring.ring cimport DESC_SIZE, EVENT_IDX, MOST_DESCRIPTORS, PACKED
 from vhostd.ring.split cimport (
     AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, ELEMENTS, FLAGS, INDEX, USED_F_NO_NOTIFY,
     USED_SIZE, descriptor, full_fence, load_acquire_u16, load_u16, load_u32, passed, store_release_u16, store_u16,
@@ -19,7 +19,6 @@ from vhostd.ring.split cimport (
 
 import struct
 
-from vhostd.ring import RING_PACKED
 from vhostd.ring.driver_packed import PackedDriver
 from vhostd.ring.split import SplitRing
 
@@ -275,4 +274,4 @@ cdef class SplitDriver:
 
 def driver_format(features):
     """The class of a ring's driver half under the features that were negotiated."""
-    return PackedDriver if features >> RING_PACKED & 1 else SplitDriver
+    return PackedDriver if features >> PACKED & 1 else SplitDriver

@@ -14,6 +14,7 @@ cdef enum:
     # Feature bits (virtio 1.3, 6).
     INDIRECT_DESC = 28
     EVENT_IDX = 29
+    PACKED = 34
     DESC_SIZE = 16  # of a descriptor, in any format
     MOST_DESCRIPTORS = 32768
     MOST_INDIRECT = 1024  # in a table, if the ring is smaller: drivers do not all stop at its size

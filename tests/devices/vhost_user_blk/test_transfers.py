@@ -34,10 +34,9 @@ from tests.storage.images import (
 from vhostd import Chain, MemoryLost
 from vhostd.errors import BadRing
 from vhostd.program.metrics.meter import Meter, MeteredVirtqueue
-from vhostd.ring import GuestMemory, Region, WriteLog
+from vhostd.ring import GuestMemory, Region, Ring, WriteLog
 from vhostd.ring.driver import SplitDriver
 from vhostd.ring.inflight_split import SplitInflight
-from vhostd.ring.split import SplitRing
 from vhostd.storage.engine import ThreadEngine
 from vhostd.virtio.virtqueue import POP_BURST, Virtqueue
 from vhostd.wire.fds import Fd
@@ -386,7 +385,7 @@ def test_unfinished_chains_take_turns_as_well() -> None:
     count = 3 * POP_BURST
     with disk(None, memory=make_memory()) as guest, Fd(memfd(SplitInflight.footprint(1024))) as area:
 
-        def half() -> SplitRing:
+        def half() -> Ring:
             size = SplitInflight.footprint(1024)
             region = Region(area.fileno(), guest_addr=0, user_addr=0, size=size)
             inflight = SplitInflight(GuestMemory([region]), 0, 1024)

@@ -1,4 +1,4 @@
-"""What is in flight in a packed ring, in memory that outlives whoever serves it: test_inflight.py for packed rings.
+"""What is in flight in a packed ring, in memory that outlives whoever serves it; see test_inflight.py.
 
 A crash is a ring that is abandoned as it is, and another that begins in the same memory.
 """

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -57,9 +57,14 @@ def shell(guest: Guest, command: str, timeout: float = 20.0) -> str:
 
 
 class Machine:
-    """A guest with the disk vda, its vhost-user-blk program, and the image on this side."""
+    """A guest with the disk vda, its vhost-user-blk program, and the image on this side.
 
-    def __init__(self, directory: Path, stack: ExitStack) -> None:
+    The disk may have more `properties`, and the guest more `options`.
+    """
+
+    def __init__(
+        self, directory: Path, stack: ExitStack, properties: str = "", options: Sequence[str] = ()
+    ) -> None:
         self.directory = directory
         self.image = directory / "image"
         with self.image.open("wb") as image:
@@ -76,9 +81,10 @@ class Machine:
             )
         )
         options = [
+            *options,
             *("-smp", str(QUEUES)),  # Linux takes no more queues than it has processors
             *("-chardev", f"socket,id=disk-chardev,path={self.backend.path},reconnect-ms=50"),
-            *("-device", f"vhost-user-blk-pci,chardev=disk-chardev,id=disk,num-queues={QUEUES}"),
+            *("-device", f"vhost-user-blk-pci,chardev=disk-chardev,id=disk,num-queues={QUEUES}{properties}"),
         ]
         self.guest = stack.enter_context(Guest(options=options))
 

@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from vhostd.ring import Chain, GuestMemory, InflightQueue, Region
-from vhostd.ring.driver import SplitDriver
-from vhostd.ring.split import SplitRing
+from vhostd.ring import Chain, GuestMemory, InflightQueue, Region, Ring, ring_format
+from vhostd.ring.driver import SplitDriver, driver_format
+from vhostd.ring.driver_packed import PackedDriver
 
 GUEST = 0x1000_0000
 USER = 0x7F00_0000_0000
@@ -18,6 +18,7 @@ END = GUEST + SIZE
 INDIRECT_DESC = 1 << 28
 EVENT_IDX = 1 << 29
 BOTH = INDIRECT_DESC | EVENT_IDX
+PACKED = 1 << 34
 
 T = TypeVar("T")
 Buffers = Sequence[tuple[int, int, bool]]
@@ -51,23 +52,24 @@ def two_regions() -> GuestMemory:
 
 
 def device_half(
-    driver: SplitDriver,
+    driver: SplitDriver | PackedDriver,
     memory: GuestMemory,
     *,
     features: int = BOTH,
-    base: int = 0,
+    base: int | None = None,
     inflight: InflightQueue | None = None,
-) -> SplitRing:
+) -> Ring:
     """The device's end of the driver's ring."""
-    desc, avail, used = SplitRing.footprint(driver.size)
-    return SplitRing(
+    form = ring_format(features)
+    desc, avail, used = form.footprint(driver.size)
+    return form(
         driver.size,
         memory.guest(driver.desc_addr, desc),
         memory.guest(driver.avail_addr, avail),
         memory.guest(driver.used_addr, used),
         memory,
         features=features,
-        base=base,
+        base=driver.base if base is None else base,
         inflight=inflight,
     )
 
@@ -75,10 +77,11 @@ def device_half(
 class Machine:
     """A virtqueue at GUEST, seen by its driver and its device."""
 
-    def __init__(self, size: int = 8, *, features: int = BOTH, base: int = 0) -> None:
+    def __init__(self, size: int = 8, *, features: int = BOTH, base: int | None = None) -> None:
         self.memory = two_regions()
-        self.driver = SplitDriver(self.memory, GUEST, size, features=features, base=base)
-        self.ring = device_half(self.driver, self.memory, features=features, base=base)
+        place = {} if base is None else {"base": base}
+        self.driver: Any = driver_format(features)(self.memory, GUEST, size, features=features, **place)
+        self.ring = device_half(self.driver, self.memory, features=features)
 
     def close(self) -> None:
         """Lets go of the memory: a fixture's value outlives the test's check for what it left mapped."""

@@ -14,11 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.ring.machine import DATA, GUEST, device_half, memfd, two_regions
+from tests.ring.machine import DATA, GUEST, PACKED, device_half, memfd, two_regions
 from vhostd.errors import BadDescriptor, BadRing, GuestError, MemoryLost, RefusedRequest
-from vhostd.ring import Chain, GuestMemory, InflightQueue, Region
+from vhostd.ring import Chain, GuestMemory, Region, Ring, ring_format
 from vhostd.ring.driver import NEXT as FOLLOWED
-from vhostd.ring.driver import SplitDriver
+from vhostd.ring.driver import SplitDriver, driver_format
+from vhostd.ring.driver_packed import PackedDriver
+from vhostd.ring.inflight_split import SplitInflight
 from vhostd.ring.split import SplitRing
 
 SIZE = 8
@@ -58,12 +60,12 @@ class Host:
         self.memory = two_regions()
         self.driver = SplitDriver(self.memory, GUEST, size, features=0, base=base)
         self.room = room
-        self.area = shared(InflightQueue.footprint(room))
+        self.area = shared(SplitInflight.footprint(room))
         self.ring = self.begin(base)
 
-    def begin(self, base: int) -> SplitRing:
+    def begin(self, base: int) -> Ring:
         """A program that begins to serve; `base` is what the front-end believes."""
-        inflight = InflightQueue(self.area, 0, self.room)
+        inflight = SplitInflight(self.area, 0, self.room)
         return device_half(self.driver, self.memory, features=0, base=base, inflight=inflight)
 
     def crash(self) -> None:
@@ -110,7 +112,7 @@ class Host:
     def snapshot(self) -> bytes:
         """All of the used ring and of the area."""
         used = self.memory.read(self.driver.used_addr, SplitRing.footprint(self.driver.size)[2])
-        return used + self.area.read(0, InflightQueue.footprint(self.room))
+        return used + self.area.read(0, SplitInflight.footprint(self.room))
 
     def restore(self, snapshot: bytes) -> None:
         """Makes memory again what it was."""
@@ -173,7 +175,7 @@ PUBLISHED = 5  # stores after which the driver sees the chain
 
 @pytest.mark.parametrize(("size", "length"), [(1, 64), (3, 64), (4, 128), (128, 2112), (32768, 524352)])
 def test_footprint(size: int, length: int) -> None:
-    assert InflightQueue.footprint(size) == length
+    assert SplitInflight.footprint(size) == length
 
 
 def test_a_new_area_begins_with_the_ring() -> None:
@@ -184,7 +186,7 @@ def test_a_new_area_begins_with_the_ring() -> None:
 
 def test_a_new_area_is_new_whatever_is_in_it() -> None:
     host = Host()
-    host.area.write(0, b"\xff" * InflightQueue.footprint(SIZE))
+    host.area.write(0, b"\xff" * SplitInflight.footprint(SIZE))
     host.poke(VERSION, 0)
     host.crash()
     assert (host.header(), host.in_flight()) == ((0, 1, SIZE, 0, 0), [])
@@ -206,18 +208,18 @@ def test_what_is_in_flight_is_recorded() -> None:
 
 
 def test_queues_of_an_area_are_apart() -> None:
-    area = shared(2 * InflightQueue.footprint(SIZE))
+    area = shared(2 * SplitInflight.footprint(SIZE))
     memory = two_regions()
     drivers = [SplitDriver(memory, GUEST + at, SIZE) for at in (0, 0x1000)]
     rings = [
-        device_half(driver, memory, inflight=InflightQueue(area, index, SIZE))
+        device_half(driver, memory, inflight=SplitInflight(area, index, SIZE))
         for index, driver in enumerate(drivers)
     ]
     for driver in drivers:
         driver.add(ONE)
     assert rings[1].pop() is not None
     assert area.read(state(0), 1) == b"\0"
-    assert area.read(InflightQueue.footprint(SIZE) + state(0), 1) == b"\1"
+    assert area.read(SplitInflight.footprint(SIZE) + state(0), 1) == b"\1"
 
 
 # --- Crashes ----------------------------------------------------------------------------------------------
@@ -450,17 +452,23 @@ BUSY = 256  # chains, which keep the program at work while it is killed
 HELD = 3
 
 
-def test_a_program_that_is_killed() -> None:
+@pytest.mark.parametrize("features", [0, PACKED], ids=["split", "packed"])
+def test_a_program_that_is_killed(features: int) -> None:
     """As it is: another process, and SIGKILL whenever it may be."""
     memory = shared(4 * PAGE)
-    driver = SplitDriver(memory, 0, BUSY)
-    area = shared(InflightQueue.footprint(BUSY))
+    driver = driver_format(features)(memory, 0, BUSY, features=features)
+    form = ring_format(features)
+    area = shared(form.INFLIGHT.footprint(BUSY))
+
+    def device() -> Ring:
+        return device_half(driver, memory, features=features, inflight=form.INFLIGHT(area, 0, BUSY))
+
     added: set[int] = set()
     for _ in range(KILLS):
         child = os.fork()
         if not child:
             with ending():
-                serve(driver, memory, area)
+                serve(device())
         for _ in range(10):
             while driver.free:
                 added.add(driver.add(ONE_HERE))
@@ -469,8 +477,8 @@ def test_a_program_that_is_killed() -> None:
             added.add(driver.add(ONE_HERE))
         os.kill(child, signal.SIGKILL)
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
-        assert device_half(driver, memory, inflight=InflightQueue(area, 0, BUSY)).unfinished >= HELD - 1
-    ring = device_half(driver, memory, inflight=InflightQueue(area, 0, BUSY))
+        assert device().unfinished >= HELD - 1
+    ring = device()
     while (chain := ring.pop()) is not None:
         ring.push(chain)
     while (used := driver.used()) is not None:
@@ -481,7 +489,7 @@ def test_a_program_that_is_killed() -> None:
 ONE_HERE = [(3 * PAGE, 1, True)]
 
 
-def collect(driver: SplitDriver, added: set[int], count: int, child: int) -> None:
+def collect(driver: SplitDriver | PackedDriver, added: set[int], count: int, child: int) -> None:
     """Takes so many used chains from the program, each of which must have been added."""
     while count:
         if (used := driver.used()) is not None:
@@ -491,9 +499,8 @@ def collect(driver: SplitDriver, added: set[int], count: int, child: int) -> Non
             assert os.waitpid(child, os.WNOHANG) == (0, 0), "the program has ended"
 
 
-def serve(driver: SplitDriver, memory: GuestMemory, area: GuestMemory) -> None:
+def serve(ring: Ring) -> None:
     """Serves the ring, the youngest chain first, until the end of this process."""
-    ring = device_half(driver, memory, inflight=InflightQueue(area, 0, BUSY))
     held: list[Chain] = []
     while True:
         if (chain := ring.pop()) is not None:
@@ -596,11 +603,11 @@ def test_nothing_is_lost_and_nothing_used_twice(
 
 
 def test_the_area_must_hold_the_region() -> None:
-    area = shared(2 * InflightQueue.footprint(SIZE))
+    area = shared(2 * SplitInflight.footprint(SIZE))
     with pytest.raises(BadDescriptor):
-        InflightQueue(area, 2, SIZE)
+        SplitInflight(area, 2, SIZE)
     with pytest.raises(BadDescriptor):
-        InflightQueue(area, 0, 32768)
+        SplitInflight(area, 0, 32768)
 
 
 def test_the_area_must_be_aligned() -> None:
@@ -610,7 +617,7 @@ def test_the_area_must_be_aligned() -> None:
     finally:
         os.close(fd)
     with pytest.raises(RefusedRequest, match="not aligned to 8 bytes"):
-        InflightQueue(area, 0, SIZE)
+        SplitInflight(area, 0, SIZE)
 
 
 def test_the_ring_must_not_be_larger_than_the_area_says() -> None:
@@ -685,7 +692,7 @@ def test_a_hostile_area_makes_at_most_a_driver_of_the_front_end(
 
 
 @quick
-@given(st.lists(st.binary(min_size=1, max_size=InflightQueue.footprint(SIZE)), min_size=1, max_size=10))
+@given(st.lists(st.binary(min_size=1, max_size=SplitInflight.footprint(SIZE)), min_size=1, max_size=10))
 def test_what_is_written_into_the_area_of_a_running_ring_does_not_matter(garbage: list[bytes]) -> None:
     host = Host()
     for data in garbage:

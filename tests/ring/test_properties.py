@@ -16,7 +16,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.ring.machine import BOTH, DATA, END, EVENT_IDX, GUEST, INDIRECT_DESC, SEAM, SIZE, Machine
+from tests.ring.machine import (
+    BOTH,
+    DATA,
+    END,
+    EVENT_IDX,
+    GUEST,
+    INDIRECT_DESC,
+    PACKED,
+    SEAM,
+    SIZE,
+    Machine,
+)
 from vhostd.errors import BadRequest, GuestError
 from vhostd.ring import Chain
 
@@ -44,7 +55,7 @@ STEPS = st.lists(
 class Traffic:
     """A driver and a device that sleep when they have nothing to do, and what should be between them."""
 
-    def __init__(self, size: int, features: int, base: int) -> None:
+    def __init__(self, size: int, features: int, base: int | None = None) -> None:
         self.machine = Machine(size, features=features, base=base)
         self.features = features
         self.size = size
@@ -178,9 +189,34 @@ def test_legal_traffic(size: int, features: int, base: int, steps: list[tuple[ob
 
 
 @quick
-@given(base=st.integers(65400, 65535), features=st.sampled_from([0, BOTH]))
-def test_long_runs_wrap(base: int, features: int) -> None:
-    traffic = Traffic(4, features, base)
+@given(
+    size=st.integers(1, 8),
+    features=st.sampled_from([0, INDIRECT_DESC, EVENT_IDX, BOTH]),
+    rounds=st.integers(0, 2),
+    steps=STEPS,
+)
+def test_legal_traffic_of_a_packed_ring(
+    size: int, features: int, rounds: int, steps: list[tuple[object, ...]]
+) -> None:
+    traffic = Traffic(size, features | PACKED)
+    for _ in range(rounds * size // 2):
+        traffic.add([3], 1, "direct")
+        traffic.pop()
+        traffic.push(0, b"")
+        traffic.used()
+    for name, *arguments in steps:
+        getattr(traffic, str(name))(*arguments)
+        assert traffic.machine.ring.in_flight == len(traffic.popped)
+
+
+FORMATS = st.one_of(st.tuples(st.just(0), st.integers(65400, 65535)), st.just((PACKED, None)))
+
+
+@quick
+@given(form=FORMATS, features=st.sampled_from([0, BOTH]), size=st.sampled_from([2, 4]))
+def test_long_runs_wrap(form: tuple[int, int | None], features: int, size: int) -> None:
+    bit, base = form
+    traffic = Traffic(size, features | bit, base)
     for i in range(150):
         traffic.add([3, 5], 1, ["direct", "indirect"][i % 2])
         traffic.pop()

@@ -21,17 +21,14 @@ from tests.programs import PATIENCE, environment, notified
 from tests.systemd.units import CHECKOUT, PROGRAMS, install
 
 SYSTEMD = "/lib/systemd/systemd"
-# This checkout may lie in a folder that the units hide: /tmp, or a home. Root's own would be closed to other
-# users.
-LET_IN = (
-    "ProtectHome=no",
-    "TemporaryFileSystem=/home:ro,mode=0755 /root:ro,mode=0755",
-    f"BindReadOnlyPaths={CHECKOUT}",
-)
+# This checkout may lie in a folder that the units hide: /tmp, or a home. A home of the service's own must be
+# open to other users; 252 opens it, 257 has to be told, and 252 does not listen to that.
+LET_IN = ("ProtectHome=tmpfs", f"BindReadOnlyPaths={CHECKOUT}")
+OPEN_HOMES = ("ProtectHome=no", "TemporaryFileSystem=/home:ro,mode=0755 /root:ro,mode=0755")
 # From 257 on a user's manager refuses to make up users, also for root. Then it has to be told what follows
 # from that: a made-up user's service has its folders, and sees them.
 NO_DYNAMIC_USER = 257
-STATIC_USER = ("DynamicUser=no", "User=nobody", "RuntimeDirectoryMode=0777")
+STATIC_USER = ("DynamicUser=no", "User=nobody", "RuntimeDirectoryMode=0777", *OPEN_HOMES)
 # What systemd as PID 1 would have made: /run as a mount, proof that it runs, and what it mounts over folders
 # that a service must not see.
 START = """

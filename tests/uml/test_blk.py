@@ -11,7 +11,7 @@ import pytest
 
 from tests.programs import Program, executable, listening
 from tests.uml.linux import Device, Linux
-from vhostd.virtio.vocabulary import DeviceType
+from vhostd.virtio.vocabulary import DeviceType, Feature
 
 pytestmark = pytest.mark.guest
 
@@ -105,6 +105,12 @@ def test_the_disks_are_found(linux: Linux) -> None:
     assert attributes(linux, "vda", "size", "serial", "ro") == [str(SIZE // SECTOR), SERIAL, "0"]
     assert attributes(linux, "vda", "cache_type", "queue/logical_block_size") == ["write back", "512"]
     assert attributes(linux, "vdb", "size", "ro") == [str(MIB // SECTOR), "1"]
+
+
+def test_its_rings_are_packed(linux: Linux) -> None:
+    """It takes whatever is offered. That it says 0 for where they begin is no matter."""
+    found = linux.shell("cat /sys/bus/virtio/devices/*/features").split()
+    assert [bits[Feature.RING_PACKED] for bits in found] == ["1", "1"]
 
 
 def test_one_processor_takes_one_queue_of_several(linux: Linux) -> None:

@@ -20,7 +20,8 @@ async def used(queue: Queue) -> tuple[int, int]:
     """The head and the length of the next used element."""
     while (element := queue.driver.used()) is None:
         await signalled(queue.call_fd)
-    return element
+    head, written = element
+    return head, written
 
 
 def test_memory_is_added_and_removed_while_rings_run(run_async: Run) -> None:

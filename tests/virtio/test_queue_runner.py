@@ -33,7 +33,7 @@ def test_two_may_wait_for_the_same_stop(run_async: Run, caplog: pytest.LogCaptur
         memory.close()
 
     run_async(main)
-    assert caplog.text.count("vring 1 stopped at 1") == 1
+    assert caplog.text.count("vring 1 stopped at 2:1") == 1
 
 
 def test_a_queue_is_as_enabled_at_its_start_as_it_was_before(run_async: Run) -> None:

@@ -59,6 +59,7 @@ FEATURES = {
     "EVENT_IDX": 29,
     "PROTOCOL_FEATURES": 30,
     "VERSION_1": 32,
+    "RING_PACKED": 34,
     "RING_RESET": 40,
 }
 

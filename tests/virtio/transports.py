@@ -46,9 +46,10 @@ class Driver:
     def __init__(self, memory: SharedMemory, index: int, features: int) -> None:
         self.queue = Queue(memory, index, QUEUE_SIZE, features)
 
-    def ring(self, features: int, base: int = 0) -> Ring:
-        """The device's end of it, in the format that was negotiated."""
+    def ring(self, features: int, base: int | None = None) -> Ring:
+        """The device's end of it, in the format that was negotiated; by default it is at its start."""
         memory, driver = self.queue.memory, self.queue.driver
+        base = driver.base if base is None else base
         desc_size, avail_size, used_size = ring_format(features).footprint(QUEUE_SIZE)
         desc = memory.map.guest(driver.desc_addr, desc_size)
         avail = memory.map.guest(driver.avail_addr, avail_size)
@@ -76,15 +77,15 @@ class OneByOne:
         self.memory = memory
         device.attach(self.line)
 
-    def negotiate(self) -> None:
-        self.state.accept(self.state.offered)
+    def negotiate(self, unwanted: int = 0) -> None:
+        self.state.accept(self.state.offered & ~unwanted)
 
-    def start(self, index: int, base: int = 0) -> Driver:
+    def start(self, index: int) -> Driver:
         driver = Driver(self.memory, index, self.state.features)
-        self.go_on(driver, index, base)
+        self.go_on(driver, index)
         return driver
 
-    def go_on(self, driver: Driver, index: int, base: int) -> None:
+    def go_on(self, driver: Driver, index: int, base: int | None = None) -> None:
         runner = self.state.queues[index]
         runner.start(driver.ring(self.state.features, base), self.line)
         runner.enable(on=True)

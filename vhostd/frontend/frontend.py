@@ -35,6 +35,7 @@ from vhostd.vhost_user.messages import (
     VringFd,
     VringState,
 )
+from vhostd.virtio.vocabulary import Feature, mask
 from vhostd.wire.calls import Caller
 from vhostd.wire.channel import Channel
 from vhostd.wire.fds import Fd, close_all
@@ -84,11 +85,17 @@ class Frontend:
         return answered.result()
 
     async def negotiate(
-        self, features: int | None = None, protocol_features: int | None = None, *, resume: bool = False
+        self,
+        features: int | None = None,
+        protocol_features: int | None = None,
+        *,
+        resume: bool = False,
+        packed: bool = False,
     ) -> None:
-        """Accepts these features of those offered; all by default. Reads the config space, if there is one.
+        """Accepts these features of those offered. Reads the config space, if there is one.
 
-        To `resume` is not to read it, because the guest's driver has been set up before.
+        By default it accepts all but LOG_ALL, and RING_PACKED only if the rings are to be `packed`. To
+        `resume` is not to read the config space, because the guest's driver has been set up before.
         """
         offered = (await self.call(GET_FEATURES, Empty())).value
         offered_protocol = (await self.call(GET_PROTOCOL_FEATURES, Empty())).value
@@ -96,7 +103,8 @@ class Frontend:
         await self.call(SET_PROTOCOL_FEATURES, U64(chosen))
         self.protocol_features = chosen
         await self.call(SET_OWNER, Empty())
-        self.features = offered if features is None else offered & features
+        unwanted = mask(Feature.LOG_ALL) if packed else mask(Feature.LOG_ALL, Feature.RING_PACKED)
+        self.features = offered & (~unwanted if features is None else features)
         await self.call(SET_FEATURES, U64(self.features))
         if chosen >> ProtocolFeature.CONFIG & 1 and not resume:
             await self.call(GET_CONFIG, ConfigSpace(0, bytes(1)))
@@ -124,11 +132,11 @@ class Frontend:
         await self.call(SET_VRING_ENABLE, VringState(index, 1))
         return queue
 
-    async def set_up(self, queue: Queue, base: int = 0) -> None:
-        """Tells the back-end all of a queue but its eventfds."""
+    async def set_up(self, queue: Queue, base: int | None = None) -> None:
+        """Tells the back-end all of a queue but its eventfds; by default it is at its start."""
         memory, driver = queue.memory, queue.driver
         await self.call(SET_VRING_NUM, VringState(queue.index, queue.size))
-        await self.call(SET_VRING_BASE, VringState(queue.index, base))
+        await self.call(SET_VRING_BASE, VringState(queue.index, driver.base if base is None else base))
         addr = VringAddr(
             queue.index,
             flags=0,

@@ -5,6 +5,7 @@ import os
 import select
 import socket
 from collections import defaultdict
+from typing import Any
 
 from vhostd.errors import GuestError
 from vhostd.frontend.memory import PAGE, SharedMemory
@@ -30,7 +31,8 @@ class Queue:
         self.size = size
         footprint = ring_format(features).footprint(size)
         where = memory.allocate(sum(footprint) + 8, PAGE)  # 8 at most for alignment
-        self.driver = driver_format(features)(memory.map, where, size, features=features)
+        # A SplitDriver or a PackedDriver. Whoever writes nonsense into a ring knows its format.
+        self.driver: Any = driver_format(features)(memory.map, where, size, features=features)
         self.kick_fd, self.call_fd, self.err_fd = (
             Fd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)) for _ in range(3)
         )
@@ -50,7 +52,7 @@ class Queue:
             self.memory.map.write(buffers[0][0], data)
         if room:
             buffers.append((self._take(room), room, True))
-        head = self.driver.add(buffers)
+        head: int = self.driver.add(buffers)
         self._held[head] = buffers
         return head
 

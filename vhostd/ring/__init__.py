@@ -2,10 +2,10 @@
 
 No event loop, clock, socket or device is known here. `memory` maps and finds guest memory, `chain` is one
 request in it, `gather` many ranges of it that a request named, and `system_calls` move the bytes of both.
-`ring` is the device half of a virtqueue and `split` its format, `inflight` its memory of what is in flight,
-`write_log` is told of all that is written, for a migration, and `shortcut` serves chains before Python sees
-them. Nothing that a guest writes can crash this code or lead it out of guest memory: what cannot be right is
-a GuestError, or MemoryLost when the memory itself is gone.
+`ring` is the device half of a virtqueue, `split` and `packed` are its formats, and `inflight` its memory of
+what is in flight. `write_log` is told of all that is written, for a migration, and `shortcut` serves chains
+before Python sees them. Nothing that a guest writes can crash this code or lead it out of guest memory: what
+cannot be right is a GuestError, or MemoryLost when the memory itself is gone.
 
 Two more are imported by their own names, because most programs need neither: `uring`, file I/O on chains
 while the program does something else, and `driver`, the driver half of a virtqueue, for the scriptable
@@ -16,11 +16,14 @@ from vhostd.ring.chain import Chain, Reserved
 from vhostd.ring.gather import Gather
 from vhostd.ring.inflight import InflightQueue
 from vhostd.ring.memory import MAX_REGIONS, GuestMemory, Region, Window
+from vhostd.ring.packed import PackedRing
 from vhostd.ring.ready import Ready
 from vhostd.ring.ring import Ring
 from vhostd.ring.shortcut import Outcome, Shortcut
 from vhostd.ring.split import SplitRing
 from vhostd.ring.write_log import DirtyLog, WriteLog
+
+RING_PACKED = 34  # virtio 1.3, 6
 
 __all__ = [
     "MAX_REGIONS",
@@ -42,8 +45,5 @@ __all__ = [
 
 
 def ring_format(features: int) -> type[Ring]:
-    """The class of a ring's device half under the features that were negotiated.
-
-    Split is the only format: bit 34 (RING_PACKED) is not offered.
-    """
-    return SplitRing
+    """The class of a ring's device half under the features that were negotiated."""
+    return PackedRing if features >> RING_PACKED & 1 else SplitRing

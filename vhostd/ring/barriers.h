@@ -2,8 +2,9 @@
  *
  * The other side of every pointer here is memory that a hostile guest changes while we look. So each function
  * makes exactly one access of the field's width, and none of them may be repeated, split or merged by the
- * compiler. Where the order matters, and why, is argued at the top of split.pyx, and for the inflight area at the
- * top of inflight.pyx. The queues of uring.pyx, which are shared with the kernel, go by the same functions.
+ * compiler. Where the order matters, and why, is argued at the top of split.pyx and of packed.pyx, and for the
+ * inflight area at the top of inflight.pyx. The queues of uring.pyx, which are shared with the kernel, go by the
+ * same functions.
  */
 #ifndef VHOSTD_RING_BARRIERS_H
 #define VHOSTD_RING_BARRIERS_H
@@ -80,6 +81,11 @@ static inline void set_bits_u8(void *at, uint8_t bits)
     __atomic_fetch_or((uint8_t *)at, bits, __ATOMIC_SEQ_CST);
 }
 
+static inline void store_release_u64(void *at, uint64_t value)
+{
+    __atomic_store_n((uint64_t *)at, value, __ATOMIC_RELEASE);
+}
+
 /* Orders all earlier stores before all later loads, which neither acquire nor release does. */
 static inline void full_fence(void)
 {
@@ -108,6 +114,27 @@ static inline struct descriptor load_descriptor(const void *at)
         .len = (uint32_t)rest,
         .flags = (uint16_t)(rest >> 32),
         .next = (uint16_t)(rest >> 48),
+    };
+}
+
+/* struct pvirtq_desc (virtio 1.3, 2.8.13). */
+struct packed_descriptor {
+    uint64_t addr;
+    uint32_t len;
+    uint16_t id;
+    uint16_t flags;
+};
+
+static inline struct packed_descriptor load_packed(const void *at)
+{
+    const volatile unaligned_u64 *words = at;
+    uint64_t addr = words[0], rest = words[1];
+
+    return (struct packed_descriptor){
+        .addr = addr,
+        .len = (uint32_t)rest,
+        .id = (uint16_t)(rest >> 32),
+        .flags = (uint16_t)(rest >> 48),
     };
 }
 

@@ -58,8 +58,9 @@ cdef class Chain:
     cdef readonly uint16_t head
     cdef InFlight among  # the chains of its ring that the device has; None once it was given back
     cdef uint64_t number  # it was the ring's so manieth pop, not counting what was put back
-    cdef bint unfinished  # an earlier program popped it, and the inflight record has it as
-    cdef uint32_t entry
+    cdef uint16_t descriptors  # of a packed ring, that it takes
+    cdef bint unfinished  # an earlier program popped it
+    cdef uint32_t entry  # what the inflight record has it as, if that is not by its head
     cdef GuestMemory memory
     cdef Stream source
     cdef Stream sink

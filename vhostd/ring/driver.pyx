@@ -11,7 +11,7 @@ from libc.string cimport memcpy
 cimport cython
 
 from vhostd.ring.memory cimport GuestMemory, Window
-from vhostd.ring.ring cimport DESC_SIZE, EVENT_IDX, MOST_DESCRIPTORS
+from vhostd.ring.ring cimport DESC_SIZE, EVENT_IDX, MOST_DESCRIPTORS, PACKED
 from vhostd.ring.split cimport (
     AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, ELEMENTS, FLAGS, INDEX, USED_F_NO_NOTIFY,
     USED_SIZE, descriptor, full_fence, load_acquire_u16, load_u16, load_u32, passed, store_release_u16, store_u16,
@@ -19,6 +19,7 @@ from vhostd.ring.split cimport (
 
 import struct
 
+from vhostd.ring.driver_packed import PackedDriver
 from vhostd.ring.split import SplitRing
 
 # The flags of a descriptor (virtio 1.3, 2.7.5).
@@ -38,7 +39,7 @@ cdef inline uint64_t aligned(uint64_t addr, uint64_t alignment):
 cdef class SplitDriver:
     """The driver half of one split virtqueue, laid out and zeroed from `guest_addr` on.
 
-    It occupies `footprint` bytes of one region. `avail_index` is the published avail index, `free` the number
+    It occupies `footprint` bytes of one region. `base` is where the ring began. `avail_index` is the published avail index, `free` the number
     of descriptors not in use.
     """
 
@@ -47,6 +48,7 @@ cdef class SplitDriver:
     cdef readonly uint64_t avail_addr
     cdef readonly uint64_t used_addr
     cdef readonly uint64_t footprint
+    cdef readonly uint32_t base
     cdef readonly uint32_t free
     cdef readonly uint16_t avail_index
     cdef GuestMemory memory
@@ -98,7 +100,7 @@ cdef class SplitDriver:
             raise MemoryError
         for i in range(size):
             self.following[i] = <uint16_t> (i + 1)
-        self.avail_index = self.seen = base
+        self.base = self.avail_index = self.seen = base
         store_u16(self.avail + INDEX, base)
         store_u16(self.used_ring + INDEX, base)
 
@@ -271,5 +273,5 @@ cdef class SplitDriver:
 
 
 def driver_format(features):
-    """The class of a ring's driver half under the features that were negotiated: as yet always this one."""
-    return SplitDriver
+    """The class of a ring's driver half under the features that were negotiated."""
+    return PackedDriver if features >> PACKED & 1 else SplitDriver

@@ -1,8 +1,8 @@
-from typing import final
+from typing_extensions import disjoint_base
 
 from vhostd.ring.memory import GuestMemory
 
-@final
+@disjoint_base
 class InflightQueue:
     def __new__(cls, area: GuestMemory, index: int, size: int) -> InflightQueue: ...
     @staticmethod

@@ -14,6 +14,7 @@ cdef enum:
     # Feature bits (virtio 1.3, 6).
     INDIRECT_DESC = 28
     EVENT_IDX = 29
+    PACKED = 34
     DESC_SIZE = 16  # of a descriptor, in any format
     MOST_DESCRIPTORS = 32768
     MOST_INDIRECT = 1024  # in a table, if the ring is smaller: drivers do not all stop at its size
@@ -57,21 +58,24 @@ cdef class Ring:
     # What it builds on.
     cdef int attach(self, GuestMemory memory, Window desc, Window avail, Window used) except -1
     @cython.final
-    cdef inline Chain begin_chain(self, uint32_t head):
-        """A chain of no buffers yet; BadRing unless this may be its head, or the id of its buffer."""
-        if head >= self.size or self.taken[head]:
-            self.refuse_head(head)
+    cdef inline Chain new_chain(self):
+        """A chain of no buffers yet."""
         cdef Chain chain = Chain.__new__(Chain)
-        chain.head = head
         chain.memory = self.memory
         return chain
+    @cython.final
+    cdef inline int expect_free(self, uint32_t head, uint32_t at) except -1:
+        """Raises BadRing unless this may be the head, or the buffer id, of the chain that is at this index."""
+        if head >= self.size or self.taken[head]:
+            self.refuse_head(head, at)
+        return 0
     @cython.final
     cdef inline void wrote(self, const void *at, size_t n) noexcept:
         """So many bytes of the ring itself were written: the log is told of it."""
         if self.out.log is not None:
             self.out.log.dirtied(self.memory.guest_address(at), n)
     @cython.final
-    cdef int refuse_head(self, uint32_t head) except -1
+    cdef int refuse_head(self, uint32_t head, uint32_t at) except -1
     @cython.final
     cdef int walk_indirect(self, Chain chain, uint64_t addr, uint32_t length, bint goes_on) except -1
 

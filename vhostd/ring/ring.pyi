@@ -11,6 +11,8 @@ from vhostd.ring.write_log import WriteLog
 @disjoint_base
 class Ring:
     AREAS: tuple[tuple[str, int], ...]
+    HEAD: str
+    INFLIGHT: type[InflightQueue]
     def __new__(
         cls,
         size: int,
@@ -25,6 +27,10 @@ class Ring:
     ) -> Ring: ...
     @staticmethod
     def check_size(size: int) -> None: ...
+    @staticmethod
+    def check_base(base: int) -> None: ...
+    @staticmethod
+    def spell(base: int) -> str: ...
     @staticmethod
     def footprint(size: int) -> tuple[int, int, int]: ...
     @property

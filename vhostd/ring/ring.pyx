@@ -41,8 +41,10 @@ cdef class Ring:
 
     A format says, for Python:
 
-    - `check_size`, `footprint` and `AREAS`: how long the ring may be, the bytes of its three areas, and what
-      these are called and aligned to;
+    - `check_size`, `check_base`: how long the ring may be, and where it may begin;
+    - `footprint` and `AREAS`: the bytes of its three areas, and what these are called and aligned to;
+    - `INFLIGHT`: the class of its inflight record; `HEAD`: what it calls the number that a chain comes back by;
+    - `spell`: a base, for the log;
 
     and in Cython:
 
@@ -54,11 +56,12 @@ cdef class Ring:
     - `ask_for_kick`, `ask_for_no_kicks`, `wants_call`: event suppression. The fences between are made here.
     - `walk_table`: adds the buffers of an indirect table to a chain.
 
-    For that it has `begin_chain` and `walk_indirect`, and tells `wrote` of all that it writes. A packed ring keeps
-    another inflight record as well, whose class has the methods of InflightQueue.
+    For that it has `new_chain`, `expect_free` and `walk_indirect`, and tells `wrote` of all that it writes.
     """
 
     AREAS = ()
+    HEAD = ""
+    INFLIGHT = InflightQueue
 
     def __cinit__(
         self,
@@ -100,6 +103,16 @@ cdef class Ring:
     @staticmethod
     def check_size(size):
         """Raises RefusedRequest unless a ring of this format may have so many descriptors."""
+        raise NotImplementedError
+
+    @staticmethod
+    def check_base(base):
+        """Raises RefusedRequest unless a ring of this format, of some size, may begin there."""
+        raise NotImplementedError
+
+    @staticmethod
+    def spell(uint32_t base):
+        """A base as a person reads it."""
         raise NotImplementedError
 
     @staticmethod
@@ -171,7 +184,7 @@ cdef class Ring:
 
     cdef int record(self, Chain chain) except -1:
         try:
-            self.inflight.take(chain.head)
+            self.inflight.take(chain)
         except MemoryLost:
             self.go_back(chain)
             raise
@@ -209,9 +222,9 @@ cdef class Ring:
         if self.inflight is None:
             self.publish_used(1)
         else:
-            self.inflight.announce(chain.head)
+            self.inflight.announce(chain)
             self.publish_used(1)
-            self.inflight.release(chain.head)
+            self.inflight.release(chain)
             self.inflight.end_batch(1)
         if self.when_pushed is not None:
             self.when_pushed(chain)
@@ -239,11 +252,11 @@ cdef class Ring:
             self.write_used(chain, count)
             count += 1
             if self.inflight is not None:
-                self.inflight.announce(chain.head)
+                self.inflight.announce(chain)
         self.publish_used(count)
         if self.inflight is not None:
             for chain in batch:
-                self.inflight.release(chain.head)
+                self.inflight.release(chain)
             self.inflight.end_batch(count)
         if self.when_pushed is not None:
             for chain in batch:
@@ -272,7 +285,7 @@ cdef class Ring:
             return
         self.go_back(chain)
         if self.inflight is not None:
-            self.inflight.release(chain.head)
+            self.inflight.undo(chain)
 
     def drop(self, Chain chain not None):
         """Takes note that work on a chain has ended, and tells neither the driver nor the inflight area.
@@ -415,10 +428,10 @@ cdef class Ring:
 
     # --- For the formats --------------------------------------------------------------------------------
 
-    cdef int refuse_head(self, uint32_t head) except -1:
+    cdef int refuse_head(self, uint32_t head, uint32_t at) except -1:
         if head >= self.size:
-            raise self.memory.error(BadRing, f"head {head} of {self.size} descriptors (at {self.base})")
-        raise self.memory.error(BadRing, f"head {head} is in flight already (at {self.base})")
+            raise self.memory.error(BadRing, f"{self.HEAD} {head} of {self.size} descriptors (at {at})")
+        raise self.memory.error(BadRing, f"{self.HEAD} {head} is in flight already (at {at})")
 
     cdef int walk_indirect(self, Chain chain, uint64_t addr, uint32_t length, bint goes_on) except -1:
         """Adds the buffers of an indirect table (virtio 1.3, 2.7.5.3 and 2.8.7); nothing must go on behind it.

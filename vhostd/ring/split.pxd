@@ -5,7 +5,7 @@ cimport cython
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from vhostd.ring.chain cimport Chain
-from vhostd.ring.inflight cimport InflightQueue
+from vhostd.ring.inflight_split cimport SplitInflight
 from vhostd.ring.ring cimport Ring
 
 cdef extern from "barriers.h" nogil:
@@ -45,7 +45,7 @@ cdef class SplitRing(Ring):
     cdef uint16_t published  # the driver's avail index when we last looked
     cdef uint16_t used_index
 
-    cdef int resume(self, InflightQueue inflight) except -1
+    cdef int resume(self, SplitInflight inflight) except -1
     cdef bint look(self) except -1
     cdef void store(self, size_t at, uint16_t value) noexcept
     cdef Chain find(self, uint32_t head)

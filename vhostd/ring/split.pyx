@@ -15,13 +15,13 @@ Ordering. Three pairs of accesses carry all of it; virtio 1.3, 2.7.13 and 2.7.14
     read old values, and sleep. With a full fence between the two, on both sides, at least one sees the
     other's store.
 
-What is in flight is kept in the inflight area as well, if there is one; inflight.pyx argues the order of that.
+What is in flight is kept in the inflight area as well, if there is one; inflight_split.pyx argues the order of that.
 """
 
 from libc.stdint cimport UINT16_MAX, uint16_t, uint32_t, uint64_t
 
 from vhostd.ring.chain cimport Chain
-from vhostd.ring.inflight cimport InflightQueue
+from vhostd.ring.inflight_split cimport SplitInflight
 from vhostd.ring.memory cimport GuestMemory, Window
 from vhostd.ring.ring cimport DESC_SIZE, MOST_DESCRIPTORS, Ring
 
@@ -32,12 +32,13 @@ cdef class SplitRing(Ring):
     """The device half of a split virtqueue: `base` is the avail index of the next chain to pop."""
 
     AREAS = (("descriptor table", 16), ("avail ring", 2), ("used ring", 4))
+    HEAD = "head"
+    INFLIGHT = SplitInflight
 
     def __cinit__(
-        self, size, desc, avail, used, memory, *, features, base, InflightQueue inflight=None
+        self, size, desc, avail, used, memory, *, features, base, SplitInflight inflight=None
     ):
-        if not 0 <= base <= UINT16_MAX:
-            raise RefusedRequest(f"avail index {base}: above {UINT16_MAX}")
+        self.check_base(base)
         self.base = self.published = base
         self.used_index = load_u16(self.used.data + INDEX)
         if inflight is not None:
@@ -50,16 +51,27 @@ cdef class SplitRing(Ring):
             raise RefusedRequest(f"queue size {size}: not a power of two up to {MOST_DESCRIPTORS}")
 
     @staticmethod
+    def check_base(base):
+        """Raises RefusedRequest unless it is an index of the avail ring."""
+        if not 0 <= base <= UINT16_MAX:
+            raise RefusedRequest(f"avail index {base}: above {UINT16_MAX}")
+
+    @staticmethod
     def footprint(uint64_t size):
         """Bytes of the descriptor table, the avail ring and the used ring (virtio 1.3, 2.7)."""
         return DESC_SIZE * size, ELEMENTS + 2 * size + 2, ELEMENTS + USED_SIZE * size + 2
+
+    @staticmethod
+    def spell(uint32_t base):
+        """The avail index of the next chain."""
+        return f"{base}"
 
     cdef int attach(self, GuestMemory memory, Window desc, Window avail, Window used) except -1:
         Ring.attach(self, memory, desc, avail, used)
         self.published = self.base
         return 0
 
-    cdef int resume(self, InflightQueue inflight) except -1:
+    cdef int resume(self, SplitInflight inflight) except -1:
         """Finds out what was not finished before this ring started, from then on keeps record of it."""
         cdef list heads = inflight.resume(self.size, self.used_index)
         self.inflight = inflight
@@ -103,7 +115,9 @@ cdef class SplitRing(Ring):
 
     cdef inline Chain find(self, uint32_t head):
         """The chain of the descriptors from `head` on."""
-        cdef Chain chain = self.begin_chain(head)
+        self.expect_free(head, self.base)
+        cdef Chain chain = self.new_chain()
+        chain.head = head
         self.walk(chain, self.desc.data, self.size, head, False)
         self.memory.expect_whole()
         return chain

@@ -20,29 +20,30 @@ LEAST_ROOM = 1024
 SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
-def make_area(num_queues: int, queue_size: int) -> tuple[Inflight, Fd]:
+def make_area(form: type[InflightQueue], num_queues: int, queue_size: int) -> tuple[Inflight, Fd]:
     """A new area for the queues, and its file, whose size is sealed. Raises RefusedRequest on failure.
 
-    Its queues have room for at least LEAST_ROOM descriptors; `map_area` sees that by the size.
+    `form` is the record of the rings' format. The queues have room for at least LEAST_ROOM descriptors;
+    `map_area` sees that by the size.
     """
     _check(queue_size)
-    size = _size(num_queues, max(queue_size, LEAST_ROOM))
+    size = num_queues * form.footprint(max(queue_size, LEAST_ROOM))
     try:
         return Inflight(size, 0, num_queues, queue_size), _make_file(size)
     except OSError as error:
         raise RefusedRequest(f"no inflight area of {size} bytes can be made: {error}") from None
 
 
-def map_area(area: Inflight, fd: Fd) -> list[InflightQueue]:
+def map_area(form: type[InflightQueue], area: Inflight, fd: Fd) -> list[InflightQueue]:
     """The queues of an area, mapped from the file; RefusedRequest if the area is too small for them."""
     _check(area.queue_size)
-    room = _room(area)
-    size = _size(area.num_queues, room)
+    room = _room(form, area)
+    size = area.num_queues * form.footprint(room)
     if area.mmap_size < size:
         raise RefusedRequest(f"an inflight area of {area.mmap_size} bytes, {size} needed")
     region = Region(fd.fileno(), guest_addr=0, user_addr=0, size=size, offset=area.mmap_offset)
     memory = GuestMemory([region])
-    return [InflightQueue(memory, index, room) for index in range(area.num_queues)]
+    return [form(memory, index, room) for index in range(area.num_queues)]
 
 
 def _check(queue_size: int) -> None:
@@ -50,14 +51,10 @@ def _check(queue_size: int) -> None:
         raise RefusedRequest(f"an inflight area for queues of size {queue_size}")
 
 
-def _room(area: Inflight) -> int:
+def _room(form: type[InflightQueue], area: Inflight) -> int:
     """The descriptors that each queue of the area has room for: areas of other makers have `queue_size`."""
     wide = max(area.queue_size, LEAST_ROOM)
-    return wide if area.mmap_size == _size(area.num_queues, wide) else area.queue_size
-
-
-def _size(num_queues: int, room: int) -> int:
-    return num_queues * InflightQueue.footprint(room)
+    return wide if area.mmap_size == area.num_queues * form.footprint(wide) else area.queue_size
 
 
 def _make_file(size: int) -> Fd:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 
 from vhostd.errors import FrontendGone, RefusedRequest
-from vhostd.ring import InflightQueue
+from vhostd.ring import InflightQueue, Ring, ring_format
 from vhostd.vhost_user.inflight import make_area, map_area
 from vhostd.vhost_user.memory import Memory
 from vhostd.vhost_user.messages import (
@@ -78,7 +78,7 @@ class Rings:
 
     async def set_vring_num(self, state: VringState) -> None:
         vring = self._vring(state.index)
-        vring.check_size(state.num)
+        self._format.check_size(state.num)
         await self._stop_if_disabled(vring)
         vring.set_size(state.num)
 
@@ -87,7 +87,7 @@ class Rings:
 
     async def set_vring_base(self, state: VringState) -> None:
         vring = self._vring(state.index)
-        vring.check_base(state.num)
+        self._format.check_base(state.num)
         await self._stop_if_disabled(vring)
         vring.set_base(state.num)
 
@@ -145,12 +145,12 @@ class Rings:
 
     def get_inflight_fd(self, wanted: Inflight) -> Reply[Inflight]:
         self._check_queues(wanted)
-        area, fd = make_area(wanted.num_queues, wanted.queue_size)
+        area, fd = make_area(self._format.INFLIGHT, wanted.num_queues, wanted.queue_size)
         return Reply(area, [fd])
 
     def set_inflight_fd(self, area: Inflight, fds: Fds) -> None:
         self._check_queues(area)
-        self._set_inflight(map_area(area, fds[0]))
+        self._set_inflight(map_area(self._format.INFLIGHT, area, fds[0]))
 
     def _check_queues(self, area: Inflight) -> None:
         if not 0 < area.num_queues <= len(self._vrings):
@@ -160,6 +160,10 @@ class Rings:
         """Gives each ring its part of the area for its next start; rings beyond the area get none."""
         for vring, inflight in zip_longest(self._vrings, queues):
             vring.inflight = inflight
+
+    @property
+    def _format(self) -> type[Ring]:
+        return ring_format(self._state.features)
 
     def _vring(self, index: int) -> Vring:
         if index >= len(self._vrings):

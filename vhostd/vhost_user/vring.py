@@ -12,7 +12,7 @@ from vhostd.vhost_user.kicks import KickFd, Kicks, Polling
 from vhostd.vhost_user.messages import VringAddr
 from vhostd.vhost_user.notification import Notification, notification
 from vhostd.virtio.queue_runner import QueueRunner
-from vhostd.virtio.vocabulary import MAX_QUEUE_SIZE, Feature
+from vhostd.virtio.vocabulary import Feature
 from vhostd.wire.fds import Fd
 
 
@@ -36,44 +36,37 @@ class Vring:
         self._err: Notification | None = None
 
     def describe(self, memory: GuestMemory, features: int) -> str:
-        """The ring as it is now, in a line for the log; avail and used are what the rings themselves say."""
+        """The ring as it is now, in a line for the log; avail and used are what a split ring itself says."""
         runner, queue = self.runner, self.runner.queue
         state = "stopped" if queue is None else "broken" if runner.is_broken else "started"
-        base = self.base if queue is None else queue.ring.base
-        avail = None if self.addr is None else _index(memory, self.addr.avail)
-        used = None if self.addr is None else _index(memory, self.addr.used)
         fds = [self._kicks.name] if self._kicks is not None and self._kicks.name else []
         fds += [name for name, fd in (("call", self._call), ("err", self._err)) if fd is not None]
         return (
             f"vring {self.index}: {state}, {'enabled' if runner.is_enabled else 'disabled'}, "
-            f"size={self.size} base={base} avail={avail} used={used} in_flight={runner.in_flight} "
+            f"size={self.size} {self._where(memory, features)} in_flight={runner.in_flight} "
             f"fds={'+'.join(fds) or 'none'} "
-            f"event_idx={features >> Feature.EVENT_IDX & 1} indirect={features >> Feature.INDIRECT_DESC & 1}"
+            f"event_idx={features >> Feature.EVENT_IDX & 1} indirect={features >> Feature.INDIRECT_DESC & 1} "
+            f"packed={features >> Feature.RING_PACKED & 1}"
         )
+
+    def _where(self, memory: GuestMemory, features: int) -> str:
+        base = self.base if self.runner.queue is None else self.runner.queue.ring.base
+        where = f"base={ring_format(features).spell(base)}"
+        if features >> Feature.RING_PACKED & 1:
+            return where
+        avail = None if self.addr is None else _index(memory, self.addr.avail)
+        used = None if self.addr is None else _index(memory, self.addr.used)
+        return f"{where} avail={avail} used={used}"
 
     # --- Settings, all of which may change while the ring runs -------------------------------------------
 
-    def check_size(self, size: int) -> None:
-        """Raises RefusedRequest unless it is a power of two up to 32768."""
-        if not 0 < size <= MAX_QUEUE_SIZE or size & (size - 1):
-            raise RefusedRequest(
-                f"vring {self.index}: size {size} is not a power of two up to {MAX_QUEUE_SIZE}"
-            )
-
     def set_size(self, size: int) -> None:
-        """Sets the number of descriptors of a stopped ring; raises RefusedRequest if that cannot be."""
-        self.check_size(size)
+        """Sets the number of descriptors of a stopped ring; RefusedRequest if it runs."""
         self._require_stopped("SET_VRING_NUM")
         self.size = size
 
-    def check_base(self, base: int) -> None:
-        """Raises RefusedRequest unless it is an index of the available ring."""
-        if base > 0xFFFF:
-            raise RefusedRequest(f"vring {self.index}: base {base} is above 65535")
-
     def set_base(self, base: int) -> None:
-        """Sets the next index of the available ring to look at; refused as `set_size` is."""
-        self.check_base(base)
+        """Sets where a stopped ring goes on, as its format has it; RefusedRequest if it runs."""
         self._require_stopped("SET_VRING_BASE")
         self.base = base
 
@@ -140,12 +133,14 @@ class Vring:
                 f"vring {self.index}: the front-end shares no guest memory; is share=on missing from its "
                 "memory backend?"
             )
-        form = ring_format(features)
+        form, inflight = ring_format(features), self.inflight
+        if inflight is not None and not isinstance(inflight, form.INFLIGHT):
+            raise RefusedRequest(f"vring {self.index}: an inflight area of the other ring format")
         windows = self._windows(form, self.size, memory)
-        return form(self.size, *windows, memory, features=features, base=self.base, inflight=self.inflight)
+        return form(self.size, *windows, memory, features=features, base=self.base, inflight=inflight)
 
     def _windows(self, form: type[Ring], size: int, memory: GuestMemory) -> tuple[Window, Window, Window]:
-        assert self.addr is not None  # a ring that has none does not start
+        assert self.addr is not None  # a ring that has none does not start, and is not described
         desc, avail, used = form.footprint(size)
         return (
             memory.user(self.addr.desc, desc),

@@ -81,7 +81,7 @@ class QueueRunner:
         self._task = asyncio.get_running_loop().create_task(
             self._run_handler(queue), name=f"vring {self.index}"
         )
-        log.info("vring %d started, %d entries, at %d", self.index, ring.size, ring.base)
+        log.info("vring %d started, %d entries, at %s", self.index, ring.size, ring.spell(ring.base))
         if ring.unfinished:
             log.info(
                 "vring %d: %d requests were not finished before and are done again",
@@ -116,7 +116,7 @@ class QueueRunner:
             self._leftovers.add(queue)
             transport.stopped()
             self.queue = None
-            log.info("vring %d stopped at %d", self.index, queue.ring.base)
+            log.info("vring %d stopped at %s", self.index, queue.ring.spell(queue.ring.base))
 
     def give_up(self) -> None:
         """Gives up the chains in flight: `stop` no longer waits for them."""

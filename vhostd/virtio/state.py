@@ -11,7 +11,7 @@ from vhostd.virtio.queue_runner import QueueRunner
 from vhostd.virtio.virtqueue import MakeQueue, Virtqueue
 from vhostd.virtio.vocabulary import Feature, mask
 
-RING_FEATURES = mask(Feature.VERSION_1, Feature.EVENT_IDX, Feature.INDIRECT_DESC)
+RING_FEATURES = mask(Feature.VERSION_1, Feature.EVENT_IDX, Feature.INDIRECT_DESC, Feature.RING_PACKED)
 
 
 class VirtioState:

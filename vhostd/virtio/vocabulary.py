@@ -6,7 +6,7 @@ Section numbers throughout the project are those of virtio 1.3.
 from collections.abc import Iterator
 from typing import Self
 
-MAX_QUEUE_SIZE = 32768  # of a split virtqueue (2.7)
+MAX_QUEUE_SIZE = 32768  # in either format (2.7, 2.8.21)
 
 
 class Id:
@@ -118,6 +118,7 @@ class Feature:
     EVENT_IDX = 29
     PROTOCOL_FEATURES = 30  # vhost-user's own, see messages.py
     VERSION_1 = 32
+    RING_PACKED = 34
     RING_RESET = 40
 
 

@@ -34,9 +34,9 @@ from tests.storage.images import (
 from vhostd import Chain, MemoryLost
 from vhostd.errors import BadRing
 from vhostd.program.metrics.meter import Meter, MeteredVirtqueue
-from vhostd.ring import GuestMemory, InflightQueue, Region, WriteLog
+from vhostd.ring import GuestMemory, Region, Ring, WriteLog
 from vhostd.ring.driver import SplitDriver
-from vhostd.ring.split import SplitRing
+from vhostd.ring.inflight_split import SplitInflight
 from vhostd.storage.engine import ThreadEngine
 from vhostd.virtio.virtqueue import POP_BURST, Virtqueue
 from vhostd.wire.fds import Fd
@@ -383,12 +383,12 @@ def test_who_does_not_serve_leaves_the_ring_s_flags_alone(memory: Guest, *, stop
 def test_unfinished_chains_take_turns_as_well() -> None:
     """A program that was killed may have left as many as the ring has."""
     count = 3 * POP_BURST
-    with disk(None, memory=make_memory()) as guest, Fd(memfd(InflightQueue.footprint(1024))) as area:
+    with disk(None, memory=make_memory()) as guest, Fd(memfd(SplitInflight.footprint(1024))) as area:
 
-        def half() -> SplitRing:
-            size = InflightQueue.footprint(1024)
+        def half() -> Ring:
+            size = SplitInflight.footprint(1024)
             region = Region(area.fileno(), guest_addr=0, user_addr=0, size=size)
-            inflight = InflightQueue(GuestMemory([region]), 0, 1024)
+            inflight = SplitInflight(GuestMemory([region]), 0, 1024)
             return device_half(driver, guest.memory, features=0, inflight=inflight)
 
         driver = SplitDriver(guest.memory, SEAM, 1024, features=0)

@@ -1,0 +1,6 @@
+from typing import final
+
+from vhostd.ring.inflight import InflightQueue
+
+@final
+class PackedInflight(InflightQueue): ...

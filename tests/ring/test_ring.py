@@ -4,15 +4,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.ring.machine import BOTH, DATA, EVENT_IDX, Machine
+from tests.ring.machine import BOTH, DATA, EVENT_IDX, PACKED, Machine
 from vhostd.ring import Chain, Outcome, Ring, Shortcut, ring_format
 
 ONE = [(DATA, 1, True)]
 
 
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    machine = Machine(8)
+formats = pytest.mark.parametrize("form", [0, PACKED], ids=["split", "packed"])
+
+
+@pytest.fixture(params=[0, PACKED], ids=["split", "packed"])
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    machine = Machine(8, features=BOTH | request.param)
     yield machine
     machine.close()
 
@@ -117,7 +120,7 @@ def test_chains_that_are_pushed_together_are_seen_in_their_order(base: int) -> N
 
 def test_nothing_at_once_is_nothing(machine: Machine) -> None:
     assert machine.ring.push_all([]) is False
-    assert machine.driver.used_index == 0
+    assert used(machine) == []
 
 
 @pytest.mark.parametrize("wrong", ["twice", "pushed", "none", "other"])
@@ -217,3 +220,66 @@ def test_a_watcher_sees_what_a_shortcut_serves() -> None:
     assert calls == [1, 3]
     assert shortcut.submitted == 1
     machine.close()
+
+
+# --- IN_ORDER -----------------------------------------------------------------------------------------------
+
+IN_ORDER = 1 << 35
+
+
+@formats
+def test_what_is_pushed_early_waits_for_those_before_it(form: int) -> None:
+    machine = Machine(features=BOTH | IN_ORDER | form)
+    heads = [machine.driver.add([(DATA, 1, True)]) for _ in range(4)]
+    chains = [machine.pop() for _ in range(4)]
+    ring = machine.ring
+    assert not ring.push(chains[2])
+    assert not ring.push(chains[1])
+    assert (used(machine), ring.in_flight, ring.must_call()) == ([], 4, False)
+    with pytest.raises(ValueError, match="is not in flight"):
+        ring.push(chains[1])
+    with pytest.raises(ValueError, match="is not in flight"):
+        ring.push_all([chains[0], chains[2]])
+    ring.push(chains[0])
+    assert (used(machine), ring.in_flight, ring.must_call()) == (heads[:3], 1, True)
+    ring.push(chains[3])
+    assert used(machine) == heads[3:]
+
+
+@formats
+def test_a_batch_comes_in_order(form: int) -> None:
+    machine = Machine(features=BOTH | IN_ORDER | form)
+    heads = [machine.driver.add([(DATA, 1, True)]) for _ in range(4)]
+    chains = [machine.pop() for _ in range(4)]
+    machine.ring.push_all([chains[2], chains[0], chains[1]])
+    assert used(machine) == heads[:3]
+    machine.ring.push_all([chains[3]])
+    assert (used(machine), machine.ring.in_flight) == (heads[3:], 0)
+
+
+@formats
+def test_what_waits_for_its_turn_is_given_up_with_the_rest(form: int) -> None:
+    machine = Machine(features=BOTH | IN_ORDER | form)
+    for _ in range(3):
+        machine.driver.add([(DATA, 1, True)])
+    chains = [machine.pop() for _ in range(3)]
+    machine.ring.push(chains[1])
+    machine.ring.give_up()
+    assert machine.ring.in_flight == 2
+    for chain in (chains[2], chains[0]):
+        machine.ring.drop(chain)
+    assert (machine.ring.in_flight, used(machine)) == (0, [])
+
+
+@formats
+def test_order_after_something_was_put_back(form: int) -> None:
+    machine = Machine(features=BOTH | IN_ORDER | form)
+    heads = [machine.driver.add([(DATA, 1, True)]) for _ in range(3)]
+    first, second = machine.pop(), machine.pop()
+    machine.ring.put_back(second)
+    machine.ring.push(first)
+    again, third = machine.pop(), machine.pop()
+    machine.ring.push(third)
+    assert used(machine) == heads[:1]
+    machine.ring.push(again)
+    assert used(machine) == heads[1:]

@@ -24,7 +24,7 @@ cdef class PackedRing(Ring):
     cdef int _begin(self, uint32_t base) except -1
     cdef int _resume(self, PackedInflight inflight) except -1
     cdef bint _is_fresh(self) noexcept
-    cdef bint _look(self) except -1
+    cdef bint _look(self) noexcept
     cdef uint32_t _walk(self, Chain chain) except 0
     cdef void _note_base(self) noexcept
     cdef void _suppress(self, uint32_t event) noexcept

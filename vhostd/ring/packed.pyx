@@ -119,19 +119,22 @@ cdef class PackedRing(Ring):
     # --- Available --------------------------------------------------------------------------------------
 
     cdef bint has_next(self) except -1:
-        return self.found or self._look()
-
-    cdef bint _look(self) except -1:
-        """Loads the flags of the next descriptor; True if the driver has made a chain available there."""
-        cdef uint16_t flags = load_acquire_u16(
-            self.desc.data + DESC_SIZE * index_of(self.avail_at) + PACKED_FLAGS
-        )
+        self._look()
         self.memory.expect_whole()
-        self.found = is_available(flags, self.avail_at)
+        return self.found
+
+    cdef inline bint _look(self) noexcept:
+        """Loads the flags of the next descriptor; True if the driver has made a chain available there."""
+        if not self.found:
+            self.found = is_available(
+                load_acquire_u16(self.desc.data + DESC_SIZE * index_of(self.avail_at) + PACKED_FLAGS),
+                self.avail_at,
+            )
         return self.found
 
     cdef Chain take_next(self):
-        if not self.found and not self._look():
+        if not self._look():
+            self.memory.expect_whole()
             return None
         cdef Chain chain = self.new_chain()
         cdef uint32_t descriptors = self._walk(chain)

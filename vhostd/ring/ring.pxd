@@ -15,6 +15,7 @@ cdef enum:
     INDIRECT_DESC = 28
     EVENT_IDX = 29
     PACKED = 34
+    IN_ORDER = 35
     DESC_SIZE = 16  # of a descriptor, in any format
     MOST_DESCRIPTORS = 32768
     MOST_INDIRECT = 1024  # in a table, if the ring is smaller: drivers do not all stop at its size
@@ -35,6 +36,8 @@ cdef class Ring:
     cdef InFlight out  # the chains that were popped and not given back
     cdef unsigned char *taken  # per head: 1 while its chain is in flight
     cdef uint64_t popped  # chains, less those that were put back
+    cdef dict held  # under IN_ORDER: what was given back and is not due yet, by its number
+    cdef uint64_t due  # the number of the chain that the driver gets next
     cdef uint32_t uncalled  # chains pushed since the driver's wish for an interrupt was last looked at
     cdef uint32_t patience  # so many chains are pushed before it is
     cdef InflightQueue inflight
@@ -85,6 +88,10 @@ cdef class Ring:
     cdef int record(self, Chain chain) except -1
     @cython.final
     cdef bint give_back(self, Chain chain) except -1
+    @cython.final
+    cdef list in_order(self, list batch)
+    @cython.final
+    cdef bint publish_all(self, list batch) except -1
     @cython.final
     cdef bint pace(self, uint32_t count) except -1
     @cython.final

@@ -77,9 +77,9 @@ cdef class Ring:
     ):
         """Starts at `base`, and at what the driver was told of last, which guest memory says.
 
-        Of the negotiated `features`, bits 28 (INDIRECT_DESC) and 29 (EVENT_IDX) matter here. The windows are of
-        `memory`, which resolves the addresses in descriptors. If `inflight` was in use before, it says what is
-        unfinished and thereby where the ring goes on: `base` does not count then.
+        Of the negotiated `features`, bits 28 (INDIRECT_DESC), 29 (EVENT_IDX) and 35 (IN_ORDER) matter here. The
+        windows are of `memory`, which resolves the addresses in descriptors. If `inflight` was in use before, it
+        says what is unfinished and thereby where the ring goes on: `base` does not count then.
 
         Raises:
             RefusedRequest: there is no ring of this `size`, or no such `base`, or a window is shorter than
@@ -95,6 +95,8 @@ cdef class Ring:
         self.out = InFlight()
         self.indirect = features >> INDIRECT_DESC & 1
         self.event_idx = features >> EVENT_IDX & 1
+        if features >> IN_ORDER & 1:
+            self.held = {}
         self.patience = 1
 
     def __dealloc__(self):
@@ -207,8 +209,11 @@ cdef class Ring:
         and so on up to 32, and anew after `arm`. The fewer requests a driver has under way, the sooner it has
         to be told, or it and the device wait for each other in turns.
 
+        Under IN_ORDER the driver gets it when all that were popped before it have been pushed (virtio 1.3, 2.7.9
+        and 2.8.5). Until then it stays in flight.
+
         Raises:
-            ValueError: the chain is not in flight in this ring.
+            ValueError: the chain is not in flight in this ring, or was pushed.
             MemoryLost: a page of guest memory, or of the inflight area, vanished; the chain counts as given
                 back.
         """
@@ -216,6 +221,8 @@ cdef class Ring:
 
     cdef bint give_back(self, Chain chain) except -1:
         self.expect_ours(chain)
+        if self.held is not None:
+            return self.publish_all(self.in_order([chain]))
         self.out.remove(chain)
         self.taken[chain.head] = 0
         self.write_used(chain, 0)
@@ -239,11 +246,27 @@ cdef class Ring:
         """
         cdef list batch = list(chains)
         cdef Chain chain
-        cdef uint32_t count = 0
         if len(set(batch)) < len(batch):
             raise ValueError("a chain is there twice")
         for chain in batch:
             self.expect_ours(chain)
+        return self.publish_all(batch if self.held is None else self.in_order(batch))
+
+    cdef list in_order(self, list batch):
+        """Keeps these chains, which were pushed, until their turn; returns those whose turn it is."""
+        cdef Chain chain
+        cdef list due = []
+        for chain in batch:
+            self.held[chain.number] = chain
+        while self.due in self.held:
+            due.append(self.held.pop(self.due))
+            self.due += 1
+        return due
+
+    cdef bint publish_all(self, list batch) except -1:
+        """Has the driver see these chains at once."""
+        cdef Chain chain
+        cdef uint32_t count = 0
         if not batch:
             return False
         for chain in batch:
@@ -297,7 +320,7 @@ cdef class Ring:
         self.out.remove(chain)
 
     cdef int expect_ours(self, Chain chain) except -1:
-        if chain is None or chain.among is not self.out:
+        if chain is None or chain.among is not self.out or (self.held is not None and chain.number in self.held):
             raise ValueError(f"{chain!r} is not in flight in this ring")
         return 0
 
@@ -333,7 +356,12 @@ cdef class Ring:
 
     def give_up(self):
         """Says, for good, that the chains that are out will never be given back; they can be dropped."""
+        cdef Chain chain
         self.out.given_up = True
+        if self.held is not None:
+            for chain in self.held.values():
+                self.out.remove(chain)
+            self.held.clear()
 
     @property
     def given_up(self):

@@ -34,7 +34,9 @@ KERNEL_OPTIONS = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr init_on_a
 class Machine:
     """A QEMU with a disk, that runs a guest or waits for one to come to `incoming`."""
 
-    def __init__(self, disk: Backend, sum: str, log: Path, incoming: Path | None = None) -> None:
+    def __init__(
+        self, disk: Backend, properties: str, sum: str, log: Path, incoming: Path | None = None
+    ) -> None:
         qmp, qemu_qmp = socket.socketpair()
         serial, qemu_serial = socket.socketpair()
         serial.settimeout(PATIENCE)
@@ -52,7 +54,7 @@ class Machine:
                     *("-chardev", monitor, "-mon", "chardev=qmp,mode=control"),
                     *("-kernel", str(kernel.boot_image()), "-initrd", str(initramfs(INIT, MODULES))),
                     *("-append", f"{KERNEL_OPTIONS} expected={sum}"),
-                    *vhost_user_options("vhost-user-blk-pci", disk.path, "disk"),
+                    *vhost_user_options(f"vhost-user-blk-pci{properties}", disk.path, "disk"),
                     *(["-incoming", f"unix:{incoming}"] if incoming else []),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -100,14 +102,17 @@ def disks(tmp_path: Path, content: bytes) -> Iterator[list[Backend]]:
         ]
 
 
-def test_no_page_is_lost(tmp_path: Path, disks: list[Backend], content: bytes) -> None:
+@pytest.mark.parametrize("properties", ["", ",packed=on"], ids=["split", "packed"])
+def test_no_page_is_lost(tmp_path: Path, disks: list[Backend], content: bytes, properties: str) -> None:
     expected = hashlib.md5(content, usedforsecurity=False).hexdigest()
     with ExitStack() as stack:
-        machine = stack.enter_context(closing(Machine(disks[0], expected, tmp_path / "qemu")))
+        machine = stack.enter_context(closing(Machine(disks[0], properties, expected, tmp_path / "qemu")))
         assert set(machine.rounds(BEFORE)) == {"right"}
         for number, disk in enumerate(islice(cycle(reversed(disks)), MOVES)):
             place = tmp_path / f"move{number}"
-            target = stack.enter_context(closing(Machine(disk, expected, tmp_path / f"qemu{number}", place)))
+            target = stack.enter_context(
+                closing(Machine(disk, properties, expected, tmp_path / f"qemu{number}", place))
+            )
             machine.move(place)
             machine.close()
             assert target.rounds(AFTER) == ["right"] * AFTER

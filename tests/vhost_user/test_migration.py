@@ -52,7 +52,7 @@ def content(memory: SharedMemory) -> bytes:
 
 async def switch(frontend: Frontend, *, on: bool) -> None:
     """Switches logging on or off, as QEMU does while rings run."""
-    await frontend.call(SET_FEATURES, U64(FEATURES | LOG_ALL if on else FEATURES))
+    await frontend.call(SET_FEATURES, U64(frontend.features | (LOG_ALL if on else 0)))
 
 
 async def written_by(queue: Queue, memory: SharedMemory, size: int) -> set[int]:
@@ -67,10 +67,11 @@ async def written_by(queue: Queue, memory: SharedMemory, size: int) -> set[int]:
     return {memory.guest_addr + at for at in starts if now[at : at + PAGE] != before[at : at + PAGE]}
 
 
+@pytest.mark.parametrize("packed", [0, mask(Feature.RING_PACKED)], ids=["split", "packed"])
 @pytest.mark.parametrize("offset", [0, PAGE, 1000])
-def test_what_changes_is_logged_while_logging_is_on(offset: int, run_async: Run) -> None:
+def test_what_changes_is_logged_while_logging_is_on(offset: int, packed: int, run_async: Run) -> None:
     async def main() -> None:
-        async with negotiated(Echo(), FEATURES) as (frontend, memory):
+        async with negotiated(Echo(), FEATURES | packed) as (frontend, memory):
             with closing(await frontend.start(memory)) as queue:
                 log = SharedLog(memory, offset)
                 with log.fd:

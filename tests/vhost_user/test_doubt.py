@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import Run
 from tests.sessions import Echo, negotiated
-from vhostd.vhost_user.messages import GET_QUEUE_NUM, SET_VRING_ENABLE, VringState
+from vhostd.vhost_user.messages import GET_QUEUE_NUM, SET_VRING_ENABLE, SET_VRING_KICK, VringFd, VringState
 from vhostd.wire.rows import Empty
 
 
@@ -67,6 +67,28 @@ def test_a_driver_whose_requests_show_is_not_doubted(
                 os.eventfd_write(queue.kick_fd.fileno(), 1)
             queue.close()
             disabled.close()
+
+    run_async(main)
+    assert "share=on" not in caplog.text
+
+
+def test_a_ring_that_goes_on_has_shown_requests(
+    run_async: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a restart of the program: QEMU kicks all rings then."""
+    monkeypatch.setattr("vhostd.vhost_user.doubt.DELAY", 0.0)
+
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            queue = await frontend.start(memory)
+            assert await queue.request(b"seen", 4) == b"seen"
+            await frontend.set_up(queue, await frontend.stop(queue))
+            await frontend.call(SET_VRING_KICK, VringFd(0), queue.kick_fd)
+            for _ in range(10):
+                os.eventfd_write(queue.kick_fd.fileno(), 1)
+                await frontend.call(GET_QUEUE_NUM, Empty())
+            assert await queue.request(b"seen", 4) == b"seen"
+            queue.close()
 
     run_async(main)
     assert "share=on" not in caplog.text

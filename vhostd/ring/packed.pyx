@@ -39,6 +39,7 @@ cdef class PackedRing(Ring):
 
     AREAS = (("descriptor ring", 16), ("driver event suppression", 4), ("device event suppression", 4))
     HEAD = "buffer id"
+    START = 0x8000_8000
     INFLIGHT = PackedInflight
 
     def __cinit__(

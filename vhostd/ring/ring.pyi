@@ -12,6 +12,7 @@ from vhostd.ring.write_log import WriteLog
 class Ring:
     AREAS: tuple[tuple[str, int], ...]
     HEAD: str
+    START: int
     INFLIGHT: type[InflightQueue]
     def __new__(
         cls,

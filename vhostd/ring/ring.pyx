@@ -41,7 +41,7 @@ cdef class Ring:
 
     A format says, for Python:
 
-    - `check_size`, `check_base`: how long the ring may be, and where it may begin;
+    - `check_size`, `check_base`: how long the ring may be, and where it may begin; `START`: where a new one does;
     - `footprint` and `AREAS`: the bytes of its three areas, and what these are called and aligned to;
     - `INFLIGHT`: the class of its inflight record; `HEAD`: what it calls the number that a chain comes back by;
     - `spell`: a base, for the log;
@@ -61,6 +61,7 @@ cdef class Ring:
 
     AREAS = ()
     HEAD = ""
+    START = 0
     INFLIGHT = InflightQueue
 
     def __cinit__(

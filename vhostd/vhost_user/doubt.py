@@ -16,7 +16,8 @@ class Doubt:
 
     A driver kicks when it has written a request. If no ring shows one then, the front-end may have passed a
     file and mapped it privately (share=off): the driver's writes stay in the front-end. One ring without a
-    request proves nothing, since QEMU kicks all rings if a guest begins early.
+    request proves nothing, since QEMU kicks all rings if a guest begins early. A ring that went on from
+    elsewhere than its start has shown requests before.
     """
 
     def __init__(self) -> None:
@@ -49,6 +50,6 @@ class Doubt:
 
 def _shows_nothing(ring: Ring) -> bool:
     try:
-        return not ring.effort and ring.is_empty
+        return ring.base == ring.START and not ring.effort and ring.is_empty
     except (GuestError, MemoryLost):
         return False

@@ -113,7 +113,7 @@ class Vring:
         self._watch_kick(kick)
         self.runner.start(ring, self)
         self._doubt.begin(self.index, ring)
-        if ring.base:
+        if ring.base != ring.START:
             # Whoever served the ring before may have died between a used element and its interrupt.
             self.interrupt()
 

@@ -1,5 +1,6 @@
 """The state that events lead to: which keys and switches are on, and where axes and contacts are."""
 
+import struct
 from collections.abc import Iterable
 from typing import Self
 
@@ -15,11 +16,16 @@ from vhost_user_input.events import (
     EVENT,
     KEY_REPEATED,
     SYN_REPORT_EVENT,
+    BadEvent,
 )
+from vhostd import RefusedRequest, Unpacker
 
 UNKNOWN_SLOT = -1
+STATE = struct.Struct("<iI")  # slot, number of elements
+ELEMENT = struct.Struct("<IHHBi")  # slot, type, code, whether its value is known, value
 
 _SWITCHING = frozenset((EV_KEY, EV_SW))
+_KEPT = _SWITCHING | {EV_ABS}
 _TRACKING_ID = EV_ABS << 16 | ABS_MT_TRACKING_ID
 
 
@@ -36,7 +42,7 @@ class State:
         self._values: dict[int, int | None] = {}
         self._slots = slots
 
-    def set(self, kind: int, code: int, value: int, slot: int = 0) -> None:
+    def set(self, kind: int, code: int, value: int | None, slot: int = 0) -> None:
         """Sets one value; `slot` matters only for codes that describe a contact."""
         self._values[slot << 32 | kind << 16 | code] = value
 
@@ -135,6 +141,34 @@ class State:
     def _get(self, element: int) -> int | None:
         return self._values.get(element, _at_rest(element))
 
+    def updated(self, newer: Self) -> "State":
+        """A copy in which every value that `newer` has is as it is there."""
+        state = self.released(())
+        state._values |= newer._values
+        state.slot = newer.slot
+        return state
+
+    def pack(self) -> bytes:
+        """The state as bytes: the slot, the number of elements that are not at rest, and these elements."""
+        values = [(each, value) for each, value in self._values.items() if value != _at_rest(each)]
+        return STATE.pack(self.slot, len(values)) + b"".join(
+            ELEMENT.pack(each >> 32, each >> 16 & 0xFFFF, each & 0xFFFF, value is not None, value or 0)
+            for each, value in values
+        )
+
+    @classmethod
+    def unpack(cls, unpacker: Unpacker, description: Description) -> Self:
+        """Takes what `pack` gave; RefusedRequest for what a device of this description cannot have."""
+        state = cls(slots=description.slots > 0)
+        state.slot, count = STATE.unpack(unpacker.take(STATE.size))
+        if not UNKNOWN_SLOT <= state.slot < max(description.slots, 1):
+            raise RefusedRequest(f"slot {state.slot} of a device with {description.slots}")
+        for _ in range(count):
+            slot, kind, code, is_known, value = ELEMENT.unpack(unpacker.take(ELEMENT.size))
+            _check(description, slot, kind, code, value)
+            state.set(kind, code, value if is_known else None, slot)
+        return state
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, State):
             return NotImplemented
@@ -146,6 +180,19 @@ class State:
     def __repr__(self) -> str:
         values = {f"{element:x}": value for element, value in sorted(self._values.items())}
         return f"State(slot={self.slot}, {values})"
+
+
+def _check(description: Description, slot: int, kind: int, code: int, value: int) -> None:
+    """Raises RefusedRequest for an element that the device's state cannot have."""
+    is_contact_s = kind == EV_ABS and ABS_MT_FIRST <= code <= ABS_MT_LAST
+    if kind not in _KEPT or (kind, code) == (EV_ABS, ABS_MT_SLOT):
+        raise RefusedRequest(f"type {kind:04x} code {code:04x} has no state")
+    if slot >= (max(description.slots, 1) if is_contact_s else 1):
+        raise RefusedRequest(f"type {kind:04x} code {code:04x} in slot {slot} of {description.slots}")
+    try:
+        description.check(kind, code, value)
+    except BadEvent as error:
+        raise RefusedRequest(str(error)) from None
 
 
 def _at_rest(element: int) -> int:

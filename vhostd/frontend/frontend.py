@@ -1,12 +1,17 @@
 """The front-end's part of the protocol, one request at a time."""
 
 import asyncio
+import os
 import socket
+from contextlib import closing, suppress
 
+from vhostd.errors import RefusedRequest
 from vhostd.frontend.memory import SharedMemory
 from vhostd.frontend.queue import Queue
+from vhostd.host.stream import Stream
 from vhostd.vhost_user.messages import (
     ADD_MEM_REG,
+    CHECK_DEVICE_STATE,
     FRONT_END,
     GET_CONFIG,
     GET_FEATURES,
@@ -14,6 +19,7 @@ from vhostd.vhost_user.messages import (
     GET_PROTOCOL_FEATURES,
     GET_VRING_BASE,
     REM_MEM_REG,
+    SET_DEVICE_STATE_FD,
     SET_FEATURES,
     SET_INFLIGHT_FD,
     SET_MEM_TABLE,
@@ -31,6 +37,7 @@ from vhostd.vhost_user.messages import (
     MemoryTable,
     ProtocolFeature,
     SingleRegion,
+    StateTransfer,
     VringAddr,
     VringFd,
     VringState,
@@ -40,6 +47,8 @@ from vhostd.wire.calls import Caller
 from vhostd.wire.channel import Channel
 from vhostd.wire.fds import Fd, close_all
 from vhostd.wire.rows import U64, Empty, P, R, Row
+
+MOST_STATE = 1 << 32  # bytes of a device's state that are read
 
 
 class Frontend:
@@ -159,6 +168,36 @@ class Frontend:
     async def stop(self, queue: Queue) -> int:
         """Stops a queue's ring and returns the index at which it may go on."""
         return (await self.call(GET_VRING_BASE, VringState(queue.index, 0))).num
+
+    async def save(self) -> bytes:
+        """The device's state. All rings must be stopped."""
+        ours, theirs = map(Fd, os.pipe())
+        with theirs:
+            stream = await self._transfer(StateTransfer.SAVE, ours, theirs)
+        with closing(stream):
+            state = await stream.read(MOST_STATE)
+        await self._check_state()
+        return state
+
+    async def load(self, state: bytes) -> None:
+        """Loads what `save` gave into the device, as long as no ring has started."""
+        theirs, ours = map(Fd, os.pipe())
+        with theirs:
+            stream = await self._transfer(StateTransfer.LOAD, ours, theirs)
+        with closing(stream), suppress(BrokenPipeError):  # it was refused before its end
+            await stream.write(state)
+        await self._check_state()
+
+    async def _transfer(self, direction: int, ours: Fd, theirs: Fd) -> Stream:
+        """Begins to transfer the state by a pipe; our end of it."""
+        wanted = StateTransfer(direction, StateTransfer.STOPPED)
+        with ours:
+            await self.call(SET_DEVICE_STATE_FD, wanted, theirs)
+            return Stream(ours, "state")
+
+    async def _check_state(self) -> None:
+        if (await self.call(CHECK_DEVICE_STATE, Empty())).value:
+            raise RefusedRequest("the back-end says that the transfer of its state has failed")
 
     def close(self) -> None:
         """Closes the connection; idempotent."""

@@ -123,16 +123,12 @@ class Rings:
 
     async def _stop(self, vrings: Iterable[Vring]) -> None:
         stopping = asyncio.create_task(self._state.stop(vring.runner for vring in vrings))
-        leaving = asyncio.create_task(self._channel.hang_up())
-        tasks = (stopping, leaving)
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if not stopping.done():
+            if not await self._channel.stays_until(stopping):
                 raise FrontendGone("the front-end has gone while rings were stopping")
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            stopping.cancel()
+            await asyncio.wait([stopping])
         self._update_running()
 
     def _update_running(self) -> None:

@@ -10,6 +10,7 @@ import logging
 import select
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from vhostd.errors import MalformedMessage, forget
 from vhostd.wire.fds import Fd, close_all
@@ -137,6 +138,16 @@ class Channel:
                 await gone.wait()
             finally:
                 self._loop.remove_reader(watched.fileno())
+
+    async def stays_until(self, work: "asyncio.Future[Any]", timeout: float | None = None) -> bool:
+        """Waits until `work` is done, or so many seconds have passed; False if the peer goes before."""
+        leaving = self._loop.create_task(self.hang_up())
+        try:
+            await asyncio.wait((work, leaving), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            return work.done() or not leaving.done()
+        finally:
+            leaving.cancel()
+            await asyncio.wait([leaving])
 
     def abort(self, failure: Exception) -> None:
         """Makes all present and later calls raise `failure`."""

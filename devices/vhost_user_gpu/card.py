@@ -6,7 +6,7 @@ Nothing here waits or uses a socket. Every command gets one of the specification
 
 import logging
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, TypeVar
 
@@ -51,7 +51,7 @@ from vhost_user_gpu.pixels import PIXEL, Format
 from vhost_user_gpu.rect import NOTHING, Rect
 from vhost_user_gpu.resource import RANGE_COST, RESOURCE_COST, Blob, Picture, Resource, Resources
 from vhost_user_gpu.scanout import Framebuffer, Scanout, cursor_shape
-from vhostd import Chain, Empty, Gather, GuestError, Layout, Row, Virtqueue
+from vhostd import Chain, Empty, Gather, GuestError, Layout, Row
 
 log = logging.getLogger(__name__)
 
@@ -169,8 +169,8 @@ class Card:
             self._show(scanout, loaded.framebuffer, loaded.rect)
             self._repaint(scanout)
 
-    def look_up(self, queue: Virtqueue) -> None:
-        """Looks the awaited backings up, since a ring runs and there is a memory.
+    def look_up(self, gather: Callable[[Iterator[tuple[int, int]], int], Gather]) -> None:
+        """Looks the awaited backings up with a running ring's `Virtqueue.gather`: there is a memory now.
 
         A resource whose backing is not there, or takes too much, has none from now on.
         """
@@ -178,11 +178,12 @@ class Card:
         for resource, ranges in awaited.items():
             try:
                 most = self.resources.room // RANGE_COST
-                self.resources.attach(resource, queue.gather(RANGE.iter_unpack(ranges), most))
+                self.resources.attach(resource, gather(RANGE.iter_unpack(ranges), most))
             except (CommandError, GuestError, MemoryError) as error:
                 log.warning("resource %d has lost its backing: %s", resource.number, error)
-            for scanout in self._showing(resource):
-                self._repaint(scanout)
+            if isinstance(resource, Blob):
+                for scanout in self._showing(resource):
+                    self._repaint(scanout)
 
     def _repaint(self, scanout: Scanout) -> None:
         if scanout.framebuffer is not None:

@@ -126,7 +126,7 @@ class Gpu(Device):
 
     async def controlq(self, queue: Virtqueue) -> None:
         """Executes commands; those that only the front-end can answer wait for it, the others do not."""
-        self._card.look_up(queue)
+        self._card.look_up(queue.gather)
         try:
             async with asyncio.TaskGroup() as later:
                 self._control = (queue, later)
@@ -141,7 +141,7 @@ class Gpu(Device):
 
     async def cursorq(self, queue: Virtqueue) -> None:
         """Executes commands that give the cursor its shape and its place."""
-        self._card.look_up(queue)
+        self._card.look_up(queue.gather)
         async for chain in queue:
             await self._catch_up()
             self._execute(queue, Request(chain))

@@ -68,9 +68,9 @@ class Backlog:
     def load(self, unpacker: Unpacker, description: Description) -> None:
         """Goes on for another program's guest, with what `save` gave there; no driver listens.
 
-        What was held there is held no more, unless it is held here as well. Otherwise the device is as it was
-        there, as far as nothing was reported here. RefusedRequest, and nothing has changed, if the bytes are
-        wrong, or not the last that the unpacker has.
+        Keys, switches and contacts are as they are here: what was held there is held no more. Axes stay where
+        they were until one here moves. RefusedRequest, and nothing has changed, if the bytes are wrong, or not
+        the last that the unpacker has.
         """
         (torn,) = unpacker.take(1)
         guest, device = (State.unpack(unpacker, description) for _ in range(2))
@@ -78,7 +78,7 @@ class Backlog:
         guest.doubt()  # as at the ring's stop
         self._torn = bool(torn)
         self._guest = guest
-        self.device = device.released().updated(self.device)
+        self.device = device.moved_to(self.device)
 
     def end(self) -> None:
         """Drops what waits, and releases everything that is held. A guest that listens gets only that."""

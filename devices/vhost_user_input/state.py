@@ -141,11 +141,12 @@ class State:
     def _get(self, element: int) -> int | None:
         return self._values.get(element, _at_rest(element))
 
-    def updated(self, newer: Self) -> "State":
-        """A copy in which every value that `newer` has is as it is there."""
-        state = self.released(())
-        state._values |= newer._values
-        state.slot = newer.slot
+    def moved_to(self, here: Self) -> "State":
+        """What a device in the state `here` is in when it goes on for this one: axes unknown there stay."""
+        state = here.released(())
+        for element, value in self._values.items():
+            if element >> 16 & 0xFFFF == EV_ABS and not _can_be_held(element):
+                state._values.setdefault(element, value)
         return state
 
     def pack(self) -> bytes:

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.devices.vhost_user_input.fakes import SYN, FakeChain, FakeEventq, FakeQueue, pack
 from vhost_user_input import MANIFEST
@@ -293,3 +295,19 @@ def test_a_state_that_is_wrong_changes_nothing() -> None:
             device.load(wrong, 1)
     assert device.save() == before
     assert source.written == []
+
+
+@given(st.binary(max_size=64), st.dictionaries(st.integers(0, 80), st.integers(0, 255), max_size=6))
+def test_any_bytes_are_refused_or_make_sense(end: bytes, bytes_at: dict[int, int]) -> None:
+    state = bytearray(with_state((0x11, 1, 1)).save() + end)
+    for at, byte in bytes_at.items():
+        state[at % len(state)] = byte
+    device = Input(VIRTUAL["touchscreen"](), [])
+    before = device.save()
+    try:
+        device.load(bytes(state), 1)
+    except RefusedRequest:
+        assert device.save() == before
+    else:
+        again = Input(VIRTUAL["touchscreen"](), [])
+        again.load(device.save(), 1)

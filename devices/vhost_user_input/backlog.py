@@ -69,8 +69,8 @@ class Backlog:
         """Goes on for another program's guest, with what `save` gave there; no driver listens.
 
         Keys, switches and contacts are as they are here: what was held there is held no more. Axes stay where
-        they were until one here moves. RefusedRequest, and nothing has changed, if the bytes are wrong, or not
-        the last that the unpacker has.
+        they were until one here moves. RefusedRequest, and nothing has changed, if the bytes are wrong, or
+        not the last that the unpacker has.
         """
         (torn,) = unpacker.take(1)
         guest, device = (State.unpack(unpacker, description) for _ in range(2))

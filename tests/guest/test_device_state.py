@@ -1,7 +1,7 @@
 """QEMU as the front-end that takes a device's state away, and brings it to another program.
 
-QEMU does so for a file system and for a network only, and no program here is one. But it asks no back-end what
-it is. So here a disk, a display and a keyboard are behind the file system's PCI device, and no guest runs.
+QEMU does so for a file system and for a network only, and no program here is one. But it asks no back-end
+what it is. So here a disk, a display and a keyboard are behind the file system's PCI device. No guest runs.
 """
 
 import socket

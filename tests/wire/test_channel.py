@@ -393,6 +393,31 @@ def test_a_peer_that_hangs_up_is_noticed_before_its_messages_are_read(run_async:
     run_async(main)
 
 
+def test_a_peer_that_stays_until_work_is_done(run_async: Run) -> None:
+    async def main() -> None:
+        async with connected() as (channel, _):
+            work: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            assert await channel.stays_until(work, 0.001)
+            asyncio.get_running_loop().call_soon(work.set_result, None)
+            assert await channel.stays_until(work)
+            assert await channel.stays_until(work)
+
+    run_async(main)
+
+
+def test_a_peer_that_does_not_stay(run_async: Run) -> None:
+    async def main() -> None:
+        async with connected() as (channel, peer):
+            work: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_soon(peer.close)
+            assert not await channel.stays_until(work)
+            assert not await channel.stays_until(work, PATIENCE)
+            work.set_result(None)
+            assert await channel.stays_until(work)
+
+    run_async(main)
+
+
 def test_who_waits_to_send_hears_that_the_channel_is_closed(run_async: Run) -> None:
     async def main() -> None:
         async with connected() as (channel, _):

@@ -3,12 +3,12 @@
 import asyncio
 import os
 import socket
-from contextlib import closing, suppress
+from contextlib import suppress
 
 from vhostd.errors import RefusedRequest
 from vhostd.frontend.memory import SharedMemory
+from vhostd.frontend.pipe import read_all, write_all
 from vhostd.frontend.queue import Queue
-from vhostd.host.stream import Stream
 from vhostd.vhost_user.messages import (
     ADD_MEM_REG,
     CHECK_DEVICE_STATE,
@@ -47,8 +47,6 @@ from vhostd.wire.calls import Caller
 from vhostd.wire.channel import Channel
 from vhostd.wire.fds import Fd, close_all
 from vhostd.wire.rows import U64, Empty, P, R, Row
-
-MOST_STATE = 1 << 32  # bytes of a device's state that are read
 
 
 class Frontend:
@@ -170,30 +168,25 @@ class Frontend:
         return (await self.call(GET_VRING_BASE, VringState(queue.index, 0))).num
 
     async def save(self) -> bytes:
-        """The device's state. All rings must be stopped."""
+        """The device's state, for `load` in another back-end. All rings must be stopped."""
         ours, theirs = map(Fd, os.pipe())
-        with theirs:
-            stream = await self._transfer(StateTransfer.SAVE, ours, theirs)
-        with closing(stream):
-            state = await stream.read(MOST_STATE)
+        with ours:
+            await self._begin_transfer(StateTransfer.SAVE, theirs)
+            state = await read_all(ours)
         await self._check_state()
         return state
 
     async def load(self, state: bytes) -> None:
-        """Loads what `save` gave into the device, as long as no ring has started."""
+        """Gives the device what `save` gave elsewhere. No ring may have started."""
         theirs, ours = map(Fd, os.pipe())
-        with theirs:
-            stream = await self._transfer(StateTransfer.LOAD, ours, theirs)
-        with closing(stream), suppress(BrokenPipeError):  # it was refused before its end
-            await stream.write(state)
+        with ours, suppress(BrokenPipeError):  # refused before its end
+            await self._begin_transfer(StateTransfer.LOAD, theirs)
+            await write_all(ours, state)
         await self._check_state()
 
-    async def _transfer(self, direction: int, ours: Fd, theirs: Fd) -> Stream:
-        """Begins to transfer the state by a pipe; our end of it."""
-        wanted = StateTransfer(direction, StateTransfer.STOPPED)
-        with ours:
-            await self.call(SET_DEVICE_STATE_FD, wanted, theirs)
-            return Stream(ours, "state")
+    async def _begin_transfer(self, direction: int, theirs: Fd) -> None:
+        with theirs:
+            await self.call(SET_DEVICE_STATE_FD, StateTransfer(direction, StateTransfer.STOPPED), theirs)
 
     async def _check_state(self) -> None:
         if (await self.call(CHECK_DEVICE_STATE, Empty())).value:

@@ -9,9 +9,8 @@ All numbers are little-endian. What is loaded passes the checks of the driver's 
 """
 
 import itertools
-from typing import Annotated
-
-from typing_extensions import Buffer
+import mmap
+from typing import Annotated, TypeAlias
 
 from vhost_user_gpu.card import RANGE, Card
 from vhost_user_gpu.commands import (
@@ -33,6 +32,8 @@ BLOB = 0  # the format of a blob, which has its own where it is shown
 NO_UUID = bytes(16)
 MOST_RANGES = 1 << 20  # of all backings: 4 GiB, page by page; they are looked up in one go
 BESIDE_MEMORY = 1 << 20  # bytes of a state at most, besides the memory that the resources take here
+
+Part: TypeAlias = bytes | mmap.mmap  # of a state; a picture's pixels are not copied before the whole
 
 
 class GpuState(Layout):
@@ -85,7 +86,7 @@ def save(card: Card, config: Config) -> bytes:
     """The state. It has its pixels twice for a moment: the pictures, and the bytes."""
     modes = card.outputs.read_by_driver or []
     resources = list(card.resources)
-    parts: list[Buffer] = [GpuState(config.events, len(modes), len(resources)).pack()]
+    parts: list[Part] = [GpuState(config.events, len(modes), len(resources)).pack()]
     parts += [mode.pack() for mode in modes]
     backings = [_ranges(card, resource) for resource in resources]
     if (ranges := sum(map(len, backings)) // RANGE.size) > MOST_RANGES:
@@ -105,9 +106,9 @@ def _ranges(card: Card, resource: Resource) -> bytes:
     return b"".join(itertools.starmap(RANGE.pack, resource.backing.guest_ranges()))
 
 
-def _save_resource(resource: Resource, ranges: bytes) -> list[Buffer]:
+def _save_resource(resource: Resource, ranges: bytes) -> list[Part]:
     format, width, height, size = BLOB, 0, 0, 0
-    pixels: Buffer = b""
+    pixels: Part = b""
     if isinstance(resource, Picture):
         format, width, height, pixels = resource.format, resource.width, resource.height, resource.pixels
     elif isinstance(resource, Blob):
@@ -118,7 +119,7 @@ def _save_resource(resource: Resource, ranges: bytes) -> list[Buffer]:
     return [saved.pack(), ranges, pixels]
 
 
-def _save_scanout(scanout: Scanout) -> list[Buffer]:
+def _save_scanout(scanout: Scanout) -> list[Part]:
     shown, cursor = scanout.framebuffer, scanout.cursor
     picture = (0,) * 6 if shown is None else (shown.resource.number, *shown[1:])
     place = (cursor.x, cursor.y, cursor.hot_x, cursor.hot_y)

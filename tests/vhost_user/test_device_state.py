@@ -31,7 +31,7 @@ LOAD = StateTransfer(StateTransfer.LOAD, StateTransfer.STOPPED)
 
 
 class Keeper(Echo):
-    """A device that keeps bytes. It refuses what begins with "no", and has a fault."""
+    """A device that keeps bytes. It refuses to load what begins with "no", to save "no", and has a fault."""
 
     state_version = 2
     state_limit = LIMIT
@@ -42,6 +42,8 @@ class Keeper(Echo):
         self.version = 0
 
     def save(self) -> bytes:
+        if self.content == b"no":
+            raise RefusedRequest("it cannot be saved")
         return self.content
 
     def load(self, state: bytes, version: int) -> None:
@@ -207,6 +209,16 @@ def test_a_state_that_cannot_be_written(run_async: Run) -> None:
             (await begin_save(frontend)).close()
             await refused(frontend.call(CHECK_DEVICE_STATE, Empty()))
             assert await frontend.save() == saved(bytes(LIMIT))
+
+    run_async(main)
+
+
+def test_a_device_that_cannot_be_saved(run_async: Run) -> None:
+    async def main() -> None:
+        async with agreed(Keeper(b"no")) as frontend:
+            await refused(frontend.save())
+            await frontend.load(STATE)
+            await frontend.save()
 
     run_async(main)
 

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.conftest import Run
-from vhostd.errors import MalformedMessage, MemoryLost
+from vhostd.errors import FrontendGone, MalformedMessage, MemoryLost
 from vhostd.vhost_user.messages import BACK_END, FRONT_END
 from vhostd.wire.channel import Channel
 from vhostd.wire.framing import HEADER, MAX_FDS, VERSION, Message
@@ -393,27 +393,13 @@ def test_a_peer_that_hangs_up_is_noticed_before_its_messages_are_read(run_async:
     run_async(main)
 
 
-def test_a_peer_that_stays_until_work_is_done(run_async: Run) -> None:
-    async def main() -> None:
-        async with connected() as (channel, _):
-            work: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            assert await channel.stays_until(work, 0.001)
-            asyncio.get_running_loop().call_soon(work.set_result, None)
-            assert await channel.stays_until(work)
-            assert await channel.stays_until(work)
-
-    run_async(main)
-
-
-def test_a_peer_that_does_not_stay(run_async: Run) -> None:
+def test_work_that_the_peer_waits_for(run_async: Run) -> None:
     async def main() -> None:
         async with connected() as (channel, peer):
-            work: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            await channel.outlast(asyncio.sleep(0), "it slept")
             asyncio.get_running_loop().call_soon(peer.close)
-            assert not await channel.stays_until(work)
-            assert not await channel.stays_until(work, PATIENCE)
-            work.set_result(None)
-            assert await channel.stays_until(work)
+            with pytest.raises(FrontendGone, match="has gone while it slept"):
+                await channel.outlast(asyncio.sleep(PATIENCE), "it slept")
 
     run_async(main)
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
 
-from vhostd.errors import FrontendGone, RefusedRequest
+from vhostd.errors import RefusedRequest
 from vhostd.host.stream import Stream
 from vhostd.vhost_user.messages import CHECK_DEVICE_STATE, SET_DEVICE_STATE_FD, StateTransfer
 from vhostd.virtio import saved_state
@@ -17,6 +17,7 @@ from vhostd.virtio.saved_state import Header
 from vhostd.virtio.state import VirtioState
 from vhostd.wire.calls import Call, Fds, answer, answer_with_fds
 from vhostd.wire.channel import Channel
+from vhostd.wire.fds import Fd
 from vhostd.wire.rows import U64, Empty
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ NO_FD = U64(0x100)  # accepted, and the front-end's own fd is used
 # Seconds that a transfer still has once the front-end asks whether it worked: by then all bytes are sent.
 PATIENCE = 10.0
 
-Work = Callable[[], Coroutine[None, None, int]]  # a transfer; the bytes that it took
+Work = Callable[[Stream], Coroutine[None, None, int]]  # a transfer; the bytes that it took
 
 
 class DeviceState:
@@ -49,27 +50,22 @@ class DeviceState:
         if wanted.direction not in (StateTransfer.SAVE, StateTransfer.LOAD):
             raise RefusedRequest(f"SET_DEVICE_STATE_FD in direction {wanted.direction}")
         self.end()
-        try:
-            stream = Stream(fds[0], "state")
-        except OSError as error:
-            raise RefusedRequest(f"SET_DEVICE_STATE_FD with an fd that is of no use: {error}") from None
         if wanted.direction == StateTransfer.SAVE:
-            self._begin("saved", stream, partial(self._save, stream, saved_state.save(self._state.device)))
+            self._begin("saved", fds[0], partial(self._save, saved_state.save(self._state.device)))
         else:
-            self._begin("loaded", stream, partial(self._load, stream))
+            self._begin("loaded", fds[0], self._load)
         return NO_FD
 
     async def check_device_state(self, _: Empty) -> U64:
         transfer = self._transfer
         if transfer is None:
             raise RefusedRequest("CHECK_DEVICE_STATE without a transfer")
-        if not await self._channel.stays_until(transfer, PATIENCE):
-            raise FrontendGone("the front-end has gone during the transfer of the device's state")
+        await self._channel.outlast(_end_of(transfer), "the device's state was transferred")
         if not transfer.done():
             log.error("the device's state has no end after %.0f seconds", PATIENCE)
             self.end()
             return U64(1)
-        return U64(int(not transfer.result()))
+        return U64(int(transfer.cancelled() or not transfer.result()))
 
     def end(self) -> None:
         """Ends the transfer that is under way, if there is one: a ring starts, or the session ends."""
@@ -82,13 +78,17 @@ class DeviceState:
         if self._transfer is not None:
             await asyncio.wait([self._transfer])
 
-    def _begin(self, done: str, stream: Stream, work: Work) -> None:
-        self._transfer = asyncio.create_task(self._run(done, work), name="device state")
+    def _begin(self, done: str, fd: Fd, work: Work) -> None:
+        try:
+            stream = Stream(fd, "state")
+        except OSError as error:
+            raise RefusedRequest(f"SET_DEVICE_STATE_FD with an fd that is of no use: {error}") from None
+        self._transfer = asyncio.create_task(self._run(done, stream, work), name="device state")
         self._transfer.add_done_callback(lambda _: stream.close())
 
-    async def _run(self, done: str, work: Work) -> bool:
+    async def _run(self, done: str, stream: Stream, work: Work) -> bool:
         try:
-            size = await work()
+            size = await work(stream)
         except (OSError, RefusedRequest) as error:
             log.error("the device's state was not %s: %s", done, error)
         except asyncio.CancelledError:
@@ -100,7 +100,7 @@ class DeviceState:
             return True
         return False
 
-    async def _save(self, stream: Stream, parts: tuple[bytes, bytes]) -> int:
+    async def _save(self, parts: tuple[bytes, bytes], stream: Stream) -> int:
         for part in parts:
             await stream.write(part)
         return sum(map(len, parts))
@@ -119,3 +119,7 @@ class DeviceState:
         self._state.device.load(content, header.version)
         self.was_loaded = True
         return Header.SIZE + header.size
+
+
+async def _end_of(transfer: "asyncio.Task[bool]") -> None:
+    await asyncio.wait([transfer], timeout=PATIENCE)

@@ -9,10 +9,10 @@ import asyncio
 import logging
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-from vhostd.errors import MalformedMessage, forget
+from vhostd.errors import FrontendGone, MalformedMessage, forget
 from vhostd.wire.fds import Fd, close_all
 from vhostd.wire.framing import MAX_FDS, Dialect, Message, MessageReader
 from vhostd.wire.sockets import is_other_end
@@ -139,15 +139,19 @@ class Channel:
             finally:
                 self._loop.remove_reader(watched.fileno())
 
-    async def stays_until(self, work: "asyncio.Future[Any]", timeout: float | None = None) -> bool:
-        """Waits until `work` is done, or so many seconds have passed; False if the peer goes before."""
-        leaving = self._loop.create_task(self.hang_up())
+    async def outlast(self, work: Coroutine[Any, Any, None], doing: str) -> None:
+        """Waits for work that the peer waits for. If the peer goes meanwhile, cancels it: FrontendGone."""
+        working, leaving = asyncio.create_task(work), asyncio.create_task(self.hang_up())
+        tasks = (working, leaving)
         try:
-            await asyncio.wait((work, leaving), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            return work.done() or not leaving.done()
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise FrontendGone(f"the front-end has gone while {doing}")
         finally:
-            leaving.cancel()
-            await asyncio.wait([leaving])
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        working.result()
 
     def abort(self, failure: Exception) -> None:
         """Makes all present and later calls raise `failure`."""

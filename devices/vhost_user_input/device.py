@@ -146,6 +146,7 @@ class Input(Device):
                 raise RefusedRequest(f"type {kind:04x} code {code:04x} is nothing that a driver sets here")
         self._feed.load(unpacker)
         self._config.selected = selected
+        self._status.clear()
         self._tell_sources(status)
 
     async def run(self) -> None:

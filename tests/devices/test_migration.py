@@ -20,12 +20,13 @@ from tests.devices.vhost_user_gpu.driver import Framebuffer
 from tests.devices.vhost_user_gpu.test_over_the_wire import shows
 from tests.devices.vhost_user_input.fakes import SYN, pack
 from tests.devices.vhost_user_input.test_over_the_wire import PRESS, RELEASE, driver, received
-from tests.programs import Program, connected, executable
+from tests.programs import Program, connected, executable, on_this_machine
 from vhostd.errors import RefusedRequest
 from vhostd.frontend import Frontend, SharedMemory
 from vhostd.vhost_user.messages import (
     CHECK_DEVICE_STATE,
     GET_CONFIG,
+    GET_FEATURES,
     SET_CONFIG,
     SET_DEVICE_STATE_FD,
     ConfigSpace,
@@ -35,6 +36,7 @@ from vhostd.wire.fds import Fd
 from vhostd.wire.rows import Empty
 
 MIB = 1 << 20
+EXIT_LIMIT = 0.25  # seconds from SIGTERM to the end, on an idle machine
 LED_ON = b"0011 0001 0001"  # in an E: line
 
 
@@ -136,8 +138,12 @@ def test_input(run_async: Run, tmp_path: Path) -> None:
     run_async(main)
 
 
-def test_gpu(run_async: Run) -> None:
-    """A picture, a blob and a cursor are there before the driver says a word, and the driver goes on."""
+@pytest.mark.parametrize("is_early", [True, False])
+def test_gpu(run_async: Run, is_early: bool) -> None:  # noqa: FBT001
+    """A picture, a blob and a cursor are there before the driver says a word, and the driver goes on.
+
+    The display is there before the state, or after it.
+    """
 
     async def main() -> None:
         async with machines("gpu", ["--scanouts=2"], [], 16 * MIB) as (source, destination, memory):
@@ -155,9 +161,13 @@ def test_gpu(run_async: Run) -> None:
             await gpu.update_cursor(0, 3, 4, 1, 5, 6)
             uuid = await gpu.assign_uuid(2)
             await gpu.stop(source)
+            modes = ((64, 64), (64, 64))
+            if is_early:
+                display = await Display.show(destination, modes=modes)
             await destination.load(await source.save())
             await destination.share(memory)
-            display = await Display.show(destination, modes=((64, 64), (64, 64)))
+            if not is_early:
+                display = await Display.show(destination, modes=modes)
             with closing(display), closing(await GpuDriver.start(destination, memory)) as gpu:
                 monitors = display.monitors
                 await display.until(lambda: shows(display, contents[1], 1))
@@ -172,23 +182,50 @@ def test_gpu(run_async: Run) -> None:
     run_async(main)
 
 
-def test_a_program_ends_at_once_in_the_middle_of_a_transfer(run_async: Run) -> None:
+@asynccontextmanager
+async def painted() -> AsyncIterator[tuple[Program, Frontend]]:
+    """A display whose state takes four megabytes."""
+    with program("gpu") as (child, frontend), closing(SharedMemory(MIB)) as memory:
+        await frontend.negotiate()
+        await frontend.share(memory)
+        gpu = await GpuDriver.start(frontend, memory)
+        await gpu.create_2d(1, 1024, 1024)
+        await gpu.stop(frontend)
+        yield child, frontend
+
+
+@pytest.mark.parametrize("direction", [StateTransfer.SAVE, StateTransfer.LOAD])
+def test_a_program_ends_at_once_in_the_middle_of_a_transfer(run_async: Run, direction: int) -> None:
     async def main() -> None:
-        for direction in (StateTransfer.SAVE, StateTransfer.LOAD):
-            with program("gpu") as (child, frontend), closing(SharedMemory(MIB)) as memory:
-                await frontend.negotiate()
-                await frontend.share(memory)
-                gpu = await GpuDriver.start(frontend, memory)
-                await gpu.create_2d(1, 1024, 1024)
-                await gpu.stop(frontend)
-                with ExitStack() as stack:
-                    reading, writing = (stack.enter_context(Fd(end)) for end in os.pipe())
-                    theirs = writing if direction == StateTransfer.SAVE else reading
-                    await frontend.call(SET_DEVICE_STATE_FD, StateTransfer(direction, 0), theirs)
-                    asking = asyncio.create_task(frontend.call(CHECK_DEVICE_STATE, Empty()))
-                    await asyncio.sleep(0)
-                    assert child.stop() < 5
-                    with pytest.raises(ConnectionError):
-                        await asking
+        async with painted() as (child, frontend):
+            with ExitStack() as stack:
+                ends = [stack.enter_context(Fd(end)) for end in os.pipe()]
+                theirs = ends[direction == StateTransfer.SAVE]
+                await frontend.call(SET_DEVICE_STATE_FD, StateTransfer(direction, 0), theirs)
+                asking = asyncio.create_task(frontend.call(CHECK_DEVICE_STATE, Empty()))
+                await asyncio.sleep(0)
+                assert child.stop() < on_this_machine(EXIT_LIMIT)
+                with pytest.raises(ConnectionError):
+                    await asking
+
+    run_async(main)
+
+
+def test_a_pipe_that_makes_who_writes_wait(run_async: Run) -> None:
+    """The front-end takes O_NONBLOCK off again, and nearly never reads."""
+
+    async def main() -> None:
+        async with painted() as (child, frontend):
+            with ExitStack() as stack:
+                ours, theirs = (stack.enter_context(Fd(end)) for end in os.pipe())
+                await frontend.call(SET_DEVICE_STATE_FD, StateTransfer(StateTransfer.SAVE, 0), theirs)
+                for _ in range(3):
+                    os.read(ours.fileno(), MIB)
+                    os.set_blocking(theirs.fileno(), True)
+                    await frontend.call(GET_FEATURES, Empty())
+                with Fd(os.open("/dev/null", os.O_RDWR)) as sink:  # another transfer, all the same
+                    await frontend.call(SET_DEVICE_STATE_FD, StateTransfer(StateTransfer.SAVE, 0), sink)
+                    await frontend.call(CHECK_DEVICE_STATE, Empty())
+                assert child.stop() < on_this_machine(EXIT_LIMIT)
 
     run_async(main)

@@ -10,6 +10,7 @@ All numbers are little-endian. What is loaded passes the checks of the driver's 
 
 import itertools
 import mmap
+from collections.abc import Iterable
 from typing import Annotated, TypeAlias
 
 from vhost_user_gpu.card import RANGE, Card
@@ -89,10 +90,7 @@ def save(card: Card, config: Config) -> bytes:
     parts: list[Part] = [GpuState(config.events, len(modes), len(resources)).pack()]
     parts += [mode.pack() for mode in modes]
     backings = [_ranges(card, resource) for resource in resources]
-    if (ranges := sum(map(len, backings)) // RANGE.size) > MOST_RANGES:
-        raise RefusedRequest(
-            f"the device's state would have {ranges} ranges of memory, of {MOST_RANGES} at most"
-        )
+    _check_ranges(backings)
     for resource, backing in zip(resources, backings, strict=True):
         parts += _save_resource(resource, backing)
     for scanout in card.scanouts:
@@ -100,23 +98,27 @@ def save(card: Card, config: Config) -> bytes:
     return b"".join(parts)
 
 
-def _ranges(card: Card, resource: Resource) -> bytes:
+def _ranges(card: Card, resource: Resource) -> bytes | None:
     if resource.backing is None:
-        return card.awaited.get(resource, b"")
+        return card.awaited.get(resource)
     return b"".join(itertools.starmap(RANGE.pack, resource.backing.guest_ranges()))
 
 
-def _save_resource(resource: Resource, ranges: bytes) -> list[Part]:
+def _check_ranges(backings: Iterable[bytes | None]) -> None:
+    if (ranges := sum(len(each or b"") for each in backings) // RANGE.size) > MOST_RANGES:
+        raise RefusedRequest(f"{ranges} ranges of memory in a state, of {MOST_RANGES} at most")
+
+
+def _save_resource(resource: Resource, ranges: bytes | None) -> list[Part]:
     format, width, height, size = BLOB, 0, 0, 0
     pixels: Part = b""
     if isinstance(resource, Picture):
         format, width, height, pixels = resource.format, resource.width, resource.height, resource.pixels
     elif isinstance(resource, Blob):
         size = resource.size
-    has_backing = int(bool(ranges) or resource.backing is not None)
-    place = (has_backing, len(ranges) // RANGE.size)
+    place = (int(ranges is not None), len(ranges or b"") // RANGE.size)
     saved = SavedResource(resource.number, format, width, height, size, resource.given_uuid, *place)
-    return [saved.pack(), ranges, pixels]
+    return [saved.pack(), ranges or b"", pixels]
 
 
 def _save_scanout(scanout: Scanout) -> list[Part]:
@@ -141,8 +143,7 @@ def load(state: bytes, card: Card, config: Config) -> None:
     try:
         for _ in range(head.resources):
             _load_resource(loaded, unpacker)
-        if (ranges := sum(map(len, loaded.awaited.values())) // RANGE.size) > MOST_RANGES:
-            raise RefusedRequest(f"{ranges} ranges of memory, of {MOST_RANGES} at most")
+        _check_ranges(loaded.awaited.values())
         for scanout in loaded.scanouts:
             _load_scanout(loaded, scanout, unpacker)
         unpacker.end()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.devices.vhost_user_gpu.driver import Range
+from tests.devices.vhost_user_gpu.driver import ERR_UNSPEC, Range
 from tests.devices.vhost_user_gpu.guest import (
     BGRA,
     GUEST,
@@ -158,6 +158,16 @@ def test_it_is_handed_on_before_any_ring_ran() -> None:
     source, between = prepared(), Guest()
     load(save(source), between)
     assert gist(moved(between)) == gist(source)
+
+
+def test_a_backing_of_no_bytes_is_one() -> None:
+    source = Guest()
+    source.run(create_2d(PICTURE, 1, 1), attach(PICTURE, (RAM, 0)))
+    between = Guest()
+    load(save(source), between)
+    destination = moved(between)
+    assert gist(destination) == gist(source)
+    destination.refuses(attach(PICTURE, (RAM, 4)), ERR_UNSPEC)
 
 
 def test_a_reset_forgets_what_was_loaded() -> None:

@@ -52,7 +52,7 @@ class Input(Device):
     """
 
     kind = DeviceType.of(MANIFEST.type)
-    state_limit = 1 << 20  # contacts in all slots of a large touch screen take the most
+    state_limit = 1 << 18  # the contacts in all slots of a large touch screen take the most
 
     def __init__(self, description: Description, sources: Sequence[Source]) -> None:
         self._description = description

@@ -175,7 +175,11 @@ def test_a_wrong_state_is_refused_in_one_line(
         device = Keeper(b"as it was")
         async with agreed(device) as frontend:
             await refused(frontend.load(state))
-            lines = [each.getMessage() for each in caplog.records if each.levelname in ("WARNING", "ERROR")]
+            lines = [
+                each.getMessage()
+                for each in caplog.records
+                if each.levelname in ("WARNING", "ERROR") and each.name.startswith("vhostd")
+            ]  # asyncio complains of a busy machine
             assert len(lines) == 1
             assert lines[0].startswith("the device's state was not loaded: it ")
             assert (device.content, device.version) == (b"as it was", 0)

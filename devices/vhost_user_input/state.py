@@ -72,11 +72,11 @@ class State:
         if self.slot:
             self.slot = UNKNOWN_SLOT
 
-    def doubt_all(self, description: Description, known: Self) -> None:
-        """Makes every key, switch and contact unknown, and each value that the device's state `known` has."""
+    def doubt_all(self, description: Description, device: Self) -> None:
+        """Makes every key, switch and contact unknown, and each value that this or the device's state has."""
         keys = {kind << 16 | code for kind in _SWITCHING for code in description.codes.get(kind, ())}
         contacts = {slot << 32 | _TRACKING_ID for slot in range(description.slots)}
-        self._values = dict.fromkeys(keys | contacts | known._values.keys())
+        self._values = dict.fromkeys(keys | contacts | self._values.keys() | device._values.keys())
         self.slot = UNKNOWN_SLOT if self._slots else 0
 
     def held(self) -> dict[int, int | None]:

@@ -107,6 +107,12 @@ def test_what_may_be_held_counts_as_held() -> None:
     assert steps(doubtful, doubtful.released()) == [(*KEY_A, 0), SYN]
 
 
+def test_doubt_about_what_only_one_side_knows() -> None:
+    guest = state((3, 0, 1), (3, 1, 2))
+    guest.doubt_all(Description(), state((3, 1, 2), (3, 2, 3)))
+    assert steps(guest, state((3, 1, 2), (3, 2, 3))) == [(3, 0, 0), (3, 1, 2), (3, 2, 3), SYN]
+
+
 def test_without_any_knowledge_all_is_said_that_can_be_held() -> None:
     device = Description(
         codes={1: frozenset((30, 48)), 3: frozenset((0, 1, 0x2F, 0x39)), 5: frozenset((0,))},

@@ -9,6 +9,7 @@
     messages            Row, Bit, Layout with its fields (u8 to u64, s32, array), U64, Empty; Call, answer,
                         answer_with_fds, Fds, Fd, Reply, RefusedRequest
     to its front-end    Link
+    a saved state       Unpacker
     work beside         Threads, Reader, Budget, pause
     native code         Shortcut, Outcome; `vhostd/__init__.pxd` has more
     sockets of its own  listen, connected_stream, Channel, Caller, Dialect, rows_of
@@ -69,3 +70,4 @@ from vhostd.wire.rows import Empty as Empty
 from vhostd.wire.rows import Row as Row
 from vhostd.wire.rows import rows_of as rows_of
 from vhostd.wire.sockets import connected_stream as connected_stream
+from vhostd.wire.unpacker import Unpacker as Unpacker

@@ -2,7 +2,7 @@
 
 from vhost_user_blk.protocol import SECTOR, WRITEBACK, BlkFeature, VirtioBlkConfig
 from vhost_user_blk.requests import Requests
-from vhostd import RefusedRequest
+from vhostd import Layout, RefusedRequest, Unpacker, u8, u64
 from vhostd.storage import PAGE, Abilities, Image, discard_bounds, zero_bounds
 
 ALWAYS = (
@@ -19,6 +19,13 @@ FLUSH = 1 << BlkFeature.FLUSH
 MAX_TRANSFER = 0x7FFF_F000  # bytes of a request: the most that Linux transfers at once
 MAX_U8, MAX_U16, MAX_U32 = 0xFF, 0xFFFF, 0xFFFF_FFFF
 HEADS, SECTORS, MAX_CYLINDERS = 16, 63, 16383  # what partition tools of old believe in
+
+
+class BlkState(Layout):
+    """A saved state, of version 1: the disk's size in bytes, and whether there is a write cache."""
+
+    size: u64
+    writeback: u8
 
 
 class Config:
@@ -82,6 +89,26 @@ class Config:
         if wanted > 1 or space != self.read():
             raise RefusedRequest(f"{len(data)} bytes at {offset} of the config space, more than 0 or 1 at 32")
         self._requests.writeback = bool(wanted)
+
+    def save(self) -> bytes:
+        """What a driver knows of the disk, and what it has chosen."""
+        return BlkState(self._requests.image.size, int(self._requests.writeback)).pack()
+
+    def load(self, state: bytes) -> bool:
+        """Takes a driver's choice over; returns whether it must hear that the disk has another size here.
+
+        Raises RefusedRequest if what it counts on is not all there.
+        """
+        unpacker = Unpacker(state)
+        saved = unpacker.unpack(BlkState)
+        unpacker.end()
+        size = self._requests.image.size
+        if saved.size > size:
+            raise RefusedRequest(f"it is of a disk of {saved.size} bytes, and this one has {size}")
+        if saved.writeback > 1:
+            raise RefusedRequest(f"its write cache is {saved.writeback}, not 0 or 1")
+        self._requests.writeback = bool(saved.writeback)
+        return saved.size != size
 
     @property
     def _seg_max(self) -> int:

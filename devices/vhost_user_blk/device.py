@@ -167,6 +167,15 @@ class Blk(Device):
         """Switches the write cache; raises RefusedRequest for anything else."""
         self._config.write(offset, data)
 
+    def save(self) -> bytes:
+        """The disk's size, and whether there is a write cache."""
+        return self._config.save()
+
+    def load(self, state: bytes, version: int) -> None:
+        """Has the write cache as the driver has chosen it; raises RefusedRequest for a larger disk."""
+        if self._config.load(state):
+            self.config_changed()
+
     async def run(self) -> None:
         """Looks whether the image has another size now and then."""
         await self._size.run()

@@ -6,7 +6,7 @@ Nothing here waits or uses a socket. Every command gets one of the specification
 
 import logging
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, TypeVar
 
@@ -56,6 +56,7 @@ from vhostd import Chain, Empty, Gather, GuestError, Layout, Row
 log = logging.getLogger(__name__)
 
 MEMORY_ENTRY = struct.Struct("<QI4x")  # struct virtio_gpu_mem_entry: guest address, length
+RANGE = struct.Struct("<QQ")  # the same in a saved state, where entries that meet are one
 MAX_ENTRIES = 1 << 16  # of a backing: 256 MiB, page by page
 ENTRY_WORK = 1 << 10  # what an entry counts as work: the bytes that could be copied in the same time
 MAX_SIDE = 32767  # pixels of a picture; pixman, which QEMU uses, has no larger ones
@@ -122,6 +123,7 @@ class Card:
         self.outputs = outputs
         self.resources = Resources(memory)
         self.scanouts = [Scanout(number) for number in range(MAX_SCANOUTS)]
+        self.awaited: dict[Resource, bytes] = {}  # backings that a saved state has named, as packed ranges
         self.usable = MAX_SCANOUTS  # how many scan-outs the guest may use
         self.work = 0  # bytes copied, and other work in the same unit; the device pauses after enough of it
         self._methods = self._table_of_methods()
@@ -148,8 +150,45 @@ class Card:
             scanout.reset()
             self._changed(scanout)
         self._lit.clear()
+        self.awaited.clear()
         self.resources.clear()
         self.outputs.reset()
+
+    # --- Another program's card -------------------------------------------------------------------------
+
+    def another(self) -> "Card":
+        """An empty card with the same limits, which shows nothing to anybody."""
+        return Card(self.outputs, self.resources.limit, lambda _: None)
+
+    def become(self, other: "Card") -> None:
+        """Has and shows what the other card has, instead of its own. The other one is of no use then."""
+        self.reset()
+        self.resources, self.awaited = other.resources, other.awaited
+        for scanout, loaded in zip(self.scanouts, other.scanouts, strict=True):
+            scanout.cursor = loaded.cursor
+            self._show(scanout, loaded.framebuffer, loaded.rect)
+            self._repaint(scanout)
+
+    def look_up(self, gather: Callable[[Iterator[tuple[int, int]], int], Gather]) -> None:
+        """Looks the awaited backings up with a running ring's `Virtqueue.gather`: there is a memory now.
+
+        A resource whose backing is not there, or takes too much, has none from now on.
+        """
+        awaited, self.awaited = self.awaited, {}
+        for resource, ranges in awaited.items():
+            try:
+                most = self.resources.room // RANGE_COST
+                self.resources.attach(resource, gather(RANGE.iter_unpack(ranges), most))
+            except (CommandError, GuestError, MemoryError) as error:
+                log.warning("resource %d has lost its backing: %s", resource.number, error)
+            if isinstance(resource, Blob):
+                for scanout in self._showing(resource):
+                    self._repaint(scanout)
+
+    def _repaint(self, scanout: Scanout) -> None:
+        if scanout.framebuffer is not None:
+            scanout.repaint()
+        self._changed(scanout)
 
     def _execute(self, request: Request, features: int) -> Answer | None:
         command = request.command
@@ -199,7 +238,7 @@ class Card:
 
     # --- Resources --------------------------------------------------------------------------------------
 
-    def create_2d(self, new: ResourceCreate2d, _chain: Chain) -> None:
+    def create_2d(self, new: ResourceCreate2d, _chain: Chain | None = None) -> None:
         kind = _format(new.format)
         _check_size(new.width, new.height)
         self.resources.reserve(new.resource_id, RESOURCE_COST + new.width * new.height * PIXEL)
@@ -208,12 +247,12 @@ class Card:
         except OSError as error:
             raise CommandError(Response.ERR_OUT_OF_MEMORY, f"the host has none: {error}") from None
 
-    def create_blob(self, new: ResourceCreateBlob, chain: Chain) -> None:
+    def create_blob(self, new: ResourceCreateBlob, chain: Chain | None = None) -> None:
         if new.blob_mem != ResourceCreateBlob.GUEST or not new.size:
             raise CommandError(
                 Response.ERR_INVALID_PARAMETER, f"a blob of {new.size} bytes of memory {new.blob_mem}"
             )
-        backing = self._gather(chain, new.nr_entries) if new.nr_entries else None
+        backing = self._gather(chain, new.nr_entries) if chain is not None and new.nr_entries else None
         if backing is not None and len(backing) < new.size:
             raise CommandError(
                 Response.ERR_INVALID_PARAMETER, f"{len(backing)} bytes for a blob of {new.size}"
@@ -268,7 +307,7 @@ class Card:
 
     # --- Scan-outs --------------------------------------------------------------------------------------
 
-    def set_scanout(self, wanted: SetScanout, _chain: Chain) -> None:
+    def set_scanout(self, wanted: SetScanout, _chain: Chain | None = None) -> None:
         scanout = self._scanout(wanted.scanout_id)
         if not wanted.resource_id:
             self._show(scanout, None, NOTHING)
@@ -278,7 +317,7 @@ class Card:
             raise CommandError(Response.ERR_INVALID_PARAMETER, f"resource {resource.number} is a blob")
         self._show(scanout, Framebuffer.of(resource), _rect(wanted))
 
-    def set_scanout_blob(self, wanted: SetScanoutBlob, _chain: Chain) -> None:
+    def set_scanout_blob(self, wanted: SetScanoutBlob, _chain: Chain | None = None) -> None:
         scanout = self._scanout(wanted.scanout_id)
         if not wanted.resource_id:
             self._show(scanout, None, NOTHING)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from typing import Self
 
-from vhost_user_gpu import MANIFEST
+from vhost_user_gpu import MANIFEST, saved_card
 from vhost_user_gpu.card import Card, Request
 from vhost_user_gpu.commands import MAX_SCANOUTS, GpuFeature
 from vhost_user_gpu.config import EVENT_DISPLAY, Config
@@ -64,6 +64,7 @@ class Gpu(Device):
 
         With an `exporter` it shows blobs as dmabufs; it owns that, and where screenshots go.
         """
+        self.state_limit = memory + saved_card.BESIDE_MEMORY
         self._scanouts = scanouts
         self._exporter = exporter
         self._config = Config(scanouts)
@@ -125,6 +126,7 @@ class Gpu(Device):
 
     async def controlq(self, queue: Virtqueue) -> None:
         """Executes commands; those that only the front-end can answer wait for it, the others do not."""
+        self._card.look_up(queue.gather)
         try:
             async with asyncio.TaskGroup() as later:
                 self._control = (queue, later)
@@ -139,6 +141,7 @@ class Gpu(Device):
 
     async def cursorq(self, queue: Virtqueue) -> None:
         """Executes commands that give the cursor its shape and its place."""
+        self._card.look_up(queue.gather)
         async for chain in queue:
             await self._catch_up()
             self._execute(queue, Request(chain))
@@ -182,6 +185,15 @@ class Gpu(Device):
             sock, self._card.scanouts, self._outputs, self._announce_later, self._exporter
         )
         self._use_scanouts()
+
+    def save(self) -> bytes:
+        """All that the guest has made, with its pixels, and what it knows of the monitors."""
+        return saved_card.save(self._card, self._config)
+
+    def load(self, state: bytes, version: int) -> None:
+        """Shows what the guest has made in another program. The driver will hear of other monitors."""
+        saved_card.load(state, self._card, self._config)
+        self._announce_later()
 
     async def run(self) -> None:
         """Takes screenshots, if they are wanted."""

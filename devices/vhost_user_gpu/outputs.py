@@ -21,21 +21,21 @@ class Outputs:
         ]
         self._modes = self._own_modes
         self._edids: dict[int, bytes] = {}
-        self._read_by_driver: list[Mode] | None = None  # the modes that the driver has read last
+        self.read_by_driver: list[Mode] | None = None  # the modes that the driver has read last
 
     @property
     def news(self) -> bool:
         """Whether the modes have changed since the driver asked for them."""
-        return self._read_by_driver not in (None, self._modes)
+        return self.read_by_driver not in (None, self._modes)
 
     def for_driver(self) -> bytes:
         """All modes, as in the response to GET_DISPLAY_INFO. Notes that the driver knows them."""
-        self._read_by_driver = self._modes
+        self.read_by_driver = self._modes
         return b"".join(mode.pack() for mode in self._modes)
 
     def reset(self) -> None:
         """Notes that a new driver knows no modes yet."""
-        self._read_by_driver = None
+        self.read_by_driver = None
 
     @property
     def enabled(self) -> list[int]:

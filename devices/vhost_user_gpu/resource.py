@@ -32,13 +32,13 @@ class Resource:
     def __init__(self, number: int) -> None:
         self.number = number
         self.backing: Gather | None = None
-        self._uuid = b""
+        self.given_uuid = b""  # empty until somebody asks for it
 
     @property
     def uuid(self) -> bytes:
         """The resource's name for other devices. It is made at first use and then stays."""
-        self._uuid = self._uuid or _random_uuid()
-        return self._uuid
+        self.given_uuid = self.given_uuid or _random_uuid()
+        return self.given_uuid
 
     def release(self) -> None:
         """Gives the memory back."""
@@ -67,11 +67,11 @@ class Picture(Resource):
         self.height = height
         self.stride = PIXEL * width
         self.cost = RESOURCE_COST + self.stride * height
-        self._pixels = mmap.mmap(-1, self.stride * height, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.pixels = mmap.mmap(-1, self.stride * height, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def release(self) -> None:
         super().release()
-        self._pixels.close()
+        self.pixels.close()
 
     def fill_from(self, backing: Gather, rect: Rect, offset: int) -> None:
         """Fills a rectangle, which must fit, from `offset` of `backing` on; rows there are `stride` apart.
@@ -79,7 +79,7 @@ class Picture(Resource):
         Raises BadRequest if the bytes are not all in the backing.
         """
         backing.copy_rows(
-            self._pixels,
+            self.pixels,
             rect.y * self.stride + rect.x * PIXEL,
             offset=offset,
             row=rect.width * PIXEL,
@@ -89,18 +89,18 @@ class Picture(Resource):
         )
 
     def send(self, sock: socket.socket, offset: int, size: int, head: bytes = b"") -> int:
-        if self._pixels.closed:
+        if self.pixels.closed:
             return sock.sendmsg([head, ZEROS[:size]], [], socket.MSG_DONTWAIT)
-        with memoryview(self._pixels) as whole, whole[offset : offset + size] as part:
+        with memoryview(self.pixels) as whole, whole[offset : offset + size] as part:
             return sock.sendmsg([head, part], [], socket.MSG_DONTWAIT)
 
     def copy_rows(self, offset: int, row: int, rows: int, stride: int) -> bytearray:
-        if self._pixels.closed:
+        if self.pixels.closed:
             return bytearray(row * rows)
         if row == stride:
-            return bytearray(self._pixels[offset : offset + row * rows])
+            return bytearray(self.pixels[offset : offset + row * rows])
         starts = range(offset, offset + stride * rows, stride)
-        return bytearray().join(self._pixels[start : start + row] for start in starts)
+        return bytearray().join(self.pixels[start : start + row] for start in starts)
 
 
 class Blob(Resource):

@@ -8,12 +8,14 @@ was delivered. When reports get lost, the difference between the two states brin
                                      SYN_DROPPED, then the difference, then newer reports
     the source itself lost events    the same, with the state that the source has read anew
     no driver listens                nothing waits; the driver gets the difference when it starts
+    the guest goes elsewhere         both states go with it, and another program makes the difference
     the program ends                 what waits is dropped; the guest is told that everything is released
 """
 
 from vhost_user_input.description import Description
 from vhost_user_input.events import EVENT, SYN_DROPPED_REPORT, SYN_REPORT_EVENT
 from vhost_user_input.state import State
+from vhostd import Unpacker
 
 CAPACITY = 16384  # events: some seconds of the fastest devices, 128 KiB
 
@@ -58,6 +60,25 @@ class Backlog:
         No driver may listen.
         """
         self._guest.doubt_all(description, self.device)
+
+    def save(self) -> bytes:
+        """What another program needs to go on, as bytes; no driver listens."""
+        return bytes([self._torn]) + self._guest.pack() + self.device.pack()
+
+    def load(self, unpacker: Unpacker, description: Description) -> None:
+        """Goes on for another program's guest, with what `save` gave there; no driver listens.
+
+        Keys, switches and contacts are as they are here: what was held there is held no more. Axes stay where
+        they were until one here moves. RefusedRequest, and nothing has changed, if the bytes are wrong, or
+        not the last that the unpacker has.
+        """
+        (torn,) = unpacker.take(1)
+        guest, device = (State.unpack(unpacker, description) for _ in range(2))
+        unpacker.end()
+        guest.doubt()  # as at the ring's stop
+        self._torn = bool(torn)
+        self._guest = guest
+        self.device = device.moved_to(self.device)
 
     def end(self) -> None:
         """Drops what waits, and releases everything that is held. A guest that listens gets only that."""

@@ -57,11 +57,11 @@ class Config:
 
     def __init__(self, description: Description) -> None:
         self._answers = dict(_answers(description))
-        self._selected = bytes(SELECTORS)
+        self.selected = bytes(SELECTORS)  # `select` and `subsel`
 
     def read(self) -> bytes:
         """The whole config space as it is now; `size` is 0 for what the device does not have."""
-        select, subsel = self._selected
+        select, subsel = self.selected
         answer = self._answers.get((select, subsel), b"")
         return VirtioInputConfig(select, subsel, len(answer), b"", answer).pack()
 
@@ -75,11 +75,11 @@ class Config:
                 f"byte {offset} of the config space is read-only, as all but select and subsel"
             )
         taken = data[: SELECTORS - offset]
-        self._selected = self._selected[:offset] + taken + self._selected[offset + len(taken) :]
+        self.selected = self.selected[:offset] + taken + self.selected[offset + len(taken) :]
 
     def reset(self) -> None:
         """Selects nothing."""
-        self._selected = bytes(SELECTORS)
+        self.selected = bytes(SELECTORS)
 
 
 def _answers(description: Description) -> Iterator[tuple[tuple[int, int], bytes]]:

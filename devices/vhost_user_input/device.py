@@ -2,12 +2,13 @@
 
 import argparse
 import asyncio
+import struct
 from collections.abc import Sequence
 from typing import Self
 
 from vhost_user_input import MANIFEST
 from vhost_user_input.backlog import Backlog
-from vhost_user_input.config import Config
+from vhost_user_input.config import SELECTORS, Config
 from vhost_user_input.description import VIRTUAL, Description
 from vhost_user_input.evdev_source import EvdevSource
 from vhost_user_input.evemu_source import EvemuSource
@@ -22,6 +23,8 @@ from vhostd import (
     Grants,
     Handler,
     Link,
+    RefusedRequest,
+    Unpacker,
     UsageError,
     Virtqueue,
     socket_group,
@@ -29,6 +32,7 @@ from vhostd import (
 )
 
 EVENT_SIZE = 8  # bytes of a struct virtio_input_event
+STATE = struct.Struct(f"<{SELECTORS}sI")  # of a saved state: what is selected, and how many events were set
 STATUS_BURST = 64  # status events that the sources get in one report
 DEVICES = ("keyboard", "mouse", "tablet", "touchscreen")  # that the event socket may be, by itself
 NEEDS = {
@@ -48,12 +52,14 @@ class Input(Device):
     """
 
     kind = DeviceType.of(MANIFEST.type)
+    state_limit = 1 << 18  # the contacts in all slots of a large touch screen take the most
 
     def __init__(self, description: Description, sources: Sequence[Source]) -> None:
         self._description = description
         self._sources = sources
         self._config = Config(description)
         self._feed = Feed(Backlog(slots=description.slots > 0), description)
+        self._status: dict[tuple[int, int], int] = {}  # what the driver has set: values by type and code
 
     @classmethod
     def add_options(cls, parser: argparse.ArgumentParser) -> None:
@@ -125,6 +131,24 @@ class Input(Device):
         """Selects; raises RefusedRequest for anything but `select` and `subsel`."""
         self._config.write(offset, data)
 
+    def save(self) -> bytes:
+        """What the driver has selected and set, and what it has been told."""
+        status = b"".join(EVENT.pack(*element, value) for element, value in self._status.items())
+        return STATE.pack(self._config.selected, len(self._status)) + status + self._feed.save()
+
+    def load(self, state: bytes, version: int) -> None:
+        """Goes on for a driver of another program. The sources get the LEDs and the like that it has set."""
+        unpacker = Unpacker(state)
+        selected, count = STATE.unpack(unpacker.take(STATE.size))
+        status = bytes(unpacker.take(count * EVENT.size))
+        for kind, code, _value in EVENT.iter_unpack(status):
+            if not self._is_status(kind, code):
+                raise RefusedRequest(f"type {kind:04x} code {code:04x} is nothing that a driver sets here")
+        self._feed.load(unpacker)
+        self._config.selected = selected
+        self._status.clear()
+        self._tell_sources(status)
+
     async def run(self) -> None:
         """Lets the sources feed the guest; raises SetupError when one that is needed is gone."""
         await asyncio.gather(*(source.run(self._feed) for source in self._sources))
@@ -144,8 +168,9 @@ class Input(Device):
         await self._feed.end()
 
     def reset(self) -> None:
-        """Forgets what the driver had selected; what it knows of keys and axes is the eventq's matter."""
+        """Forgets what the driver had selected and set. What it knows of keys and axes the eventq knows."""
         self._config.reset()
+        self._status.clear()
 
     def close(self) -> None:
         """Closes the sources."""
@@ -157,13 +182,18 @@ class Input(Device):
         for _ in range(STATUS_BURST):
             if (chain := queue.pop()) is None:
                 break
-            events += self._status(chain)
+            events += self._status_event(chain)
             queue.push(chain)
-        if events:
-            for source in self._sources:
-                source.write(bytes(events) + SYN_REPORT_EVENT)
+        self._tell_sources(bytes(events))
 
-    def _status(self, chain: Chain) -> bytes:
+    def _tell_sources(self, events: bytes) -> None:
+        """Hands the sources what the driver has set, and keeps it for another program."""
+        if events:
+            self._status |= {(kind, code): value for kind, code, value in EVENT.iter_unpack(events)}
+            for source in self._sources:
+                source.write(events + SYN_REPORT_EVENT)
+
+    def _status_event(self, chain: Chain) -> bytes:
         """The status event in a chain; nothing if it is none, or none that the device has.
 
         Linux also echoes events of the eventq here, such as scan codes; they must not go back to the source.
@@ -172,7 +202,10 @@ class Input(Device):
             return b""
         event = chain.read(EVENT_SIZE)
         kind, code, _value = EVENT.unpack(event)
-        return event if kind in STATUS_TYPES and self._description.has(kind, code) else b""
+        return event if self._is_status(kind, code) else b""
+
+    def _is_status(self, kind: int, code: int) -> bool:
+        return kind in STATUS_TYPES and self._description.has(kind, code)
 
 
 def _check_dependents(options: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from vhost_user_input.description import Description
 from vhost_user_input.events import EVENT
 from vhost_user_input.origin import Origin
 from vhost_user_input.state import State
-from vhostd import Virtqueue
+from vhostd import Unpacker, Virtqueue
 
 # In events. After so many the event loop gets a turn, for signals, messages and the sources.
 BURST = 64
@@ -84,6 +84,14 @@ class Feed:
     def doubt(self) -> None:
         """The driver was set up before, and may believe anything. No ring runs."""
         self._backlog.doubt(self._description)
+
+    def save(self) -> bytes:
+        """What the driver has been told, and what the device's state is, as bytes. No ring runs."""
+        return self._backlog.save()
+
+    def load(self, unpacker: Unpacker) -> None:
+        """Goes on for a driver of another program, as `Backlog.load` does. No ring runs."""
+        self._backlog.load(unpacker, self._description)
 
     async def end(self) -> None:
         """Releases all that is held, takes nothing more, and returns when the guest has been told."""

@@ -1,5 +1,6 @@
 """The state that events lead to: which keys and switches are on, and where axes and contacts are."""
 
+import struct
 from collections.abc import Iterable
 from typing import Self
 
@@ -15,11 +16,16 @@ from vhost_user_input.events import (
     EVENT,
     KEY_REPEATED,
     SYN_REPORT_EVENT,
+    BadEvent,
 )
+from vhostd import RefusedRequest, Unpacker
 
 UNKNOWN_SLOT = -1
+STATE = struct.Struct("<iI")  # slot, number of elements
+ELEMENT = struct.Struct("<IHHBi")  # slot, type, code, whether its value is known, value
 
 _SWITCHING = frozenset((EV_KEY, EV_SW))
+_KEPT = _SWITCHING | {EV_ABS}
 _TRACKING_ID = EV_ABS << 16 | ABS_MT_TRACKING_ID
 
 
@@ -36,7 +42,7 @@ class State:
         self._values: dict[int, int | None] = {}
         self._slots = slots
 
-    def set(self, kind: int, code: int, value: int, slot: int = 0) -> None:
+    def set(self, kind: int, code: int, value: int | None, slot: int = 0) -> None:
         """Sets one value; `slot` matters only for codes that describe a contact."""
         self._values[slot << 32 | kind << 16 | code] = value
 
@@ -66,11 +72,11 @@ class State:
         if self.slot:
             self.slot = UNKNOWN_SLOT
 
-    def doubt_all(self, description: Description, known: Self) -> None:
-        """Makes every key, switch and contact unknown, and each value that the device's state `known` has."""
+    def doubt_all(self, description: Description, device: Self) -> None:
+        """Makes every key, switch and contact unknown, and each value that this or the device's state has."""
         keys = {kind << 16 | code for kind in _SWITCHING for code in description.codes.get(kind, ())}
         contacts = {slot << 32 | _TRACKING_ID for slot in range(description.slots)}
-        self._values = dict.fromkeys(keys | contacts | known._values.keys())
+        self._values = dict.fromkeys(keys | contacts | self._values.keys() | device._values.keys())
         self.slot = UNKNOWN_SLOT if self._slots else 0
 
     def held(self) -> dict[int, int | None]:
@@ -135,6 +141,35 @@ class State:
     def _get(self, element: int) -> int | None:
         return self._values.get(element, _at_rest(element))
 
+    def moved_to(self, here: Self) -> "State":
+        """What a device in the state `here` is in when it goes on for this one: axes unknown there stay."""
+        state = here.released(())
+        for element, value in self._values.items():
+            if element >> 16 & 0xFFFF == EV_ABS and not _can_be_held(element):
+                state._values.setdefault(element, value)
+        return state
+
+    def pack(self) -> bytes:
+        """The state as bytes: the slot, the number of elements that are not at rest, and these elements."""
+        values = [(each, value) for each, value in self._values.items() if value != _at_rest(each)]
+        return STATE.pack(self.slot, len(values)) + b"".join(
+            ELEMENT.pack(each >> 32, each >> 16 & 0xFFFF, each & 0xFFFF, value is not None, value or 0)
+            for each, value in values
+        )
+
+    @classmethod
+    def unpack(cls, unpacker: Unpacker, description: Description) -> Self:
+        """Takes what `pack` gave; RefusedRequest for what a device of this description cannot have."""
+        state = cls(slots=description.slots > 0)
+        state.slot, count = STATE.unpack(unpacker.take(STATE.size))
+        if not UNKNOWN_SLOT <= state.slot < max(description.slots, 1):
+            raise RefusedRequest(f"slot {state.slot} of a device with {description.slots}")
+        for _ in range(count):
+            slot, kind, code, is_known, value = ELEMENT.unpack(unpacker.take(ELEMENT.size))
+            _check(description, slot, kind, code, value)
+            state.set(kind, code, value if is_known else None, slot)
+        return state
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, State):
             return NotImplemented
@@ -146,6 +181,19 @@ class State:
     def __repr__(self) -> str:
         values = {f"{element:x}": value for element, value in sorted(self._values.items())}
         return f"State(slot={self.slot}, {values})"
+
+
+def _check(description: Description, slot: int, kind: int, code: int, value: int) -> None:
+    """Raises RefusedRequest for an element that the device's state cannot have."""
+    is_contact_s = kind == EV_ABS and ABS_MT_FIRST <= code <= ABS_MT_LAST
+    if kind not in _KEPT or (kind, code) == (EV_ABS, ABS_MT_SLOT):
+        raise RefusedRequest(f"type {kind:04x} code {code:04x} has no state")
+    if slot >= (max(description.slots, 1) if is_contact_s else 1):
+        raise RefusedRequest(f"type {kind:04x} code {code:04x} in slot {slot} of {description.slots}")
+    try:
+        description.check(kind, code, value)
+    except BadEvent as error:
+        raise RefusedRequest(str(error)) from None
 
 
 def _at_rest(element: int) -> int:

@@ -20,20 +20,25 @@ OK, ERROR = b"\0", b"\1"
 CONTENTS = bytes(range(256))
 
 
-def driven(drive: Callable[[Queue], Awaitable[None]], *options: str) -> None:
-    """Runs the program, and a driver of its only queue."""
+def driven(drive: Callable[[Queue], Awaitable[None]], *options: str, state: bytes = b"") -> bytes:
+    """Runs the program, with a state if there is one, and a driver of its only queue; returns the state."""
 
-    async def main() -> None:
+    async def main() -> bytes:
         frontend = Frontend(ours)
         memory = SharedMemory(1 << 20)
         await frontend.negotiate()
         assert frontend.features & 1, "drivers need zero-length requests"
+        if state:
+            await frontend.load(state)
         await frontend.share(memory)
         queue = await frontend.start(memory)
         await asyncio.wait_for(drive(queue), 30)
+        await frontend.stop(queue)
+        left = await frontend.save()
         queue.close()
         memory.close()
         frontend.close()
+        return left
 
     ours, theirs = socket.socketpair()
     with theirs:
@@ -41,8 +46,9 @@ def driven(drive: Callable[[Queue], Awaitable[None]], *options: str) -> None:
         program = subprocess.Popen([PROGRAM, f"--fd={fd}", *options], pass_fds=[fd])
     try:
         ours.setblocking(False)
-        asyncio.run(main())
+        left = asyncio.run(main())
         assert program.wait(30) == 0
+        return left
     finally:
         program.kill()
         program.wait()
@@ -85,6 +91,18 @@ def test_a_write_stays_in_its_page() -> None:
         assert await read(queue, 9) == b"cd" + b"\xff" * 4 + b"ab" + b"\xff" + OK
 
     driven(drive)
+
+
+def test_it_goes_on_in_another_program() -> None:
+    async def here(queue: Queue) -> None:
+        assert await write(queue, b"\x10abc") == OK
+
+    async def there(queue: Queue) -> None:
+        assert await read(queue, 1) == b"\xff" + OK
+        assert await write(queue, b"\x10") == OK
+        assert await read(queue, 3) == b"abc" + OK
+
+    driven(there, state=driven(here))
 
 
 def test_only_its_own_address_answers() -> None:

@@ -100,6 +100,18 @@ def test_a_range_may_cross_regions(chain: Chain) -> None:
     assert content(gather) == pattern(SEAM - 3, 8)
 
 
+def test_the_same_can_be_gathered_again(machine: Machine, chain: Chain) -> None:
+    gather = chain.gather([(DATA + 100, 5), (SEAM - 3, 6), (DATA + 7, 1), (DATA + 8, 0)])
+    ranges = gather.guest_ranges()
+    assert ranges == [(DATA + 100, 5), (SEAM - 3, 3), (SEAM, 3), (DATA + 7, 1)]
+    again = machine.ring.gather(ranges)
+    assert (again.guest_ranges(), content(again)) == (ranges, content(gather))
+    with pytest.raises(MemoryError):
+        machine.ring.gather(ranges, 3)
+    with pytest.raises(BadDescriptor):
+        machine.ring.gather([(END - 1, 2)])
+
+
 def test_regions_are_never_merged() -> None:
     """Not even where the kernel happens to map one right behind the other."""
     fd = memfd(8 * PAGE)

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.conftest import Run
-from vhostd.errors import MalformedMessage, MemoryLost
+from vhostd.errors import FrontendGone, MalformedMessage, MemoryLost
 from vhostd.vhost_user.messages import BACK_END, FRONT_END
 from vhostd.wire.channel import Channel
 from vhostd.wire.framing import HEADER, MAX_FDS, VERSION, Message
@@ -389,6 +389,17 @@ def test_a_peer_that_hangs_up_is_noticed_before_its_messages_are_read(run_async:
         assert await channel.receive() is not None
         assert await channel.receive() is None
         channel.close()
+
+    run_async(main)
+
+
+def test_work_that_the_peer_waits_for(run_async: Run) -> None:
+    async def main() -> None:
+        async with connected() as (channel, peer):
+            await channel.outlast(asyncio.sleep(0), "it slept")
+            asyncio.get_running_loop().call_soon(peer.close)
+            with pytest.raises(FrontendGone, match="has gone while it slept"):
+                await channel.outlast(asyncio.sleep(PATIENCE), "it slept")
 
     run_async(main)
 

@@ -1,12 +1,17 @@
 """The front-end's part of the protocol, one request at a time."""
 
 import asyncio
+import os
 import socket
+from contextlib import suppress
 
+from vhostd.errors import RefusedRequest
 from vhostd.frontend.memory import SharedMemory
+from vhostd.frontend.pipe import read_all, write_all
 from vhostd.frontend.queue import Queue
 from vhostd.vhost_user.messages import (
     ADD_MEM_REG,
+    CHECK_DEVICE_STATE,
     FRONT_END,
     GET_CONFIG,
     GET_FEATURES,
@@ -14,6 +19,7 @@ from vhostd.vhost_user.messages import (
     GET_PROTOCOL_FEATURES,
     GET_VRING_BASE,
     REM_MEM_REG,
+    SET_DEVICE_STATE_FD,
     SET_FEATURES,
     SET_INFLIGHT_FD,
     SET_MEM_TABLE,
@@ -31,6 +37,7 @@ from vhostd.vhost_user.messages import (
     MemoryTable,
     ProtocolFeature,
     SingleRegion,
+    StateTransfer,
     VringAddr,
     VringFd,
     VringState,
@@ -159,6 +166,31 @@ class Frontend:
     async def stop(self, queue: Queue) -> int:
         """Stops a queue's ring and returns the index at which it may go on."""
         return (await self.call(GET_VRING_BASE, VringState(queue.index, 0))).num
+
+    async def save(self) -> bytes:
+        """The device's state, for `load` in another back-end. All rings must be stopped."""
+        ours, theirs = map(Fd, os.pipe())
+        with ours:
+            await self._begin_transfer(StateTransfer.SAVE, theirs)
+            state = await read_all(ours)
+        await self._check_state()
+        return state
+
+    async def load(self, state: bytes) -> None:
+        """Gives the device what `save` gave elsewhere. No ring may have started."""
+        theirs, ours = map(Fd, os.pipe())
+        with ours, suppress(BrokenPipeError):  # refused before its end
+            await self._begin_transfer(StateTransfer.LOAD, theirs)
+            await write_all(ours, state)
+        await self._check_state()
+
+    async def _begin_transfer(self, direction: int, theirs: Fd) -> None:
+        with theirs:
+            await self.call(SET_DEVICE_STATE_FD, StateTransfer(direction, StateTransfer.STOPPED), theirs)
+
+    async def _check_state(self) -> None:
+        if (await self.call(CHECK_DEVICE_STATE, Empty())).value:
+            raise RefusedRequest("the back-end says that the transfer of its state has failed")
 
     def close(self) -> None:
         """Closes the connection; idempotent."""

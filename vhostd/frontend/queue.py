@@ -1,6 +1,5 @@
 """The driver's end of one virtqueue, with the eventfds that a front-end gives to a back-end."""
 
-import asyncio
 import os
 import select
 import socket
@@ -9,6 +8,7 @@ from typing import Any
 
 from vhostd.errors import GuestError
 from vhostd.frontend.memory import PAGE, SharedMemory
+from vhostd.frontend.pipe import readable
 from vhostd.ring import ring_format
 from vhostd.ring.driver import driver_format
 from vhostd.wire.fds import Fd
@@ -84,7 +84,7 @@ class Queue:
         return answer
 
     async def _interrupt(self) -> None:
-        await _readable(self._watched.fileno())
+        await readable(self._watched.fileno())
         ready = dict(self._watched.poll(0))
         if self.call_fd.fileno() in ready:
             os.eventfd_read(self.call_fd.fileno())
@@ -111,15 +111,5 @@ class Queue:
 
 async def signalled(eventfd: Fd) -> int:
     """Waits for an eventfd and returns its count."""
-    await _readable(eventfd.fileno())
+    await readable(eventfd.fileno())
     return os.eventfd_read(eventfd.fileno())
-
-
-async def _readable(fd: int) -> None:
-    loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    loop.add_reader(fd, readable.set)
-    try:
-        await readable.wait()
-    finally:
-        loop.remove_reader(fd)

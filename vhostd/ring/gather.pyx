@@ -103,6 +103,14 @@ cdef class Gather:
             found.append((region.fd, region.offset + (piece.host - piece.span.host), piece.length))
         return found
 
+    def guest_ranges(self):
+        """The `(guest_addr, length)` of each range that is kept, to gather the same in another memory."""
+        cdef Piece piece
+        return [
+            (piece.span.first + <uint64_t> (piece.host - piece.span.host), piece.length)
+            for piece in self.pieces[:self.count]
+        ]
+
     # --- Ranges -----------------------------------------------------------------------------------------
 
     cdef int _add(self, guest_addr, length) except -1:

@@ -9,10 +9,11 @@ area, how often the driver is told of what was pushed, and the loop that serves 
 a small class of its own, such as SplitRing; what it fills in is listed at `Ring`.
 """
 
-from libc.stdint cimport UINT16_MAX, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport SIZE_MAX, UINT16_MAX, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
 from vhostd.ring.chain cimport MOST_PIECES, Chain, InFlight
+from vhostd.ring.gather cimport gather
 from vhostd.ring.inflight cimport InflightQueue
 from vhostd.ring.memory cimport READS, GuestMemory, Window
 from vhostd.ring.shortcut cimport DONE, LEFT, Shortcut
@@ -145,6 +146,10 @@ cdef class Ring:
                 raise ValueError(f"{(<Window> window).region!r} does not belong to the ring's memory")
         self.memory, self.desc, self.avail, self.used = memory, desc, avail, used
         return 0
+
+    def gather(self, ranges, size_t most=SIZE_MAX):
+        """As `Chain.gather`, in the ring's present memory: for ranges that no chain has named, but a saved state."""
+        return gather(self.memory, ranges, most)
 
     # --- Chains -----------------------------------------------------------------------------------------
 

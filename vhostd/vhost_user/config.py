@@ -19,17 +19,19 @@ class Config:
             answer(SET_CONFIG, self.set_config),
         )
 
-    def resume(self) -> None:
+    def resume(self, *, known: bool) -> None:
         """Call it before the first ring starts. Resumes the device for a driver that was set up before.
 
         The driver was set up before if the front-end has never read the config space in this session. Then
-        the driver may know old values, so it is told that the config space has changed.
+        the driver may know old values, so it is told that the config space has changed. The device does no
+        more if it is `known` what the driver knows, because its state was loaded.
         """
         if self._agreed.has(ProtocolFeature.CONFIG) and not self._was_read:
             self._was_read = True
             device = self._state.device
             device.config_changed()
-            device.resume()
+            if not known:
+                device.resume()
 
     def get_config(self, wanted: ConfigSpace) -> ConfigSpace:
         self._was_read = True

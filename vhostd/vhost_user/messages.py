@@ -189,6 +189,9 @@ class SharedObject(Layout, byteorder="="):
 class StateTransfer(Layout, byteorder="="):
     """Device state transfer parameters."""
 
+    SAVE, LOAD = 0, 1  # of `direction`
+    STOPPED = 0  # of `phase`: the rings are
+
     direction: u32
     phase: u32
 

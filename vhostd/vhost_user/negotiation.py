@@ -31,6 +31,7 @@ PROTOCOL_FEATURES = mask(
     ProtocolFeature.RESET_DEVICE,
     ProtocolFeature.CONFIGURE_MEM_SLOTS,
     ProtocolFeature.STATUS,
+    ProtocolFeature.DEVICE_STATE,
 )
 
 

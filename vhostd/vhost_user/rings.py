@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 
-from vhostd.errors import FrontendGone, RefusedRequest
+from vhostd.errors import RefusedRequest
 from vhostd.ring import InflightQueue, Ring, ring_format
 from vhostd.vhost_user.inflight import make_area, map_area
 from vhostd.vhost_user.memory import Memory
@@ -122,17 +122,8 @@ class Rings:
             await self._stop([vring])
 
     async def _stop(self, vrings: Iterable[Vring]) -> None:
-        stopping = asyncio.create_task(self._state.stop(vring.runner for vring in vrings))
-        leaving = asyncio.create_task(self._channel.hang_up())
-        tasks = (stopping, leaving)
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if not stopping.done():
-                raise FrontendGone("the front-end has gone while rings were stopping")
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+        stopping = self._state.stop(vring.runner for vring in vrings)
+        await self._channel.outlast(stopping, "rings were stopping")
         self._update_running()
 
     def _update_running(self) -> None:

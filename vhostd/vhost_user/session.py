@@ -1,8 +1,8 @@
 """One front-end's connection to the device, from its first message to its end.
 
 Each topic has a module with one short method per message: negotiation.py, memory.py, migration.py, rings.py,
-config.py, status.py and link.py. A method refuses a message by an exception; dispatch.py decides what the
-exception costs.
+config.py, status.py, device_state.py and link.py. A method refuses a message by an exception; dispatch.py
+decides what the exception costs.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import logging
 
 from vhostd.errors import FrontendError, SetupError
 from vhostd.vhost_user.config import Config
+from vhostd.vhost_user.device_state import DeviceState
 from vhostd.vhost_user.dispatch import Agreed, Dispatcher
 from vhostd.vhost_user.doubt import Doubt
 from vhostd.vhost_user.link import FrontendLink
@@ -51,12 +52,16 @@ class Session:
         self._vrings = [Vring(queue, doubt) for queue in self.state.queues]
         self._memory = Memory(self._vrings)
         self._link = FrontendLink(self._agreed, running)
-        config = Config(self.state, self._agreed)
-        rings = Rings(self.state, self._vrings, self._memory, channel, running, config.resume)
+        self._config = Config(self.state, self._agreed)
+        self._device_state = DeviceState(self.state, channel)
+        rings = Rings(self.state, self._vrings, self._memory, channel, running, self._start)
         status = Status(self.state, rings)
         self._migration = Migration(self.state, self._memory)
         negotiation = Negotiation(self.state, rings, self._migration, self._agreed)
-        topics = (negotiation, self._memory, self._migration, rings, config, status, self._link)
+        topics = (
+            *(negotiation, self._memory, self._migration, rings),
+            *(self._config, status, self._device_state, self._link),
+        )
         calls = [call for topic in topics for call in topic.calls]
         self._dispatcher = Dispatcher(channel, [*calls, *device.calls], self._agreed)
 
@@ -99,9 +104,15 @@ class Session:
             lines.append(f"rings that were not set up: {unused}")
         return lines
 
+    def _start(self) -> None:
+        """Makes the device ready for its first ring."""
+        self._device_state.end()
+        self._config.resume(known=self._device_state.was_loaded)
+
     async def _close(self) -> None:
         self.state.device.detach()
         try:
+            await self._device_state.close()
             await self._link.close()
             await self.state.end(DISCONNECT_PATIENCE)
         finally:

@@ -2,6 +2,7 @@
 
     program starts     from_options, grants(), then run() beside everything else
       front-end comes    attach(), then read_config, write_config and its own calls at any time
+        guest arrives      load(), before any ring starts; guest leaves: save(), when all have stopped
         ring starts        its handler, with a fresh Virtqueue
         ring stops         the handler's loop ends; cancelled only while it holds no chain
       front-end goes     detach(), and reset() once no ring runs any more
@@ -26,6 +27,7 @@ from vhostd.virtio.link import Link
 from vhostd.virtio.virtqueue import Virtqueue
 from vhostd.virtio.vocabulary import DeviceType
 from vhostd.wire.calls import Call
+from vhostd.wire.unpacker import Unpacker
 
 Handler = Callable[[Virtqueue], Awaitable[None]]
 Signals = Mapping[Literal["SIGHUP", "SIGUSR1"], Callable[[], None]]  # a signal's name: the function to call
@@ -40,6 +42,8 @@ class Device:
     protocol_features: int = 0  # a mask: the vhost-user protocol features of the device's own `calls`
     link: Link = Link()  # to the front-end; it leads nowhere while there is none
     generation: int = 0  # how often the config space has changed (2.5)
+    state_version: int = 1  # of the format in which `save` gives the state; 2 once that has changed
+    state_limit: int = 1 << 16  # bytes of a state that `load` takes at most
 
     def __init_subclass__(cls) -> None:
         if "capabilities" in vars(cls):  # where they once were, and would be ignored
@@ -114,8 +118,27 @@ class Device:
     def resume(self) -> None:
         """Goes on for a driver that was set up before this front-end connected, perhaps by another program.
 
-        It is told of the config space anew, as after `config_changed`. No ring runs yet.
+        It is told of the config space anew, as after `config_changed`. No ring runs yet. It is not called
+        after `load`, since the device knows then what the driver knows.
         """
+
+    def save(self) -> bytes:
+        """All that the driver relies on and does not say again, for `load` in another program. No ring runs.
+
+        What the options say, or the host, is not part of it: the other program has its own. The device goes
+        on as if nothing had happened, since the guest may stay after all.
+        """
+        return b""
+
+    def load(self, state: bytes, version: int) -> None:
+        """Takes over what `save` gave in another program, in its format of this version; no ring runs.
+
+        A version is from 1 to `state_version`. Every byte may be an attacker's; `Unpacker` helps to take
+        them. Raises RefusedRequest, and changes nothing, for a state that cannot be this device's.
+
+        There may be no guest memory yet: what lies in it is looked up when a ring runs (`Virtqueue.gather`).
+        """
+        Unpacker(state).end()
 
     def reset(self) -> None:
         """Returns to the initial state: the driver, or the front-end, starts afresh. No ring runs."""

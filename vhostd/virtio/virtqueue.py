@@ -6,13 +6,14 @@ show here, so that another transport can carry the same devices.
 """
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from weakref import WeakKeyDictionary
 
-from vhostd.ring import Chain, Ready, Ring, Shortcut
+from vhostd.ring import Chain, Gather, Ready, Ring, Shortcut
 
 # After so many chains without a pause, or fewer that take longer (`Ring.effort`), the event loop gets a
 # turn, for signals, messages and other rings.
@@ -101,6 +102,10 @@ class Virtqueue:
     def use_shortcut(self, shortcut: Shortcut) -> None:
         """Has a shortcut serve what it can of the chains that `async for` would give; call it before that."""
         self._shortcut = shortcut
+
+    def gather(self, ranges: Iterable[tuple[int, int]], most: int = sys.maxsize) -> Gather:
+        """As `Chain.gather`, for ranges of guest memory that a saved state has named."""
+        return self.ring.gather(ranges, most)
 
     async def pump(self, pump: Shortcut, fd: int) -> None:
         """Has a pump fill chains whenever an fd of the host's is readable, until the ring stops.

@@ -9,9 +9,10 @@ import asyncio
 import logging
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
-from vhostd.errors import MalformedMessage, forget
+from vhostd.errors import FrontendGone, MalformedMessage, forget
 from vhostd.wire.fds import Fd, close_all
 from vhostd.wire.framing import MAX_FDS, Dialect, Message, MessageReader
 from vhostd.wire.sockets import is_other_end
@@ -137,6 +138,20 @@ class Channel:
                 await gone.wait()
             finally:
                 self._loop.remove_reader(watched.fileno())
+
+    async def outlast(self, work: Coroutine[Any, Any, None], doing: str) -> None:
+        """Waits for work that the peer waits for. If the peer goes meanwhile, cancels it: FrontendGone."""
+        working, leaving = asyncio.create_task(work), asyncio.create_task(self.hang_up())
+        tasks = (working, leaving)
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise FrontendGone(f"the front-end has gone while {doing}")
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        working.result()
 
     def abort(self, failure: Exception) -> None:
         """Makes all present and later calls raise `failure`."""

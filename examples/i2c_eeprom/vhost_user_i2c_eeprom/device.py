@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from vhostd import BadRequest, Chain, Device, DeviceType, Handler, SetupError, Virtqueue
+from vhostd import BadRequest, Chain, Device, DeviceType, Handler, SetupError, Unpacker, Virtqueue
 
 ZERO_LENGTH_REQUEST = 0  # a feature: requests without data, which ask whether anybody has that address
 OUT_HEADER = struct.Struct("<HHI")  # struct virtio_i2c_out_hdr: address, padding, flags
@@ -57,6 +57,17 @@ class Eeprom(Device):
             chain.write(ERROR if failed else OK)
             failed = failed and bool(flags & FAIL_NEXT)
             queue.push(chain)
+
+    def save(self) -> bytes:
+        """The cells, and the one that is next."""
+        return bytes(self._cells) + bytes([self._next])
+
+    def load(self, state: bytes, version: int) -> None:
+        """Goes on with the cells of another program, whose guest has come here."""
+        unpacker = Unpacker(state)
+        cells, (place,) = unpacker.take(SIZE), unpacker.take(1)
+        unpacker.end()
+        self._cells, self._next = bytearray(cells), place
 
     def _read(self, count: int) -> bytes:
         """The next cells; behind the last one is the first."""

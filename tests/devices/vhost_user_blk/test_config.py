@@ -1,5 +1,6 @@
 """The config space and the feature bits: what a driver is told of each disk (virtio 1.3, 5.2.3 and 5.2.4)."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -301,3 +302,32 @@ def test_secure_erase_where_the_host_can(image: Image, monkeypatch: pytest.Monke
     assert features_of(image) == mask(*ALWAYS, 13, 14, 16)
     with open(image.path, "rb") as file:
         assert file.read() == noise(SIZE)
+
+
+# --- A state for another program ------------------------------------------------------------------------
+
+
+def test_the_driver_s_choice_of_the_cache_goes_along(image: Image) -> None:
+    for writeback, initial in itertools.product((True, False), repeat=2):
+        destination = config(image, writeback=initial)
+        assert not destination.load(config(image, writeback=writeback).save())
+        assert VirtioBlkConfig.unpack(destination.read()).writeback == writeback
+
+
+def test_a_disk_of_another_size(image: Image, tmp_path: Path) -> None:
+    (tmp_path / "larger").mkdir()
+    larger = open_image(tmp_path / "larger", SIZE + 4096)
+    try:
+        assert config(larger).load(config(image).save())
+        with pytest.raises(RefusedRequest, match=f"a disk of {SIZE + 4096} bytes, and this one has {SIZE}"):
+            config(image).load(config(larger).save())
+    finally:
+        larger.close()
+
+
+def test_a_state_that_is_wrong_changes_nothing(image: Image) -> None:
+    state, destination = config(image).save(), config(image, writeback=False)
+    for wrong in (*(state[:size] for size in range(len(state))), state + b"\0", state[:8] + b"\2"):
+        with pytest.raises(RefusedRequest):
+            destination.load(wrong)
+    assert destination.save() == config(image, writeback=False).save()

@@ -2,6 +2,7 @@
 state equals the device's, whatever was dropped, stopped and started in between.
 """
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +10,7 @@ from tests.devices.vhost_user_input.fakes import SYN, Event, Linux, pack, split,
 from vhost_user_input.backlog import CAPACITY, Backlog
 from vhost_user_input.description import AbsInfo, Description, keyboard
 from vhost_user_input.state import State
+from vhostd import RefusedRequest, Unpacker
 
 SYN_DROPPED = (0, 3, 0)
 PRESS, RELEASE = (1, 30, 1), (1, 30, 0)
@@ -156,6 +158,72 @@ def test_a_guest_that_another_program_has_told_anything() -> None:
     assert [event for event in events if event[2]] == [PRESS]
 
 
+# --- Another program ------------------------------------------------------------------------------------
+
+TABLET = Description(codes={1: frozenset((30,)), 3: frozenset((0, 1)), 5: frozenset((0,))})
+
+
+def moved(source: Backlog, destination: Backlog, description: Description = TABLET) -> list[Event]:
+    """What the guest is told when it goes on with the destination."""
+    source.stop()
+    destination.load(Unpacker(source.save()), description)
+    destination.start()
+    return drain(destination)
+
+
+def told(*events: Event) -> Backlog:
+    """A backlog whose guest knows of these."""
+    backlog = listening()
+    backlog.add(pack(*events, SYN))
+    drain(backlog)
+    return backlog
+
+
+def test_what_was_held_is_held_no_more_and_axes_stay_where_they_are() -> None:
+    source = told(PRESS, (3, 0, 100), (3, 1, 200), (5, 0, 1))
+    events = moved(source, Backlog(slots=False))
+    assert sorted(events) == sorted([RELEASE, (3, 0, 100), (3, 1, 200), (5, 0, 0), SYN])
+
+
+def test_what_the_device_knows_here_is_right() -> None:
+    destination = Backlog(slots=False)
+    destination.add(pack(PRESS, (3, 0, 7), (5, 0, 1), SYN))
+    events = moved(told((3, 0, 100), (3, 1, 200)), destination)
+    assert sorted(events) == sorted([PRESS, (3, 0, 7), (3, 1, 200), (5, 0, 1), SYN])
+
+
+def test_a_report_that_was_torn_by_the_move_is_ended() -> None:
+    source = listening()
+    source.add(pack((2, 0, 1), (2, 1, 1), SYN))
+    assert drain(source, 1) == [(2, 0, 1)]
+    assert moved(source, Backlog(slots=False)) == [SYN]
+
+
+def test_a_key_that_was_released_before_is_not_told_of() -> None:
+    assert moved(told(PRESS, SYN, RELEASE), Backlog(slots=False)) == []
+
+
+def test_nobody_is_left_behind_with_a_loaded_state() -> None:
+    """A guest that boots here later is told all that is not at rest, whatever the one before knew."""
+    destination = Backlog(slots=False)
+    moved(told((3, 0, 100)), destination)
+    destination.stop()
+    destination.start()
+    assert drain(destination) == [(3, 0, 100), SYN]
+
+
+def test_a_state_that_is_wrong_changes_nothing() -> None:
+    source, destination = told(PRESS, (3, 0, 100)), told(PRESS)
+    source.stop()
+    destination.stop()
+    state, before = source.save(), destination.save()
+    wrong = [state[:size] for size in range(len(state))] + [state + b"\0"]
+    for each in wrong:
+        with pytest.raises(RefusedRequest):
+            destination.load(Unpacker(each), TABLET)
+    assert destination.save() == before
+
+
 CHANGES = st.one_of(
     st.tuples(st.just(1), st.integers(30, 32), st.integers(0, 2)),
     st.tuples(st.just(5), st.integers(0, 1), st.integers(0, 1)),
@@ -166,14 +234,19 @@ CHANGES = st.one_of(
     st.tuples(st.just(3), st.integers(0x35, 0x36), st.integers(0, 3)),
 )
 DEVICE = Description(
-    codes={1: frozenset((30, 31, 32)), 5: frozenset((0, 1))}, axes={0x2F: AbsInfo(0, SLOTS - 1)}
+    codes={
+        1: frozenset((30, 31, 32)),
+        3: frozenset((0, 1, 0x2F, 0x35, 0x36, 0x39)),
+        5: frozenset((0, 1)),
+    },
+    axes={0x2F: AbsInfo(0, SLOTS - 1)},
 )
 REPORTS = st.lists(CHANGES, min_size=1, max_size=8)
 STEPS = st.lists(
     st.one_of(
         REPORTS,
         st.integers(0, 12),  # the guest takes so many events
-        st.sampled_from(("start", "stop", "reboot", "lost", "another program")),
+        st.sampled_from(("start", "stop", "reboot", "lost", "another program", "migrate")),
     ),
     max_size=30,
 )
@@ -224,6 +297,19 @@ class World:
         self.guest.contacts[1][0x39] = 9
         self.backlog.doubt(DEVICE)
 
+    def migrate(self) -> None:
+        """The guest goes on with a program elsewhere, whose device nobody has touched yet."""
+        self.stop()
+        saved = self.backlog.save()
+        self.backlog = Backlog(slots=True, capacity=24)
+        self.backlog.load(Unpacker(saved), DEVICE)
+        self.device.keys.clear()
+        self.device.switches.clear()
+        self.device.slot = self.state.slot = 0
+        for contact in self.device.contacts:
+            contact[0x39] = -1
+        self.state = self.state.moved_to(State(slots=True))
+
     def step(self, step: list[Event] | int | str) -> None:
         if isinstance(step, list):
             self.report(step)
@@ -235,6 +321,8 @@ class World:
             self.lose()
         elif step == "another program":
             self.change_hands()
+        elif step == "migrate":
+            self.migrate()
         else:
             self.stop()
             if step == "reboot":

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.devices.vhost_user_input.fakes import SYN, FakeChain, FakeEventq, FakeQueue, pack
 from vhost_user_input import MANIFEST
@@ -246,3 +248,66 @@ def test_a_recording_into_a_ring_of_four_entries(tmp_path: Path) -> None:
         return queue
 
     assert asyncio.run(main()).events == [event[1:] for event in recording.events]
+
+
+# --- A state for another program ------------------------------------------------------------------------
+
+
+def with_state(*events: tuple[int, int, int]) -> Input:
+    """A keyboard of which the driver has asked for the name, and to which it has sent these."""
+    device = Input(keyboard(), [])
+    device.write_config(0, b"\x01\x00")
+    asyncio.run(send_status(device, *(FakeChain(pack(event)) for event in events)))
+    return device
+
+
+def test_what_the_driver_has_set_and_selected_is_set_and_selected_elsewhere() -> None:
+    source = with_state((0x11, 1, 1), (0x14, 0, 250), (0x11, 1, 0), (0x11, 2, 1))
+    sources = [FakeSource(keyboard()), FakeSource(keyboard())]
+    destination = Input(keyboard(), [*sources])
+    destination.load(source.save(), 1)
+    assert destination.read_config() == source.read_config()
+    for each in sources:
+        assert each.written == [pack((0x11, 1, 0), (0x14, 0, 250), (0x11, 2, 1), SYN)]
+    assert destination.save() == source.save()
+
+
+def test_a_reset_forgets_it() -> None:
+    device = with_state((0x11, 1, 1))
+    device.reset()
+    assert device.save() == Input(keyboard(), []).save()
+
+
+def test_a_driver_that_has_set_nothing() -> None:
+    source = FakeSource(keyboard())
+    Input(keyboard(), [source]).load(Input(keyboard(), []).save(), 1)
+    assert source.written == []
+
+
+def test_a_state_that_is_wrong_changes_nothing() -> None:
+    state = with_state((0x11, 1, 1)).save()
+    source = FakeSource(keyboard())
+    device = Input(keyboard(), [source])
+    before = device.save()
+    not_set = [state[:6] + pack(event) + state[14:] for event in ((0x11, 3, 1), (1, 30, 1), (0, 0, 0))]
+    for wrong in (*(state[:size] for size in range(len(state))), state + b"\0", *not_set):
+        with pytest.raises(RefusedRequest):
+            device.load(wrong, 1)
+    assert device.save() == before
+    assert source.written == []
+
+
+@given(st.binary(max_size=64), st.dictionaries(st.integers(0, 80), st.integers(0, 255), max_size=6))
+def test_any_bytes_are_refused_or_make_sense(end: bytes, bytes_at: dict[int, int]) -> None:
+    state = bytearray(with_state((0x11, 1, 1)).save() + end)
+    for at, byte in bytes_at.items():
+        state[at % len(state)] = byte
+    device = Input(VIRTUAL["touchscreen"](), [])
+    before = device.save()
+    try:
+        device.load(bytes(state), 1)
+    except RefusedRequest:
+        assert device.save() == before
+    else:
+        again = Input(VIRTUAL["touchscreen"](), [])
+        again.load(device.save(), 1)

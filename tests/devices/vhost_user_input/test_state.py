@@ -1,6 +1,9 @@
+import pytest
+
 from tests.devices.vhost_user_input.fakes import SYN, Event, pack, unpack
 from vhost_user_input.description import AbsInfo, Description
-from vhost_user_input.state import State
+from vhost_user_input.state import ELEMENT, STATE, State
+from vhostd import RefusedRequest, Unpacker
 
 KEY_A, KEY_B = (1, 30), (1, 48)
 SLOT, X, CONTACT = (3, 0x2F), (3, 0x35), (3, 0x39)
@@ -104,6 +107,12 @@ def test_what_may_be_held_counts_as_held() -> None:
     assert steps(doubtful, doubtful.released()) == [(*KEY_A, 0), SYN]
 
 
+def test_doubt_about_what_only_one_side_knows() -> None:
+    guest = state((3, 0, 1), (3, 1, 2))
+    guest.doubt_all(Description(), state((3, 1, 2), (3, 2, 3)))
+    assert steps(guest, state((3, 1, 2), (3, 2, 3))) == [(3, 0, 0), (3, 1, 2), (3, 2, 3), SYN]
+
+
 def test_without_any_knowledge_all_is_said_that_can_be_held() -> None:
     device = Description(
         codes={1: frozenset((30, 48)), 3: frozenset((0, 1, 0x2F, 0x39)), 5: frozenset((0,))},
@@ -124,3 +133,55 @@ def test_without_any_knowledge_all_is_said_that_can_be_held() -> None:
         (*SLOT, 0),
         SYN,
     ]
+
+
+def packed(before: State, description: Description) -> State:
+    """The state after it was packed and unpacked."""
+    unpacker = Unpacker(before.pack())
+    after = State.unpack(unpacker, description)
+    unpacker.end()
+    return after
+
+
+PAD = Description(
+    codes={1: frozenset((30, 31)), 3: frozenset((0, 0x2F, 0x35, 0x39)), 5: frozenset((0,))},
+    axes={0x2F: AbsInfo(0, 2)},
+)
+
+
+def test_a_state_as_bytes() -> None:
+    before = state((1, 30, 1), (5, 0, 1), (3, 0, -5), (3, 0x2F, 2), (3, 0x39, 7), (3, 0x35, 9), slots=True)
+    assert packed(before, PAD) == before
+    assert packed(State(slots=True), PAD) == State(slots=True)
+    before.doubt()
+    assert packed(before, PAD).until(before) == b""
+    assert steps(packed(before, PAD), State(slots=True)) == steps(before, State(slots=True))
+
+
+def saved(slot: int, *elements: tuple[int, int, int, int, int]) -> bytes:
+    return STATE.pack(slot, len(elements)) + b"".join(ELEMENT.pack(*element) for element in elements)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        saved(3),
+        saved(-2),
+        saved(0, (0, 1, 32, 1, 1)),  # another key
+        saved(0, (0, 1, 32, 0, 0)),
+        saved(0, (0, 1, 30, 1, 3)),  # not a key's value
+        saved(0, (1, 1, 30, 1, 1)),  # a key in a slot
+        saved(0, (0, 2, 0, 1, 1)),  # what does not last
+        saved(0, (0, 0, 0, 1, 1)),
+        saved(0, (0, 0x11, 0, 1, 1)),
+        saved(0, (0, 3, 0x2F, 1, 1)),  # the slot itself
+        saved(0, (3, 3, 0x39, 1, 1)),  # a slot too many
+        saved(0, (1, 3, 0, 1, 1)),  # an axis of no contact in a slot
+        saved(0, (0, 3, 0x39, 1, -2)),
+        saved(0, (0xFFFF_FFFF, 3, 0x39, 1, 1)),
+        STATE.pack(0, 0xFFFF_FFFF),
+    ],
+)
+def test_a_state_that_the_device_cannot_have(data: bytes) -> None:
+    with pytest.raises(RefusedRequest):
+        State.unpack(Unpacker(data), PAD)

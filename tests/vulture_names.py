@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     _compiled = (Requests.take_over, WriteLog.dirtied)
     _overridden = (Parser._print_message,)
     _rows = (
-        messages.SET_LOG_BASE,
         messages.NET_SET_MTU,
         messages.SET_VRING_ENDIAN,
         messages.CREATE_CRYPTO_SESSION,
@@ -32,11 +31,8 @@ if TYPE_CHECKING:
         messages.POSTCOPY_ADVISE,
         messages.POSTCOPY_LISTEN,
         messages.POSTCOPY_END,
-        messages.VRING_KICK,
         messages.GET_SHMEM_CONFIG,
         messages.BACKEND_IOTLB_MSG,
-        messages.BACKEND_VRING_CALL,
-        messages.BACKEND_VRING_ERR,
         messages.VRING_HOST_NOTIFIER_MSG,
         messages.SHMEM_UNMAP,
     )

@@ -929,3 +929,76 @@ def test_a_queue_that_is_dropped_is_freed(
         assert freed() is None
 
     run_async(main)
+
+
+# --- Settling -------------------------------------------------------------------------------------------
+
+
+async def echo(queue: Virtqueue, then: Callable[[], object] = int) -> None:
+    """A handler that gives each chain back, after a call."""
+    async for chain in queue:
+        then()
+        queue.push(chain)
+
+
+async def ended(task: asyncio.Task[None], queue: Virtqueue) -> None:
+    queue.stop()
+    await task
+
+
+def test_a_settled_queue_has_taken_all_and_interrupted(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        task = asyncio.create_task(echo(bench.queue))
+        for count in (1, SIZE, 0, POP_BURST + 1):
+            bench.offer(count)
+            before = bench.interrupts
+            await bench.queue.settle()
+            assert bench.used() == count
+            assert bool(count) == (bench.interrupts > before)
+            assert not bench.ring.must_call()
+        await ended(task, bench.queue)
+
+    run_async(main)
+
+
+def test_a_queue_settles_although_its_driver_never_pauses(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+
+        def again() -> None:
+            bench.used()
+            bench.driver.add(bench._buffers)
+
+        task = asyncio.create_task(echo(bench.queue, again))
+        bench.offer()
+        before = bench.ring.effort
+        await bench.queue.settle()
+        assert SIZE <= bench.ring.effort - before <= SIZE + POP_BURST * 2
+        await ended(task, bench.queue)
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_queue_settles_although_its_device_waits(
+    memory: SharedMemory, run_async: Run, *, enabled: bool
+) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        gate = asyncio.Event()
+
+        async def wait() -> None:
+            async for chain in bench.queue:
+                await gate.wait()
+                bench.queue.push(chain)
+
+        task = asyncio.create_task(wait())
+        bench.queue.enable(on=enabled)
+        bench.offer(2)
+        await bench.queue.settle()
+        assert bench.queue.in_flight == int(enabled)
+        gate.set()
+        await ended(task, bench.queue)
+
+    run_async(main)

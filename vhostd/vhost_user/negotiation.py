@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Protocol
 
-from vhostd.errors import RefusedRequest
+from vhostd.errors import MalformedMessage, RefusedRequest
 from vhostd.vhost_user.dispatch import Agreed
 from vhostd.vhost_user.messages import (
     GET_FEATURES,
@@ -16,7 +16,7 @@ from vhostd.vhost_user.messages import (
     ProtocolFeature,
 )
 from vhostd.vhost_user.migration import Migration
-from vhostd.vhost_user.offer import Offer
+from vhostd.vhost_user.offer import PROTOCOL, Offer
 from vhostd.vhost_user.rings import Rings
 from vhostd.virtio.state import VirtioState
 from vhostd.virtio.vocabulary import Feature, mask
@@ -102,6 +102,11 @@ class Negotiation:
     def set_protocol_features(self, features: U64) -> None:
         if surplus := features.value & ~self._offered_protocol_features:
             raise RefusedRequest(f"SET_PROTOCOL_FEATURES with {surplus:#x}, which was not offered")
+        for choice in PROTOCOL:
+            if features.value >> choice.bit & 1 and (lacking := mask(*choice.needs) & ~features.value):
+                raise MalformedMessage(
+                    f"SET_PROTOCOL_FEATURES with {choice.bit.name}, and without {lacking:#x}, which it needs"
+                )
         self._agreed.protocol_features = features.value
 
     def get_queue_num(self, _: Empty) -> U64:

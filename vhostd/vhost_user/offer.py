@@ -38,6 +38,11 @@ PROTOCOL = (
     Choice(ProtocolFeature.CONFIGURE_MEM_SLOTS),
     Choice(ProtocolFeature.STATUS),
     Choice(ProtocolFeature.DEVICE_STATE),
+    Choice(
+        ProtocolFeature.INBAND_NOTIFICATIONS,
+        by_default=False,
+        needs=(ProtocolFeature.BACKEND_REQ, ProtocolFeature.REPLY_ACK),
+    ),
 )
 CHOICES = {choice.name: choice for choice in (*RING, *PROTOCOL)}
 

@@ -19,6 +19,7 @@ from vhostd.vhost_user.messages import (
     SET_VRING_ERR,
     SET_VRING_KICK,
     SET_VRING_NUM,
+    VRING_KICK,
     Inflight,
     VringAddr,
     VringFd,
@@ -59,6 +60,7 @@ class Rings:
             answer(SET_VRING_BASE, self.set_vring_base),
             answer(GET_VRING_BASE, self.get_vring_base),
             answer_with_fds(SET_VRING_KICK, self.set_vring_kick),
+            answer(VRING_KICK, self.vring_kick),
             answer_with_fds(SET_VRING_CALL, self.set_vring_call),
             answer_with_fds(SET_VRING_ERR, self.set_vring_err),
             answer(SET_VRING_ENABLE, self.set_vring_enable),
@@ -105,11 +107,30 @@ class Rings:
     # --- Start and stop ---------------------------------------------------------------------------------
 
     def set_vring_kick(self, vring_fd: VringFd, fds: Fds) -> None:
-        if not self._running.is_set():
-            self._starting()
         vring, kick = self._vring(vring_fd.index), _one_fd(vring_fd, fds)
+        self._prepare()
         vring.start(kick, self._memory.map, self._state.features)
         self._update_running()
+
+    async def vring_kick(self, state: VringState) -> None:
+        """Has the ring kicked, and answers when the device has taken what the driver has made available.
+
+        What the device has finished by then is told by messages that are sent before the ack, and whose acks
+        nobody waits for here. User-mode Linux does nothing until it has the ack: no time passes in its
+        simulation, and it answers no other message.
+        """
+        vring = self._vring(state.index)
+        if not vring.runner.started:
+            self._prepare()
+        vring.kick(self._memory.map, self._state.features)
+        self._update_running()
+        if (queue := vring.runner.queue) is not None:
+            await queue.settle()
+
+    def _prepare(self) -> None:
+        """Call it before a ring starts."""
+        if not self._running.is_set():
+            self._starting()
 
     async def get_vring_base(self, state: VringState) -> VringState:
         vring = self._vring(state.index)

@@ -51,9 +51,9 @@ class Session:
         self._channel = channel
         self._agreed = Agreed()
         doubt, running = Doubt(), asyncio.Event()
-        self._vrings = [Vring(queue, doubt) for queue in self.state.queues]
-        self._memory = Memory(self._vrings)
         self._link = FrontendLink(self._agreed, running)
+        self._vrings = [Vring(queue, doubt, self._link) for queue in self.state.queues]
+        self._memory = Memory(self._vrings)
         self._config = Config(self.state, self._agreed)
         self._device_state = DeviceState(self.state, channel)
         rings = Rings(self.state, self._vrings, self._memory, channel, running, self._start)

@@ -9,8 +9,10 @@ from vhostd.errors import NoGuestMemory, RefusedRequest
 from vhostd.ring import GuestMemory, InflightQueue, Ring, Window, ring_format
 from vhostd.vhost_user.doubt import Doubt
 from vhostd.vhost_user.kicks import KickFd, Kicks, Polling
-from vhostd.vhost_user.messages import VringAddr
+from vhostd.vhost_user.link import FrontendLink
+from vhostd.vhost_user.messages import BACKEND_VRING_CALL, BACKEND_VRING_ERR, VringAddr
 from vhostd.vhost_user.notification import Notification, notification
+from vhostd.vhost_user.ring_message import RingMessage
 from vhostd.virtio.queue_runner import QueueRunner
 from vhostd.virtio.vocabulary import Feature
 from vhostd.wire.fds import Fd
@@ -20,10 +22,10 @@ class Vring:
     """One ring of the session: its settings, and its kick, call and err fds, which it owns.
 
     `inflight` is its part of the inflight area, if there is one; it counts when the ring starts. `doubt`
-    watches all rings of the session.
+    watches all rings of the session. Over `link` go calls and errs for which there are no fds.
     """
 
-    def __init__(self, runner: QueueRunner, doubt: Doubt) -> None:
+    def __init__(self, runner: QueueRunner, doubt: Doubt, link: FrontendLink) -> None:
         self.runner = runner
         self.index = runner.index
         self.size = 0
@@ -32,6 +34,8 @@ class Vring:
         self.inflight: InflightQueue | None = None
         self._doubt = doubt
         self._kicks: Kicks | None = None
+        self._call_message = RingMessage(link, BACKEND_VRING_CALL, self.index)
+        self._err_message = RingMessage(link, BACKEND_VRING_ERR, self.index)
         self._call: Notification | None = None
         self._err: Notification | None = None
 
@@ -91,7 +95,8 @@ class Vring:
         What the one before was told may be lost, or there was none; an interrupt too many costs nothing.
         """
         self._replace_fd("_call", fd)
-        self.interrupt()
+        if fd is not None:
+            self.interrupt()
 
     def set_err(self, fd: Fd | None) -> None:
         """Replaces the eventfd that tells the front-end of a broken ring."""
@@ -111,6 +116,16 @@ class Vring:
             return
         ring = self._make_ring(memory, features)
         self._watch_kick(kick)
+        self._begin(ring)
+
+    def kick(self, memory: GuestMemory, features: int) -> None:
+        """A kick that came as a message. It starts a ring that is stopped; raises as `start` does."""
+        if self.runner.started:
+            self._kicked()
+        else:
+            self._begin(self._make_ring(memory, features))
+
+    def _begin(self, ring: Ring) -> None:
         self.runner.start(ring, self)
         self._doubt.begin(self.index, ring)
         if ring.base != ring.START:
@@ -155,18 +170,20 @@ class Vring:
     # --- What the runner tells (`QueueTransport`) ----------------------------------------------------------
 
     def interrupt(self) -> None:
-        """Signals the call fd."""
-        _signal(self._call)
+        """Signals the call fd, or sends a message."""
+        (self._call or self._call_message).signal()
 
     def broke(self) -> None:
-        """Signals the err fd."""
-        _signal(self._err)
+        """Signals the err fd, or sends a message."""
+        (self._err or self._err_message).signal()
 
     def stopped(self) -> None:
-        """Keeps the base, and lets go of the kick fd."""
+        """Keeps the base, lets go of the kick fd, and sends no more messages: the device may be suspended."""
         assert self.runner.queue is not None
         self.base = self.runner.queue.ring.base
         self._take_kicks(None)
+        self._call_message.close()
+        self._err_message.close()
         self._doubt.end(self.index)
 
     # --- Notifications ----------------------------------------------------------------------------------
@@ -213,8 +230,3 @@ def _index(memory: GuestMemory, user_addr: int) -> int | None:
         return int.from_bytes(bytes(memory.user(user_addr, 4))[2:], "little")
     except RefusedRequest:
         return None
-
-
-def _signal(target: Notification | None) -> None:
-    if target is not None:
-        target.signal()

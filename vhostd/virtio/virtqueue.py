@@ -342,6 +342,19 @@ class Virtqueue:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
+    async def settle(self) -> None:
+        """Gives the device turns until it takes no more chains, and interrupts the driver for what is done.
+
+        It does not wait longer for a device that waits for anything else, nor for more chains than the ring
+        holds.
+        """
+        taken, most = -1, self.ring.effort + self.size
+        while taken < self.ring.effort < most:
+            taken = self.ring.effort
+            await asyncio.sleep(0)
+        self.flush()
+        await asyncio.sleep(0)  # until the interrupt is on its way
+
     def enable(self, *, on: bool) -> None:
         """A disabled queue gives no chains; what was taken before may still be pushed."""
         self._runs = on and not self._stopped

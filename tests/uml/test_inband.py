@@ -13,8 +13,8 @@ pytestmark = pytest.mark.guest
 
 OFFER = "--offer=default,inband-notifications"
 FIO = (
-    "fio --name=verified --filename=/dev/vda --direct=1 --ioengine=libaio --rw=randwrite --size=8M --eta=never "
-    "--iodepth=32 --bsrange=512-256k --verify=crc32c --verify_fatal=1 --verify_state_save=0"
+    "fio --name=verified --filename=/dev/vda --direct=1 --ioengine=libaio --rw=randwrite --size=8M "
+    "--eta=never --iodepth=32 --bsrange=512-256k --verify=crc32c --verify_fatal=1 --verify_state_save=0"
 )
 
 

@@ -37,7 +37,7 @@ class QueueRunner:
     """Runs the device's handler of one queue on one ring after the other.
 
     `failed` is called with an exception of the device that is not the guest's fault. `leftovers` has the
-    requests that earlier rings of the device gave up.
+    requests that earlier rings of the device gave up. `broke` is called when the driver has broken a ring.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class QueueRunner:
         index: int,
         handler: Callable[[Virtqueue], Awaitable[None]],
         failed: Callable[[Exception], None],
+        broke: Callable[[], None],
         make_queue: MakeQueue = Virtqueue,
         leftovers: Leftovers | None = None,
     ) -> None:
@@ -55,6 +56,7 @@ class QueueRunner:
         self._log: WriteLog | None = None
         self._handler = handler
         self._failed = failed
+        self._broke = broke
         self._make_queue = make_queue
         self._leftovers = Leftovers() if leftovers is None else leftovers
         self._transport: QueueTransport | None = None
@@ -145,6 +147,7 @@ class QueueRunner:
             self.queue.count_error()
             if self._transport is not None:
                 self._transport.broke()
+            self._broke()
         forget(error)
 
     async def _wait_for_leftovers(self) -> None:

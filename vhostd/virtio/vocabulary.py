@@ -124,6 +124,13 @@ class Feature:
     RING_RESET = Bit(40)
 
 
+class DeviceStatus:
+    """Bits of the device status that the device itself looks at (2.1), as masks."""
+
+    DRIVER_OK = 0x04
+    DEVICE_NEEDS_RESET = 0x40
+
+
 def mask(*bits: int) -> int:
     """A feature mask with these bits set."""
     return sum(1 << bit for bit in set(bits))

@@ -28,7 +28,9 @@ TOLERATED_FEATURES = mask(Feature.RING_RESET)
 # Features of the front-end, not of the driver. QEMU changes them while a driver runs, for the dirty log.
 FRONT_END_FEATURES = mask(Feature.LOG_ALL)
 # Protocol features that have no message of their own. Of the others, the messages that are answered tell.
-WITHOUT_MESSAGE = mask(ProtocolFeature.REPLY_ACK)
+WITHOUT_MESSAGE = mask(
+    ProtocolFeature.REPLY_ACK, ProtocolFeature.GET_VRING_BASE_INFLIGHT, ProtocolFeature.GPA_ADDRESSES
+)
 
 
 class Topic(Protocol):

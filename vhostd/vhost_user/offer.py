@@ -43,6 +43,8 @@ PROTOCOL = (
         by_default=False,
         needs=(ProtocolFeature.BACKEND_REQ, ProtocolFeature.REPLY_ACK),
     ),
+    Choice(ProtocolFeature.GET_VRING_BASE_INFLIGHT, needs=(ProtocolFeature.INFLIGHT_SHMFD,)),
+    Choice(ProtocolFeature.GPA_ADDRESSES, by_default=False),
 )
 CHOICES = {choice.name: choice for choice in (*RING, *PROTOCOL)}
 

@@ -1,11 +1,12 @@
 """The messages about rings: set-up, start, stop, and the inflight area."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from itertools import zip_longest
 
 from vhostd.errors import RefusedRequest
 from vhostd.ring import InflightQueue, Ring, ring_format
+from vhostd.vhost_user.dispatch import Agreed
 from vhostd.vhost_user.inflight import make_area, map_area
 from vhostd.vhost_user.memory import Memory
 from vhostd.vhost_user.messages import (
@@ -21,6 +22,7 @@ from vhostd.vhost_user.messages import (
     SET_VRING_NUM,
     VRING_KICK,
     Inflight,
+    ProtocolFeature,
     VringAddr,
     VringFd,
     VringState,
@@ -44,6 +46,7 @@ class Rings:
         state: VirtioState,
         vrings: Sequence[Vring],
         memory: Memory,
+        agreed: Agreed,
         channel: Channel,
         running: asyncio.Event,
         starting: Callable[[], None],
@@ -51,6 +54,7 @@ class Rings:
         self._state = state
         self._vrings = vrings
         self._memory = memory
+        self._agreed = agreed
         self._channel = channel
         self._running = running
         self._starting = starting
@@ -133,8 +137,12 @@ class Rings:
             self._starting()
 
     async def get_vring_base(self, state: VringState) -> VringState:
+        """Stops the ring. What is in flight is completed, or, if that was agreed on, left in the area."""
         vring = self._vring(state.index)
-        await self._stop([vring])
+        if vring.is_recorded and self._agreed.has(ProtocolFeature.GET_VRING_BASE_INFLIGHT):
+            await self._until_stopped(vring.runner.suspend())
+        else:
+            await self._stop([vring])
         return VringState(state.index, vring.base)
 
     async def _stop_if_disabled(self, vring: Vring) -> None:
@@ -143,7 +151,9 @@ class Rings:
             await self._stop([vring])
 
     async def _stop(self, vrings: Iterable[Vring]) -> None:
-        stopping = self._state.stop(vring.runner for vring in vrings)
+        await self._until_stopped(self._state.stop(vring.runner for vring in vrings))
+
+    async def _until_stopped(self, stopping: Coroutine[None, None, None]) -> None:
         await self._channel.outlast(stopping, "rings were stopping")
         self._update_running()
 

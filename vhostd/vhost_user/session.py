@@ -53,10 +53,12 @@ class Session:
         doubt, running = Doubt(), asyncio.Event()
         self._link = FrontendLink(self._agreed, running)
         self._vrings = [Vring(queue, doubt, self._link) for queue in self.state.queues]
-        self._memory = Memory(self._vrings)
+        self._memory = Memory(self._vrings, self._agreed)
         self._config = Config(self.state, self._agreed)
         self._device_state = DeviceState(self.state, channel)
-        rings = Rings(self.state, self._vrings, self._memory, channel, running, self._start)
+        rings = Rings(
+            self.state, self._vrings, self._memory, self._agreed, channel, running, self._start
+        )
         status = Status(self.state, rings)
         self._migration = Migration(self.state, self._memory)
         topics = (

@@ -32,6 +32,7 @@ class Vring:
         self.base = 0
         self.addr: VringAddr | None = None
         self.inflight: InflightQueue | None = None
+        self.is_recorded = False  # the ring that runs, in an inflight area
         self._doubt = doubt
         self._kicks: Kicks | None = None
         self._call_message = RingMessage(link, BACKEND_VRING_CALL, self.index)
@@ -126,6 +127,7 @@ class Vring:
             self._begin(self._make_ring(memory, features))
 
     def _begin(self, ring: Ring) -> None:
+        self.is_recorded = self.inflight is not None
         self.runner.start(ring, self)
         self._doubt.begin(self.index, ring)
         if ring.base != ring.START:

@@ -120,6 +120,18 @@ class QueueRunner:
             self.queue = None
             log.info("vring %d stopped at %s", self.index, queue.ring.spell(queue.ring.base))
 
+    async def suspend(self) -> None:
+        """Stops the ring at once: what is in flight stays in the ring's record, for whoever starts it next.
+
+        It is given up. Returns when the device works on none of it any more, so that nothing is done late.
+        """
+        if self.queue is not None:
+            if self.queue.in_flight:
+                log.info("vring %d: %d requests in flight are left", self.index, self.queue.in_flight)
+            self.queue.give_up()
+            await self.stop()
+            await self._leftovers.gone()
+
     def give_up(self) -> None:
         """Gives up the chains in flight: `stop` no longer waits for them."""
         if self.queue is not None and self.queue.in_flight:

@@ -32,7 +32,7 @@ class Vring:
         self.base = 0
         self.addr: VringAddr | None = None
         self.inflight: InflightQueue | None = None
-        self.is_recorded = False  # the ring that runs, in an inflight area
+        self.is_recorded = False  # whether another ring can go on with what is in flight
         self._doubt = doubt
         self._kicks: Kicks | None = None
         self._call_message = RingMessage(link, BACKEND_VRING_CALL, self.index)
@@ -177,6 +177,7 @@ class Vring:
 
     def broke(self) -> None:
         """Signals the err fd, or sends a message."""
+        self.is_recorded = False
         (self._err or self._err_message).signal()
 
     def stopped(self) -> None:

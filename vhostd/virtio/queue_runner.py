@@ -125,12 +125,12 @@ class QueueRunner:
 
         It is given up. Returns when the device works on none of it any more, so that nothing is done late.
         """
-        if self.queue is not None:
-            if self.queue.in_flight:
-                log.info("vring %d: %d requests in flight are left", self.index, self.queue.in_flight)
-            self.queue.give_up()
+        if (queue := self.queue) is not None:
+            if queue.in_flight:
+                log.info("vring %d: %d requests in flight are left", self.index, queue.in_flight)
+            queue.give_up()
             await self.stop()
-            await self._leftovers.gone()
+            await self._leftovers.gone_from(queue)
 
     def give_up(self) -> None:
         """Gives up the chains in flight: `stop` no longer waits for them."""

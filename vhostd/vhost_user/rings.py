@@ -124,15 +124,14 @@ class Rings:
         simulation, and it answers no other message.
         """
         vring = self._vring(state.index)
-        if not vring.runner.started:
-            self._prepare()
+        self._prepare()
         vring.kick(self._memory.map, self._state.features)
         self._update_running()
         if (queue := vring.runner.queue) is not None:
             await queue.settle()
 
     def _prepare(self) -> None:
-        """Call it before a ring starts."""
+        """Call it before a ring starts, or goes on."""
         if not self._running.is_set():
             self._starting()
 

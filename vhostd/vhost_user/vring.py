@@ -1,8 +1,9 @@
 """A vring: what vhost-user keeps of one ring, and how its kicks and calls travel.
 
-A ring has two independent states. It is *started* by SET_VRING_KICK and stopped by GET_VRING_BASE, or when it
-is disabled and set up anew; it is *enabled* or disabled by SET_VRING_ENABLE at any time. The device's handler
-runs from start to stop (`virtio/queue_runner.py`), and is given chains while the ring is enabled.
+A ring has two independent states. It is *started* by SET_VRING_KICK, or by a kick that is a message. It is
+stopped by GET_VRING_BASE, or when it is disabled and set up anew. It is *enabled* or disabled by
+SET_VRING_ENABLE at any time. The device's handler runs from start to stop (`virtio/queue_runner.py`), and is
+given chains while the ring is enabled.
 """
 
 from vhostd.errors import NoGuestMemory, RefusedRequest

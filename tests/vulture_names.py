@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vhost_user_gpu import commands, edid, pixels, wire
     from vhost_user_gpu.config import VirtioGpuConfig
     from vhost_user_input import config
-    from vhostd.program.parser import Parser
+    from vhostd.program.parser import Help, Parser
     from vhostd.ring import WriteLog
     from vhostd.vhost_user import messages
     from vhostd.vhost_user.messages import ProtocolFeature
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     _annotations = (FileIO,)
     _compiled = (Requests.take_over, WriteLog.dirtied)
-    _overridden = (Parser._print_message,)
+    _overridden = (Parser._print_message, Help._split_lines)
     _rows = (
         messages.NET_SET_MTU,
         messages.SET_VRING_ENDIAN,

@@ -10,7 +10,7 @@ from vhostd.program.command_line import CommandLine
 from vhostd.program.endpoint import group_id
 from vhostd.program.log import LEVELS
 from vhostd.program.metrics.address import Address, parse_address
-from vhostd.program.parser import Parser, nearest
+from vhostd.program.parser import Help, Parser, nearest
 from vhostd.vhost_user.offer import CHOICES, DEFAULT_OFFER, Offer
 from vhostd.virtio.device import Device
 
@@ -26,6 +26,7 @@ def make_parser(kind: type[Device], program: str) -> argparse.ArgumentParser:
         prog=program,
         description=f"A vhost-user back-end: {(kind.__doc__ or '').partition(chr(10))[0]}",
         epilog="Without --socket-path and --fd, the socket comes from systemd (LISTEN_FDS).",
+        formatter_class=Help,
         allow_abbrev=False,
         add_help=False,
     )

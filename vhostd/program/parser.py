@@ -10,6 +10,14 @@ from vhostd.errors import UsageError
 from vhostd.program.stdout import say
 
 
+class Help(argparse.HelpFormatter):
+    """Breaks no line in the middle of a name, which somebody may copy."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        lines = super()._split_lines(text.replace("-", "\0"), width)
+        return [line.replace("\0", "-") for line in lines]
+
+
 class Parser(argparse.ArgumentParser):
     """Raises UsageError, which becomes a single line, where argparse prints the usage and exits.
 

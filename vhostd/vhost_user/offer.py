@@ -29,6 +29,7 @@ class Choice(NamedTuple):
 RING = (
     Choice(Feature.INDIRECT_DESC),
     Choice(Feature.EVENT_IDX),
+    Choice(Feature.RING_PACKED),
 )
 PROTOCOL = (
     Choice(ProtocolFeature.LOG_SHMFD),

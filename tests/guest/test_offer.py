@@ -34,7 +34,7 @@ def the_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
             backend = stack.enter_context(Backend(f"vhost-user-{name}", folder, OFFER))
             options += vhost_user_options(f"vhost-user-{name}-pci", backend.path, name)
         more = f",{INFLIGHT_MIGRATION}=on" if has_property(INFLIGHT_MIGRATION) else ""
-        yield Machine(folder, stack, more, options, [OFFER])
+        yield Machine(folder, stack, more, options, [OFFER, "--cache=direct"])
 
 
 @pytest.fixture
@@ -69,10 +69,12 @@ def test_a_disk_under_load_on_all_queues(machine: Machine) -> None:
 
 
 def test_stop_and_continue(machine: Machine) -> None:
-    """Requests in flight may wait in the inflight area meanwhile."""
+    """Large requests are in flight then, and may wait in the inflight area meanwhile."""
     reads, writes = machine.requests()
-    fio = machine.start_fio("--rw=randwrite", "--bs=4k", "--size=8M", "--offset_increment=8M")
-    for done in range(1000, 5000, 500):
+    fio = machine.start_fio(
+        "--rw=randwrite", "--bs=256k", "--size=16M", "--offset_increment=16M", "--loops=4"
+    )
+    for done in range(20, 220, 10):
         machine.wait_requests(reads, writes + done)
         machine.guest.qmp.execute("stop")
         machine.guest.qmp.execute("cont")

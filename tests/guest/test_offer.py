@@ -2,27 +2,19 @@
 
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from tests.guest.backend import Backend
-from tests.guest.machine import QEMU, vhost_user_options
+from tests.guest.machine import INFLIGHT_MIGRATION, disk_has, vhost_user_options
 from tests.guest.test_blk import DONE_AGAIN, MIB, MIXED, Machine, interrupt_the_program
 from vhostd.vhost_user.messages import ProtocolFeature
 
 pytestmark = pytest.mark.guest
 
 OFFER = "--offer=all"
-INFLIGHT_MIGRATION = "inflight-migration"
-
-
-def has_property(name: str) -> bool:
-    """Whether this QEMU's disk has a property."""
-    command = [QEMU, "-device", "vhost-user-blk-pci,help"]
-    return name in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +25,7 @@ def the_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         for name in ("rng", "gpu"):
             backend = stack.enter_context(Backend(f"vhost-user-{name}", folder, OFFER))
             options += vhost_user_options(f"vhost-user-{name}-pci", backend.path, name)
-        more = f",{INFLIGHT_MIGRATION}=on" if has_property(INFLIGHT_MIGRATION) else ""
+        more = f",{INFLIGHT_MIGRATION}=on" if disk_has(INFLIGHT_MIGRATION) else ""
         yield Machine(folder, stack, more, options, [OFFER, "--cache=direct"])
 
 
@@ -57,7 +49,7 @@ def taken(machine: Machine) -> set[str]:
 def test_what_is_taken(machine: Machine) -> None:
     """QEMU takes in-band notifications as well, and passes fds all the same."""
     expected = {"MQ", "REPLY_ACK", "CONFIG", "BACKEND_REQ", "INFLIGHT_SHMFD", "INBAND_NOTIFICATIONS"}
-    if has_property(INFLIGHT_MIGRATION):  # 11.1
+    if disk_has(INFLIGHT_MIGRATION):  # 11.1
         expected |= {"GET_VRING_BASE_INFLIGHT", "GPA_ADDRESSES"}
     assert taken(machine) >= expected
 

@@ -30,6 +30,7 @@ RING = (
     Choice(Feature.INDIRECT_DESC),
     Choice(Feature.EVENT_IDX),
     Choice(Feature.RING_PACKED),
+    Choice(Feature.IN_ORDER, by_default=False),
 )
 PROTOCOL = (
     Choice(ProtocolFeature.LOG_SHMFD),

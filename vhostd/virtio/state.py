@@ -11,7 +11,9 @@ from vhostd.virtio.queue_runner import QueueRunner
 from vhostd.virtio.virtqueue import MakeQueue, Virtqueue
 from vhostd.virtio.vocabulary import DeviceStatus, Feature, mask
 
-RING_FEATURES = mask(Feature.VERSION_1, Feature.EVENT_IDX, Feature.INDIRECT_DESC, Feature.RING_PACKED)
+RING_FEATURES = mask(
+    Feature.VERSION_1, Feature.EVENT_IDX, Feature.INDIRECT_DESC, Feature.RING_PACKED, Feature.IN_ORDER
+)
 
 
 class VirtioState:

@@ -121,6 +121,7 @@ class Feature:
     PROTOCOL_FEATURES = Bit(30)  # vhost-user's own, see messages.py
     VERSION_1 = Bit(32)
     RING_PACKED = Bit(34)
+    IN_ORDER = Bit(35)
     RING_RESET = Bit(40)
 
 

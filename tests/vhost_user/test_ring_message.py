@@ -140,7 +140,30 @@ def test_a_full_ring_is_served_before_the_ack(run_async: Run) -> None:
     run_async(main)
 
 
-def test_a_kick_does_not_wait_for_a_request_that_takes_long(run_async: Run) -> None:
+def test_a_kick_waits_for_what_it_has_begun(run_async: Run) -> None:
+    """In a simulation the request takes no time then, and its end comes always at the same moment."""
+
+    async def main() -> None:
+        device = Echo()
+        async with bench(device) as b:
+            queue = await b.ring(index=1)
+            queue.add(b"slow", 4)
+            kicking = asyncio.create_task(b.kick(1))
+            await device.holding.wait()
+            for _ in range(9):
+                await asyncio.sleep(0)
+            assert not kicking.done()
+            device.release()
+            await kicking
+            assert answered(queue) == b"held"
+            await b.hear(BACKEND_VRING_CALL, 1)
+
+    run_async(main)
+
+
+def test_a_kick_does_not_wait_long(run_async: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vhostd.vhost_user.rings.KICK_PATIENCE", 0.01)
+
     async def main() -> None:
         device = Echo()
         async with bench(device) as b:

@@ -33,6 +33,8 @@ from vhostd.wire.calls import Call, Fds, Reply, answer, answer_with_fds
 from vhostd.wire.channel import Channel
 from vhostd.wire.fds import Fd
 
+KICK_PATIENCE = 1.0  # seconds for which a kick that is a message waits at most for what the device does
+
 
 class Rings:
     """Starts and stops the rings of a session.
@@ -117,18 +119,18 @@ class Rings:
         self._update_running()
 
     async def vring_kick(self, state: VringState) -> None:
-        """Has the ring kicked, and answers when the device has taken what the driver has made available.
+        """Has the ring kicked, and answers when the device has done what the driver has asked for.
 
-        What the device has finished by then is told by messages that are sent before the ack, and whose acks
-        nobody waits for here. User-mode Linux does nothing until it has the ack: no time passes in its
-        simulation, and it answers no other message.
+        The driver is told by messages that are sent before the ack, and whose acks nobody waits for here.
+        User-mode Linux does nothing until it has the ack: no time passes in its simulation, and it answers no
+        other message.
         """
         vring = self._vring(state.index)
         self._prepare()
         vring.kick(self._memory.map, self._state.features)
         self._update_running()
         if (queue := vring.runner.queue) is not None:
-            await queue.settle()
+            await queue.settle(KICK_PATIENCE)
 
     def _prepare(self) -> None:
         """Call it before a ring starts, or goes on."""

@@ -56,9 +56,7 @@ class Session:
         self._memory = Memory(self._vrings, self._agreed)
         self._config = Config(self.state, self._agreed)
         self._device_state = DeviceState(self.state, channel)
-        rings = Rings(
-            self.state, self._vrings, self._memory, self._agreed, channel, running, self._start
-        )
+        rings = Rings(self.state, self._vrings, self._memory, self._agreed, channel, running, self._start)
         status = Status(self.state, rings)
         self._migration = Migration(self.state, self._memory)
         topics = (

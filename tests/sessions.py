@@ -11,6 +11,7 @@ from vhostd.errors import RefusedRequest
 from vhostd.frontend import Frontend, SharedMemory
 from vhostd.ring import Chain
 from vhostd.vhost_user.messages import BACK_END, FRONT_END, GET_FEATURES, SET_BACKEND_REQ_FD
+from vhostd.vhost_user.offer import DEFAULT_OFFER, Offer
 from vhostd.vhost_user.session import Session
 from vhostd.virtio.device import Device, Handler
 from vhostd.virtio.virtqueue import Virtqueue
@@ -86,10 +87,10 @@ class Echo(Device):
 
 
 @asynccontextmanager
-async def connected(device: Device) -> AsyncIterator[Frontend]:
+async def connected(device: Device, offer: Offer = DEFAULT_OFFER) -> AsyncIterator[Frontend]:
     """A front-end of a session with the device, which has ended when the block has."""
     ours, theirs = socket.socketpair()
-    serving = asyncio.create_task(Session(device, Channel(theirs, FRONT_END)).run())
+    serving = asyncio.create_task(Session(device, Channel(theirs, FRONT_END), offer=offer).run())
     frontend = Frontend(ours)
     try:
         yield frontend
@@ -100,12 +101,12 @@ async def connected(device: Device) -> AsyncIterator[Frontend]:
 
 @asynccontextmanager
 async def negotiated(
-    device: Device, features: int | None = None, size: int = 1 << 20
+    device: Device, features: int | None = None, size: int = 1 << 20, offer: Offer = DEFAULT_OFFER
 ) -> AsyncIterator[tuple[Frontend, SharedMemory]]:
     """As `connected`, with all, or these, features accepted and a memory shared."""
     memory = SharedMemory(size)
     try:
-        async with connected(device) as frontend:
+        async with connected(device, offer) as frontend:
             await frontend.negotiate(features)
             await frontend.share(memory)
             yield frontend, memory

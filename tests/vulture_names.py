@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vhost_user_gpu import commands, edid, pixels, wire
     from vhost_user_gpu.config import VirtioGpuConfig
     from vhost_user_input import config
-    from vhostd.program.parser import Parser
+    from vhostd.program.parser import Help, Parser
     from vhostd.ring import WriteLog
     from vhostd.vhost_user import messages
     from vhostd.vhost_user.messages import ProtocolFeature
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 
     _annotations = (FileIO,)
     _compiled = (Requests.take_over, WriteLog.dirtied)
-    _overridden = (Parser._print_message,)
+    _overridden = (Parser._print_message, Help._split_lines)
     _rows = (
-        messages.SET_LOG_BASE,
         messages.NET_SET_MTU,
         messages.SET_VRING_ENDIAN,
         messages.CREATE_CRYPTO_SESSION,
@@ -32,11 +31,8 @@ if TYPE_CHECKING:
         messages.POSTCOPY_ADVISE,
         messages.POSTCOPY_LISTEN,
         messages.POSTCOPY_END,
-        messages.VRING_KICK,
         messages.GET_SHMEM_CONFIG,
         messages.BACKEND_IOTLB_MSG,
-        messages.BACKEND_VRING_CALL,
-        messages.BACKEND_VRING_ERR,
         messages.VRING_HOST_NOTIFIER_MSG,
         messages.SHMEM_UNMAP,
     )

@@ -418,6 +418,50 @@ async def resumes(
         assert before.queue.driver.used_index == used + 2  # one for the write, one for the read
 
 
+@pytest.mark.parametrize("aio", ENGINES)
+def test_a_ring_stops_when_nothing_is_done_late_and_leaves_the_rest(
+    tmp_path: Path, run_async: Run, aio: str
+) -> None:
+    """GET_VRING_BASE_INFLIGHT: what the kernel has ends, and the driver hears of it from the next ring."""
+
+    async def main() -> None:
+        with (
+            hangable(tmp_path, f"--aio={aio}", disk=PARALLEL) as disk,
+            closing(SharedMemory(MEMORY)) as memory,
+            closing(await Frontend.connect(str(disk.path))) as frontend,
+        ):
+            await frontend.negotiate(FEATURES)
+            await frontend.share(memory)
+            area, fd = await frontend.get_inflight(1, 128)
+            await frontend.set_inflight(area, fd)
+            queue = await frontend.start(memory, 0, 128)
+            with fd, closing(Driver([queue])) as driver:
+                await warm_up(driver)
+                disk.hang("write", at=0)
+                writes = [
+                    asyncio.ensure_future(driver.write(at * BLOCK_SECTORS, data(NEW))) for at in range(2)
+                ]
+                await disk.held("write")
+                await soon(writes[1], "the write that does not hang")
+                used = queue.driver.used_index
+                stopping = asyncio.ensure_future(frontend.stop(queue))
+                await asyncio.sleep(0)  # which sends it
+                disk.program.hear("1 requests in flight are left")
+                assert not stopping.done()
+                disk.go()
+                base = await soon(stopping, "the stop, once nothing hung")
+                arrived = await disk.seen("write")
+                assert (base, queue.driver.used_index, writes[0].done()) == (used + 1, used, False)
+                await frontend.set_inflight(area, fd)
+                await soon(start_again(frontend, queue, base), "to start the ring again")
+                await soon(writes[0], "the write, once more")
+                assert await disk.seen("write") == arrived + 1
+            disk.program.stop()
+            assert disk.content(0, BLOCK) == data(NEW)
+
+    run_async(main)
+
+
 # --- 4: Everything hangs, and nobody asks for anything ----------------------------------------------------
 
 

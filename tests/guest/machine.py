@@ -1,6 +1,7 @@
 """QEMU's command line for the guest: a machine that boots fast."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from tests.guest.jsonlines import AGENT_PORT
 
 QEMU = "qemu-system-x86_64"
 CHECKOUT = Path(__file__).parents[2]
+INFLIGHT_MIGRATION = "inflight-migration"  # a property of disks from QEMU 11.1 on
 HOTPLUG_PORTS = ("port0", "port1", "port2", "port3")
 
 # No hardware that nobody tests: each device takes time to probe, and the guest's input devices
@@ -46,6 +48,12 @@ def qemu_command(
         *(option for port in HOTPLUG_PORTS for option in ("-device", root_port(port))),
         *options,
     ]
+
+
+def disk_has(name: str) -> bool:
+    """Whether this QEMU's vhost-user disks have a property."""
+    command = [QEMU, "-device", "vhost-user-blk-pci,help"]
+    return name in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def shared_memory(size: str) -> list[str]:

@@ -59,11 +59,16 @@ def shell(guest: Guest, command: str, timeout: float = 20.0) -> str:
 class Machine:
     """A guest with the disk vda, its vhost-user-blk program, and the image on this side.
 
-    The disk may have more `properties`, and the guest more `options`.
+    The disk may have more `properties`, the guest more `options`, and the program more of its own.
     """
 
     def __init__(
-        self, directory: Path, stack: ExitStack, properties: str = "", options: Sequence[str] = ()
+        self,
+        directory: Path,
+        stack: ExitStack,
+        properties: str = "",
+        options: Sequence[str] = (),
+        program_options: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         self.image = directory / "image"
@@ -78,6 +83,7 @@ class Machine:
                 f"--num-queues={QUEUES}",
                 "--physical-block-size=4096",
                 "--log-level=debug",
+                *program_options,
             )
         )
         options = [

@@ -138,6 +138,7 @@ def test_help_names_the_shared_options(command: Command) -> None:
         "socket-group",
         "sandbox",
         "metrics",
+        "offer",
         "log-level",
         "print-capabilities",
         "version",

@@ -10,6 +10,7 @@ from vhostd.program import options
 from vhostd.program.command_line import CommandLine
 from vhostd.program.log import LEVELS
 from vhostd.program.options import positive, size
+from vhostd.vhost_user.offer import CHOICES, DEFAULT_OFFER, Offer
 from vhostd.virtio.device import Device
 from vhostd.virtio.vocabulary import DeviceType
 
@@ -59,6 +60,7 @@ def test_nothing_given_means_the_defaults() -> None:
         "socket_mode": None,
         "socket_group": None,
         "metrics": None,
+        "offer": DEFAULT_OFFER,
         "sandbox": "default",
         "log_level": None,
         "print_capabilities": False,
@@ -85,6 +87,25 @@ def test_modes_are_octal(text: str, mode: int) -> None:
     assert parse("--socket-path=/run/x", f"--socket-mode={text}").socket_mode == mode
 
 
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("all", set(CHOICES)),
+        ("default", {choice.name for choice in CHOICES.values() if choice.by_default}),
+        ("status", {"status"}),
+        ("event-idx,status,status", {"event-idx", "status"}),
+        ("status,all", set(CHOICES)),
+    ],
+)
+def test_the_features_to_offer_are_chosen_by_name(text: str, names: set[str]) -> None:
+    chosen, same = parse(f"--offer={text}").offer, Offer(names)
+    for offered, expected in (
+        (chosen.features, same.features),
+        (chosen.protocol_features, same.protocol_features),
+    ):
+        assert offered((1 << 64) - 1) == expected((1 << 64) - 1)
+
+
 def test_groups_go_by_name_or_number() -> None:
     for group in ("root", "0"):
         assert parse("--socket-path=/run/x", f"--socket-group={group}").socket_group == 0
@@ -107,6 +128,14 @@ def test_groups_go_by_name_or_number() -> None:
         ("--socket-mode=\u0667\u0667\u0667", "--socket-mode: '\u0667+' is not"),
         *((f"--{name}=--", f"argument --{name}: '--' is no value") for name in ("fd", "colour", "log-level")),
         ("--socket-group=no such group", "--socket-group: no group 'no such group'"),
+        ("--offer=", "--offer: '' is no feature that can be chosen; there are indirect-desc, event-idx, "),
+        ("--offer=indirect_desc", "'indirect_desc' is no feature .*: did you mean indirect-desc\\?$"),
+        ("--offer=STATUS", ": did you mean status\\?$"),
+        ("--offer=inflight", ": did you mean inflight-shmfd\\?$"),
+        ("--offer=defualt", ": did you mean default\\?$"),
+        ("--offer=default,", "'' is no feature"),
+        ("--offer=default,evnt-idx", "'evnt-idx' is no .*: did you mean event-idx\\?$"),
+        ("--offer=version-1", "'version-1' is no feature that can be chosen"),
         ("--log-level=loud", "--log-level: invalid choice: 'loud'"),
         ("--socket-pat=/run/x", "unknown option --socket-pat=/run/x: did you mean --socket-path\\?$"),
         ("--unknown", "unknown option --unknown$"),
@@ -218,6 +247,7 @@ def test_help_names_every_option() -> None:
     names = "socket-path fd socket-mode socket-group log-level print-capabilities version colour"
     for option in names.split():
         assert f"--{option}" in text
+    assert all(name in text for name in ("all, default", *CHOICES))
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "", "1e3", "9" * 19, "9" * 5000])

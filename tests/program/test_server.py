@@ -114,7 +114,7 @@ def test_a_ring_with_requests_in_flight(run_async: Run, path: Path, reported: li
                 server.report()
                 await frontend.stop(queue)
                 server.report()
-        ends = "event_idx=1 indirect=1"
+        ends = "event_idx=1 indirect=1 packed=0"
         fds = "fds=kick+call+err"
         assert [line for line in reported if line.startswith("vring 1")] == [
             f"vring 1: started, enabled, size=16 base=3 avail=3 used=0 in_flight=3 {fds} {ends}",
@@ -148,7 +148,7 @@ def test_a_broken_ring(run_async: Run, path: Path, reported: list[str]) -> None:
         states = [line.split(",")[0] for line in reported if line.startswith("vring 0")]
         assert states == ["vring 0: broken", "vring 0: stopped", "vring 0: started"]
         assert "avail=1000 used=0" in reported[1]
-        assert reported[1].endswith("event_idx=0 indirect=0")
+        assert reported[1].endswith("event_idx=0 indirect=0 packed=0")
 
     run_async(main)
 

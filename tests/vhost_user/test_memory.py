@@ -11,9 +11,15 @@ from vhostd.frontend.queue import signalled
 from vhostd.vhost_user.messages import (
     ADD_MEM_REG,
     SET_MEM_TABLE,
+    SET_VRING_ADDR,
+    SET_VRING_KICK,
     MemoryTable,
+    ProtocolFeature,
     SingleRegion,
+    VringAddr,
+    VringFd,
 )
+from vhostd.vhost_user.offer import CHOICES, Offer
 
 
 async def used(queue: Queue) -> tuple[int, int]:
@@ -149,3 +155,42 @@ def test_memory_that_shrinks_costs_the_connection_and_not_the_program(
 
     run_async(main)
     assert "shrank" in caplog.text
+
+
+# --- GPA_ADDRESSES --------------------------------------------------------------------------------------
+
+
+def test_a_front_end_may_tell_guest_addresses_only(run_async: Run) -> None:
+    async def main() -> None:
+        more = SharedMemory(1 << 16, guest_addr=0x9000_0000)
+        async with negotiated(Echo(), offer=Offer(CHOICES)) as (frontend, memory):
+            assert frontend.protocol_features >> ProtocolFeature.GPA_ADDRESSES & 1
+            await frontend.add(more)
+            for place in (memory, more):  # a ring in each
+                queue = await frontend.start(place)
+                assert await queue.request(b"guest's", 7) == b"guest's"
+                await frontend.stop(queue)
+                queue.close()
+            await frontend.remove(more)
+            await refused(frontend.remove(more))
+        more.close()
+
+    run_async(main)
+
+
+def test_user_addresses_do_not_count_then(run_async: Run) -> None:
+    """They are to be the guest's once more; nothing depends on it."""
+
+    async def main() -> None:
+        async with negotiated(Echo(), offer=Offer(CHOICES)) as (frontend, memory):
+            await frontend.call(SET_MEM_TABLE, MemoryTable((memory.region,)), memory.fd)
+            assert memory.user_addr != memory.guest_addr
+            queue = await frontend.start(memory)
+            assert await queue.request(b"found", 5) == b"found"
+            await frontend.stop(queue)
+            addr = memory.user_addr
+            await frontend.call(SET_VRING_ADDR, VringAddr(0, 0, addr, addr, addr, 0))
+            await refused(frontend.call(SET_VRING_KICK, VringFd(0), queue.kick_fd))
+            queue.close()
+
+    run_async(main)

@@ -36,7 +36,7 @@ def test_offers_the_device_s_features_and_the_ring_s(run_async: Run) -> None:
             features = (await frontend.call(GET_FEATURES, Empty())).value
             assert features == mask(5, 26, 28, 29, 30, 32, 34)
             protocol = (await frontend.call(GET_PROTOCOL_FEATURES, Empty())).value
-            assert protocol == mask(0, 1, 3, 5, 9, 12, 13, 15, 16, 19)
+            assert protocol == mask(0, 1, 3, 5, 9, 12, 13, 15, 16, 19, 20)
 
     run_async(main)
 

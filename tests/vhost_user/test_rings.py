@@ -4,6 +4,7 @@ import asyncio
 import os
 import resource
 import struct
+from collections.abc import Sequence
 
 import pytest
 
@@ -15,6 +16,7 @@ from vhostd.vhost_user.messages import (
     GET_QUEUE_NUM,
     RESET_DEVICE,
     SET_INFLIGHT_FD,
+    SET_PROTOCOL_FEATURES,
     SET_STATUS,
     SET_VRING_CALL,
     SET_VRING_ENABLE,
@@ -24,6 +26,8 @@ from vhostd.vhost_user.messages import (
     VringFd,
     VringState,
 )
+from vhostd.virtio.device import Handler
+from vhostd.virtio.virtqueue import Virtqueue
 from vhostd.virtio.vocabulary import mask
 from vhostd.wire.fds import Fd
 from vhostd.wire.rows import U64, Empty
@@ -296,3 +300,109 @@ def test_an_inflight_area_that_shrinks_costs_the_connection(
 
     run_async(main)
     assert "shrank" in caplog.text
+
+
+# --- GET_VRING_BASE_INFLIGHT ----------------------------------------------------------------------------
+
+
+class Slow(Echo):
+    """A third queue, whose handler waits with each chain in its hand."""
+
+    @property
+    def queues(self) -> Sequence[Handler]:
+        return [*super().queues, self.slowq]
+
+    async def slowq(self, queue: Virtqueue) -> None:
+        async for chain in queue:
+            self.holding.set()
+            await asyncio.Event().wait()
+            queue.push(chain)
+
+
+def test_a_stopped_ring_leaves_what_is_in_flight_to_the_next(run_async: Run) -> None:
+    async def main() -> None:
+        device = Echo()
+        async with negotiated(device) as (frontend, memory):
+            area, fd = await frontend.get_inflight(2, 64)
+            await frontend.set_inflight(area, fd)
+            queue = await frontend.start(memory, 1)
+            heads = [queue.add(b"x", 4) for _ in range(3)]
+            queue.kick()
+            while len(device.held) < 3:
+                await asyncio.sleep(0)
+            stopping = asyncio.create_task(frontend.stop(queue))
+            while not device.held[0].given_up:
+                await asyncio.sleep(0)
+            for _ in range(9):
+                await asyncio.sleep(0)
+            assert not stopping.done(), "the device could still write to the guest"
+            device.release()
+            assert await stopping == 3
+            assert (queue.poll(), in_flight(fd, 1)) == (None, heads)
+
+            await frontend.set_inflight(area, fd)
+            await frontend.set_up(queue, base=3)
+            await frontend.call(SET_VRING_KICK, VringFd(1), queue.kick_fd)
+            while len(device.held) < 3:
+                await asyncio.sleep(0)
+            device.release()
+            assert [await queue.used() for _ in heads] == [(head, b"held") for head in heads]
+            assert (await frontend.stop(queue), in_flight(fd, 1)) == (3, [])
+            queue.close()
+            fd.close()
+
+    run_async(main)
+
+
+def test_a_handler_that_waits_with_a_request_is_not_waited_for(run_async: Run) -> None:
+    async def main() -> None:
+        device = Slow()
+        async with negotiated(device) as (frontend, memory):
+            area, fd = await frontend.get_inflight(3, 64)
+            await frontend.set_inflight(area, fd)
+            queue = await frontend.start(memory, 2)
+            head = queue.add(b"x", 4)
+            queue.kick()
+            await device.holding.wait()
+            assert await frontend.stop(queue) == 1
+            assert (queue.poll(), in_flight(fd, 2)) == (None, [head])
+            queue.close()
+            fd.close()
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("lacking", ["the feature", "the area"])
+def test_otherwise_a_stopped_ring_has_completed_all(lacking: str, run_async: Run) -> None:
+    async def main() -> None:
+        device, memory = Echo(), SharedMemory(1 << 20)
+        async with connected(device) as frontend:
+            bit = mask(ProtocolFeature.GET_VRING_BASE_INFLIGHT)
+            await frontend.negotiate(protocol_features=~bit if lacking == "the feature" else None)
+            await frontend.share(memory)
+            area, fd = await frontend.get_inflight(2, 64)
+            if lacking == "the feature":
+                await frontend.set_inflight(area, fd)
+            queue = await frontend.start(memory, 1)
+            head = queue.add(b"x", 4)
+            queue.kick()
+            await device.holding.wait()
+            stopping = asyncio.create_task(frontend.stop(queue))
+            await device.ended.wait()
+            device.release()
+            assert (await stopping, queue.poll()) == (1, (head, b"held"))
+            queue.close()
+            fd.close()
+        memory.close()
+
+    run_async(main)
+
+
+def test_a_base_in_flight_needs_an_area(run_async: Run) -> None:
+    async def main() -> None:
+        async with connected(Echo()) as frontend:
+            bits = (ProtocolFeature.REPLY_ACK, ProtocolFeature.GET_VRING_BASE_INFLIGHT)
+            await frontend.call(SET_PROTOCOL_FEATURES, U64(mask(*bits)))
+            await closed(frontend)
+
+    run_async(main)

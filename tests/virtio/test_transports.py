@@ -9,7 +9,6 @@ import pytest
 from tests.conftest import Run
 from tests.virtio.transports import (
     ACKNOWLEDGE,
-    DEVICE_NEEDS_RESET,
     DRIVER,
     DRIVER_OK,
     FEATURES_OK,
@@ -23,7 +22,7 @@ from vhostd.frontend import SharedMemory
 from vhostd.program.command_line import CommandLine
 from vhostd.program.options import parse
 from vhostd.virtio.queue_runner import QueueRunner
-from vhostd.virtio.vocabulary import Feature, mask
+from vhostd.virtio.vocabulary import DeviceStatus, Feature, mask
 
 SECTOR = 512
 IN, OUT, FLUSH = 0, 1, 4  # virtio 1.3, 5.2.6
@@ -136,11 +135,11 @@ def test_a_broken_ring_asks_for_a_reset_and_gets_over_it(run_async: Run, memory:
         runner = transport.state.queues[0]
         assert runner.queue is not None
         runner.queue.kicked()
-        while not transport.status & DEVICE_NEEDS_RESET:
+        while not transport.status & DeviceStatus.DEVICE_NEEDS_RESET:
             await asyncio.sleep(0)
         await transport.write_status(0)
         await transport.write_status(DRIVER_OK)
-        assert not transport.status & DEVICE_NEEDS_RESET
+        assert not transport.status & DeviceStatus.DEVICE_NEEDS_RESET
         await writes_and_reads(transport.drivers[0], runner, transport.line, 5)
         second = list(transport.drivers)
         await transport.close()

@@ -929,3 +929,100 @@ def test_a_queue_that_is_dropped_is_freed(
         assert freed() is None
 
     run_async(main)
+
+
+# --- Settling -------------------------------------------------------------------------------------------
+
+
+async def echo(queue: Virtqueue, then: Callable[[], object] = int) -> None:
+    """A handler that gives each chain back, after a call."""
+    async for chain in queue:
+        then()
+        queue.push(chain)
+
+
+async def ended(task: asyncio.Task[None], queue: Virtqueue) -> None:
+    queue.stop()
+    await task
+
+
+def test_a_settled_queue_has_taken_all_and_interrupted(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        task = asyncio.create_task(echo(bench.queue))
+        for count in (1, SIZE, 0, POP_BURST + 1):
+            bench.offer(count)
+            before = bench.interrupts
+            await bench.queue.settle(PATIENCE)
+            assert bench.used() == count
+            assert bool(count) == (bench.interrupts > before)
+            assert not bench.ring.must_call()
+        await ended(task, bench.queue)
+
+    run_async(main)
+
+
+def test_a_queue_settles_although_its_driver_never_pauses(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+
+        def again() -> None:
+            bench.used()
+            bench.driver.add(bench._buffers)
+
+        task = asyncio.create_task(echo(bench.queue, again))
+        bench.offer()
+        before = bench.ring.effort
+        await bench.queue.settle(PATIENCE)
+        assert SIZE <= bench.ring.effort - before <= SIZE + POP_BURST * 2
+        await ended(task, bench.queue)
+
+    run_async(main)
+
+
+async def slow(queue: Virtqueue, gate: asyncio.Event) -> None:
+    """A handler that gives chains back when the gate is open."""
+    async for chain in queue:
+        await gate.wait()
+        queue.push(chain)
+
+
+def test_a_queue_settles_when_its_device_has_done_all(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench, gate = Bench(memory), asyncio.Event()
+        task = asyncio.create_task(slow(bench.queue, gate))
+        bench.offer(2)
+        settling = asyncio.create_task(bench.queue.settle(PATIENCE))
+        while not bench.queue.in_flight:
+            await asyncio.sleep(0)
+        for _ in range(9):
+            await asyncio.sleep(0)
+        assert not settling.done()
+        gate.set()
+        await settling
+        assert bench.used() == 2
+        assert bench.interrupts
+        assert not bench.ring.must_call()
+        await ended(task, bench.queue)
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("how", ["disabled", "impatient", "given up"])
+def test_a_queue_settles_although_its_device_waits(memory: SharedMemory, run_async: Run, how: str) -> None:
+    async def main() -> None:
+        bench, gate = Bench(memory), asyncio.Event()
+        task = asyncio.create_task(slow(bench.queue, gate))
+        bench.queue.enable(on=how != "disabled")
+        bench.offer(2)
+        settling = asyncio.create_task(bench.queue.settle(0.01 if how == "impatient" else PATIENCE))
+        if how == "given up":
+            while not bench.queue.in_flight:
+                await asyncio.sleep(0)
+            bench.queue.give_up()
+        await settling
+        assert bench.queue.in_flight == int(how != "disabled")
+        gate.set()
+        await ended(task, bench.queue)
+
+    run_async(main)

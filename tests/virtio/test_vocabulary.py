@@ -60,6 +60,7 @@ FEATURES = {
     "PROTOCOL_FEATURES": 30,
     "VERSION_1": 32,
     "RING_PACKED": 34,
+    "IN_ORDER": 35,
     "RING_RESET": 40,
 }
 

@@ -15,7 +15,6 @@ from vhostd.virtio.queue_runner import QueueRunner
 from vhostd.virtio.state import VirtioState
 
 ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK = 1, 2, 4, 8  # of the status (2.1)
-DEVICE_NEEDS_RESET = 64
 QUEUE_SIZE = 16
 
 
@@ -124,7 +123,7 @@ class Registers:
 
     @property
     def status(self) -> int:
-        return self.state.status | (DEVICE_NEEDS_RESET if self.line.is_broken else 0)
+        return self.state.status
 
     def write_driver_features(self, features: int) -> None:
         self.state.accept(features & self.state.offered)
@@ -134,10 +133,10 @@ class Registers:
             await self.state.end(patience=1.0)
             self.state.reset()
             self.drivers.clear()
-            self.line.is_broken = False
-        elif status & DRIVER_OK and not self.state.status & DRIVER_OK:
+            return
+        if status & DRIVER_OK and not self.state.status & DRIVER_OK:
             self._start_all()
-        self.state.status = status
+        self.state.set_status(status)
 
     def _start_all(self) -> None:
         self.state.enable_all(on=True)

@@ -34,6 +34,7 @@ from vhostd.vhost_user.messages import (
     SET_VRING_NUM,
     ConfigSpace,
     Inflight,
+    MemoryRegion,
     MemoryTable,
     ProtocolFeature,
     SingleRegion,
@@ -118,16 +119,16 @@ class Frontend:
 
     async def share(self, *memories: SharedMemory) -> None:
         """Makes these memories the guest's, in place of any before."""
-        table = MemoryTable(tuple(memory.region for memory in memories))
+        table = MemoryTable(tuple(MemoryRegion(*self._place(memory)) for memory in memories))
         await self.call(SET_MEM_TABLE, table, *(memory.fd for memory in memories))
 
     async def add(self, memory: SharedMemory) -> None:
         """Adds a memory to the guest's."""
-        await self.call(ADD_MEM_REG, _single(memory), memory.fd)
+        await self.call(ADD_MEM_REG, SingleRegion(0, *self._place(memory)), memory.fd)
 
     async def remove(self, memory: SharedMemory) -> None:
         """Takes a memory away from the guest."""
-        await self.call(REM_MEM_REG, _single(memory))
+        await self.call(REM_MEM_REG, SingleRegion(0, *self._place(memory)))
 
     async def start(self, memory: SharedMemory, index: int = 0, size: int = 64) -> Queue:
         """Makes a queue in `memory`, and starts and enables its ring as QEMU does."""
@@ -147,9 +148,9 @@ class Frontend:
         addr = VringAddr(
             queue.index,
             flags=0,
-            desc=memory.user(driver.desc_addr),
-            used=memory.user(driver.used_addr),
-            avail=memory.user(driver.avail_addr),
+            desc=self._user_addr(memory, driver.desc_addr),
+            used=self._user_addr(memory, driver.used_addr),
+            avail=self._user_addr(memory, driver.avail_addr),
             log=0,
         )
         await self.call(SET_VRING_ADDR, addr)
@@ -196,6 +197,11 @@ class Frontend:
         """Closes the connection; idempotent."""
         self.channel.close()
 
+    def _place(self, memory: SharedMemory) -> tuple[int, int, int, int]:
+        """The fields of a region: guest address, size, user address, offset."""
+        return memory.guest_addr, memory.size, self._user_addr(memory, memory.guest_addr), 0
 
-def _single(memory: SharedMemory) -> SingleRegion:
-    return SingleRegion(0, memory.guest_addr, memory.size, memory.user_addr, 0)
+    def _user_addr(self, memory: SharedMemory, guest_addr: int) -> int:
+        """An address as the back-end is told it: it hears no user addresses with GPA_ADDRESSES."""
+        has_none = self.protocol_features >> ProtocolFeature.GPA_ADDRESSES & 1
+        return guest_addr if has_none else memory.user(guest_addr)

@@ -19,6 +19,7 @@ from vhostd.program.metrics.address import Address
 from vhostd.program.options import parse
 from vhostd.program.server import Metrics, serve
 from vhostd.ring import notify
+from vhostd.vhost_user.offer import Offer
 from vhostd.virtio.device import Device
 from vhostd.virtio.vocabulary import DeviceType
 
@@ -61,7 +62,7 @@ def serve_device(kind: type[Device], command: CommandLine) -> None:
             log.tell_person(command.program, line)
         gc.freeze()  # what is there stays
         gc.enable()
-        _loop(device, endpoint, notifier, metrics)
+        _loop(device, endpoint, notifier, metrics, options.offer)
 
 
 def _open_metrics(kind: type[Device], program: str, address: Address) -> Metrics:
@@ -82,9 +83,11 @@ def _give_up_the_rest(device: Device, endpoint: Endpoint, metrics: Metrics | Non
     sandbox.enter(Grants.together(needs))
 
 
-def _loop(device: Device, endpoint: Endpoint, notifier: Notifier, metrics: Metrics | None) -> None:
+def _loop(
+    device: Device, endpoint: Endpoint, notifier: Notifier, metrics: Metrics | None, offer: Offer
+) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            runner.run(serve(device, endpoint, notifier, metrics))
+            runner.run(serve(device, endpoint, notifier, metrics, offer))
         finally:
             Thread(target=notify.end_aio, daemon=True).start()  # which takes as long as all that is left

@@ -10,7 +10,8 @@ from vhostd.program.command_line import CommandLine
 from vhostd.program.endpoint import group_id
 from vhostd.program.log import LEVELS
 from vhostd.program.metrics.address import Address, parse_address
-from vhostd.program.parser import Parser
+from vhostd.program.parser import Help, Parser, nearest
+from vhostd.vhost_user.offer import CHOICES, DEFAULT_OFFER, Offer
 from vhostd.virtio.device import Device
 
 SANDBOXES = ("default", "none")
@@ -25,6 +26,7 @@ def make_parser(kind: type[Device], program: str) -> argparse.ArgumentParser:
         prog=program,
         description=f"A vhost-user back-end: {(kind.__doc__ or '').partition(chr(10))[0]}",
         epilog="Without --socket-path and --fd, the socket comes from systemd (LISTEN_FDS).",
+        formatter_class=Help,
         allow_abbrev=False,
         add_help=False,
     )
@@ -48,6 +50,13 @@ def make_parser(kind: type[Device], program: str) -> argparse.ArgumentParser:
         metavar="ADDR",
         type=_metrics,
         help="show metrics at [HOST]:PORT, /metrics, or at unix:PATH",
+    )
+    shared.add_argument(
+        "--offer",
+        metavar="FEATURES",
+        type=features,
+        default=DEFAULT_OFFER,
+        help=f"offer these to the front-end: all, default, or some of {', '.join(CHOICES)}",
     )
     shared.add_argument("--sandbox", choices=SANDBOXES, default="default", help="default: %(default)s")
     shared.add_argument("--log-level", choices=LEVELS, help="default: info; in syslog, warning")
@@ -109,6 +118,20 @@ def socket_group(text: str) -> int:
         return group_id(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def features(text: str) -> Offer:
+    """The type of an option that takes names of features, with commas between them."""
+    names = {name: [name] for name in CHOICES}
+    names["all"] = list(CHOICES)
+    names["default"] = [choice.name for choice in CHOICES.values() if choice.by_default]
+    words = text.split(",")
+    for word in words:
+        if word not in names:
+            near = nearest(word, names)
+            hint = f": did you mean {near}?" if near else f"; there are {', '.join(names)}"
+            raise argparse.ArgumentTypeError(f"{word!r} is no feature that can be chosen{hint}")
+    return Offer(name for word in words for name in names[word])
 
 
 def _docstring(kind: type[Device]) -> str:

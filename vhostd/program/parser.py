@@ -2,12 +2,20 @@
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 from typing import Any, NoReturn
 
 from vhostd.errors import UsageError
 from vhostd.program.stdout import say
+
+
+class Help(argparse.HelpFormatter):
+    """Breaks no line in the middle of a name, which somebody may copy."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        lines = super()._split_lines(text.replace("-", "\0"), width)
+        return [line.replace("\0", "-") for line in lines]
 
 
 class Parser(argparse.ArgumentParser):
@@ -83,15 +91,9 @@ class Parser(argparse.ArgumentParser):
 
     def _hint(self, word: str) -> str:
         """The known option that is nearest to an unknown one, as a question."""
-        from difflib import get_close_matches  # here, since few starts are wrong
-
         names = {option.lstrip("-"): option for option in self._options()}
-        wanted = word.partition("=")[0].lstrip("-").lower().replace("_", "-")
-        if len(wanted) < 2:
-            return ""
-        begun = [name for name in names if name.startswith(wanted)]
-        near = begun or get_close_matches(wanted, [name for name in names if len(name) > 1], n=1)
-        return f": did you mean {names[near[0]]}?" if near else ""
+        near = nearest(word.partition("=")[0].lstrip("-"), names)
+        return f": did you mean {names[near]}?" if near else ""
 
     def _options(self) -> Iterator[str]:
         """All options, and those of all commands."""
@@ -109,6 +111,18 @@ class Parser(argparse.ArgumentParser):
 
     def _print_message(self, message: str, file: object = None) -> None:
         say(message)
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """The name that somebody has meant by a word; empty if none is near."""
+    from difflib import get_close_matches  # here, since few starts are wrong
+
+    wanted = word.lower().replace("_", "-")
+    if len(wanted) < 2:
+        return ""
+    known = [name for name in names if len(name) > 1]
+    near = [name for name in known if name.startswith(wanted)] or get_close_matches(wanted, known, n=1)
+    return near[0] if near else ""
 
 
 def examples(docstring: str) -> list[str]:

@@ -15,6 +15,7 @@ from vhostd.program.activation import Notifier, watchdog_interval
 from vhostd.program.endpoint import Endpoint
 from vhostd.program.log import REPORTS
 from vhostd.vhost_user.messages import FRONT_END
+from vhostd.vhost_user.offer import DEFAULT_OFFER, Offer
 from vhostd.vhost_user.session import Session
 from vhostd.virtio.device import Device
 from vhostd.virtio.leftovers import Leftovers
@@ -48,7 +49,11 @@ class Metrics(Protocol):
 
 
 async def serve(
-    device: Device, endpoint: Endpoint, notifier: Notifier, metrics: Metrics | None = None
+    device: Device,
+    endpoint: Endpoint,
+    notifier: Notifier,
+    metrics: Metrics | None = None,
+    offer: Offer = DEFAULT_OFFER,
 ) -> None:
     """Runs the device until SIGTERM, SIGINT, or the end of the only front-end of a connected socket.
 
@@ -56,7 +61,7 @@ async def serve(
     """
     loop = asyncio.get_running_loop()
     make_queue = Virtqueue if metrics is None else metrics.make_queue
-    server = Server(device, endpoint, make_queue, notifier.tell)
+    server = Server(device, endpoint, make_queue, notifier.tell, offer)
     serving = loop.create_task(server.run(), name="serving")
     living = loop.create_task(device.run(), name="device")
     ending: asyncio.Future[None] = loop.create_future()
@@ -133,6 +138,7 @@ class Server:
         endpoint: Endpoint,
         make_queue: MakeQueue = Virtqueue,
         tell: Callable[[str], None] = lambda _: None,
+        offer: Offer = DEFAULT_OFFER,
     ) -> None:
         """`tell` hears what is served, in the words of sd_notify(3)."""
         self.session: Session | None = None  # with the front-end that is being served
@@ -142,6 +148,7 @@ class Server:
         self._make_queue = make_queue
         self._leftovers = Leftovers()
         self._tell = tell
+        self._offer = offer
         self._current: socket.socket | None = None
         self._next: socket.socket | None = None
         self._arrived = asyncio.Event()
@@ -194,7 +201,9 @@ class Server:
         log.info("a front-end has connected")
         self._tell("STATUS=serving a front-end")
         self.connections += 1
-        self.session = Session(self._device, Channel(sock, FRONT_END), self._make_queue, self._leftovers)
+        self.session = Session(
+            self._device, Channel(sock, FRONT_END), self._make_queue, self._leftovers, self._offer
+        )
         try:
             await self.session.run()
         finally:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from vhostd.errors import MalformedMessage, UnknownRequest
 from vhostd.vhost_user.dispatch import Agreed
@@ -57,6 +58,10 @@ class FrontendLink(Link):
     def config_changed(self) -> None:
         """As in `Link`. The driver is told once there is a socket and a ring runs."""
         self._config_is_new.set()
+
+    def carries(self, row: Row[Any, Any]) -> bool:
+        """Whether the front-end has agreed to such a request, and passed a socket for it."""
+        return self._caller is not None and row.exists(self._agreed.protocol_features)
 
     async def ask(self, row: Row[P, R], payload: P, fds: Sequence[Fd] = ()) -> Reply[R]:
         """As in `Link`: sends a back-end request, such as SHARED_OBJECT_LOOKUP."""

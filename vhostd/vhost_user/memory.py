@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from vhostd.errors import RefusedRequest
 from vhostd.ring import MAX_REGIONS, DirtyLog, GuestMemory, Region
+from vhostd.vhost_user.dispatch import Agreed
 from vhostd.vhost_user.messages import (
     ADD_MEM_REG,
     GET_MAX_MEM_SLOTS,
@@ -11,6 +12,7 @@ from vhostd.vhost_user.messages import (
     SET_MEM_TABLE,
     MemoryRegion,
     MemoryTable,
+    ProtocolFeature,
     SingleRegion,
 )
 from vhostd.vhost_user.vring import Vring
@@ -20,11 +22,15 @@ from vhostd.wire.rows import U64, Empty
 
 
 class Memory:
-    """Keeps the map of the guest's memory, and moves running rings to each new map."""
+    """Keeps the map of the guest's memory, and moves running rings to each new map.
 
-    def __init__(self, vrings: Sequence[Vring]) -> None:
+    With GPA_ADDRESSES the front-end tells no addresses of its own: user addresses are guest addresses then.
+    """
+
+    def __init__(self, vrings: Sequence[Vring], agreed: Agreed) -> None:
         self.map = GuestMemory()
         self._vrings = vrings
+        self._agreed = agreed
         self.calls: tuple[Call, ...] = (
             answer_with_fds(SET_MEM_TABLE, self.set_mem_table),
             answer(GET_MAX_MEM_SLOTS, self.get_max_mem_slots),
@@ -55,16 +61,16 @@ class Memory:
             )
         if len(fds) != len(table.regions):
             raise RefusedRequest(f"SET_MEM_TABLE with {len(table.regions)} regions and {len(fds)} fds")
-        self._replace(GuestMemory(map(_map_region, table.regions, fds)))
+        self._replace(GuestMemory(map(self._map_region, table.regions, fds)))
 
     def get_max_mem_slots(self, _: Empty) -> U64:
         return U64(MAX_REGIONS)
 
     def add_mem_reg(self, region: SingleRegion, fds: Fds) -> None:
-        self._replace(GuestMemory([*self.map.regions, _map_region(region, fds[0])]))
+        self._replace(GuestMemory([*self.map.regions, self._map_region(region, fds[0])]))
 
     def rem_mem_reg(self, region: SingleRegion) -> None:
-        rest = [kept for kept in self.map.regions if not _same_region(kept, region)]
+        rest = [kept for kept in self.map.regions if not self._is_same(kept, region)]
         if len(rest) == len(self.map.regions):
             raise RefusedRequest(f"REM_MEM_REG of a region that is not there: {region}")
         self._replace(GuestMemory(rest))
@@ -80,20 +86,18 @@ class Memory:
             raise
         self.map = memory
 
+    def _map_region(self, region: MemoryRegion | SingleRegion, fd: Fd) -> Region:
+        return Region(
+            fd.fileno(),
+            guest_addr=region.guest_addr,
+            user_addr=self._user_addr(region),
+            size=region.size,
+            offset=region.mmap_offset,
+        )
 
-def _map_region(region: MemoryRegion | SingleRegion, fd: Fd) -> Region:
-    return Region(
-        fd.fileno(),
-        guest_addr=region.guest_addr,
-        user_addr=region.user_addr,
-        size=region.size,
-        offset=region.mmap_offset,
-    )
+    def _is_same(self, mapped: Region, named: SingleRegion) -> bool:
+        addresses = (named.guest_addr, self._user_addr(named))
+        return (mapped.guest_addr, mapped.user_addr, mapped.size) == (*addresses, named.size)
 
-
-def _same_region(mapped: Region, named: SingleRegion) -> bool:
-    return (mapped.guest_addr, mapped.user_addr, mapped.size) == (
-        named.guest_addr,
-        named.user_addr,
-        named.size,
-    )
+    def _user_addr(self, region: MemoryRegion | SingleRegion) -> int:
+        return region.guest_addr if self._agreed.has(ProtocolFeature.GPA_ADDRESSES) else region.user_addr

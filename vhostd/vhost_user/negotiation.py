@@ -1,17 +1,22 @@
 """Negotiation of the features and the protocol features."""
 
-from vhostd.errors import RefusedRequest
+from collections.abc import Iterable
+from typing import Protocol
+
+from vhostd.errors import MalformedMessage, RefusedRequest
 from vhostd.vhost_user.dispatch import Agreed
 from vhostd.vhost_user.messages import (
     GET_FEATURES,
     GET_PROTOCOL_FEATURES,
     GET_QUEUE_NUM,
+    REQUESTS,
     SET_FEATURES,
     SET_OWNER,
     SET_PROTOCOL_FEATURES,
     ProtocolFeature,
 )
 from vhostd.vhost_user.migration import Migration
+from vhostd.vhost_user.offer import PROTOCOL, Offer
 from vhostd.vhost_user.rings import Rings
 from vhostd.virtio.state import VirtioState
 from vhostd.virtio.vocabulary import Feature, mask
@@ -22,23 +27,31 @@ from vhostd.wire.rows import U64, Empty
 TOLERATED_FEATURES = mask(Feature.RING_RESET)
 # Features of the front-end, not of the driver. QEMU changes them while a driver runs, for the dirty log.
 FRONT_END_FEATURES = mask(Feature.LOG_ALL)
-PROTOCOL_FEATURES = mask(
-    ProtocolFeature.MQ,
-    ProtocolFeature.LOG_SHMFD,
-    ProtocolFeature.REPLY_ACK,
-    ProtocolFeature.BACKEND_REQ,
-    ProtocolFeature.INFLIGHT_SHMFD,
-    ProtocolFeature.RESET_DEVICE,
-    ProtocolFeature.CONFIGURE_MEM_SLOTS,
-    ProtocolFeature.STATUS,
-    ProtocolFeature.DEVICE_STATE,
+# Protocol features that have no message of their own. Of the others, the messages that are answered tell.
+WITHOUT_MESSAGE = mask(
+    ProtocolFeature.REPLY_ACK, ProtocolFeature.GET_VRING_BASE_INFLIGHT, ProtocolFeature.GPA_ADDRESSES
 )
+
+
+class Topic(Protocol):
+    """The messages of one subject."""
+
+    calls: tuple[Call, ...]
 
 
 class Negotiation:
     """Offers the features of the core and of the device, and takes the front-end's choice."""
 
-    def __init__(self, state: VirtioState, rings: Rings, migration: Migration, agreed: Agreed) -> None:
+    def __init__(
+        self,
+        state: VirtioState,
+        rings: Rings,
+        migration: Migration,
+        agreed: Agreed,
+        offer: Offer,
+        topics: Iterable[Topic],
+    ) -> None:
+        """`topics` are the other topics of the session."""
         self._state = state
         self._rings = rings
         self._migration = migration
@@ -51,17 +64,20 @@ class Negotiation:
             answer(SET_PROTOCOL_FEATURES, self.set_protocol_features),
             answer(GET_QUEUE_NUM, self.get_queue_num),
         )
+        self._offer = offer
+        self._implemented = WITHOUT_MESSAGE | _answered([*topics, self])
 
     @property
     def _offered(self) -> int:
-        return self._state.offered | mask(Feature.PROTOCOL_FEATURES) | FRONT_END_FEATURES
+        has_log = self._offered_protocol_features >> ProtocolFeature.LOG_SHMFD & 1
+        own = mask(Feature.PROTOCOL_FEATURES) | (FRONT_END_FEATURES if has_log else 0)
+        return self._offer.features(self._state.offered) | own
 
     @property
     def _offered_protocol_features(self) -> int:
         device = self._state.device
-        has_config = bool(device.read_config())
-        config = mask(ProtocolFeature.CONFIG) if has_config else 0
-        return PROTOCOL_FEATURES | config | device.protocol_features
+        lacking = 0 if device.read_config() else mask(ProtocolFeature.CONFIG)
+        return self._offer.protocol_features(self._implemented & ~lacking) | device.protocol_features
 
     def get_features(self, _: Empty) -> U64:
         return U64(self._offered)
@@ -88,7 +104,20 @@ class Negotiation:
     def set_protocol_features(self, features: U64) -> None:
         if surplus := features.value & ~self._offered_protocol_features:
             raise RefusedRequest(f"SET_PROTOCOL_FEATURES with {surplus:#x}, which was not offered")
+        for choice in PROTOCOL:
+            if features.value >> choice.bit & 1 and (lacking := mask(*choice.needs) & ~features.value):
+                raise MalformedMessage(
+                    f"SET_PROTOCOL_FEATURES with {choice.bit.name}, and without {lacking:#x}, which it needs"
+                )
         self._agreed.protocol_features = features.value
 
     def get_queue_num(self, _: Empty) -> U64:
         return U64(len(self._state.queues))
+
+
+def _answered(topics: Iterable[Topic]) -> int:
+    """The protocol features of which every request is answered, as a mask."""
+    answered = {call.row.request for topic in topics for call in topic.calls}
+    needed = {row: row.needs for row in REQUESTS.values() if row.needs is not None}
+    lacking = {needs for row, needs in needed.items() if row.request not in answered}
+    return mask(*(set(needed.values()) - lacking))

@@ -1,11 +1,12 @@
 """The messages about rings: set-up, start, stop, and the inflight area."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from itertools import zip_longest
 
 from vhostd.errors import RefusedRequest
 from vhostd.ring import InflightQueue, Ring, ring_format
+from vhostd.vhost_user.dispatch import Agreed
 from vhostd.vhost_user.inflight import make_area, map_area
 from vhostd.vhost_user.memory import Memory
 from vhostd.vhost_user.messages import (
@@ -19,7 +20,9 @@ from vhostd.vhost_user.messages import (
     SET_VRING_ERR,
     SET_VRING_KICK,
     SET_VRING_NUM,
+    VRING_KICK,
     Inflight,
+    ProtocolFeature,
     VringAddr,
     VringFd,
     VringState,
@@ -29,6 +32,8 @@ from vhostd.virtio.state import VirtioState
 from vhostd.wire.calls import Call, Fds, Reply, answer, answer_with_fds
 from vhostd.wire.channel import Channel
 from vhostd.wire.fds import Fd
+
+KICK_PATIENCE = 1.0  # seconds for which a kick that is a message waits at most for what the device does
 
 
 class Rings:
@@ -43,6 +48,7 @@ class Rings:
         state: VirtioState,
         vrings: Sequence[Vring],
         memory: Memory,
+        agreed: Agreed,
         channel: Channel,
         running: asyncio.Event,
         starting: Callable[[], None],
@@ -50,6 +56,7 @@ class Rings:
         self._state = state
         self._vrings = vrings
         self._memory = memory
+        self._agreed = agreed
         self._channel = channel
         self._running = running
         self._starting = starting
@@ -59,6 +66,7 @@ class Rings:
             answer(SET_VRING_BASE, self.set_vring_base),
             answer(GET_VRING_BASE, self.get_vring_base),
             answer_with_fds(SET_VRING_KICK, self.set_vring_kick),
+            answer(VRING_KICK, self.vring_kick),
             answer_with_fds(SET_VRING_CALL, self.set_vring_call),
             answer_with_fds(SET_VRING_ERR, self.set_vring_err),
             answer(SET_VRING_ENABLE, self.set_vring_enable),
@@ -105,15 +113,37 @@ class Rings:
     # --- Start and stop ---------------------------------------------------------------------------------
 
     def set_vring_kick(self, vring_fd: VringFd, fds: Fds) -> None:
-        if not self._running.is_set():
-            self._starting()
         vring, kick = self._vring(vring_fd.index), _one_fd(vring_fd, fds)
+        self._prepare()
         vring.start(kick, self._memory.map, self._state.features)
         self._update_running()
 
-    async def get_vring_base(self, state: VringState) -> VringState:
+    async def vring_kick(self, state: VringState) -> None:
+        """Has the ring kicked, and answers when the device has done what the driver has asked for.
+
+        The driver is told by messages that are sent before the ack, and whose acks nobody waits for here.
+        User-mode Linux does nothing until it has the ack: no time passes in its simulation, and it answers no
+        other message.
+        """
         vring = self._vring(state.index)
-        await self._stop([vring])
+        self._prepare()
+        vring.kick(self._memory.map, self._state.features)
+        self._update_running()
+        if (queue := vring.runner.queue) is not None:
+            await queue.settle(KICK_PATIENCE)
+
+    def _prepare(self) -> None:
+        """Call it before a ring starts, or goes on."""
+        if not self._running.is_set():
+            self._starting()
+
+    async def get_vring_base(self, state: VringState) -> VringState:
+        """Stops the ring. What is in flight is completed, or, if that was agreed on, left in the area."""
+        vring = self._vring(state.index)
+        if vring.is_recorded and self._agreed.has(ProtocolFeature.GET_VRING_BASE_INFLIGHT):
+            await self._until_stopped(vring.runner.suspend())
+        else:
+            await self._stop([vring])
         return VringState(state.index, vring.base)
 
     async def _stop_if_disabled(self, vring: Vring) -> None:
@@ -122,7 +152,9 @@ class Rings:
             await self._stop([vring])
 
     async def _stop(self, vrings: Iterable[Vring]) -> None:
-        stopping = self._state.stop(vring.runner for vring in vrings)
+        await self._until_stopped(self._state.stop(vring.runner for vring in vrings))
+
+    async def _until_stopped(self, stopping: Coroutine[None, None, None]) -> None:
         await self._channel.outlast(stopping, "rings were stopping")
         self._update_running()
 

@@ -17,6 +17,7 @@ from vhostd.vhost_user.link import FrontendLink
 from vhostd.vhost_user.memory import Memory
 from vhostd.vhost_user.migration import Migration
 from vhostd.vhost_user.negotiation import Negotiation
+from vhostd.vhost_user.offer import DEFAULT_OFFER, Offer
 from vhostd.vhost_user.rings import Rings
 from vhostd.vhost_user.status import Status
 from vhostd.vhost_user.vring import Vring
@@ -43,26 +44,27 @@ class Session:
         channel: Channel,
         make_queue: MakeQueue = Virtqueue,
         leftovers: Leftovers | None = None,
+        offer: Offer = DEFAULT_OFFER,
     ) -> None:
         """`leftovers` has the requests that earlier sessions gave up, and takes those of this one."""
         self.state = VirtioState(device, channel.abort, make_queue, leftovers)
         self._channel = channel
         self._agreed = Agreed()
         doubt, running = Doubt(), asyncio.Event()
-        self._vrings = [Vring(queue, doubt) for queue in self.state.queues]
-        self._memory = Memory(self._vrings)
         self._link = FrontendLink(self._agreed, running)
+        self._vrings = [Vring(queue, doubt, self._link) for queue in self.state.queues]
+        self._memory = Memory(self._vrings, self._agreed)
         self._config = Config(self.state, self._agreed)
         self._device_state = DeviceState(self.state, channel)
-        rings = Rings(self.state, self._vrings, self._memory, channel, running, self._start)
+        rings = Rings(self.state, self._vrings, self._memory, self._agreed, channel, running, self._start)
         status = Status(self.state, rings)
         self._migration = Migration(self.state, self._memory)
-        negotiation = Negotiation(self.state, rings, self._migration, self._agreed)
         topics = (
-            *(negotiation, self._memory, self._migration, rings),
+            *(self._memory, self._migration, rings),
             *(self._config, status, self._device_state, self._link),
         )
-        calls = [call for topic in topics for call in topic.calls]
+        negotiation = Negotiation(self.state, rings, self._migration, self._agreed, offer, topics)
+        calls = [call for topic in (negotiation, *topics) for call in topic.calls]
         self._dispatcher = Dispatcher(channel, [*calls, *device.calls], self._agreed)
 
     async def run(self) -> None:

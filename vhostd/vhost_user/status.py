@@ -30,11 +30,13 @@ class Status:
         await self._rings.stop_all()
         self._reset()
 
-    def set_status(self, status: U64) -> None:
+    async def set_status(self, status: U64) -> None:
         if status.value > 0xFF:
             raise RefusedRequest(f"SET_STATUS {status.value:#x} is more than a byte")
-        self._state.status = status.value
-        if not status.value and not self._state.is_running:
+        if status.value:
+            self._state.set_status(status.value)
+        else:
+            await self._rings.stop_all()
             self._reset()
 
     def get_status(self, _: Empty) -> U64:

@@ -1,16 +1,19 @@
 """A vring: what vhost-user keeps of one ring, and how its kicks and calls travel.
 
-A ring has two independent states. It is *started* by SET_VRING_KICK and stopped by GET_VRING_BASE, or when it
-is disabled and set up anew; it is *enabled* or disabled by SET_VRING_ENABLE at any time. The device's handler
-runs from start to stop (`virtio/queue_runner.py`), and is given chains while the ring is enabled.
+A ring has two independent states. It is *started* by SET_VRING_KICK, or by a kick that is a message. It is
+stopped by GET_VRING_BASE, or when it is disabled and set up anew. It is *enabled* or disabled by
+SET_VRING_ENABLE at any time. The device's handler runs from start to stop (`virtio/queue_runner.py`), and is
+given chains while the ring is enabled.
 """
 
 from vhostd.errors import NoGuestMemory, RefusedRequest
 from vhostd.ring import GuestMemory, InflightQueue, Ring, Window, ring_format
 from vhostd.vhost_user.doubt import Doubt
 from vhostd.vhost_user.kicks import KickFd, Kicks, Polling
-from vhostd.vhost_user.messages import VringAddr
+from vhostd.vhost_user.link import FrontendLink
+from vhostd.vhost_user.messages import BACKEND_VRING_CALL, BACKEND_VRING_ERR, VringAddr
 from vhostd.vhost_user.notification import Notification, notification
+from vhostd.vhost_user.ring_message import RingMessage
 from vhostd.virtio.queue_runner import QueueRunner
 from vhostd.virtio.vocabulary import Feature
 from vhostd.wire.fds import Fd
@@ -20,18 +23,21 @@ class Vring:
     """One ring of the session: its settings, and its kick, call and err fds, which it owns.
 
     `inflight` is its part of the inflight area, if there is one; it counts when the ring starts. `doubt`
-    watches all rings of the session.
+    watches all rings of the session. Over `link` go calls and errs for which there are no fds.
     """
 
-    def __init__(self, runner: QueueRunner, doubt: Doubt) -> None:
+    def __init__(self, runner: QueueRunner, doubt: Doubt, link: FrontendLink) -> None:
         self.runner = runner
         self.index = runner.index
         self.size = 0
         self.base = 0
         self.addr: VringAddr | None = None
         self.inflight: InflightQueue | None = None
+        self.is_recorded = False  # whether another ring can go on with what is in flight
         self._doubt = doubt
         self._kicks: Kicks | None = None
+        self._call_message = RingMessage(link, BACKEND_VRING_CALL, self.index)
+        self._err_message = RingMessage(link, BACKEND_VRING_ERR, self.index)
         self._call: Notification | None = None
         self._err: Notification | None = None
 
@@ -91,7 +97,8 @@ class Vring:
         What the one before was told may be lost, or there was none; an interrupt too many costs nothing.
         """
         self._replace_fd("_call", fd)
-        self.interrupt()
+        if fd is not None:
+            self.interrupt()
 
     def set_err(self, fd: Fd | None) -> None:
         """Replaces the eventfd that tells the front-end of a broken ring."""
@@ -111,6 +118,17 @@ class Vring:
             return
         ring = self._make_ring(memory, features)
         self._watch_kick(kick)
+        self._begin(ring)
+
+    def kick(self, memory: GuestMemory, features: int) -> None:
+        """A kick that came as a message. It starts a ring that is stopped; raises as `start` does."""
+        if self.runner.started:
+            self._kicked()
+        else:
+            self._begin(self._make_ring(memory, features))
+
+    def _begin(self, ring: Ring) -> None:
+        self.is_recorded = self.inflight is not None
         self.runner.start(ring, self)
         self._doubt.begin(self.index, ring)
         if ring.base != ring.START:
@@ -155,18 +173,21 @@ class Vring:
     # --- What the runner tells (`QueueTransport`) ----------------------------------------------------------
 
     def interrupt(self) -> None:
-        """Signals the call fd."""
-        _signal(self._call)
+        """Signals the call fd, or sends a message."""
+        (self._call or self._call_message).signal()
 
     def broke(self) -> None:
-        """Signals the err fd."""
-        _signal(self._err)
+        """Signals the err fd, or sends a message."""
+        self.is_recorded = False
+        (self._err or self._err_message).signal()
 
     def stopped(self) -> None:
-        """Keeps the base, and lets go of the kick fd."""
+        """Keeps the base, lets go of the kick fd, and sends no more messages: the device may be suspended."""
         assert self.runner.queue is not None
         self.base = self.runner.queue.ring.base
         self._take_kicks(None)
+        self._call_message.close()
+        self._err_message.close()
         self._doubt.end(self.index)
 
     # --- Notifications ----------------------------------------------------------------------------------
@@ -213,8 +234,3 @@ def _index(memory: GuestMemory, user_addr: int) -> int | None:
         return int.from_bytes(bytes(memory.user(user_addr, 4))[2:], "little")
     except RefusedRequest:
         return None
-
-
-def _signal(target: Notification | None) -> None:
-    if target is not None:
-        target.signal()

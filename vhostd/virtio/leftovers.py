@@ -7,6 +7,7 @@ overwritten by an older one.
 
 import asyncio
 import gc
+from collections.abc import Callable
 from functools import partial
 
 from vhostd.virtio.virtqueue import Virtqueue
@@ -32,9 +33,16 @@ class Leftovers:
 
     async def gone(self) -> None:
         """Waits until the device works on none of them any more."""
-        if self.requests:
+        await self._wait(lambda: self.requests > 0)
+
+    async def gone_from(self, queue: Virtqueue) -> None:
+        """Waits until the device works on none of this queue's any more."""
+        await self._wait(lambda: queue in self._queues)
+
+    async def _wait(self, under_way: Callable[[], bool]) -> None:
+        if under_way():
             gc.collect()  # nobody works on a request that only a circle of objects holds
-        while self.requests:
+        while under_way():
             self._emptied.clear()
             await self._emptied.wait()
 

@@ -37,7 +37,7 @@ class QueueRunner:
     """Runs the device's handler of one queue on one ring after the other.
 
     `failed` is called with an exception of the device that is not the guest's fault. `leftovers` has the
-    requests that earlier rings of the device gave up.
+    requests that earlier rings of the device gave up. `broke` is called when the driver has broken a ring.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class QueueRunner:
         index: int,
         handler: Callable[[Virtqueue], Awaitable[None]],
         failed: Callable[[Exception], None],
+        broke: Callable[[], None],
         make_queue: MakeQueue = Virtqueue,
         leftovers: Leftovers | None = None,
     ) -> None:
@@ -55,6 +56,7 @@ class QueueRunner:
         self._log: WriteLog | None = None
         self._handler = handler
         self._failed = failed
+        self._broke = broke
         self._make_queue = make_queue
         self._leftovers = Leftovers() if leftovers is None else leftovers
         self._transport: QueueTransport | None = None
@@ -118,6 +120,18 @@ class QueueRunner:
             self.queue = None
             log.info("vring %d stopped at %s", self.index, queue.ring.spell(queue.ring.base))
 
+    async def suspend(self) -> None:
+        """Stops the ring at once: what is in flight stays in the ring's record, for whoever starts it next.
+
+        It is given up. Returns when the device works on none of it any more, so that nothing is done late.
+        """
+        if (queue := self.queue) is not None:
+            if queue.in_flight:
+                log.info("vring %d: %d requests in flight are left", self.index, queue.in_flight)
+            queue.give_up()
+            await self.stop()
+            await self._leftovers.gone_from(queue)
+
     def give_up(self) -> None:
         """Gives up the chains in flight: `stop` no longer waits for them."""
         if self.queue is not None and self.queue.in_flight:
@@ -145,6 +159,7 @@ class QueueRunner:
             self.queue.count_error()
             if self._transport is not None:
                 self._transport.broke()
+            self._broke()
         forget(error)
 
     async def _wait_for_leftovers(self) -> None:

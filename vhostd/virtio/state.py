@@ -9,9 +9,11 @@ from vhostd.virtio.device import Device
 from vhostd.virtio.leftovers import Leftovers
 from vhostd.virtio.queue_runner import QueueRunner
 from vhostd.virtio.virtqueue import MakeQueue, Virtqueue
-from vhostd.virtio.vocabulary import Feature, mask
+from vhostd.virtio.vocabulary import DeviceStatus, Feature, mask
 
-RING_FEATURES = mask(Feature.VERSION_1, Feature.EVENT_IDX, Feature.INDIRECT_DESC, Feature.RING_PACKED)
+RING_FEATURES = mask(
+    Feature.VERSION_1, Feature.EVENT_IDX, Feature.INDIRECT_DESC, Feature.RING_PACKED, Feature.IN_ORDER
+)
 
 
 class VirtioState:
@@ -34,7 +36,7 @@ class VirtioState:
         self.features = 0  # the features that the driver has accepted
         self.status = 0  # the device status field (2.1)
         self.queues = [
-            QueueRunner(index, handler, failed, make_queue, leftovers)
+            QueueRunner(index, handler, failed, self._broke, make_queue, leftovers)
             for index, handler in enumerate(device.queues)
         ]
         self._patience: float | None = None  # seconds that `end` waits, if `hurry` has set them
@@ -49,6 +51,26 @@ class VirtioState:
         """Takes the driver's choice of features, and tells the device those of its own."""
         self.features = features
         self.device.negotiated = features & self.device.features
+
+    # --- Status (2.1) -----------------------------------------------------------------------------------
+
+    def set_status(self, status: int) -> None:
+        """Takes the bits that the driver has set; for no bits there is `reset`."""
+        was_ready = self.status & DeviceStatus.DRIVER_OK
+        self.status = status | self.status & DeviceStatus.DEVICE_NEEDS_RESET
+        if not was_ready:
+            self._tell_of_reset()
+
+    def _broke(self) -> None:
+        """A ring goes on only after the driver has reset the device."""
+        self.status |= DeviceStatus.DEVICE_NEEDS_RESET
+        self._tell_of_reset()
+
+    def _tell_of_reset(self) -> None:
+        """Has the driver look at the status, if it must know, and if it is one that has said it is ready."""
+        told = DeviceStatus.DRIVER_OK | DeviceStatus.DEVICE_NEEDS_RESET
+        if self.status & told == told:
+            self.device.config_changed()
 
     # --- Config space (2.5) -----------------------------------------------------------------------------
 

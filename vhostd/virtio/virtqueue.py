@@ -342,6 +342,25 @@ class Virtqueue:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
+    async def settle(self, patience: float) -> None:
+        """Waits until the device has done all that there is, and interrupts the driver.
+
+        It waits for so many seconds at most. A driver that never pauses is done when the device has taken as
+        many chains as the ring holds.
+        """
+        most = self.ring.effort + self.size
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                taken = -1
+                while self.ring.in_flight or taken < self.ring.effort < most:
+                    if self.ring.given_up:
+                        return
+                    taken = self.ring.effort
+                    await self._all_back()
+                    await asyncio.sleep(0)  # in which the device may take more
+        self.flush()
+        await asyncio.sleep(0)  # until the interrupt is on its way
+
     def enable(self, *, on: bool) -> None:
         """A disabled queue gives no chains; what was taken before may still be pushed."""
         self._runs = on and not self._stopped
@@ -355,11 +374,15 @@ class Virtqueue:
 
     async def quiesce(self) -> None:
         """Waits, after `stop`, until every chain taken is back or given up, and interrupts the driver."""
+        await self._all_back()
+        self.flush()
+
+    async def _all_back(self) -> None:
+        """Waits until no chain is out, or they were given up."""
         while self.ring.in_flight and not self.ring.given_up:
             self._changed.clear()
             self.ring.when_empty(partial(self._soon, self._changed.set))
             await self._changed.wait()
-        self.flush()
 
     def when_emptied(self, call: Callable[[], object]) -> None:
         """Has it called, after the ring has stopped, when no chain is out, be they given up or not."""

@@ -6,6 +6,8 @@ Section numbers throughout the project are those of virtio 1.3.
 from collections.abc import Iterator
 from typing import Self
 
+from vhostd.wire.rows import Bit
+
 MAX_QUEUE_SIZE = 32768  # in either format (2.7, 2.8.21)
 
 
@@ -113,13 +115,21 @@ class DeviceType(int):
 class Feature:
     """Feature bits that belong to no device but to the transport and the rings (virtio 1.3, 6)."""
 
-    LOG_ALL = 26  # vhost's own: log writes for migration
-    INDIRECT_DESC = 28
-    EVENT_IDX = 29
-    PROTOCOL_FEATURES = 30  # vhost-user's own, see messages.py
-    VERSION_1 = 32
-    RING_PACKED = 34
-    RING_RESET = 40
+    LOG_ALL = Bit(26)  # vhost's own: log writes for migration
+    INDIRECT_DESC = Bit(28)
+    EVENT_IDX = Bit(29)
+    PROTOCOL_FEATURES = Bit(30)  # vhost-user's own, see messages.py
+    VERSION_1 = Bit(32)
+    RING_PACKED = Bit(34)
+    IN_ORDER = Bit(35)
+    RING_RESET = Bit(40)
+
+
+class DeviceStatus:
+    """Bits of the device status that the device itself looks at (2.1), as masks."""
+
+    DRIVER_OK = 0x04
+    DEVICE_NEEDS_RESET = 0x40
 
 
 def mask(*bits: int) -> int:

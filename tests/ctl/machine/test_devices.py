@@ -33,6 +33,7 @@ def test_words_between_commas(text: str, words: list[str]) -> None:
         ("--disk=a.img,read-only,cache=direct", ["--blk-file=a.img", "--read-only", "--cache=direct"]),
         ("--disk=a,,b c.img", ["--blk-file=a,b c.img"]),
         ("--disk=ram=1G", ["--ram=1G"]),
+        ("--disk=a,offer=default,,status", ["--blk-file=a", "--offer=default,status"]),
         ("--disk=a.img,,", ["--blk-file=a.img,"]),
         ("--disk=./ram=1G", ["--blk-file=./ram=1G"]),
         ("--disk=-odd.img", ["--blk-file=-odd.img"]),

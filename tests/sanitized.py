@@ -12,6 +12,7 @@ RING = (
     "inflight",
     "inflight_packed",
     "inflight_split",
+    "iotlb",
     "memory",
     "notify",
     "packed",

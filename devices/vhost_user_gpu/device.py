@@ -51,6 +51,7 @@ class Gpu(Device):
 
     kind = DeviceType.of(MANIFEST.type)
     features = 1 << GpuFeature.EDID | 1 << GpuFeature.RESOURCE_UUID | 1 << GpuFeature.RESOURCE_BLOB
+    keeps_memory = True  # a resource's pages: what is shown, and what is shared as a dmabuf
 
     def __init__(
         self,

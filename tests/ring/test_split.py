@@ -477,15 +477,15 @@ def test_a_ring_that_is_full_of_pieces_gives_no_more(large: Large) -> None:
     calls: list[str] = []
     large.add(8191, 8193, 1)
     first = large.pop()
-    assert not large.ring.is_full
+    assert not large.ring.is_held
     second = large.pop()
-    assert large.ring.is_full
+    assert large.ring.is_held
     assert large.ring.pop() is None
     assert not large.ring.is_empty
     large.ring.when_eased(lambda: calls.append("eased"))
     assert not calls
     large.ring.push(first)
-    assert not large.ring.is_full
+    assert not large.ring.is_held
     assert not calls  # 8193 are out
     large.ring.push(second)
     assert calls == ["eased"]

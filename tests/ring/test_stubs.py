@@ -16,6 +16,8 @@ ALLOWED = r"""
 vhostd\.ring\.memory\.Window\.__buffer__
 vhostd\.ring\.\w+\.__pyx_capi__
 vhostd\.ring\.chain\.InFlight
+vhostd\.ring\.iotlb\.Extents
+vhostd\.ring\.memory\.Row
 """
 
 

@@ -11,6 +11,7 @@ from vhostd.vhost_user.messages import (
     CHECK_DEVICE_STATE,
     GET_CONFIG,
     GET_INFLIGHT_FD,
+    IOTLB_MSG,
     REQUESTS,
     SET_DEVICE_STATE_FD,
     ConfigSpace,
@@ -173,6 +174,7 @@ def test_replies_can_say_no_where_the_specification_has_a_way() -> None:
         SET_DEVICE_STATE_FD: struct.pack("=Q", 0x101),
         CHECK_DEVICE_STATE: struct.pack("=Q", 1),
         GET_INFLIGHT_FD: bytes(24),
+        IOTLB_MSG: struct.pack("=Q", 1),
     }
 
 

@@ -59,6 +59,7 @@ FEATURES = {
     "EVENT_IDX": 29,
     "PROTOCOL_FEATURES": 30,
     "VERSION_1": 32,
+    "ACCESS_PLATFORM": 33,
     "RING_PACKED": 34,
     "IN_ORDER": 35,
     "RING_RESET": 40,

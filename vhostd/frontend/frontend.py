@@ -49,6 +49,8 @@ from vhostd.wire.channel import Channel
 from vhostd.wire.fds import Fd, close_all
 from vhostd.wire.rows import U64, Empty, P, R, Row
 
+ACCESS_PLATFORM = 33  # virtio's feature bit
+
 
 class Frontend:
     """Drives a back-end over a connected socket, which it owns; asks for an ack wherever it may.
@@ -60,6 +62,7 @@ class Frontend:
         self._socket = sock
         self.channel = Channel(sock, FRONT_END, replies=True)
         self._caller = Caller(self.channel)
+        self._turn = asyncio.Lock()  # only one may hear replies
         self.features = 0
         self.protocol_features = 0
 
@@ -87,9 +90,10 @@ class Frontend:
         if row.reply is None and not acked:
             await self._caller.tell(row, payload, fds)
             return None, []  # type: ignore[return-value]  # R is None here, which mypy cannot see
-        answered = await self._caller.ask(row, payload, fds, acked=acked)
-        while not answered.done():
-            await self._caller.hear()
+        async with self._turn:
+            answered = await self._caller.ask(row, payload, fds, acked=acked)
+            while not answered.done():
+                await self._caller.hear()
         return answered.result()
 
     async def negotiate(
@@ -148,9 +152,9 @@ class Frontend:
         addr = VringAddr(
             queue.index,
             flags=0,
-            desc=self._user_addr(memory, driver.desc_addr),
-            used=self._user_addr(memory, driver.used_addr),
-            avail=self._user_addr(memory, driver.avail_addr),
+            desc=self._ring_addr(memory, driver.desc_addr),
+            used=self._ring_addr(memory, driver.used_addr),
+            avail=self._ring_addr(memory, driver.avail_addr),
             log=0,
         )
         await self.call(SET_VRING_ADDR, addr)
@@ -205,3 +209,8 @@ class Frontend:
         """An address as the back-end is told it: it hears no user addresses with GPA_ADDRESSES."""
         has_none = self.protocol_features >> ProtocolFeature.GPA_ADDRESSES & 1
         return guest_addr if has_none else memory.user(guest_addr)
+
+    def _ring_addr(self, memory: SharedMemory, guest_addr: int) -> int:
+        """The address of a ring's area: with an IOMMU the driver's, which is an I/O virtual address."""
+        has_iommu = self.features >> ACCESS_PLATFORM & 1
+        return guest_addr if has_iommu else self._user_addr(memory, guest_addr)

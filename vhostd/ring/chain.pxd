@@ -4,6 +4,7 @@
 cimport cython
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
+from vhostd.ring.iotlb cimport Extent, Extents
 from vhostd.ring.memory cimport GuestMemory
 from vhostd.ring.system_calls cimport PREADV, PWRITEV, iovec
 from vhostd.ring.write_log cimport WriteLog
@@ -45,10 +46,14 @@ cdef class InFlight:
     cdef bint given_up
     cdef WriteLog log  # of what is written to them
     cdef object emptied  # what to call, once, when no chain is left
-    cdef object eased  # and when few pieces are left
+    cdef object eased  # and when few pieces are left, and the ring is not `held`
+    cdef object returned  # and at the next chain that is given back
+    cdef bint held  # the ring gives no chain until an address is translated
+    cdef set named  # the I/O virtual addresses of the chains
 
     cdef void add(self, Chain chain) noexcept
     cdef void remove(self, Chain chain) noexcept
+    cdef bint uses(self, Extent iova) except -1
     cdef void tell(self) noexcept
 
 
@@ -70,6 +75,7 @@ cdef class Chain:
     cdef uint32_t hole_length
     cdef bint lent  # to a request in a Uring, whose completion advances a stream
     cdef readonly size_t written
+    cdef Extents named  # the I/O virtual addresses of its buffers, if they are such
     cdef iovec *iov  # `count` of `room`: the readable ones, then the writable ones
     cdef size_t count
     cdef size_t room

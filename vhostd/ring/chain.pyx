@@ -17,6 +17,7 @@ from libc.string cimport memcpy, memmove
 cimport cython
 
 from vhostd.ring.gather cimport gather
+from vhostd.ring.iotlb cimport Extent, Extents
 from vhostd.ring.memory cimport READS, WRITES, GuestMemory
 from vhostd.ring.system_calls cimport (
     HOLE, MOST_IOVECS, PREADV, PWRITEV, RECVMSG, SENDMSG, PyNumber_AsSsize_t, attempt, fits_file, iovec,
@@ -39,25 +40,43 @@ cdef class InFlight:
     left. What is called back may be called in any thread.
     """
 
+    def __cinit__(self):
+        self.named = set()
+
     cdef void add(self, Chain chain) noexcept:
         self.chains += 1
         self.pieces += chain.count
         self.effort += 1 + chain.count // PIECES_OF_EFFORT
         chain.among = self
+        if chain.named is not None:
+            self.named.add(chain.named)
 
     cdef void remove(self, Chain chain) noexcept:
         self.chains -= 1
         self.pieces -= chain.count
-        if self.emptied is not None or self.eased is not None:
+        if chain.named is not None:
+            self.named.discard(chain.named)
+        if self.emptied is not None or self.eased is not None or self.returned is not None:
             self.tell()
         chain.among = None  # which may be the end of this object
+
+    cdef bint uses(self, Extent iova) except -1:
+        """Whether a chain has a buffer at any of these I/O virtual addresses."""
+        cdef Extents named
+        for named in self.named:
+            if named.overlap(iova):
+                return True
+        return False
 
     cdef void tell(self) noexcept:
         """Calls back for what has come true."""
         if self.emptied is not None and not self.chains:
             emptied, self.emptied = self.emptied, None
             emptied()
-        if self.eased is not None and self.pieces <= MOST_PIECES // 2:
+        if self.returned is not None:
+            returned, self.returned = self.returned, None
+            returned()
+        if self.eased is not None and not self.held and self.pieces <= MOST_PIECES // 2:
             eased, self.eased = self.eased, None
             eased()
 
@@ -271,12 +290,16 @@ cdef class Chain:
         self.writing = writable
         if self.source.left + self.sink.left + length > MOST_BYTES:
             raise self.memory.error(BadDescriptor, f"chain {self.head}: more than {MOST_BYTES:#x} bytes")
+        if length and self.memory.iotlb is not None:
+            if self.named is None:
+                self.named = Extents()
+            self.named.add(guest_addr, length)
         while length:
             host = self.memory.locate(guest_addr, WRITES if writable else READS, &room)
             if host is NULL:
                 if not self.has_holes:
                     self.has_holes, self.hole_addr, self.hole_length = True, guest_addr, length
-                host, room = <unsigned char *> HOLE, length
+                host = <unsigned char *> HOLE
             room = min(room, length)
             self._append(host, room, writable)
             guest_addr += room

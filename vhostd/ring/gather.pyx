@@ -10,7 +10,7 @@ from libc.stdint cimport INT64_MAX, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memmove
 
-from vhostd.ring.memory cimport READS, GuestMemory, Region, Span, fits_u64
+from vhostd.ring.memory cimport GuestMemory, Region, Span, fits_u64
 from vhostd.ring.system_calls cimport MOST_IOVECS, SENDMSG, attempt, iovec, raise_for
 
 from vhostd.errors import BadDescriptor, BadRequest
@@ -122,7 +122,7 @@ cdef class Gather:
         if left > MOST_BYTES - self.size:
             raise self._refuse(guest_addr, length, f"and {self.size} before are more than can be counted")
         while left:
-            span = self.memory.find(addr, READS)
+            span = self.memory.find(addr)
             if span is NULL:
                 raise self._refuse(guest_addr, length, "are outside guest memory")
             room = min(span.last - addr + 1, left)
@@ -221,6 +221,8 @@ cdef Gather gather(GuestMemory memory, ranges, size_t most):
 
     MemoryError if more than `most` would have to be kept.
     """
+    if memory.iotlb is not None:
+        raise TypeError("a device that gathers guest memory has to say so: `keeps_memory`")
     cdef Gather gathered = Gather.__new__(Gather, memory)
     gathered.most = most
     for guest_addr, length in ranges:

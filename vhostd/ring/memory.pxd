@@ -4,6 +4,8 @@
 cimport cython
 from libc.stdint cimport uint64_t
 
+from vhostd.ring.iotlb cimport DeviceIotlb
+
 
 cdef enum:
     # What memory is looked up for: who translates addresses may allow one and not the other.
@@ -43,30 +45,50 @@ cdef class Region:
 
 @cython.final
 @cython.no_gc
+cdef class Row:
+    cdef unsigned char *start
+    cdef size_t size
+    cdef int guard
+    cdef list pieces  # (where it ends in the row, its guest address)
+
+    cdef int put(self, size_t at, Region region, unsigned char *host, size_t length) except -1
+    cdef uint64_t guest_address(self, size_t offset) noexcept
+
+
+@cython.final
+@cython.no_gc
 cdef class Window:
     cdef readonly Region region
+    cdef Row row  # or None: where the bytes are side by side
     cdef unsigned char *data
     cdef size_t size
+
+    cdef uint64_t guest_address(self, const void *host) noexcept
 
 
 @cython.final
 @cython.no_gc
 cdef class GuestMemory:
     cdef readonly tuple regions
+    cdef readonly DeviceIotlb iotlb
     cdef Span *by_guest
     cdef Span *by_user
     cdef size_t count
     cdef Span *recent
     cdef unsigned losses_seen
     cdef bint found_lost
+    cdef bint has_rows
 
     cdef bint is_lost(self) noexcept
     cdef int expect_whole(self) except -1
     cdef object error(self, kind, str text)
-    cdef Span *find(self, uint64_t guest_addr, int access) except? NULL
+    cdef Span *find(self, uint64_t guest_addr) noexcept
     cdef uint64_t guest_address(self, const void *host) noexcept
-    cdef unsigned char *locate(self, uint64_t guest_addr, int access, uint64_t *room) except? NULL
+    cdef unsigned char *locate(self, uint64_t guest_addr, int access, uint64_t *room) noexcept
+    cdef unsigned char *translate(self, uint64_t iova, int access, uint64_t *room) noexcept
     cdef int _sort(self, Span *spans, str space) except -1
     cdef Window _window(self, Span *spans, addr, length)
+    cdef Window _translated(self, uint64_t iova, uint64_t length)
+    cdef Row _in_a_row(self, uint64_t iova, uint64_t length)
     cdef int _expect(self, guest_addr, length, int access, uint64_t *start, uint64_t *size) except -1
     cdef int _copy(self, uint64_t addr, unsigned char *ours, uint64_t left, bint to_guest) except -1

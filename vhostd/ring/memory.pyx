@@ -3,13 +3,13 @@
 
 A guest address is what a driver writes into a descriptor; a user address is what a front-end writes
 into a message: the same byte's address in the front-end's own process. Neither is ever a pointer of ours.
+If there is an IOMMU, what the driver writes are I/O virtual addresses, and a DeviceIotlb translates them to
+user addresses.
 
 A map is never changed. Replacing it means making a new `GuestMemory` (with some of the same regions, if they
 stay); a ring or a chain that was resolved against the old one keeps its regions mapped until it is done.
 
-Seams. An IOTLB translates in `GuestMemory.find`, in front of the search, and may raise there: what looked the
-address up is as it was before, and can be tried again. A log of writes (write_log.pyx) asks `guest_address`. A
-postcopy `userfaultfd` registers in `Region`.
+Seams. A log of writes (write_log.pyx) asks `guest_address`. A postcopy `userfaultfd` registers in `Region`.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
@@ -24,7 +24,9 @@ from posix.unistd cimport close
 
 import os
 
-from vhostd.errors import BadDescriptor, MemoryLost, RefusedRequest
+from vhostd.ring.iotlb cimport IOMMU_PAGE, DeviceIotlb, Translation
+
+from vhostd.errors import BadDescriptor, MemoryLost, RefusedRequest, Untranslated
 
 cdef extern from "<fcntl.h>":
     enum: F_DUPFD_CLOEXEC
@@ -32,7 +34,11 @@ cdef extern from "<fcntl.h>":
 cdef extern from "<sys/mman.h>" nogil:
     enum: PROT_READ
     enum: PROT_WRITE
+    enum: PROT_NONE
     enum: MAP_SHARED
+    enum: MAP_PRIVATE
+    enum: MAP_ANONYMOUS
+    enum: MAP_FIXED
     enum: MAP_NORESERVE
     enum: MADV_DONTDUMP
     void *MAP_FAILED
@@ -157,6 +163,48 @@ cdef class Region:
         return f"Region(guest_addr={self.guest_addr:#x}, user_addr={self.user_addr:#x}, size={self.size:#x})"
 
 
+cdef class Row:
+    """Pages of regions that do not lie side by side, mapped once more as if they did."""
+
+    def __cinit__(self, size_t size):
+        """Room for so many bytes, whole pages, which `put` fills."""
+        self.guard = -1
+        self.pieces = []
+        self.size = size
+        cdef void *start = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        if start == MAP_FAILED:
+            raise RefusedRequest(f"{size} bytes of address space: {os.strerror(errno)}")
+        self.start = <unsigned char *> start
+        self.guard = sigbus_guard(start, size, IOMMU_PAGE)
+        if self.guard < 0:
+            raise RefusedRequest("too many regions are mapped")
+
+    def __dealloc__(self):
+        if self.guard >= 0:
+            sigbus_release(self.guard)
+        if self.start is not NULL:
+            munmap(self.start, self.size)
+
+    cdef int put(self, size_t at, Region region, unsigned char *host, size_t length) except -1:
+        """Maps whole pages of a region, from where we see them; RefusedRequest for parts of larger pages."""
+        cdef uint64_t offset = region.offset + (host - region.host)
+        cdef int flags = MAP_SHARED | MAP_FIXED | MAP_NORESERVE
+        if offset % IOMMU_PAGE or mmap(
+            self.start + at, length, PROT_READ | PROT_WRITE, flags, region.fd, <long long> offset
+        ) == MAP_FAILED:
+            raise RefusedRequest(f"{length} bytes at offset {offset:#x} cannot be mapped alone; are they huge pages?")
+        madvise(self.start + at, length, MADV_DONTDUMP)
+        self.pieces.append((at + length, region.guest_addr + (host - region.host) - at))
+        return 0
+
+    cdef uint64_t guest_address(self, size_t offset) noexcept:
+        """The guest address of a byte of the row."""
+        for end, ahead in self.pieces:
+            if offset < end:
+                return ahead + offset
+        return UINT64_MAX
+
+
 cdef class Window:
     """Contiguous bytes of guest memory, through the buffer protocol: `memoryview(window)` is writable.
 
@@ -169,6 +217,15 @@ cdef class Window:
 
     def __len__(self):
         return self.size
+
+    cdef uint64_t guest_address(self, const void *host) noexcept:
+        """The guest address of a byte, by where we see it; UINT64_MAX if it is not here."""
+        cdef unsigned char *byte = <unsigned char *> host
+        if byte < self.data or byte >= self.data + self.size:
+            return UINT64_MAX
+        if self.row is not None:
+            return self.row.guest_address(byte - self.row.start)
+        return self.region.guest_addr + (byte - self.region.host)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, self.data, self.size, 0, flags)
@@ -205,10 +262,10 @@ cdef bint fits_u64(value, uint64_t *into) except -1:
 cdef class GuestMemory:
     """The memory of one guest: an immutable set of regions.
 
-    `regions` is what it was made of, in that order.
+    `regions` is what it was made of, in that order. With an `iotlb` all guest addresses are I/O virtual addresses.
     """
 
-    def __cinit__(self, regions=()):
+    def __cinit__(self, regions=(), DeviceIotlb iotlb=None):
         """Gathers the regions.
 
         Raises:
@@ -217,6 +274,7 @@ cdef class GuestMemory:
         cdef Region region
         cdef size_t i
         self.regions = tuple(regions)
+        self.iotlb = iotlb
         self.count = len(self.regions)
         if self.count > <size_t> MAX_REGIONS:
             raise RefusedRequest(f"{self.count} regions, of at most {MAX_REGIONS}")
@@ -253,6 +311,7 @@ cdef class GuestMemory:
         cdef Region region
         cdef unsigned losses = sigbus_losses()
         if losses != self.losses_seen:
+            self.found_lost |= self.has_rows  # it may have been in a row
             for region in self.regions:
                 self.found_lost |= sigbus_lost(region.guard)
             self.losses_seen = losses
@@ -270,12 +329,8 @@ cdef class GuestMemory:
             return MemoryLost(f"{LOST} ({text})")
         return kind(text)
 
-    cdef Span *find(self, uint64_t guest_addr, int access) except? NULL:
-        """The region that holds the guest address, or NULL. Mostly it is the one that was found last.
-
-        All that a driver names is looked up here, for what will be done there: READS or WRITES. All regions allow
-        both.
-        """
+    cdef Span *find(self, uint64_t guest_addr) noexcept:
+        """The region that holds the guest physical address, or NULL. Mostly it is the one that was found last."""
         cdef Span *span = self.recent
         if span is NULL or guest_addr < span.first or guest_addr > span.last:
             span = search(self.by_guest, self.count, guest_addr)
@@ -283,13 +338,37 @@ cdef class GuestMemory:
                 self.recent = span
         return span
 
-    cdef unsigned char *locate(self, uint64_t guest_addr, int access, uint64_t *room) except? NULL:
-        """Where we see the byte, with `room` contiguous bytes from there on, at least 1; NULL if nowhere."""
-        cdef Span *span = self.find(guest_addr, access)
+    cdef unsigned char *locate(self, uint64_t guest_addr, int access, uint64_t *room) noexcept:
+        """Where we see the byte, with `room` contiguous bytes from there on, at least 1.
+
+        NULL if nowhere, and `room` says how far to look no more. All that a driver names is looked up here, for
+        what will be done there: READS or WRITES. All regions allow both.
+        """
+        if self.iotlb is not None:
+            return self.translate(guest_addr, access, room)
+        cdef Span *span = self.find(guest_addr)
         if span is NULL:
+            room[0] = UINT64_MAX
             return NULL
         room[0] = span.last - guest_addr + 1
         return span.host + (guest_addr - span.first)
+
+    cdef unsigned char *translate(self, uint64_t iova, int access, uint64_t *room) noexcept:
+        """As `locate`, by the translation, whose access counts; NULL may be a miss of the IOTLB as well."""
+        cdef Span *span = self.recent
+        cdef uint64_t addr
+        cdef Translation *found = self.iotlb.find(iova, access)
+        room[0] = IOMMU_PAGE - iova % IOMMU_PAGE
+        if found is NULL:
+            return NULL
+        addr = found.user_addr + (iova - found.iova.first)
+        if span is NULL or addr < span.first or addr > span.last:
+            span = search(self.by_user, self.count, addr)
+            if span is NULL:
+                return NULL
+            self.recent = span
+        room[0] = min(span.last - addr, found.iova.last - iova) + 1
+        return span.host + (addr - span.first)
 
     cdef uint64_t guest_address(self, const void *host) noexcept:
         """The guest address of a byte of a region, by where we see it: the reverse of `locate`."""
@@ -326,6 +405,65 @@ cdef class GuestMemory:
         if window is None:
             raise BadDescriptor(f"{length} bytes at guest address {addr:#x} are not inside one region")
         return window
+
+    def area(self, addr, length):
+        """The `length` bytes of a ring's area, to be read and written: at a user address, or an I/O virtual one.
+
+        All of them are asked for with both permissions. A driver shares its rings like that anyway.
+
+        Raises:
+            RefusedRequest: they are not inside one region; or, translated, not in regions, or in parts of huge pages.
+            Untranslated: not all of them are translated; the IOTLB has told of the others.
+        """
+        cdef uint64_t start = 0, size = 0
+        if self.iotlb is None:
+            return self.user(addr, length)
+        if not (fits_u64(addr, &start) and fits_u64(length, &size)) or not size or size - 1 > UINT64_MAX - start:
+            raise RefusedRequest(f"{length} bytes at I/O virtual address {addr:#x}")
+        return self._translated(start, size)
+
+    cdef Window _translated(self, uint64_t iova, uint64_t length):
+        """The window at an I/O virtual address, of at least one byte."""
+        cdef uint64_t passed = 0, room = 0
+        cdef unsigned char *first = NULL
+        cdef unsigned char *host
+        cdef Span *span = NULL
+        cdef bint together = True
+        self.iotlb.begin()
+        while passed < length:
+            host = self.translate(iova + passed, READS | WRITES, &room)
+            if not passed:
+                first, span = host, self.recent
+            together &= host is not NULL and host == first + passed and self.recent is span
+            passed += min(room, length - passed)
+        if self.iotlb.missed:
+            self.iotlb.end()
+            raise Untranslated(f"{length} bytes at I/O virtual address {iova:#x}")
+        cdef Window window = Window.__new__(Window)
+        if not together:
+            window.row = self._in_a_row(iova - iova % IOMMU_PAGE, length + iova % IOMMU_PAGE)
+            first = window.row.start + iova % IOMMU_PAGE
+        window.region = self.regions[self.recent.index]
+        window.data = first
+        window.size = length
+        return window
+
+    cdef Row _in_a_row(self, uint64_t iova, uint64_t length):
+        """The bytes at an I/O virtual address, which are translated, and which begin with a page."""
+        cdef uint64_t passed = 0, room = 0
+        cdef unsigned char *host
+        cdef uint64_t size = length + (IOMMU_PAGE - length % IOMMU_PAGE) % IOMMU_PAGE
+        cdef Row row = Row(size)
+        self.is_lost()  # what was lost before is no matter of the row's
+        self.has_rows = True
+        while passed < size:
+            host = self.translate(iova + passed, READS | WRITES, &room)
+            room = min(room, size - passed)
+            if host is NULL or room % IOMMU_PAGE:
+                raise RefusedRequest(f"{length} bytes at I/O virtual address {iova:#x} are not pages of shared memory")
+            row.put(passed, self.regions[self.recent.index], host, room)
+            passed += room
+        return row
 
     def user(self, addr, length):
         """The `length` bytes at a user address.

@@ -6,6 +6,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from vhostd.ring.chain cimport Chain, InFlight
 from vhostd.ring.inflight cimport InflightQueue
+from vhostd.ring.iotlb cimport Miss
 from vhostd.ring.memory cimport GuestMemory, Window
 from vhostd.ring.write_log cimport WriteLog
 
@@ -42,6 +43,12 @@ cdef class Ring:
     cdef uint32_t patience  # so many chains are pushed before it is
     cdef InflightQueue inflight
     cdef list again  # the record's entry of each unfinished chain, the oldest last
+    cdef Miss miss  # the last that the front-end was told of, while the ring is held by misses of a chain
+    cdef bint awaits
+    cdef bint lost  # the ring itself is not translated any more
+    cdef Miss refused  # what the front-end has not translated: the next look breaks the ring if it needs that
+    cdef bint has_refused
+    cdef object wanted  # who is told, once, when chains are waited for though the ring is held
     cdef object when_popped  # who is told of each chain, or None
     cdef object when_pushed
     cdef object when_put_back
@@ -76,14 +83,26 @@ cdef class Ring:
     cdef inline void wrote(self, const void *at, size_t n) noexcept:
         """So many bytes of the ring itself were written: the log is told of it."""
         if self.out.log is not None:
-            self.out.log.dirtied(self.memory.guest_address(at), n)
+            self.log_own(<unsigned char *> at, n)
     @cython.final
     cdef int refuse_head(self, uint32_t head, uint32_t at) except -1
     @cython.final
     cdef int walk_indirect(self, Chain chain, uint64_t addr, uint32_t length, bint goes_on) except -1
 
     @cython.final
+    cdef void log_own(self, unsigned char *at, size_t n) noexcept
+    @cython.final
     cdef Chain take(self)
+    @cython.final
+    cdef Chain find_next(self)
+    @cython.final
+    cdef Chain find_translated(self)
+    @cython.final
+    cdef int hold_for_misses(self) except -1
+    @cython.final
+    cdef void update_held(self) noexcept
+    @cython.final
+    cdef int tell_wanted(self) except -1
     @cython.final
     cdef int record(self, Chain chain) except -1
     @cython.final

@@ -15,11 +15,12 @@ from libc.stdlib cimport calloc, free
 from vhostd.ring.chain cimport MOST_PIECES, Chain, InFlight
 from vhostd.ring.gather cimport gather
 from vhostd.ring.inflight cimport InflightQueue
+from vhostd.ring.iotlb cimport DeviceIotlb, Extent, Miss
 from vhostd.ring.memory cimport READS, GuestMemory, Window
 from vhostd.ring.shortcut cimport DONE, LEFT, Shortcut
 from vhostd.ring.write_log cimport WriteLog
 
-from vhostd.errors import BadDescriptor, BadRing, MemoryLost, RefusedRequest
+from vhostd.errors import BadDescriptor, BadRing, GuestError, MemoryLost, RefusedRequest
 
 cdef extern from "barriers.h" nogil:
     void full_fence()
@@ -137,6 +138,8 @@ cdef class Ring:
             RefusedRequest: as at the start; the ring then stays where it was.
         """
         self.attach(memory, desc, avail, used)
+        self.awaits = self.lost = False
+        self.update_held()
 
     cdef int attach(self, GuestMemory memory, Window desc, Window avail, Window used) except -1:
         """Lies in these windows from now on; what was seen in others is to be looked at anew."""
@@ -154,7 +157,7 @@ cdef class Ring:
     # --- Chains -----------------------------------------------------------------------------------------
 
     def pop(self):
-        """Takes the next chain that the driver made available; None if there is none now, or the ring `is_full`.
+        """Takes the next chain that the driver made available; None if there is none now, or the ring `is_held`.
 
         Every address, index and length of the chain has been checked when it is returned; what is outside guest
         memory it knows itself.
@@ -169,19 +172,17 @@ cdef class Ring:
 
     cdef Chain take(self):
         cdef Chain chain
-        if self.out.pieces >= MOST_PIECES:
+        if self.out.pieces >= MOST_PIECES or self.out.held:
+            return None
+        chain = self.find_next() if self.memory.iotlb is None else self.find_translated()
+        if chain is None:
             return None
         if self.unfinished:
-            chain = self.find_again(self.again[-1])
             chain.entry = self.again.pop()
             chain.unfinished = True
             self.unfinished -= 1
-        else:
-            chain = self.take_next()
-            if chain is None:
-                return None
-            if self.inflight is not None:
-                self.record(chain)
+        elif self.inflight is not None:
+            self.record(chain)
         self.out.add(chain)
         self.taken[chain.head] = 1
         chain.number = self.popped
@@ -189,6 +190,43 @@ cdef class Ring:
         if self.when_popped is not None:
             self.when_popped(chain)
         return chain
+
+    cdef Chain find_next(self):
+        return self.find_again(self.again[-1]) if self.unfinished else self.take_next()
+
+    cdef Chain find_translated(self):
+        """As `find_next`; None, and the ring is held, if addresses of the chain are not translated yet."""
+        cdef Chain chain = None
+        self.memory.iotlb.begin()
+        try:
+            chain = self.find_next()
+        except GuestError:
+            if not self.memory.iotlb.missed:  # else it may be for the lack of what is missing
+                raise
+        if not self.memory.iotlb.missed:
+            self.has_refused = False
+            return chain
+        if chain is not None and not self.unfinished:
+            self.go_back(chain)
+        self.hold_for_misses()
+        return None
+
+    cdef int hold_for_misses(self) except -1:
+        """Waits for the answer to the last of them: front-ends answer in turn."""
+        cdef DeviceIotlb iotlb = self.memory.iotlb
+        if self.has_refused and iotlb.has_missed(self.refused):
+            raise BadDescriptor(
+                f"no access {self.refused.access} to I/O virtual address {self.refused.iova:#x} (at {self.base})"
+            )
+        self.has_refused = False
+        self.miss = iotlb.misses[iotlb.missed - 1]
+        self.awaits = True
+        self.update_held()
+        return iotlb.end()
+
+    cdef void update_held(self) noexcept:
+        self.out.held = self.awaits or self.lost
+        self.out.tell()
 
     cdef int record(self, Chain chain) except -1:
         try:
@@ -200,13 +238,15 @@ cdef class Ring:
 
     @property
     def is_empty(self):
-        """Whether there is no chain to pop. If there is one, it stays there, unless the ring `is_full`.
+        """Whether there is no chain to pop. If there is one, it stays there, unless the ring `is_held`.
+
+        Of a ring that is held for translations nobody knows; it counts as one that has some.
 
         Raises:
             BadRing: what the ring says is available cannot be right.
             MemoryLost: a page of guest memory vanished.
         """
-        return not self.unfinished and not self.has_next()
+        return not self.out.held and not self.unfinished and not self.has_next()
 
     def push(self, Chain chain not None):
         """Gives a chain back to the driver, which then knows of `chain.written` bytes (virtio 1.3, 2.7.8).
@@ -346,9 +386,12 @@ cdef class Ring:
         return self.out.effort
 
     @property
-    def is_full(self):
-        """Whether the device has chains of so much guest memory, in pieces, that it gets no more for now."""
-        return self.out.pieces >= MOST_PIECES
+    def is_held(self):
+        """Whether it gives no chain for now, whatever the driver has made available.
+
+        The device has chains of very much guest memory, in pieces; or an address is not translated yet.
+        """
+        return self.out.held or self.out.pieces >= MOST_PIECES
 
     def when_empty(self, call):
         """Has `call` called once, in any thread, when no chain is in flight any more; None calls that off."""
@@ -356,8 +399,11 @@ cdef class Ring:
         self.out.tell()
 
     def when_eased(self, call):
-        """The same when the device has few chains enough to get more, having been full."""
+        """The same when the ring, having been held, can give chains again."""
         self.out.eased = call
+        if call is None:
+            self.wanted = None
+        self.tell_wanted()
         self.out.tell()
 
     def give_up(self):
@@ -384,6 +430,47 @@ cdef class Ring:
     def log_writes(self, WriteLog log):
         """Has a log told of all that is written from now on, to chains in flight too; None has nobody told."""
         self.out.log = log
+
+    # --- I/O virtual addresses --------------------------------------------------------------------------
+
+    def hold(self, wanted):
+        """Looks at nothing that the driver writes, and gives no chain, until `remap`. Chains can be pushed.
+
+        `wanted` is called as soon as somebody waits for chains.
+        """
+        self.lost, self.wanted = True, wanted
+        self.update_held()
+        self.tell_wanted()
+
+    @property
+    def awaited(self):
+        """The miss that the ring is held for, `(iova, access)`: the last that it told of; or None."""
+        return (self.miss.iova, self.miss.access) if self.awaits else None
+
+    def answered(self, uint64_t iova, int access, *, bint refused):
+        """The front-end has answered a miss. The ring looks again if it was held for that one.
+
+        If the answer was no, and its next chain is still the one that needs that, the ring breaks then.
+        """
+        if self.awaits and refused:
+            self.refused, self.has_refused = Miss(iova, access), True
+        if self.awaits and self.miss.iova == iova and self.miss.access == access:
+            self.awaits = False
+            self.update_held()
+
+    cdef int tell_wanted(self) except -1:
+        if self.lost and self.wanted is not None and self.out.eased is not None:
+            wanted, self.wanted = self.wanted, None
+            wanted()
+        return 0
+
+    def uses(self, uint64_t first, uint64_t last):
+        """Whether a chain that is out has a buffer at any I/O virtual address from `first` to and with `last`."""
+        return self.out.uses(Extent(first, last))
+
+    def when_returned(self, call):
+        """Has `call` called once, in any thread, when the next chain is given back or dropped."""
+        self.out.returned = call
 
     # --- Serving ----------------------------------------------------------------------------------------
 
@@ -432,7 +519,8 @@ cdef class Ring:
 
     def disarm(self):
         """Asks for no kicks, while the queue is being worked on anyway; some may come all the same."""
-        self.ask_for_no_kicks()
+        if not self.out.held:
+            self.ask_for_no_kicks()
 
     def must_call(self):
         """Does the driver want an interrupt for what was pushed since this was last asked?"""
@@ -459,6 +547,16 @@ cdef class Ring:
             return False
         self.patience = min(self.patience + 1, <uint32_t> MOST_PUSHES)
         return True
+
+    cdef void log_own(self, unsigned char *at, size_t n) noexcept:
+        """Tells the log of few bytes of the ring itself. In a row they may be in two pages that are apart."""
+        cdef Window window
+        for window in (self.used, self.desc, self.avail):
+            if window.data <= at < window.data + window.size:
+                self.out.log.dirtied(window.guest_address(at), n if window.row is None else 1)
+                if window.row is not None:
+                    self.out.log.dirtied(window.guest_address(at + n - 1), 1)
+                return
 
     # --- For the formats --------------------------------------------------------------------------------
 

@@ -1,9 +1,9 @@
 """The messages about guest memory: a table of regions, or one region at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from vhostd.errors import RefusedRequest
-from vhostd.ring import MAX_REGIONS, DirtyLog, GuestMemory, Region
+from vhostd.ring import MAX_REGIONS, DeviceIotlb, DirtyLog, GuestMemory, Region
 from vhostd.vhost_user.dispatch import Agreed
 from vhostd.vhost_user.messages import (
     ADD_MEM_REG,
@@ -61,22 +61,27 @@ class Memory:
             )
         if len(fds) != len(table.regions):
             raise RefusedRequest(f"SET_MEM_TABLE with {len(table.regions)} regions and {len(fds)} fds")
-        self._replace(GuestMemory(map(self._map_region, table.regions, fds)))
+        self._replace(map(self._map_region, table.regions, fds))
 
     def get_max_mem_slots(self, _: Empty) -> U64:
         return U64(MAX_REGIONS)
 
     def add_mem_reg(self, region: SingleRegion, fds: Fds) -> None:
-        self._replace(GuestMemory([*self.map.regions, self._map_region(region, fds[0])]))
+        self._replace([*self.map.regions, self._map_region(region, fds[0])])
 
     def rem_mem_reg(self, region: SingleRegion) -> None:
         rest = [kept for kept in self.map.regions if not self._is_same(kept, region)]
         if len(rest) == len(self.map.regions):
             raise RefusedRequest(f"REM_MEM_REG of a region that is not there: {region}")
-        self._replace(GuestMemory(rest))
+        self._replace(rest)
 
-    def _replace(self, memory: GuestMemory) -> None:
-        """Moves all rings to another map; moves none if one of the running rings is not in it."""
+    def translate(self, iotlb: DeviceIotlb | None) -> None:
+        """Has guest addresses translated from now on, or no more. No ring may run."""
+        self.map = GuestMemory(self.map.regions, iotlb)
+
+    def _replace(self, regions: Iterable[Region]) -> None:
+        """Moves all rings to a map of these regions; moves none if one of the running rings is not in it."""
+        memory = GuestMemory(regions, self.map.iotlb)
         try:
             for vring in self._vrings:
                 vring.remap(memory)

@@ -162,6 +162,15 @@ class Iotlb(Layout, byteorder="="):
     padding: Annotated[bytes, array(6)] = b""
 
 
+class IotlbType:
+    """What an IOTLB message is about."""
+
+    MISS = 1
+    UPDATE = 2
+    INVALIDATE = 3
+    ACCESS_FAIL = 4
+
+
 class VringArea(Layout, byteorder="="):
     """A vring area description. `value` has the bits of `VringFd`."""
 
@@ -259,7 +268,7 @@ SET_VRING_ENABLE = Row(18, VringState)
 SEND_RARP = Row(19, U64, needs=F.RARP)
 NET_SET_MTU = Row(20, U64, needs=F.MTU)
 SET_BACKEND_REQ_FD = Row(21, Empty, fds=ONE_FD, needs=F.BACKEND_REQ)
-IOTLB_MSG = Row(22, Iotlb, reply=U64)
+IOTLB_MSG = Row(22, Iotlb, reply=U64, refusal=U64(1))
 SET_VRING_ENDIAN = Row(23, VringState, needs=F.CROSS_ENDIAN)
 GET_CONFIG = Row(24, ConfigSpace, reply=ConfigSpace, needs=F.CONFIG, refusal=Empty())
 SET_CONFIG = Row(25, ConfigSpace, needs=F.CONFIG)

@@ -18,6 +18,7 @@ from vhostd.vhost_user.messages import (
 from vhostd.vhost_user.migration import Migration
 from vhostd.vhost_user.offer import PROTOCOL, Offer
 from vhostd.vhost_user.rings import Rings
+from vhostd.vhost_user.translation import Translation
 from vhostd.virtio.state import VirtioState
 from vhostd.virtio.vocabulary import Feature, mask
 from vhostd.wire.calls import Call, answer
@@ -47,6 +48,7 @@ class Negotiation:
         state: VirtioState,
         rings: Rings,
         migration: Migration,
+        translation: Translation,
         agreed: Agreed,
         offer: Offer,
         topics: Iterable[Topic],
@@ -55,6 +57,7 @@ class Negotiation:
         self._state = state
         self._rings = rings
         self._migration = migration
+        self._translation = translation
         self._agreed = agreed
         self.calls: tuple[Call, ...] = (
             answer(GET_FEATURES, self.get_features),
@@ -71,7 +74,8 @@ class Negotiation:
     def _offered(self) -> int:
         has_log = self._offered_protocol_features >> ProtocolFeature.LOG_SHMFD & 1
         own = mask(Feature.PROTOCOL_FEATURES) | (FRONT_END_FEATURES if has_log else 0)
-        return self._offer.features(self._state.offered) | own
+        iommu = 0 if self._state.device.keeps_memory else mask(Feature.ACCESS_PLATFORM)
+        return self._offer.features(self._state.offered | iommu) | own
 
     @property
     def _offered_protocol_features(self) -> int:
@@ -92,6 +96,7 @@ class Negotiation:
             await self._rings.stop_all()  # a new driver: libkrun only disables the rings of the old one
         state.accept(chosen)
         self._migration.update()
+        self._translation.update()
         if not chosen & mask(Feature.PROTOCOL_FEATURES):
             state.enable_all(on=True)
 

@@ -29,6 +29,7 @@ class Choice(NamedTuple):
 RING = (
     Choice(Feature.INDIRECT_DESC),
     Choice(Feature.EVENT_IDX),
+    Choice(Feature.ACCESS_PLATFORM, by_default=False, needs=(ProtocolFeature.BACKEND_REQ,)),
     Choice(Feature.RING_PACKED),
     Choice(Feature.IN_ORDER, by_default=False),
 )

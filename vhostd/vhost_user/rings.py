@@ -40,7 +40,7 @@ class Rings:
     """Starts and stops the rings of a session.
 
     `running` is set while any ring runs; while no ring runs the device is suspended. `starting` is called
-    before the first ring starts, when all others are stopped.
+    before the first ring starts, when all others are stopped; `suspended` when the last has stopped.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Rings:
         channel: Channel,
         running: asyncio.Event,
         starting: Callable[[], None],
+        suspended: Callable[[], None],
     ) -> None:
         self._state = state
         self._vrings = vrings
@@ -60,6 +61,7 @@ class Rings:
         self._channel = channel
         self._running = running
         self._starting = starting
+        self._suspended = suspended
         self.calls: tuple[Call, ...] = (
             answer(SET_VRING_NUM, self.set_vring_num),
             answer(SET_VRING_ADDR, self.set_vring_addr),
@@ -163,6 +165,7 @@ class Rings:
             self._running.set()
         else:
             self._running.clear()
+            self._suspended()
 
     # --- Inflight area ----------------------------------------------------------------------------------
 

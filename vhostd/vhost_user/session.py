@@ -1,8 +1,8 @@
 """One front-end's connection to the device, from its first message to its end.
 
 Each topic has a module with one short method per message: negotiation.py, memory.py, migration.py, rings.py,
-config.py, status.py, device_state.py and link.py. A method refuses a message by an exception; dispatch.py
-decides what the exception costs.
+translation.py, config.py, status.py, device_state.py and link.py. A method refuses a message by an exception;
+dispatch.py decides what the exception costs.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from vhostd.vhost_user.negotiation import Negotiation
 from vhostd.vhost_user.offer import DEFAULT_OFFER, Offer
 from vhostd.vhost_user.rings import Rings
 from vhostd.vhost_user.status import Status
+from vhostd.vhost_user.translation import Translation
 from vhostd.vhost_user.vring import Vring
 from vhostd.virtio.device import Device
 from vhostd.virtio.leftovers import Leftovers
@@ -56,14 +57,21 @@ class Session:
         self._memory = Memory(self._vrings, self._agreed)
         self._config = Config(self.state, self._agreed)
         self._device_state = DeviceState(self.state, channel)
-        rings = Rings(self.state, self._vrings, self._memory, self._agreed, channel, running, self._start)
+        self._translation = Translation(self.state, self._vrings, self._memory, channel, self._link)
+        rings = Rings(
+            *(self.state, self._vrings, self._memory, self._agreed, channel, running),
+            starting=self._start,
+            suspended=self._translation.forget,
+        )
         status = Status(self.state, rings)
         self._migration = Migration(self.state, self._memory)
         topics = (
-            *(self._memory, self._migration, rings),
+            *(self._memory, self._migration, self._translation, rings),
             *(self._config, status, self._device_state, self._link),
         )
-        negotiation = Negotiation(self.state, rings, self._migration, self._agreed, offer, topics)
+        negotiation = Negotiation(
+            self.state, rings, self._migration, self._translation, self._agreed, offer, topics
+        )
         calls = [call for topic in (negotiation, *topics) for call in topic.calls]
         self._dispatcher = Dispatcher(channel, [*calls, *device.calls], self._agreed)
 
@@ -116,6 +124,7 @@ class Session:
         try:
             await self._device_state.close()
             await self._link.close()
+            await self._translation.close()
             await self.state.end(DISCONNECT_PATIENCE)
         finally:
             # A ring runs here only if the wait above was cancelled, because the program must end.

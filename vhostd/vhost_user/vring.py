@@ -6,7 +6,7 @@ SET_VRING_ENABLE at any time. The device's handler runs from start to stop (`vir
 given chains while the ring is enabled.
 """
 
-from vhostd.errors import NoGuestMemory, RefusedRequest
+from vhostd.errors import BadRing, NoGuestMemory, RefusedRequest, Untranslated
 from vhostd.ring import GuestMemory, InflightQueue, Ring, Window, ring_format
 from vhostd.vhost_user.doubt import Doubt
 from vhostd.vhost_user.kicks import KickFd, Kicks, Polling
@@ -15,6 +15,7 @@ from vhostd.vhost_user.messages import BACKEND_VRING_CALL, BACKEND_VRING_ERR, Vr
 from vhostd.vhost_user.notification import Notification, notification
 from vhostd.vhost_user.ring_message import RingMessage
 from vhostd.virtio.queue_runner import QueueRunner
+from vhostd.virtio.virtqueue import Virtqueue
 from vhostd.virtio.vocabulary import Feature
 from vhostd.wire.fds import Fd
 
@@ -34,6 +35,9 @@ class Vring:
         self.addr: VringAddr | None = None
         self.inflight: InflightQueue | None = None
         self.is_recorded = False  # whether another ring can go on with what is in flight
+        self._features = 0  # that were negotiated when it was started
+        self._map = GuestMemory()  # where it lies, or will be looked for, while it is started
+        self._seeks = False  # its areas, of which the front-end was asked where they lie
         self._doubt = doubt
         self._kicks: Kicks | None = None
         self._call_message = RingMessage(link, BACKEND_VRING_CALL, self.index)
@@ -44,7 +48,8 @@ class Vring:
     def describe(self, memory: GuestMemory, features: int) -> str:
         """The ring as it is now, in a line for the log; avail and used are what a split ring itself says."""
         runner, queue = self.runner, self.runner.queue
-        state = "stopped" if queue is None else "broken" if runner.is_broken else "started"
+        state = "broken" if runner.is_broken else "not found yet" if queue is None else "started"
+        state = state if runner.started else "stopped"
         fds = [self._kicks.name] if self._kicks is not None and self._kicks.name else []
         fds += [name for name, fd in (("call", self._call), ("err", self._err)) if fd is not None]
         return (
@@ -86,10 +91,26 @@ class Vring:
             raise
 
     def remap(self, memory: GuestMemory) -> None:
-        """Moves a running ring to another map of the guest's memory; RefusedRequest if it is not there."""
-        if (queue := self.runner.queue) is not None:
-            queue.ring.remap(memory, *self._windows(type(queue.ring), queue.size, memory))
-            queue.wake_handler()  # a ring at another place has not been asked for kicks yet
+        """Moves a running ring to another map of the guest's memory; RefusedRequest if it is not there.
+
+        If the front-end has yet to say where it lies, the ring stands still until that is known.
+        """
+        if not self.runner.started:
+            return
+        if (queue := self.runner.queue) is None:
+            self._map = memory
+            self.seek()
+            return
+        try:
+            self._attach(queue, memory)
+        except Untranslated:
+            self._map = memory
+            self.hold()
+
+    def _attach(self, queue: Virtqueue, memory: GuestMemory) -> None:
+        queue.ring.remap(memory, *self._windows(memory))
+        self._map, self._seeks = memory, False
+        queue.wake_handler()  # a ring at another place has not been asked for kicks yet
 
     def set_call(self, fd: Fd | None) -> None:
         """Replaces the eventfd that interrupts the driver, and signals it, as libvhost-user does.
@@ -101,8 +122,10 @@ class Vring:
             self.interrupt()
 
     def set_err(self, fd: Fd | None) -> None:
-        """Replaces the eventfd that tells the front-end of a broken ring."""
+        """Replaces the eventfd that tells the front-end of a broken ring; signals it if this one is."""
         self._replace_fd("_err", fd)
+        if self.runner.started and self.runner.is_broken:
+            self.broke()
 
     # --- Start and stop ---------------------------------------------------------------------------------
 
@@ -116,18 +139,34 @@ class Vring:
             self._watch_kick(kick)
             queue.kicked()
             return
-        ring = self._make_ring(memory, features)
+        self._features = features
+        try:
+            ring = self._make_ring(memory)
+        except Untranslated:
+            self._watch_kick(kick)
+            self._wait(memory)
+            return
         self._watch_kick(kick)
-        self._begin(ring)
+        self._begin(ring, memory)
 
     def kick(self, memory: GuestMemory, features: int) -> None:
         """A kick that came as a message. It starts a ring that is stopped; raises as `start` does."""
         if self.runner.started:
             self._kicked()
-        else:
-            self._begin(self._make_ring(memory, features))
+            return
+        self._features = features
+        try:
+            self._begin(self._make_ring(memory), memory)
+        except Untranslated:
+            self._wait(memory)
 
-    def _begin(self, ring: Ring) -> None:
+    def _wait(self, memory: GuestMemory) -> None:
+        """Starts later: the front-end has been asked where the ring lies."""
+        self.runner.begin(self)
+        self._map, self._seeks, self.is_recorded = memory, True, False
+
+    def _begin(self, ring: Ring, memory: GuestMemory) -> None:
+        self._map, self._seeks = memory, False
         self.is_recorded = self.inflight is not None
         self.runner.start(ring, self)
         self._doubt.begin(self.index, ring)
@@ -141,7 +180,7 @@ class Vring:
         self.set_call(None)
         self.set_err(None)
 
-    def _make_ring(self, memory: GuestMemory, features: int) -> Ring:
+    def _make_ring(self, memory: GuestMemory) -> Ring:
         if not self.size:
             raise RefusedRequest(f"vring {self.index}: kick before SET_VRING_NUM")
         if self.addr is None:
@@ -151,24 +190,79 @@ class Vring:
                 f"vring {self.index}: the front-end shares no guest memory; is share=on missing from its "
                 "memory backend?"
             )
-        form, inflight = ring_format(features), self.inflight
+        features, inflight = self._features, self.inflight
+        form = ring_format(features)
         if inflight is not None and not isinstance(inflight, form.INFLIGHT):
             raise RefusedRequest(f"vring {self.index}: an inflight area of the other ring format")
-        windows = self._windows(form, self.size, memory)
+        windows = self._windows(memory)
         return form(self.size, *windows, memory, features=features, base=self.base, inflight=inflight)
 
-    def _windows(self, form: type[Ring], size: int, memory: GuestMemory) -> tuple[Window, Window, Window]:
-        assert self.addr is not None  # a ring that has none does not start, and is not described
-        desc, avail, used = form.footprint(size)
-        return (
-            memory.user(self.addr.desc, desc),
-            memory.user(self.addr.avail, avail),
-            memory.user(self.addr.used, used),
-        )
+    def _windows(self, memory: GuestMemory) -> tuple[Window, Window, Window]:
+        desc, avail, used = (memory.area(addr, size) for addr, size in self._areas())
+        return desc, avail, used
 
     def _require_stopped(self, request: str) -> None:
         if self.runner.started:
             raise RefusedRequest(f"vring {self.index}: {request} while it is started")
+
+    # --- I/O virtual addresses --------------------------------------------------------------------------
+
+    @property
+    def awaited(self) -> tuple[int, int] | None:
+        """The miss for which a running ring stands still, if it does: an address, and for which access."""
+        return None if self.runner.queue is None else self.runner.queue.ring.awaited
+
+    def lies_in(self, first: int, last: int) -> bool:
+        """Whether any byte of the ring is at these addresses."""
+        return any(addr <= last and first < addr + size for addr, size in self._areas())
+
+    def hold(self) -> None:
+        """Has a running ring stand still; what is in flight can be pushed.
+
+        The front-end is asked where the ring lies when somebody waits for chains of it.
+        """
+        if (queue := self.runner.queue) is not None:
+            queue.flush()
+            queue.ring.hold(self._find)
+
+    def seek(self) -> None:
+        """Has the ring start or go on, if it has waited for the front-end to say where it lies."""
+        if self._seeks:
+            self._find()
+
+    def _find(self) -> None:
+        """Has the ring start or go on, if its areas are translated; else asks the front-end."""
+        self._seeks = True
+        try:
+            if (queue := self.runner.queue) is None:
+                self._begin(self._make_ring(self._map), self._map)
+            else:
+                self._attach(queue, self._map)
+        except Untranslated:
+            pass
+        except RefusedRequest as error:
+            self._seeks = False
+            self.runner.fail(BadRing(str(error)))
+
+    def answered(self, miss: tuple[int, int], *, refused: bool) -> None:
+        """The front-end has sent a translation of an address, for such an access, or has refused it."""
+        if (queue := self.runner.queue) is not None:
+            queue.ring.answered(*miss, refused=refused)
+        if self._seeks and refused and self.lies_in(miss[0], miss[0]):
+            self._seeks = False
+            self.runner.fail(BadRing(f"no access to it at I/O virtual address {miss[0]:#x}"))
+
+    async def let_go(self) -> None:
+        """Waits until nothing that is in flight can write to the ring any more; it stands still."""
+        if self.runner.queue is not None:
+            await self.runner.queue.quiesce()
+
+    def _areas(self) -> list[tuple[int, int]]:
+        """The address and the size of each of the ring's areas."""
+        if self.addr is None:
+            return []
+        sizes = ring_format(self._features).footprint(self.size)
+        return list(zip((self.addr.desc, self.addr.avail, self.addr.used), sizes, strict=True))
 
     # --- What the runner tells (`QueueTransport`) ----------------------------------------------------------
 
@@ -183,8 +277,10 @@ class Vring:
 
     def stopped(self) -> None:
         """Keeps the base, lets go of the kick fd, and sends no more messages: the device may be suspended."""
-        assert self.runner.queue is not None
-        self.base = self.runner.queue.ring.base
+        if self.runner.queue is not None:  # else it has never begun
+            self.base = self.runner.queue.ring.base
+        self._seeks = False
+        self._map = GuestMemory()
         self._take_kicks(None)
         self._call_message.close()
         self._err_message.close()
@@ -229,7 +325,9 @@ class Vring:
 
 
 def _index(memory: GuestMemory, user_addr: int) -> int | None:
-    """The idx field of an avail or a used ring (virtio 1.3, 2.7.6 and 2.7.8); None if it is not in memory."""
+    """The idx field of an avail or a used ring (virtio 1.3, 2.7.6 and 2.7.8); None if it is not found."""
+    if memory.iotlb is not None:
+        return None
     try:
         return int.from_bytes(bytes(memory.user(user_addr, 4))[2:], "little")
     except RefusedRequest:

@@ -31,6 +31,15 @@ class Leftovers:
         """How many requests the device still works on."""
         return sum(queue.in_flight for queue in self._queues)
 
+    def use(self, first: int, last: int) -> bool:
+        """Whether one of them has a buffer at these I/O virtual addresses."""
+        return any(queue.ring.uses(first, last) for queue in self._queues)
+
+    async def let_go(self, first: int, last: int) -> None:
+        """Waits until none of them has a buffer at these I/O virtual addresses."""
+        for queue in tuple(self._queues):
+            await queue.let_go(first, last)
+
     async def gone(self) -> None:
         """Waits until the device works on none of them any more."""
         await self._wait(lambda: self.requests > 0)

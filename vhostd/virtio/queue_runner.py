@@ -53,6 +53,7 @@ class QueueRunner:
         self.queue: Virtqueue | None = None  # while a ring runs
         self.is_enabled = False
         self.is_broken = False
+        self.is_starting = False  # the transport still looks for the ring in guest memory
         self._log: WriteLog | None = None
         self._handler = handler
         self._failed = failed
@@ -64,8 +65,8 @@ class QueueRunner:
 
     @property
     def started(self) -> bool:
-        """Whether the ring is between its start and its stop. It may be broken."""
-        return self.queue is not None
+        """Whether the ring is between its start and its stop. It may be broken, or not be there yet."""
+        return self.queue is not None or self.is_starting
 
     @property
     def in_flight(self) -> int:
@@ -78,6 +79,7 @@ class QueueRunner:
             self.index, ring, transport.interrupt, lambda error: self._judge(ring, error)
         )
         self.queue, self._transport, self.is_broken = queue, transport, False
+        self.is_starting = False
         ring.log_writes(self._log)
         queue.enable(on=self.is_enabled)
         self._task = asyncio.get_running_loop().create_task(
@@ -110,6 +112,7 @@ class QueueRunner:
         """
         queue, transport = self.queue, self._transport
         if queue is None or transport is None:
+            self._give_up_start()
             return
         queue.stop()
         await queue.quiesce()
@@ -138,6 +141,22 @@ class QueueRunner:
             log.warning("vring %d: %d chains are given up", self.index, self.queue.in_flight)
             self.queue.give_up()
 
+    def begin(self, transport: QueueTransport) -> None:
+        """Counts the ring as started, though the transport has not found it in guest memory yet."""
+        self.is_starting, self._transport, self.is_broken = True, transport, False
+
+    def fail(self, error: GuestError) -> None:
+        """Breaks a ring that cannot be used where the driver has it."""
+        if self.queue is not None:
+            self.queue.fail(error)
+        elif self.is_starting:
+            self._break(error)
+
+    def _give_up_start(self) -> None:
+        if self.is_starting and self._transport is not None:
+            self.is_starting = False
+            self._transport.stopped()
+
     async def _run_handler(self, queue: Virtqueue) -> None:
         try:
             await self._wait_for_leftovers()
@@ -154,13 +173,16 @@ class QueueRunner:
             self._failed(error)
             return
         if self.queue is not None and self.queue.ring is ring and not self.is_broken:  # else the ring is gone
-            log.error("vring %d is broken: %s", self.index, error)
-            self.is_broken = True
+            self._break(error)
             self.queue.count_error()
-            if self._transport is not None:
-                self._transport.broke()
-            self._broke()
         forget(error)
+
+    def _break(self, error: GuestError) -> None:
+        log.error("vring %d is broken: %s", self.index, error)
+        self.is_broken = True
+        if self._transport is not None:
+            self._transport.broke()
+        self._broke()
 
     async def _wait_for_leftovers(self) -> None:
         if requests := self._leftovers.requests:

@@ -35,6 +35,7 @@ class VirtioState:
         self.device = device
         self.features = 0  # the features that the driver has accepted
         self.status = 0  # the device status field (2.1)
+        self._leftovers = leftovers
         self.queues = [
             QueueRunner(index, handler, failed, self._broke, make_queue, leftovers)
             for index, handler in enumerate(device.queues)
@@ -104,6 +105,18 @@ class VirtioState:
         """Has a log told of all that the device writes from now on; None ends that."""
         for queue in self.queues:
             queue.log_writes(log)
+
+    def uses(self, first: int, last: int) -> bool:
+        """Whether the device works on anything at these I/O virtual addresses."""
+        queues = [runner.queue for runner in self.queues if runner.queue is not None]
+        return any(queue.ring.uses(first, last) for queue in queues) or self._leftovers.use(first, last)
+
+    async def let_go(self, first: int, last: int) -> None:
+        """Waits until the device works on nothing at these I/O virtual addresses any more."""
+        for runner in self.queues:
+            if runner.queue is not None:
+                await runner.queue.let_go(first, last)
+        await self._leftovers.let_go(first, last)
 
     async def stop(self, queues: Iterable[QueueRunner]) -> None:
         """Stops rings, one after the other, without a time limit."""

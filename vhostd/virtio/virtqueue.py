@@ -137,7 +137,8 @@ class Virtqueue:
     def pop(self) -> Chain | None:
         """The next chain, if one is there now and the ring runs; raises GuestError for one that is broken.
 
-        There is none, too, while the device has a great many pieces of guest memory in other chains of it.
+        There is none, too, while the device has a great many pieces of guest memory in other chains of it,
+        or while an address of the next chain is not translated yet. So there may be none after `ready`.
         """
         if (chain := self._ahead) is not None:
             self._ahead = None
@@ -152,8 +153,8 @@ class Virtqueue:
     async def ready(self) -> bool:
         """Waits until there is a chain; False once the ring has stopped.
 
-        `pop` gives it, if it is called before the device waits for anything else; no shortcut is asked then.
-        After many chains it lets others have a turn.
+        `pop` gives it, if it can, and is called before the device waits for anything else; no shortcut is
+        asked then. After many chains it lets others have a turn.
         """
         if self._spent >= POP_BURST:
             await asyncio.sleep(0)
@@ -247,11 +248,11 @@ class Virtqueue:
 
     def _has_chain(self) -> bool:
         """Whether `pop` has a chain to give now."""
-        return self._ahead is not None or (self._runs and not self.ring.is_full and not self.ring.is_empty)
+        return self._ahead is not None or (self._runs and not self.ring.is_held and not self.ring.is_empty)
 
     def _arm(self) -> bool:
         """Asks to be told of the next chain; False, having looked for it a while, if one is there already."""
-        if self.ring.is_full:
+        if self.ring.is_held:
             self.ring.when_eased(partial(self._soon, self.kicked))
         elif (self._poll and self._spin()) or self.ring.arm():
             return False
@@ -373,7 +374,10 @@ class Virtqueue:
         self.ring.when_eased(None)
 
     async def quiesce(self) -> None:
-        """Waits, after `stop`, until every chain taken is back or given up, and interrupts the driver."""
+        """Waits until every chain taken is back or given up, and interrupts the driver.
+
+        No chain may be given meanwhile: it was stopped, or the ring is held.
+        """
         await self._all_back()
         self.flush()
 
@@ -383,6 +387,16 @@ class Virtqueue:
             self._changed.clear()
             self.ring.when_empty(partial(self._soon, self._changed.set))
             await self._changed.wait()
+
+    async def let_go(self, first: int, last: int) -> None:
+        """Waits until no chain that is out has a buffer at these I/O virtual addresses."""
+        while self.ring.uses(first, last):
+            returned = asyncio.Event()
+            self.ring.when_returned(partial(self._soon, returned.set))
+            try:
+                await returned.wait()
+            finally:
+                self.ring.when_returned(None)
 
     def when_emptied(self, call: Callable[[], object]) -> None:
         """Has it called, after the ring has stopped, when no chain is out, be they given up or not."""

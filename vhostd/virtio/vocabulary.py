@@ -120,6 +120,7 @@ class Feature:
     EVENT_IDX = Bit(29)
     PROTOCOL_FEATURES = Bit(30)  # vhost-user's own, see messages.py
     VERSION_1 = Bit(32)
+    ACCESS_PLATFORM = Bit(33)
     RING_PACKED = Bit(34)
     IN_ORDER = Bit(35)
     RING_RESET = Bit(40)

@@ -14,7 +14,7 @@ from vhostd.ctl.installation.programs import Program
 from vhostd.program import start as back_end
 from vhostd.program.parser import examples
 
-OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+NAME = re.compile(r"[\w-]*-\w[\w-]*")  # of an option, a feature, or any word with a hyphen
 CODE = re.compile("`([^`]+)`")
 WIDTH = 72  # characters of a line of text
 STATUS = re.compile(r"^status (\d) +(.+(?:\n +.+)*)", re.MULTILINE)
@@ -40,11 +40,15 @@ def manual(program: Program, files: Iterable[Path], others: Iterable[str]) -> st
 
 
 def _heading(name: str) -> str:
-    """The title, with the package's date: SOURCE_DATE_EPOCH, or the time of its files."""
+    """The title, with the package's date: SOURCE_DATE_EPOCH, or the time of its files.
+
+    No word is hyphenated: it may be a name.
+    """
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
     date = int(given) if given.isdecimal() else Path(vhostd.__file__).stat().st_mtime
     day = time.strftime("%Y-%m-%d", time.gmtime(date))
-    return f'.TH {_literal(name.upper())} 1 {day} "vhostd {vhostd.__version__}" "User Commands"'
+    title = f'.TH {_literal(name.upper())} 1 {day} "vhostd {vhostd.__version__}" "User Commands"'
+    return f"{title}\n.nh"
 
 
 def _summary(command: Command) -> str:
@@ -99,10 +103,10 @@ def _bold(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Text to be filled. Its options stay whole, with hyphens that can be copied and searched."""
+    """Text to be filled. Its names stay whole, with hyphens that can be copied and searched."""
     text = CODE.sub(r"\\fB\1\\fR", _escape(text))
     lines = textwrap.wrap(" ".join(text.split()), WIDTH, break_long_words=False, break_on_hyphens=False)
-    return OPTION.sub(lambda match: match[0].replace("-", "\\-"), "\n".join(map(_guard, lines)))
+    return NAME.sub(lambda match: match[0].replace("-", "\\-"), "\n".join(map(_guard, lines)))
 
 
 def _literal(text: str) -> str:

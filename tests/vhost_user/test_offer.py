@@ -34,12 +34,12 @@ def test_all_that_is_implemented_is_fixed_or_a_choice_and_every_choice_is_implem
 def test_a_choice_alone_comes_with_what_it_needs(choice: Choice, run_async: Run) -> None:
     async def main() -> None:
         features, protocol_features = await offered(Offer([choice.name]))
-        chosen = mask(choice.bit, *choice.needs)
+        chosen, needs = mask(choice.bit), mask(*choice.needs)
         log_all = mask(Feature.LOG_ALL) if choice.bit == ProtocolFeature.LOG_SHMFD else 0
         if choice in RING:
-            assert (features, protocol_features) == (FIXED | chosen, FIXED_PROTOCOL)
+            assert (features, protocol_features) == (FIXED | chosen, FIXED_PROTOCOL | needs)
         else:
-            assert (features, protocol_features) == (FIXED | log_all, FIXED_PROTOCOL | chosen)
+            assert (features, protocol_features) == (FIXED | log_all, FIXED_PROTOCOL | chosen | needs)
 
     run_async(main)
 

@@ -49,8 +49,6 @@ from vhostd.wire.channel import Channel
 from vhostd.wire.fds import Fd, close_all
 from vhostd.wire.rows import U64, Empty, P, R, Row
 
-ACCESS_PLATFORM = 33  # virtio's feature bit
-
 
 class Frontend:
     """Drives a back-end over a connected socket, which it owns; asks for an ack wherever it may.
@@ -106,8 +104,9 @@ class Frontend:
     ) -> None:
         """Accepts these features of those offered. Reads the config space, if there is one.
 
-        By default it accepts all but LOG_ALL, and RING_PACKED only if the rings are to be `packed`. To
-        `resume` is not to read the config space, because the guest's driver has been set up before.
+        By default it accepts all but LOG_ALL, and ACCESS_PLATFORM, which takes an `Iommu`; RING_PACKED only
+        if the rings are to be `packed`. To `resume` is not to read the config space, because the guest's
+        driver has been set up before.
         """
         offered = (await self.call(GET_FEATURES, Empty())).value
         offered_protocol = (await self.call(GET_PROTOCOL_FEATURES, Empty())).value
@@ -115,7 +114,9 @@ class Frontend:
         await self.call(SET_PROTOCOL_FEATURES, U64(chosen))
         self.protocol_features = chosen
         await self.call(SET_OWNER, Empty())
-        unwanted = mask(Feature.LOG_ALL) if packed else mask(Feature.LOG_ALL, Feature.RING_PACKED)
+        unwanted = mask(Feature.LOG_ALL, Feature.ACCESS_PLATFORM) | (
+            0 if packed else mask(Feature.RING_PACKED)
+        )
         self.features = offered & (~unwanted if features is None else features)
         await self.call(SET_FEATURES, U64(self.features))
         if chosen >> ProtocolFeature.CONFIG & 1 and not resume:
@@ -212,5 +213,5 @@ class Frontend:
 
     def _ring_addr(self, memory: SharedMemory, guest_addr: int) -> int:
         """The address of a ring's area: with an IOMMU the driver's, which is an I/O virtual address."""
-        has_iommu = self.features >> ACCESS_PLATFORM & 1
+        has_iommu = self.features >> Feature.ACCESS_PLATFORM & 1
         return guest_addr if has_iommu else self._user_addr(memory, guest_addr)

@@ -1,12 +1,12 @@
 # cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
 """DeviceIotlb: where the I/O virtual addresses lie that a driver behind an IOMMU uses.
 
-The front-end knows the IOMMU's page tables. It sends translations that were asked for, and takes them back when the
-guest changes its tables (vhost-user, "IOMMU support"). A translation leads to a user address; GuestMemory finds that
-in its regions, or finds that it is not shared.
+The front-end knows the IOMMU's page tables. It sends translations that were asked for, and takes them back when
+the guest changes its tables (vhost-user, "IOMMU support"). A translation leads to a user address; GuestMemory finds
+that in its regions, or finds that it is not shared.
 
-An address without a translation is a *miss*. Whoever looks addresses up begins, looks, and ends: if there were misses,
-what was found counts for nothing, the front-end is told of all of them, and it is looked again later.
+An address without a translation is a *miss*. Whoever looks addresses up begins, looks, and ends: if there were
+misses, what was found counts for nothing, the front-end is told of all of them, and it is looked again later.
 """
 
 from libc.stdint cimport UINT64_MAX, uint64_t

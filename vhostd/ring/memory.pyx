@@ -192,7 +192,9 @@ cdef class Row:
         if offset % IOMMU_PAGE or mmap(
             self.start + at, length, PROT_READ | PROT_WRITE, flags, region.fd, <long long> offset
         ) == MAP_FAILED:
-            raise RefusedRequest(f"{length} bytes at offset {offset:#x} cannot be mapped alone; are they huge pages?")
+            raise RefusedRequest(
+                f"{length} bytes at offset {offset:#x} cannot be mapped alone; are they huge pages?"
+            )
         madvise(self.start + at, length, MADV_DONTDUMP)
         self.pieces.append((at + length, region.guest_addr + (host - region.host) - at))
         return 0
@@ -412,7 +414,8 @@ cdef class GuestMemory:
         All of them are asked for with both permissions. A driver shares its rings like that anyway.
 
         Raises:
-            RefusedRequest: they are not inside one region; or, translated, not in regions, or in parts of huge pages.
+            RefusedRequest: they are not inside one region; or, if they are translated, some are in none, or they
+                are apart in parts of huge pages.
             Untranslated: not all of them are translated; the IOTLB has told of the others.
         """
         cdef uint64_t start = 0, size = 0
@@ -460,7 +463,9 @@ cdef class GuestMemory:
             host = self.translate(iova + passed, READS | WRITES, &room)
             room = min(room, size - passed)
             if host is NULL or room % IOMMU_PAGE:
-                raise RefusedRequest(f"{length} bytes at I/O virtual address {iova:#x} are not pages of shared memory")
+                raise RefusedRequest(
+                    f"{length} bytes at I/O virtual address {iova:#x} are not pages of shared memory"
+                )
             row.put(passed, self.regions[self.recent.index], host, room)
             passed += room
         return row

@@ -4,13 +4,15 @@ import pytest
 
 from tests.conftest import Run
 from tests.sessions import Echo, backend_requests, connected, negotiated, refused
-from vhostd.frontend import SharedMemory
+from vhostd.frontend import Queue, SharedMemory
 from vhostd.vhost_user.messages import (
     CONFIG_CHANGE_MSG,
     GET_CONFIG,
     SET_CONFIG,
+    SET_VRING_KICK,
     ConfigSpace,
     ProtocolFeature,
+    VringFd,
 )
 from vhostd.virtio.vocabulary import mask
 
@@ -102,5 +104,46 @@ def test_a_driver_that_is_set_up_here_is_not(run_async: Run) -> None:
             await queue.request(b"x", 1)
             assert device.resumes == 0
             queue.close()
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_a_driver_that_was_set_up_on_another_host_is_one_of_before(packed: bool, run_async: Run) -> None:  # noqa: FBT001
+    """A front-end that a guest migrates to has read the config space for itself, before the guest comes."""
+
+    async def main() -> None:
+        device = Echo()
+        memory = SharedMemory(1 << 16)
+        async with connected(device) as frontend:
+            await frontend.negotiate(packed=packed)
+            await frontend.share(memory)
+            queue = Queue(memory, 0, 8, frontend.features)
+            await frontend.set_up(queue, 0x8005_8005 if packed else 5)
+            await frontend.call(SET_VRING_KICK, VringFd(0), queue.kick_fd)
+            assert (device.resumes, device.generation) == (1, 1)
+            await frontend.stop(queue)
+            await frontend.call(SET_VRING_KICK, VringFd(0), queue.kick_fd)
+            assert device.resumes == 1
+            queue.close()
+        memory.close()
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("base", [0, 0x8000, 0x8000_8000])
+def test_whatever_a_front_end_calls_the_beginning_is_no_driver_of_before(base: int, run_async: Run) -> None:
+    async def main() -> None:
+        device = Echo()
+        memory = SharedMemory(1 << 16)
+        async with connected(device) as frontend:
+            await frontend.negotiate(packed=True)
+            await frontend.share(memory)
+            queue = Queue(memory, 0, 8, frontend.features)
+            await frontend.set_up(queue, base)
+            await frontend.call(SET_VRING_KICK, VringFd(0), queue.kick_fd)
+            assert device.resumes == 0
+            queue.close()
+        memory.close()
 
     run_async(main)

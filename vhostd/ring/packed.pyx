@@ -40,6 +40,7 @@ cdef class PackedRing(Ring):
     AREAS = (("descriptor ring", 16), ("driver event suppression", 4), ("device event suppression", 4))
     HEAD = "buffer id"
     START = 0x8000_8000
+    STARTS = (0x8000_8000, 0x8000, 0)
     INFLIGHT = PackedInflight
 
     def __cinit__(

@@ -14,6 +14,7 @@ class Ring:
     AREAS: tuple[tuple[str, int], ...]
     HEAD: str
     START: int
+    STARTS: tuple[int, ...]
     INFLIGHT: type[InflightQueue]
     def __new__(
         cls,

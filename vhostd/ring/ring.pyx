@@ -43,7 +43,8 @@ cdef class Ring:
 
     A format says, for Python:
 
-    - `check_size`, `check_base`: how long the ring may be, and where it may begin; `START`: where a new one does;
+    - `check_size`, `check_base`: how long the ring may be, and where it may begin; `START`: where a new one does,
+      and `STARTS`: what front-ends call that;
     - `footprint` and `AREAS`: the bytes of its three areas, and what these are called and aligned to;
     - `INFLIGHT`: the class of its inflight record; `HEAD`: what it calls the number that a chain comes back by;
     - `spell`: a base, for the log;
@@ -64,6 +65,7 @@ cdef class Ring:
     AREAS = ()
     HEAD = ""
     START = 0
+    STARTS = (0,)
     INFLIGHT = InflightQueue
 
     def __cinit__(

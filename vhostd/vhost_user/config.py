@@ -14,20 +14,22 @@ class Config:
         self._state = state
         self._agreed = agreed
         self._was_read = False
+        self._has_begun = False
         self.calls: tuple[Call, ...] = (
             answer(GET_CONFIG, self.get_config),
             answer(SET_CONFIG, self.set_config),
         )
 
-    def resume(self, *, known: bool) -> None:
+    def resume(self, *, anew: bool, known: bool) -> None:
         """Call it before the first ring starts. Resumes the device for a driver that was set up before.
 
-        The driver was set up before if the front-end has never read the config space in this session. Then
-        the driver may know old values, so it is told that the config space has changed. The device does no
-        more if it is `known` what the driver knows, because its state was loaded.
+        The driver was set up before if the front-end has never read the config space in this session, as
+        after a restart of this program, or if rings do not begin `anew`, as after a migration. Then the
+        driver may know old values, so it is told that the config space has changed. The device does no more
+        if it is `known` what the driver knows, because its state was loaded.
         """
-        if self._agreed.has(ProtocolFeature.CONFIG) and not self._was_read:
-            self._was_read = True
+        first, self._has_begun = not self._has_begun, True
+        if first and self._agreed.has(ProtocolFeature.CONFIG) and not (self._was_read and anew):
             device = self._state.device
             device.config_changed()
             if not known:

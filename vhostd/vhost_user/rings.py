@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from itertools import zip_longest
+from typing import Protocol
 
 from vhostd.errors import RefusedRequest
 from vhostd.ring import InflightQueue, Ring, ring_format
@@ -36,6 +37,12 @@ from vhostd.wire.fds import Fd
 KICK_PATIENCE = 1.0  # seconds for which a kick that is a message waits at most for what the device does
 
 
+class Starting(Protocol):
+    """What is to be done before the first ring starts: `anew` if no driver has used a ring before."""
+
+    def __call__(self, *, anew: bool) -> None: ...
+
+
 class Rings:
     """Starts and stops the rings of a session.
 
@@ -51,7 +58,7 @@ class Rings:
         agreed: Agreed,
         channel: Channel,
         running: asyncio.Event,
-        starting: Callable[[], None],
+        starting: Starting,
         suspended: Callable[[], None],
     ) -> None:
         self._state = state
@@ -137,7 +144,7 @@ class Rings:
     def _prepare(self) -> None:
         """Call it before a ring starts, or goes on."""
         if not self._running.is_set():
-            self._starting()
+            self._starting(anew=all(vring.base in self._format.STARTS for vring in self._vrings))
 
     async def get_vring_base(self, state: VringState) -> VringState:
         """Stops the ring. What is in flight is completed, or, if that was agreed on, left in the area."""

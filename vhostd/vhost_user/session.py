@@ -114,10 +114,10 @@ class Session:
             lines.append(f"rings that were not set up: {unused}")
         return lines
 
-    def _start(self) -> None:
+    def _start(self, *, anew: bool) -> None:
         """Makes the device ready for its first ring."""
         self._device_state.end()
-        self._config.resume(known=self._device_state.was_loaded)
+        self._config.resume(anew=anew, known=self._device_state.was_loaded)
 
     async def _close(self) -> None:
         self.state.device.detach()

@@ -1,6 +1,10 @@
 """Translations of I/O virtual addresses, beside a table of bytes that is as simple as can be."""
 
 import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -8,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ring.machine import BOTH, DATA, GUEST, SIZE, Buffers, memfd, two_regions
+from vhostd import ring
 from vhostd.errors import BadDescriptor, RefusedRequest, Untranslated
 from vhostd.ring import Chain, DeviceIotlb, GuestMemory, Region, Window
 from vhostd.ring.driver import SplitDriver
 from vhostd.ring.split import SplitRing
+from vhostd.ring.write_log import WriteLog
 
 PAGE = 4096
 END = 1 << 64
@@ -216,6 +222,70 @@ def test_an_area_whose_pages_lie_elsewhere_is_seen_in_a_row() -> None:
     os.close(fd)
     assert bytes(view[:4]) == bytes(4)
     assert memory.lost
+
+
+def test_where_a_row_lies_in_guest_memory() -> None:
+    """Also where a page is further on in the row than in the guest's memory."""
+    told: list[int] = []
+
+    class Log(WriteLog):
+        def dirtied(self, guest_addr: int, length: int) -> None:
+            told.append(guest_addr)
+
+    size, fd = 1024, memfd(9 * PAGE)
+    iotlb = DeviceIotlb()
+    memory = GuestMemory([Region(fd, guest_addr=0, user_addr=USER, size=9 * PAGE)], iotlb)
+    os.close(fd)
+    for at, page in enumerate((2, 3, 1, 0, 4, 5, 6, 7, 8)):
+        iotlb.update(at * PAGE, PAGE, USER + page * PAGE, BOTH_WAYS)
+    desc, avail, used = SplitRing.footprint(size)
+    windows = memory.area(4 * PAGE, desc), memory.area(8 * PAGE, avail), memory.area(PAGE - 12, used)
+    found = SplitRing(size, *windows, memory, features=0, base=0)
+    found.log_writes(Log())
+    memoryview(windows[0])[:16] = struct.pack("<QIHH", 0, 1, 0, 0)
+    memoryview(windows[1])[2:4] = struct.pack("<H", 2 + PAGE // 8)
+    while (chain := found.pop()) is not None:
+        found.push(chain)
+        del chain
+    elements = [addr // PAGE for addr in told if addr // PAGE != 2]
+    assert elements == [3] * (2 * (PAGE // 8)) + [1] * 2
+
+
+HUGE_IN_A_ROW = """
+import mmap, os
+from vhostd.errors import RefusedRequest
+from vhostd.ring import DeviceIotlb, GuestMemory, Region
+
+HUGE, PAGE, refused, keep = 2 << 20, 4096, 0, []
+regions = []
+for i, flags in enumerate((os.MFD_HUGETLB | os.MFD_HUGE_2MB, 0)):
+    fd = os.memfd_create("guest", flags)
+    os.ftruncate(fd, HUGE)
+    regions.append(Region(fd, guest_addr=i * HUGE, user_addr=i * HUGE, size=HUGE))
+iotlb = DeviceIotlb()
+memory = GuestMemory(regions, iotlb)
+iotlb.update(0, PAGE, 0, 3)
+iotlb.update(PAGE, PAGE, HUGE, 3)
+for _ in range(1024):  # the row has every place in a huge page
+    try:
+        memory.area(0, 2 * PAGE)
+    except RefusedRequest:
+        refused += 1
+    keep.append(mmap.mmap(-1, PAGE, flags=mmap.MAP_SHARED))
+print(refused)
+"""
+
+
+def test_a_part_of_a_huge_page_in_a_row_replaces_nothing_behind_it() -> None:
+    try:
+        os.close(os.memfd_create("huge", os.MFD_HUGETLB | os.MFD_HUGE_2MB))
+    except OSError as error:
+        pytest.skip(f"no huge pages here: {error}")
+    environment = os.environ | {"PYTHONPATH": str(Path(ring.__file__).parents[2]), "PYTHONSAFEPATH": "1"}
+    child = subprocess.run(
+        [sys.executable, "-c", HUGE_IN_A_ROW], env=environment, capture_output=True, timeout=20, check=False
+    )
+    assert (child.returncode, child.stdout) == (0, b"1024\n"), child.stderr
 
 
 def test_an_area_in_two_regions_or_in_none() -> None:

@@ -283,3 +283,25 @@ def test_order_after_something_was_put_back(form: int) -> None:
     assert used(machine) == heads[:1]
     machine.ring.push(again)
     assert used(machine) == heads[1:]
+
+
+@formats
+@pytest.mark.parametrize("dropped", ["before", "after"])
+def test_nothing_waits_for_a_chain_that_was_dropped(form: int, dropped: str) -> None:
+    machine = Machine(features=BOTH | IN_ORDER | form)
+    heads = [machine.driver.add([(DATA, 1, True)]) for _ in range(4)]
+    first, second, third, fourth = (machine.pop() for _ in range(4))
+    if dropped == "after":
+        machine.ring.push(second)
+        assert (used(machine), machine.ring.in_flight) == ([], 4)
+        del first
+    else:
+        del first
+        machine.ring.push(second)
+    machine.ring.push_all(())
+    assert (used(machine), machine.ring.in_flight) == (heads[1:2], 2)
+    del second
+    machine.ring.push(fourth)
+    assert used(machine) == []
+    machine.ring.push(third)
+    assert (used(machine), machine.ring.in_flight) == (heads[2:], 0)

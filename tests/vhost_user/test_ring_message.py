@@ -333,3 +333,24 @@ def test_in_band_without_what_it_needs_ends_the_connection(lacking: int, run_asy
             await frontend.call(GET_FEATURES, Empty())
 
     run_async(main)
+
+
+def test_after_a_malformed_ack_another_socket_gets_calls(run_async: Run) -> None:
+    async def main() -> None:
+        async with bench() as b:
+            queue = await b.ring()
+            queue.add(b"one", 3)
+            await b.kick()
+            await b.hear(BACKEND_VRING_CALL)
+            assert answered(queue) == b"one"
+            await b.requests.send(BACK_END.encode(BACKEND_VRING_CALL.request, Empty(), reply=True))
+            for _ in range(3):
+                await b.frontend.call(GET_QUEUE_NUM, Empty())
+            async with backend_requests(b.frontend) as b.requests:
+                queue.add(b"two", 3)
+                await b.kick()
+                assert answered(queue) == b"two"
+                async with asyncio.timeout(5):
+                    await b.hear(BACKEND_VRING_CALL)
+
+    run_async(main)

@@ -23,6 +23,7 @@ from vhostd.virtio.virtqueue import POP_BURST, MakeQueue, Virtqueue
 
 SIZE = 256
 INDIRECT_DESC = 1 << 28
+IN_ORDER = 1 << 35
 PIECES_OF_EFFORT = 128  # of a chain that takes twice as long as the shortest
 PUSH_BATCH = 32  # what interrupts are batched to at most
 
@@ -304,6 +305,31 @@ def test_quiesce_waits_for_every_chain_in_any_order(memory: SharedMemory, run_as
         assert not quiescing.done()
         bench.queue.push(first)
         await quiescing
+        assert bench.used() == 2
+        assert bench.interrupts
+
+    run_async(main)
+
+
+def test_quiesce_under_in_order_waits_for_nothing_that_was_dropped(
+    memory: SharedMemory, run_async: Run
+) -> None:
+    async def main() -> None:
+        bench = Bench(memory, features=IN_ORDER)
+        bench.offer(3)
+        first, second, third = (bench.queue.pop() for _ in range(3))
+        assert first is not None
+        assert second is not None
+        assert third is not None
+        bench.queue.push(second)
+        bench.queue.push(third)
+        bench.queue.stop()
+        quiescing = asyncio.create_task(bench.queue.quiesce())
+        await turns()
+        assert not quiescing.done()
+        del first
+        async with asyncio.timeout(PATIENCE):
+            await quiescing
         assert bench.used() == 2
         assert bench.interrupts
 

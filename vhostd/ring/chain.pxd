@@ -41,6 +41,8 @@ cdef struct Stream:
 @cython.final
 cdef class InFlight:
     cdef readonly uint32_t chains
+    cdef uint32_t waiting  # of them: they were given back, and wait for others in front of them (IN_ORDER)
+    cdef set gone  # under IN_ORDER: the numbers of chains that went without being given back
     cdef size_t pieces  # of guest memory that the chains name: iovecs
     cdef uint64_t effort  # that it took so far to take chains, and to copy at once what they ask for
     cdef bint given_up

@@ -70,7 +70,7 @@ cdef class InFlight:
 
     cdef void tell(self) noexcept:
         """Calls back for what has come true."""
-        if self.emptied is not None and not self.chains:
+        if self.emptied is not None and self.chains == self.waiting:
             emptied, self.emptied = self.emptied, None
             emptied()
         if self.returned is not None:
@@ -107,6 +107,8 @@ cdef class Chain:
 
     def __dealloc__(self):
         if self.among is not None:
+            if self.among.gone is not None:
+                self.among.gone.add(self.number)
             self.among.remove(self)
         if self.iov is not self.few:
             free(self.iov)

@@ -189,7 +189,9 @@ cdef class Row:
         """Maps whole pages of a region, from where we see them; RefusedRequest for parts of larger pages."""
         cdef uint64_t offset = region.offset + (host - region.host)
         cdef int flags = MAP_SHARED | MAP_FIXED | MAP_NORESERVE
-        if offset % IOMMU_PAGE or mmap(
+        # The kernel makes a part of a huge page a whole one, which would replace what is mapped behind the row.
+        cdef size_t page = page_size(region.fd)
+        if offset % page or at % page or length % page or mmap(
             self.start + at, length, PROT_READ | PROT_WRITE, flags, region.fd, <long long> offset
         ) == MAP_FAILED:
             raise RefusedRequest(
@@ -203,7 +205,7 @@ cdef class Row:
         """The guest address of a byte of the row."""
         for end, ahead in self.pieces:
             if offset < end:
-                return ahead + offset
+                return <uint64_t> ahead + offset  # which may wrap around
         return UINT64_MAX
 
 

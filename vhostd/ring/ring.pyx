@@ -102,6 +102,7 @@ cdef class Ring:
         self.event_idx = features >> EVENT_IDX & 1
         if features >> IN_ORDER & 1:
             self.held = {}
+            self.out.gone = set()
         self.patience = 1
 
     def __dealloc__(self):
@@ -258,7 +259,7 @@ cdef class Ring:
         to be told, or it and the device wait for each other in turns.
 
         Under IN_ORDER the driver gets it when all that were popped before it have been pushed (virtio 1.3, 2.7.9
-        and 2.8.5). Until then it stays in flight.
+        and 2.8.5). Until then it stays in flight. For those that nobody refers to any more it does not wait.
 
         Raises:
             ValueError: the chain is not in flight in this ring, or was pushed.
@@ -306,9 +307,13 @@ cdef class Ring:
         cdef list due = []
         for chain in batch:
             self.held[chain.number] = chain
-        while self.due in self.held:
-            due.append(self.held.pop(self.due))
+        while self.due in self.held or self.due in self.out.gone:
+            if self.due in self.held:
+                due.append(self.held.pop(self.due))
+            else:
+                self.out.gone.discard(self.due)
             self.due += 1
+        self.out.waiting = len(self.held)
         return due
 
     cdef bint publish_all(self, list batch) except -1:
@@ -396,7 +401,10 @@ cdef class Ring:
         return self.out.held or self.out.pieces >= MOST_PIECES
 
     def when_empty(self, call):
-        """Has `call` called once, in any thread, when no chain is in flight any more; None calls that off."""
+        """Has `call` called once, in any thread, when no chain is in flight any more; None calls that off.
+
+        Under IN_ORDER some may be left that were pushed, and had to wait: `push_all` of none gives them back.
+        """
         self.out.emptied = call
         self.out.tell()
 
@@ -413,6 +421,7 @@ cdef class Ring:
         cdef Chain chain
         self.out.given_up = True
         if self.held is not None:
+            self.out.waiting = 0
             for chain in self.held.values():
                 self.out.remove(chain)
             self.held.clear()

@@ -4,7 +4,7 @@ notifications")."""
 import asyncio
 import logging
 
-from vhostd.errors import RefusedRequest
+from vhostd.errors import MalformedMessage, RefusedRequest
 from vhostd.vhost_user.link import FrontendLink
 from vhostd.vhost_user.messages import VringState
 from vhostd.wire.rows import Row
@@ -47,6 +47,6 @@ class RingMessage:
             while self._due:
                 self._due = False
                 await self._link.ask(self._row, VringState(self._index, 0))
-        except (RefusedRequest, ConnectionError) as error:
+        except (RefusedRequest, MalformedMessage, ConnectionError) as error:
             log.debug("vring %d: %s is lost: %s", self._index, self._row, error)
         self._sending = None

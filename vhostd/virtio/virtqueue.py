@@ -387,6 +387,8 @@ class Virtqueue:
             self._changed.clear()
             self.ring.when_empty(partial(self._soon, self._changed.set))
             await self._changed.wait()
+            if not self.ring.given_up:
+                self.ring.push_all(())  # those that waited for others, of which nobody knows any more
 
     async def let_go(self, first: int, last: int) -> None:
         """Waits until no chain that is out has a buffer at these I/O virtual addresses."""

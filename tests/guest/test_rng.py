@@ -85,7 +85,7 @@ def test_it_reports_its_rings(guest: Guest, backend: Backend) -> None:
         os.sched_yield()
     report = backend.log().splitlines()[-2:]
     assert "a front-end is connected, features=" in report[0]
-    assert re.search(r"base=(\d+) avail=\d+ used=\d+ in_flight=\d+ fds=kick\+call", report[1])
+    assert re.search(r"base=\d+:[01] in_flight=\d+ fds=kick\+call.* packed=1", report[1])
 
 
 def test_it_works_after_a_reboot(guest: Guest) -> None:

@@ -95,8 +95,16 @@ def content() -> bytes:
     return random.Random(4711).randbytes(SIZE)
 
 
+@pytest.fixture(params=["", ",packed=on", f",{INFLIGHT_MIGRATION}=on"], ids=["split", "packed", "in flight"])
+def properties(request: pytest.FixtureRequest) -> str:
+    """Of the disk's device."""
+    if INFLIGHT_MIGRATION in request.param and not disk_has(INFLIGHT_MIGRATION):
+        pytest.skip("this QEMU moves no inflight area")
+    return str(request.param)
+
+
 @pytest.fixture
-def disks(tmp_path: Path, content: bytes) -> Iterator[list[Backend]]:
+def disks(tmp_path: Path, content: bytes, properties: str) -> Iterator[list[Backend]]:
     """Two programs with the same image, as on two hosts."""
     image = tmp_path / "disk.img"
     image.write_bytes(content)
@@ -109,13 +117,8 @@ def disks(tmp_path: Path, content: bytes) -> Iterator[list[Backend]]:
         ]
 
 
-@pytest.mark.parametrize(
-    "properties", ["", ",packed=on", f",{INFLIGHT_MIGRATION}=on"], ids=["split", "packed", "in flight"]
-)
 def test_no_page_is_lost(tmp_path: Path, disks: list[Backend], content: bytes, properties: str) -> None:
     """Requests are completed before the guest moves, or move along in the inflight area."""
-    if INFLIGHT_MIGRATION in properties and not disk_has(INFLIGHT_MIGRATION):
-        pytest.skip("this QEMU moves no inflight area")
     expected = hashlib.md5(content, usedforsecurity=False).hexdigest()
     with ExitStack() as stack:
         machine = stack.enter_context(closing(Machine(disks[0], properties, expected, tmp_path / "qemu")))

@@ -39,8 +39,8 @@ cdef inline uint64_t aligned(uint64_t addr, uint64_t alignment):
 cdef class SplitDriver:
     """The driver half of one split virtqueue, laid out and zeroed from `guest_addr` on.
 
-    It occupies `footprint` bytes of one region. `base` is where the ring began. `avail_index` is the published avail index, `free` the number
-    of descriptors not in use.
+    It occupies `footprint` bytes of one region. `base` is where the ring began. `avail_index` is the published avail
+    index, `free` the number of descriptors not in use.
     """
 
     cdef readonly uint32_t size

@@ -11,9 +11,10 @@ cimport cython
 
 from vhostd.ring.memory cimport GuestMemory, Window
 from vhostd.ring.positions cimport (
-    EVENT_DESC, EVENT_DISABLE, EVENT_ENABLE, EVENT_FLAGS, PACKED_F_AVAIL, PACKED_F_INDIRECT, PACKED_F_NEXT,
-    PACKED_F_USED, PACKED_F_WRITE, PACKED_FLAGS, START, SUPPRESSION_SIZE, WRAP, full_fence, index_of,
-    load_acquire_u16, load_packed, load_u32, marks, moved, packed_descriptor, passed, store_release_u16, store_u32,
+    EVENT_DESC, EVENT_DISABLE, EVENT_ENABLE, PACKED_F_AVAIL, PACKED_F_INDIRECT, PACKED_F_NEXT,
+    PACKED_F_USED, PACKED_F_WRITE, PACKED_FLAGS, START, SUPPRESSION_SIZE, WRAP, full_fence, index_of, is_used,
+    is_wanted, load_acquire_u16, load_packed, load_u32, marks, moved, packed_descriptor, store_release_u16,
+    store_u32,
 )
 from vhostd.ring.ring cimport DESC_SIZE, EVENT_IDX, MOST_DESCRIPTORS
 
@@ -128,7 +129,7 @@ cdef class PackedDriver:
         cdef uint16_t flags = load_acquire_u16(slot + PACKED_FLAGS)
         cdef packed_descriptor found
         cdef uint32_t count = 1
-        if (flags ^ marks(self.used_at)) & (PACKED_F_AVAIL | PACKED_F_USED):
+        if not is_used(flags, self.used_at):
             return None
         found = load_packed(slot)
         if found.id < self.size and self.length[found.id]:
@@ -146,15 +147,7 @@ cdef class PackedDriver:
             return False
         self.unkicked = 0
         full_fence()
-        cdef uint32_t event = load_u32(self.used_area)
-        cdef uint32_t flags = event >> 16 & EVENT_FLAGS
-        cdef uint16_t now = index_of(self.avail_at)
-        cdef uint16_t index = index_of(<uint16_t> event)
-        if flags != EVENT_DESC or not self.event_idx:
-            return flags != EVENT_DISABLE
-        if (event ^ self.avail_at) & WRAP:
-            index -= <uint16_t> self.size
-        return count >= self.size or passed(index, now, <uint16_t> (now - count))
+        return is_wanted(load_u32(self.used_area), self.event_idx, self.avail_at, count, self.size)
 
     def arm(self):
         """Asks for an interrupt at the next used descriptor; True if there is one already."""
@@ -162,7 +155,7 @@ cdef class PackedDriver:
         full_fence()
         cdef unsigned char *slot = self.desc + DESC_SIZE * index_of(self.used_at)
         cdef uint16_t flags = load_acquire_u16(slot + PACKED_FLAGS)
-        return not (flags ^ marks(self.used_at)) & (PACKED_F_AVAIL | PACKED_F_USED)
+        return is_used(flags, self.used_at)
 
     def disarm(self):
         """Asks for no interrupts."""

@@ -24,10 +24,10 @@ from vhostd.ring.chain cimport Chain
 from vhostd.ring.inflight_packed cimport PackedInflight
 from vhostd.ring.memory cimport GuestMemory, Window
 from vhostd.ring.positions cimport (
-    EVENT_DESC, EVENT_DISABLE, EVENT_ENABLE, EVENT_FLAGS, ID, LEN, PACKED_F_INDIRECT, PACKED_F_NEXT, PACKED_F_USED,
-    PACKED_F_WRITE, PACKED_FLAGS, START, SUPPRESSION_SIZE, WRAP, index_of, is_available, load_acquire_u16,
-    load_packed, load_u16, load_u32, marks, moved, packed_descriptor, passed, store_release_u16, store_u16,
-    store_u32,
+    EVENT_DESC, EVENT_DISABLE, EVENT_ENABLE, ID, LEN, PACKED_F_INDIRECT, PACKED_F_NEXT, PACKED_F_USED,
+    PACKED_F_WRITE, PACKED_FLAGS, START, SUPPRESSION_SIZE, WRAP, index_of, is_available, is_wanted,
+    load_acquire_u16, load_packed, load_u16, load_u32, marks, moved, packed_descriptor, store_release_u16,
+    store_u16, store_u32,
 )
 from vhostd.ring.ring cimport DESC_SIZE, MOST_DESCRIPTORS, Ring
 
@@ -253,16 +253,6 @@ cdef class PackedRing(Ring):
         self.wrote(self.used.data, SUPPRESSION_SIZE)
 
     cdef bint wants_call(self, uint32_t pushed) except -1:
-        cdef uint32_t event = load_u32(self.avail.data)
-        cdef uint32_t flags = event >> 16 & EVENT_FLAGS
         cdef uint32_t count = self.unsignalled
-        cdef uint16_t now = index_of(self.used_at)
-        cdef uint16_t index = index_of(<uint16_t> event)
         self.unsignalled = 0
-        if flags != EVENT_DESC or not self.event_idx:
-            return flags != EVENT_DISABLE
-        if count >= self.size:
-            return True
-        if (event ^ self.used_at) & WRAP:  # it is of the round before
-            index -= <uint16_t> self.size
-        return passed(index, now, <uint16_t> (now - count))
+        return is_wanted(load_u32(self.avail.data), self.event_idx, self.used_at, count, self.size)

@@ -65,3 +65,24 @@ cdef inline uint16_t marks(uint16_t position) noexcept nogil:
 cdef inline bint is_available(uint16_t flags, uint16_t position) noexcept nogil:
     """Has the driver made the descriptor with these flags available, in the round of this position?"""
     return (flags ^ marks(position)) & (PACKED_F_AVAIL | PACKED_F_USED) == PACKED_F_USED
+
+
+cdef inline bint is_used(uint16_t flags, uint16_t position) noexcept nogil:
+    """Has the device used the descriptor with these flags, in the round of this position?"""
+    return not (flags ^ marks(position)) & (PACKED_F_AVAIL | PACKED_F_USED)
+
+
+cdef inline bint is_wanted(
+    uint32_t event, bint event_idx, uint16_t at, uint32_t count, uint32_t size
+) noexcept nogil:
+    """Does the side with this event suppression area want to hear of so many descriptors before `at`?"""
+    cdef uint32_t flags = event >> 16 & EVENT_FLAGS
+    cdef uint16_t index = index_of(<uint16_t> event)
+    cdef uint16_t now = index_of(at)
+    if flags != EVENT_DESC or not event_idx:
+        return flags != EVENT_DISABLE
+    if count >= size:
+        return True
+    if (event ^ at) & WRAP:  # it is of the round before
+        index -= <uint16_t> size
+    return passed(index, now, <uint16_t> (now - count))

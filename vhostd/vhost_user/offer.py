@@ -13,10 +13,7 @@ from vhostd.wire.rows import Bit
 
 
 class Choice:
-    """An optional feature. Whoever offers it has to offer what it `needs`, too.
-
-    A named tuple would cost a program's start ten times as much.
-    """
+    """An optional feature. Whoever offers it has to offer what it `needs`, too."""
 
     def __init__(self, bit: Bit, *, by_default: bool = True, needs: tuple[Bit, ...] = ()) -> None:
         self.bit = bit

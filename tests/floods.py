@@ -14,9 +14,9 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.devices.vhost_user_blk.driver import DISCARD, HEADER, IN, OUT, SECTOR, SEGMENT, WRITE_ZEROES
 from tests.programs import PATIENCE, connect, executable, get_features, listening
 from vhostd.frontend import Frontend, Queue, SharedMemory
+from vhostd.frontend.drivers.block import DISCARD, HEADER, IN, OUT, SECTOR, SEGMENT, WRITE_ZEROES
 from vhostd.vhost_user.messages import FRONT_END, SET_VRING_ENABLE, VringState
 
 DURATION = 0.2  # seconds

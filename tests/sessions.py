@@ -10,14 +10,13 @@ import pytest
 from vhostd.errors import RefusedRequest
 from vhostd.frontend import Frontend, SharedMemory
 from vhostd.ring import Chain
-from vhostd.vhost_user.messages import BACK_END, FRONT_END, GET_FEATURES, SET_BACKEND_REQ_FD
+from vhostd.vhost_user.messages import FRONT_END, GET_FEATURES
 from vhostd.vhost_user.offer import DEFAULT_OFFER, Offer
 from vhostd.vhost_user.session import Session
 from vhostd.virtio.device import Device, Handler
 from vhostd.virtio.virtqueue import Virtqueue
 from vhostd.virtio.vocabulary import DeviceType
 from vhostd.wire.channel import Channel
-from vhostd.wire.fds import Fd
 from vhostd.wire.rows import Empty
 
 NO_FD = 0x100  # in the payload of SET_VRING_KICK, CALL and ERR
@@ -107,7 +106,7 @@ async def negotiated(
     memory = SharedMemory(size)
     try:
         async with connected(device, offer) as frontend:
-            await frontend.negotiate(features)
+            await frontend.negotiate(features, protocol_features=~0)  # INBAND_NOTIFICATIONS as well
             await frontend.share(memory)
             yield frontend, memory
     finally:
@@ -130,10 +129,7 @@ async def refused(request: Awaitable[object]) -> None:
 @asynccontextmanager
 async def backend_requests(frontend: Frontend) -> AsyncIterator[Channel]:
     """Takes the back-end's requests: a channel on which they arrive."""
-    ours, theirs = socket.socketpair()
-    with Fd(theirs.detach()) as fd:
-        await frontend.call(SET_BACKEND_REQ_FD, Empty(), fd)
-    channel = Channel(ours, BACK_END)
+    channel = await frontend.take_requests()
     try:
         yield channel
     finally:

@@ -18,6 +18,7 @@
         BadRing                  an index or a flag of the ring itself
         BadDescriptor            a descriptor chain
         BadRequest               what the chain says
+      DeviceError            what a device, or its back-end, did wrong: to whoever plays the front-end
       SetupError             files, sockets, activation: one line on stderr, exit status 1
         UsageError               the command line: one line on stderr, exit status 2
 
@@ -79,6 +80,10 @@ class BadDescriptor(GuestError):
 
 class BadRequest(GuestError):
     """A chain was followed, and its content is not a request of the device."""
+
+
+class DeviceError(VhostdError):
+    """A device, or its back-end, did what none may, or said no. A front-end of ours raises it."""
 
 
 class SetupError(VhostdError):

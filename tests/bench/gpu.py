@@ -36,11 +36,11 @@ from pathlib import Path
 import uvloop
 
 from tests.bench.measure import Figure, alternate, cpu_time, save, table
-from tests.devices.vhost_user_gpu.display import Display
-from tests.devices.vhost_user_gpu.driver import EDID, PIXEL, RESOURCE_BLOB, Driver, Framebuffer
 from tests.numbers import numbers
 from tests.programs import Program, connected, executable
 from vhostd.frontend import Frontend, SharedMemory
+from vhostd.frontend.drivers.gpu import EDID, PIXEL, RESOURCE_BLOB, Framebuffer, GpuDriver
+from vhostd.frontend.drivers.gpu_display import GpuDisplay
 from vhostd.virtio.vocabulary import Feature, mask
 
 NAME = "vhost-user-gpu"
@@ -71,7 +71,7 @@ class Painter:
     """A running child whose frames arrive at `display`, and what they have cost until now."""
 
     child: Program
-    display: Display
+    display: GpuDisplay
     frame: Callable[[], Awaitable[None]]
     copies: int = 0  # of each pixel, in the child
     frames: int = 0
@@ -118,7 +118,7 @@ class Painter:
 class Screen:
     """A guest with one monitor, of a picture that is in its memory."""
 
-    def __init__(self, driver: Driver, display: Display, picture: Framebuffer) -> None:
+    def __init__(self, driver: GpuDriver, display: GpuDisplay, picture: Framebuffer) -> None:
         self.driver = driver
         self.display = display
         self.picture = picture
@@ -182,8 +182,8 @@ class Bench:
         memory = self._stack.enter_context(closing(SharedMemory(16 * MIB)))
         await frontend.negotiate(FEATURES)
         await frontend.share(memory)
-        display = self._stack.enter_context(closing(await Display.show(frontend, modes=[self.size])))
-        driver = self._stack.enter_context(closing(await Driver.start(frontend, memory)))
+        display = self._stack.enter_context(closing(await GpuDisplay.show(frontend, modes=[self.size])))
+        driver = self._stack.enter_context(closing(await GpuDriver.start(frontend, memory)))
         picture = Framebuffer(memory, *self.size, scattered=scattered)
         picture.write(0, os.urandom(picture.size))
         screen = Screen(driver, display, picture)
@@ -206,7 +206,7 @@ class Bench:
             )
         )
         theirs.close()
-        display = self._stack.enter_context(closing(Display(ours)))
+        display = self._stack.enter_context(closing(GpuDisplay(ours)))
 
         async def frame() -> None:
             before = display.frames

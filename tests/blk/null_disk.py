@@ -6,8 +6,8 @@ python -m tests.blk.null_disk --socket-path=PATH
 import struct
 from collections.abc import Sequence
 
-from tests.devices.vhost_user_blk.driver import OK, SECTOR
 from vhostd import Device, DeviceType, Handler, Virtqueue, run
+from vhostd.frontend.drivers.block import OK, SECTOR
 
 SIZE = 256 << 20
 

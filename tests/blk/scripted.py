@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.devices.vhost_user_blk.driver import (
+from vhostd.frontend import Frontend, SharedMemory
+from vhostd.frontend.drivers.block import (
     BLK_SIZE,
     CONFIG_WCE,
     FEATURE_DISCARD,
@@ -13,9 +14,8 @@ from tests.devices.vhost_user_blk.driver import (
     FEATURE_WRITE_ZEROES,
     MQ,
     RO,
-    Driver,
+    BlockDriver,
 )
-from vhostd.frontend import Frontend, SharedMemory
 from vhostd.virtio.vocabulary import Feature, mask
 
 MEMORY = 32 << 20
@@ -29,7 +29,7 @@ class Guest(NamedTuple):
     """A guest with one disk."""
 
     frontend: Frontend
-    driver: Driver
+    driver: BlockDriver
 
 
 @asynccontextmanager
@@ -38,5 +38,7 @@ async def guest(path: Path, *, without: int = 0, queues: int = 1, size: int = 12
     with closing(await Frontend.connect(str(path))) as frontend, closing(SharedMemory(MEMORY)) as memory:
         await frontend.negotiate(FEATURES & ~without)
         await frontend.share(memory)
-        with closing(await Driver.start(frontend, memory, queues=queues, size=size)) as driver:
+        with closing(
+            await BlockDriver.start(frontend, memory, queues=queues, size=size, lasting=True)
+        ) as driver:
             yield Guest(frontend, driver)

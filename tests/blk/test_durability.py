@@ -19,15 +19,15 @@ import pytest
 from tests.blk.fuse import CHECKOUT, on_disk, why_not
 from tests.blk.scripted import Guest, guest
 from tests.conftest import Run
-from tests.devices.vhost_user_blk.driver import (
+from tests.programs import Program, executable, listening
+from vhostd.frontend.drivers.block import (
     CONFIG_WCE,
     FEATURE_FLUSH,
     IOERR,
     SECTOR,
-    Driver,
+    BlockDriver,
     FailedRequest,
 )
-from tests.programs import Program, executable, listening
 from vhostd.vhost_user.messages import GET_FEATURES, SET_CONFIG, ConfigSpace
 from vhostd.wire.rows import Empty
 
@@ -116,7 +116,7 @@ class Writers:
     Each block of 4 KiB is one slot, which has one version after the other.
     """
 
-    def __init__(self, driver: Driver, rng: random.Random) -> None:
+    def __init__(self, driver: BlockDriver, rng: random.Random) -> None:
         self._driver = driver
         self._rng = rng
         self.issued = [0] * SLOTS

@@ -27,7 +27,11 @@ from tests.blk.fuse import on_disk, why_not
 from tests.blk.hangable import SIZE, Hangable, hangable, until_gone
 from tests.blk.scripted import FEATURES, MEMORY
 from tests.conftest import Run
-from tests.devices.vhost_user_blk.driver import (
+from tests.programs import notified
+from tests.sessions import backend_requests
+from vhost_user_blk.protocol import VirtioBlkConfig
+from vhostd.frontend import Frontend, Queue, SharedMemory, signalled
+from vhostd.frontend.drivers.block import (
     DISCARD,
     HEADER,
     IOERR,
@@ -36,14 +40,10 @@ from tests.devices.vhost_user_blk.driver import (
     SECTOR,
     SEGMENT,
     WRITE_ZEROES,
-    Driver,
+    BlockDriver,
     FailedRequest,
     segments,
 )
-from tests.programs import notified
-from tests.sessions import backend_requests
-from vhost_user_blk.protocol import VirtioBlkConfig
-from vhostd.frontend import Frontend, Queue, SharedMemory, signalled
 from vhostd.ring.driver import INDIRECT, NEXT, WRITE
 from vhostd.vhost_user.messages import (
     CONFIG_CHANGE_MSG,
@@ -51,20 +51,15 @@ from vhostd.vhost_user.messages import (
     GET_CONFIG,
     GET_FEATURES,
     GET_VRING_BASE,
-    SET_VRING_CALL,
-    SET_VRING_ENABLE,
-    SET_VRING_ERR,
-    SET_VRING_KICK,
     ConfigSpace,
     Inflight,
-    VringFd,
     VringState,
 )
 from vhostd.wire.fds import Fd
 from vhostd.wire.rows import Empty
 
 T = TypeVar("T")
-Begin = Callable[[Driver], Coroutine[Any, Any, None]]
+Begin = Callable[[BlockDriver], Coroutine[Any, Any, None]]
 
 PATIENCE = 120.0  # seconds for a whole test
 SOON = 10.0  # seconds in which what must not hang is done, on a busy machine
@@ -119,7 +114,7 @@ class Guest(NamedTuple):
     frontend: Frontend
     memory: SharedMemory
     queue: Queue
-    driver: Driver
+    driver: BlockDriver
 
 
 @asynccontextmanager
@@ -133,7 +128,7 @@ async def guest(path: Path, *, area: bool = False, size: int = 128) -> AsyncIter
             with fd:
                 await soon(frontend.set_inflight(made, fd), "SET_INFLIGHT_FD")
         queue = await soon(frontend.start(memory, 0, size), "to start the ring")
-        with closing(Driver([queue])) as driver:
+        with closing(BlockDriver([queue], lasting=True)) as driver:
             yield Guest(frontend, memory, queue, driver)
 
 
@@ -168,16 +163,7 @@ async def hears_nothing(guest: Guest, request: asyncio.Future[Any]) -> None:
     assert not request.done(), "it was answered while what it had to wait for hung"
 
 
-async def start_again(frontend: Frontend, queue: Queue, base: int) -> None:
-    """Starts the ring of a queue that was served before."""
-    await frontend.set_up(queue, base)
-    await frontend.call(SET_VRING_KICK, VringFd(queue.index), queue.kick_fd)
-    await frontend.call(SET_VRING_CALL, VringFd(queue.index), queue.call_fd)
-    await frontend.call(SET_VRING_ERR, VringFd(queue.index), queue.err_fd)
-    await frontend.call(SET_VRING_ENABLE, VringState(queue.index, 1))
-
-
-async def warm_up(driver: Driver) -> None:
+async def warm_up(driver: BlockDriver) -> None:
     """One write: the program has learnt what the file system can do, and does all others in its usual way."""
     await soon(driver.write(SIZE // SECTOR - BLOCK_SECTORS, b"warm" * (BLOCK // 4)), "the first write")
 
@@ -204,19 +190,19 @@ class Late(NamedTuple):
     sector: int
 
 
-async def _write(driver: Driver) -> None:
+async def _write(driver: BlockDriver) -> None:
     await driver.write(0, data(OLD))
 
 
-async def _write_much(driver: Driver) -> None:
+async def _write_much(driver: BlockDriver) -> None:
     await driver.write(0, data(OLD, MUCH))
 
 
-async def _write_zeroes(driver: Driver) -> None:
+async def _write_zeroes(driver: BlockDriver) -> None:
     await driver.write_zeroes((0, MUCH // SECTOR))
 
 
-async def _discard(driver: Driver) -> None:
+async def _discard(driver: BlockDriver) -> None:
     await driver.discard((0, BLOCK_SECTORS), (BLOCK_SECTORS, BLOCK_SECTORS))
 
 
@@ -276,7 +262,7 @@ def test_a_ring_that_waits_stops_at_once(tmp_path: Path, run_async: Run, aio: st
                 await hears_nothing(two, write)
                 base = await soon(two.frontend.stop(two.queue), "GET_VRING_BASE of a ring that waits")
                 assert base == 0
-                await soon(start_again(two.frontend, two.queue, base), "to start it again")
+                await soon(two.frontend.start_again(two.queue, base), "to start it again")
                 await hears_nothing(two, write)
                 disk.go()
                 await soon(write, "the write, once nothing hung")
@@ -346,7 +332,7 @@ def test_a_ring_that_was_broken_and_starts_again_waits_too(
                 await soon(signalled(it.queue.err_fd), "the err eventfd")
                 await soon(it.frontend.stop(it.queue), "GET_VRING_BASE of a broken ring")
                 queue = await soon(it.frontend.start(it.memory, 0, 128), "to start it again")
-                with closing(Driver([queue])) as driver:
+                with closing(BlockDriver([queue], lasting=True)) as driver:
                     write = asyncio.ensure_future(driver.write(sector, data(NEW)))
                     await hears_nothing(it._replace(driver=driver), write)
                     disk.go()
@@ -383,7 +369,7 @@ def test_what_hung_is_done_again_after_it_has_ended(tmp_path: Path, run_async: R
                 area, fd = await frontend.get_inflight(1, 128)
                 await frontend.set_inflight(area, fd)
                 queue = await frontend.start(memory, 0, 128)
-                driver = Driver([queue])
+                driver = BlockDriver([queue], lasting=True)
                 await warm_up(driver)
                 disk.hang("write", at=0)
                 write = asyncio.ensure_future(driver.write(0, data(NEW)))
@@ -405,7 +391,7 @@ async def resumes(
         await soon(frontend.negotiate(FEATURES, resume=True), "to negotiate")
         await soon(frontend.share(before.memory), "to share memory")
         await frontend.set_inflight(*inflight)
-        await soon(start_again(frontend, before.queue, used), "to start the ring again")
+        await soon(frontend.start_again(before.queue, used), "to start the ring again")
         disk.program.hear("are done again")
         arrived = await disk.seen("write")
         await hears_nothing(before._replace(frontend=frontend), write)
@@ -435,7 +421,7 @@ def test_a_ring_stops_when_nothing_is_done_late_and_leaves_the_rest(
             area, fd = await frontend.get_inflight(1, 128)
             await frontend.set_inflight(area, fd)
             queue = await frontend.start(memory, 0, 128)
-            with fd, closing(Driver([queue])) as driver:
+            with fd, closing(BlockDriver([queue], lasting=True)) as driver:
                 await warm_up(driver)
                 disk.hang("write", at=0)
                 writes = [
@@ -453,7 +439,7 @@ def test_a_ring_stops_when_nothing_is_done_late_and_leaves_the_rest(
                 arrived = await disk.seen("write")
                 assert (base, queue.driver.used_index, writes[0].done()) == (used + 1, used, False)
                 await frontend.set_inflight(area, fd)
-                await soon(start_again(frontend, queue, base), "to start the ring again")
+                await soon(frontend.start_again(queue, base), "to start the ring again")
                 await soon(writes[0], "the write, once more")
                 assert await disk.seen("write") == arrived + 1
             disk.program.stop()
@@ -497,7 +483,7 @@ async def keeps_answering(it: Guest) -> None:
     while time.monotonic() < end:
         await answers(it.frontend)
         base = await soon(it.frontend.stop(it.queue), "GET_VRING_BASE of an idle ring")
-        await soon(start_again(it.frontend, it.queue, base), "to start it again")
+        await soon(it.frontend.start_again(it.queue, base), "to start it again")
 
 
 @pytest.mark.parametrize("aio", [*ENGINES, "sync"])
@@ -686,7 +672,7 @@ def test_a_front_end_that_goes_while_its_ring_stops(tmp_path: Path, run_async: R
 # --- 6 and 7: What does not hang goes on ------------------------------------------------------------------
 
 
-async def goes_on_reading(driver: Driver) -> None:
+async def goes_on_reading(driver: BlockDriver) -> None:
     """Reads all over the disk, for so long that the program has looked at the disk's size meanwhile.
 
     That look may hang as well: nobody tells, for it waits in the kernel for what hangs.
@@ -858,7 +844,7 @@ class Flood(NamedTuple):
 
 @asynccontextmanager
 async def raw_guest(path: Path, size: int) -> AsyncIterator[Guest]:
-    """A guest whose queue 0 is driven by hand: its Driver has nothing to do."""
+    """A guest whose queue 0 is driven by hand: its BlockDriver has nothing to do."""
     async with guest(path, size=size) as it:
         asyncio.get_running_loop().remove_reader(it.queue.call_fd.fileno())
         yield it

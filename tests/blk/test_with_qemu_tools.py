@@ -12,8 +12,8 @@ import pytest
 from tests.blk.newer_qemu import qemu_img, qemu_io, vhost_user
 from tests.blk.scripted import guest
 from tests.conftest import Run
-from tests.devices.vhost_user_blk.driver import IOERR, SECTOR, FailedRequest
 from tests.programs import PATIENCE, Program, executable, listening
+from vhostd.frontend.drivers.block import IOERR, SECTOR, FailedRequest
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 8 * MIB

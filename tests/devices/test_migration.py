@@ -13,16 +13,15 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Run
-from tests.devices.vhost_user_blk.driver import Driver as BlkDriver
-from tests.devices.vhost_user_gpu.display import Display
-from tests.devices.vhost_user_gpu.driver import Driver as GpuDriver
-from tests.devices.vhost_user_gpu.driver import Framebuffer
 from tests.devices.vhost_user_gpu.test_over_the_wire import shows
 from tests.devices.vhost_user_input.fakes import SYN, pack
 from tests.devices.vhost_user_input.test_over_the_wire import PRESS, RELEASE, driver, received
 from tests.programs import Program, connected, executable, on_this_machine
 from vhostd.errors import RefusedRequest
 from vhostd.frontend import Frontend, SharedMemory
+from vhostd.frontend.drivers.block import BlockDriver
+from vhostd.frontend.drivers.gpu import Framebuffer, GpuDriver
+from vhostd.frontend.drivers.gpu_display import GpuDisplay
 from vhostd.vhost_user.messages import (
     CHECK_DEVICE_STATE,
     GET_CONFIG,
@@ -101,7 +100,7 @@ def test_blk(run_async: Run, tmp_path: Path) -> None:
             await destination.load(await source.save())
             await destination.share(memory)
             assert (await destination.call(GET_CONFIG, ConfigSpace(32, b"?"))).data == b"\0"
-            with closing(await BlkDriver.start(destination, memory)) as blk:
+            with closing(await BlockDriver.start(destination, memory)) as blk:
                 await blk.write(0, b"x" * 512)
                 assert await blk.read(0, 512) == b"x" * 512
 
@@ -163,11 +162,11 @@ def test_gpu(run_async: Run, is_early: bool) -> None:  # noqa: FBT001
             await gpu.stop(source)
             modes = ((64, 64), (64, 64))
             if is_early:
-                display = await Display.show(destination, modes=modes)
+                display = await GpuDisplay.show(destination, modes=modes)
             await destination.load(await source.save())
             await destination.share(memory)
             if not is_early:
-                display = await Display.show(destination, modes=modes)
+                display = await GpuDisplay.show(destination, modes=modes)
             with closing(display), closing(await GpuDriver.start(destination, memory)) as gpu:
                 monitors = display.monitors
                 await display.until(lambda: shows(display, contents[1], 1))

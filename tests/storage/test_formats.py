@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.blk.newer_qemu import qemu_img
-from tests.devices.vhost_user_blk.driver import SECTOR
 from tests.loop_device import loop_device
 from tests.programs import Program, executable
 from tests.storage.images import (
@@ -17,6 +16,7 @@ from tests.storage.images import (
     skipped_without,
 )
 from vhostd import SetupError
+from vhostd.frontend.drivers.block import SECTOR
 from vhostd.storage.formats import BEGINNING, MAGICS, recognize
 from vhostd.storage.image import Image
 

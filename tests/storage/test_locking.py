@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.devices.vhost_user_blk.driver import SECTOR
 from vhostd import SetupError
+from vhostd.frontend.drivers.block import SECTOR
 from vhostd.storage import locking
 from vhostd.storage.locking import FLOCK, NO_LOCKS, Claim, lock
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.devices.vhost_user_blk.driver import FLUSH, HEADER, IN, IOERR, OK, OUT, SECTOR
 from tests.devices.vhost_user_blk.guest import (
     SEAM,
     SIZE,
@@ -28,6 +27,7 @@ from vhost_user_blk.device import Blk
 from vhost_user_blk.requests import MOST, Requests
 from vhostd import Chain
 from vhostd.errors import MemoryLost
+from vhostd.frontend.drivers.block import FLUSH, HEADER, IN, IOERR, OK, OUT, SECTOR
 from vhostd.storage import read_write
 from vhostd.storage.disk import BOUNCES
 from vhostd.storage.engine import Engine, SyncEngine, Then, Work

@@ -6,8 +6,7 @@ import pytest
 
 from tests.conftest import Run
 from tests.sessions import Echo, closed, negotiated, refused
-from vhostd.frontend import Queue, SharedMemory
-from vhostd.frontend.queue import signalled
+from vhostd.frontend import Queue, SharedMemory, signalled
 from vhostd.vhost_user.messages import (
     ADD_MEM_REG,
     SET_MEM_TABLE,

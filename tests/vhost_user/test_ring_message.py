@@ -9,8 +9,7 @@ import pytest
 
 from tests.conftest import Run
 from tests.sessions import NO_FD, Echo, backend_requests, closed, connected, negotiated, refused
-from vhostd.frontend import Frontend, Queue, SharedMemory
-from vhostd.frontend.queue import signalled
+from vhostd.frontend import Frontend, Queue, SharedMemory, signalled
 from vhostd.vhost_user.messages import (
     BACK_END,
     BACKEND_VRING_CALL,

@@ -4,8 +4,7 @@ import asyncio
 
 from tests.conftest import Run
 from tests.sessions import Echo, backend_requests, negotiated, refused
-from vhostd.frontend import Frontend, Queue
-from vhostd.frontend.queue import signalled
+from vhostd.frontend import Frontend, Queue, signalled
 from vhostd.vhost_user.messages import (
     CONFIG_CHANGE_MSG,
     GET_STATUS,

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from contextlib import suppress
+from typing import Any
 
 from vhostd.errors import RefusedRequest
 from vhostd.frontend.memory import SharedMemory
@@ -11,14 +12,18 @@ from vhostd.frontend.pipe import read_all, write_all
 from vhostd.frontend.queue import Queue
 from vhostd.vhost_user.messages import (
     ADD_MEM_REG,
+    BACK_END,
     CHECK_DEVICE_STATE,
     FRONT_END,
     GET_CONFIG,
     GET_FEATURES,
     GET_INFLIGHT_FD,
     GET_PROTOCOL_FEATURES,
+    GET_QUEUE_NUM,
     GET_VRING_BASE,
     REM_MEM_REG,
+    SET_BACKEND_REQ_FD,
+    SET_CONFIG,
     SET_DEVICE_STATE_FD,
     SET_FEATURES,
     SET_INFLIGHT_FD,
@@ -45,18 +50,29 @@ from vhostd.vhost_user.messages import (
 )
 from vhostd.virtio.vocabulary import Feature, mask
 from vhostd.wire.calls import Caller
-from vhostd.wire.channel import Channel
+from vhostd.wire.channel import Channel, Received
 from vhostd.wire.fds import Fd, close_all
-from vhostd.wire.rows import U64, Empty, P, R, Row
+from vhostd.wire.rows import U64, Bit, Empty, P, R, Row
+
+# What `negotiate` accepts only if it is told to. With INBAND_NOTIFICATIONS nobody kicks by eventfd, with
+# XEN_MMAP memory is described in another way.
+UNWANTED_PROTOCOL = mask(ProtocolFeature.INBAND_NOTIFICATIONS, ProtocolFeature.XEN_MMAP)
+KNOWN_PROTOCOL = mask(*(bit for bit in vars(ProtocolFeature).values() if isinstance(bit, Bit)))
+UNWANTED = mask(Feature.LOG_ALL, Feature.ACCESS_PLATFORM)
+RAW_SIZE = 65536
 
 
 class Frontend:
     """Drives a back-end over a connected socket, which it owns; asks for an ack wherever it may.
 
-    Its methods raise RefusedRequest for a non-zero ack, ConnectionResetError when the back-end has closed.
+    Its methods raise RefusedRequest for a non-zero ack, ConnectionResetError when the back-end has closed,
+    MalformedMessage for a reply that cannot be one, and TimeoutError when the back-end has not answered for
+    `patience` seconds. Without a `patience` they wait for ever. They take turns in waiting for a reply,
+    or for what comes raw.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, patience: float | None = None) -> None:
+        self.patience = patience
         self._socket = sock
         self.channel = Channel(sock, FRONT_END, replies=True)
         self._caller = Caller(self.channel)
@@ -65,16 +81,17 @@ class Frontend:
         self.protocol_features = 0
 
     @classmethod
-    async def connect(cls, path: str) -> "Frontend":
+    async def connect(cls, path: str | os.PathLike[str], *, patience: float | None = None) -> "Frontend":
         """Connects to a back-end that listens at `path`."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)
         try:
-            await asyncio.get_running_loop().sock_connect(sock, path)
-        except OSError:
+            async with asyncio.timeout(patience):
+                await asyncio.get_running_loop().sock_connect(sock, os.fspath(path))
+        except BaseException:
             sock.close()
             raise
-        return cls(sock)
+        return cls(sock, patience=patience)
 
     async def call(self, row: Row[P, R], payload: P, *fds: Fd) -> R:
         """Sends a request and returns the reply that the row has; the fds stay the caller's."""
@@ -84,15 +101,42 @@ class Frontend:
 
     async def call_for_fds(self, row: Row[P, R], payload: P, *fds: Fd) -> tuple[R, list[Fd]]:
         """As `call`, but gives the fds of the reply too, which are the caller's."""
-        acked = row.reply is None and bool(self.protocol_features >> ProtocolFeature.REPLY_ACK & 1)
+        acked = row.reply is None and self.has(ProtocolFeature.REPLY_ACK)
         if row.reply is None and not acked:
-            await self._caller.tell(row, payload, fds)
+            await self.tell(row, payload, *fds)
             return None, []  # type: ignore[return-value]  # R is None here, which mypy cannot see
-        async with self._turn:
+        async with asyncio.timeout(self.patience), self._turn:
             answered = await self._caller.ask(row, payload, fds, acked=acked)
-            while not answered.done():
-                await self._caller.hear()
+            try:
+                while not answered.done():
+                    await self._caller.hear()
+            finally:
+                answered.cancel()  # if it comes later, nobody is there to take it
         return answered.result()
+
+    async def tell(self, row: Row[P, Any], payload: P, *fds: Fd) -> None:
+        """Sends a request and asks for no ack, and hears none, should there be one."""
+        async with asyncio.timeout(self.patience):
+            await self._caller.tell(row, payload, fds)
+
+    async def send_raw(self, data: bytes, *fds: Fd) -> None:
+        """Sends bytes as they are, whether they are a message or not; the fds go with the first."""
+        async with asyncio.timeout(self.patience), self._caller.turn:
+            await self.channel.send(data, tuple(fd.fileno() for fd in fds))
+
+    async def receive_raw(self) -> Received:
+        """What the back-end has sent, as it comes; no bytes at all if it has closed the connection."""
+        async with asyncio.timeout(self.patience), self._turn:
+            return await self.channel.receive_raw(RAW_SIZE)
+
+    async def hang_up(self) -> None:
+        """Waits until the back-end has closed the connection, whatever it has sent before."""
+        async with asyncio.timeout(self.patience):
+            await self.channel.hang_up()
+
+    def has(self, feature: Bit) -> bool:
+        """Whether this feature of the protocol was negotiated."""
+        return bool(self.protocol_features >> feature & 1)
 
     async def negotiate(
         self,
@@ -102,25 +146,54 @@ class Frontend:
         resume: bool = False,
         packed: bool = False,
     ) -> None:
-        """Accepts these features of those offered. Reads the config space, if there is one.
+        """Accepts these features of those offered, and nothing else. Reads the config space, if there is one.
 
         By default it accepts all but LOG_ALL, and ACCESS_PLATFORM, which takes an `Iommu`; RING_PACKED only
-        if the rings are to be `packed`. To `resume` is not to read the config space, because the guest's
+        if the rings are to be `packed`; and of the protocol's all that are known here, but
+        INBAND_NOTIFICATIONS and XEN_MMAP. To `resume` is not to read the config space, because the guest's
         driver has been set up before.
         """
         offered = (await self.call(GET_FEATURES, Empty())).value
-        offered_protocol = (await self.call(GET_PROTOCOL_FEATURES, Empty())).value
-        chosen = offered_protocol if protocol_features is None else offered_protocol & protocol_features
-        await self.call(SET_PROTOCOL_FEATURES, U64(chosen))
-        self.protocol_features = chosen
+        if offered >> Feature.PROTOCOL_FEATURES & 1:
+            await self._negotiate_protocol(protocol_features)
         await self.call(SET_OWNER, Empty())
-        unwanted = mask(Feature.LOG_ALL, Feature.ACCESS_PLATFORM) | (
-            0 if packed else mask(Feature.RING_PACKED)
-        )
+        unwanted = UNWANTED | (0 if packed else mask(Feature.RING_PACKED))
         self.features = offered & (~unwanted if features is None else features)
         await self.call(SET_FEATURES, U64(self.features))
-        if chosen >> ProtocolFeature.CONFIG & 1 and not resume:
-            await self.call(GET_CONFIG, ConfigSpace(0, bytes(1)))
+        if self.has(ProtocolFeature.CONFIG) and not resume:
+            await self.read_config(0, 1)
+
+    async def _negotiate_protocol(self, wanted: int | None) -> None:
+        offered = (await self.call(GET_PROTOCOL_FEATURES, Empty())).value
+        chosen = offered & (KNOWN_PROTOCOL & ~UNWANTED_PROTOCOL if wanted is None else wanted)
+        await self.call(SET_PROTOCOL_FEATURES, U64(chosen))
+        self.protocol_features = chosen
+
+    async def queue_num(self) -> int:
+        """How many queues the back-end has at most; 1 if it does not say so, without MQ."""
+        if not self.has(ProtocolFeature.MQ):
+            return 1
+        return (await self.call(GET_QUEUE_NUM, Empty())).value
+
+    async def read_config(self, offset: int, size: int) -> bytes:
+        """Bytes of the device's config space. RefusedRequest if it has none there."""
+        return (await self.call(GET_CONFIG, ConfigSpace(offset, bytes(size)))).data
+
+    async def write_config(self, offset: int, data: bytes) -> None:
+        """Writes to the config space, as the guest's driver."""
+        await self.call(SET_CONFIG, ConfigSpace(offset, data))
+
+    async def take_requests(self) -> Channel:
+        """Gives the back-end a socket for its requests, which come on the channel. The caller closes it."""
+        ours, theirs = socket.socketpair()
+        channel = Channel(ours, BACK_END)
+        try:
+            with Fd(theirs.detach()) as fd:
+                await self.call(SET_BACKEND_REQ_FD, Empty(), fd)
+        except BaseException:
+            channel.close()
+            raise
+        return channel
 
     async def share(self, *memories: SharedMemory) -> None:
         """Makes these memories the guest's, in place of any before."""
@@ -138,12 +211,18 @@ class Frontend:
     async def start(self, memory: SharedMemory, index: int = 0, size: int = 64) -> Queue:
         """Makes a queue in `memory`, and starts and enables its ring as QEMU does."""
         queue = Queue(memory, index, size, self.features, self._socket)
-        await self.set_up(queue)
-        await self.call(SET_VRING_KICK, VringFd(index), queue.kick_fd)
-        await self.call(SET_VRING_CALL, VringFd(index), queue.call_fd)
-        await self.call(SET_VRING_ERR, VringFd(index), queue.err_fd)
-        await self.call(SET_VRING_ENABLE, VringState(index, 1))
+        queue.patience = self.patience
+        await self.start_again(queue)
         return queue
+
+    async def start_again(self, queue: Queue, base: int | None = None) -> None:
+        """Starts a queue's ring at `base`; by default at its start."""
+        await self.set_up(queue, base)
+        await self.call(SET_VRING_KICK, VringFd(queue.index), queue.kick_fd)
+        await self.call(SET_VRING_CALL, VringFd(queue.index), queue.call_fd)
+        await self.call(SET_VRING_ERR, VringFd(queue.index), queue.err_fd)
+        if self.features >> Feature.PROTOCOL_FEATURES & 1:  # else it is enabled from the start
+            await self.call(SET_VRING_ENABLE, VringState(queue.index, 1))
 
     async def set_up(self, queue: Queue, base: int | None = None) -> None:
         """Tells the back-end all of a queue but its eventfds; by default it is at its start."""
@@ -208,8 +287,7 @@ class Frontend:
 
     def _user_addr(self, memory: SharedMemory, guest_addr: int) -> int:
         """An address as the back-end is told it: it hears no user addresses with GPA_ADDRESSES."""
-        has_none = self.protocol_features >> ProtocolFeature.GPA_ADDRESSES & 1
-        return guest_addr if has_none else memory.user(guest_addr)
+        return guest_addr if self.has(ProtocolFeature.GPA_ADDRESSES) else memory.user(guest_addr)
 
     def _ring_addr(self, memory: SharedMemory, guest_addr: int) -> int:
         """The address of a ring's area: with an IOMMU the driver's, which is an I/O virtual address."""

@@ -1,21 +1,13 @@
 """An IOMMU made by the front-end: what the driver names are I/O virtual addresses."""
 
 import asyncio
-import socket
-from contextlib import suppress
+from collections.abc import Sequence
 
+from vhostd.errors import RefusedRequest
 from vhostd.frontend.frontend import Frontend
-from vhostd.vhost_user.messages import (
-    BACK_END,
-    BACKEND_IOTLB_MSG,
-    IOTLB_MSG,
-    SET_BACKEND_REQ_FD,
-    Iotlb,
-    IotlbType,
-)
-from vhostd.wire.channel import Channel
-from vhostd.wire.fds import Fd
-from vhostd.wire.rows import U64, Empty
+from vhostd.frontend.requests import BackendRequests
+from vhostd.vhost_user.messages import BACKEND_IOTLB_MSG, IOTLB_MSG, Iotlb, IotlbType
+from vhostd.wire.calls import Call, answer
 
 PAGE = 4096
 READ, WRITE, BOTH = 1, 2, 3
@@ -36,16 +28,16 @@ class Iommu:
         self.answers = asyncio.Event()
         self.answers.set()
         self._frontend = frontend
-        self._channel: Channel | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._requests = BackendRequests(frontend, self.calls)
+
+    @property
+    def calls(self) -> Sequence[Call]:
+        """For a `BackendRequests` that answers others as well, in place of `connect` and `close`."""
+        return [answer(BACKEND_IOTLB_MSG, self._hear)]
 
     async def connect(self) -> None:
         """Takes the back-end's requests from now on, until `close`."""
-        ours, theirs = socket.socketpair()
-        with Fd(theirs.detach()) as fd:
-            await self._frontend.call(SET_BACKEND_REQ_FD, Empty(), fd)
-        self._channel = Channel(ours, BACK_END)
-        self._task = asyncio.create_task(self._answer(self._channel), name="IOMMU")
+        await self._requests.connect()
 
     def map(self, iova: int, user_addr: int, size: int, permission: int = BOTH) -> None:
         """Lets the device at so many bytes. The addresses and the size are multiples of a page."""
@@ -68,27 +60,14 @@ class Iommu:
 
     async def close(self) -> None:
         """Answers nothing any more."""
-        if self._task is not None and self._channel is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-            self._channel.close()
+        await self._requests.close()
 
-    async def _answer(self, channel: Channel) -> None:
-        with suppress(ConnectionError):
-            while (message := await channel.receive()) is not None:
-                if message.request == BACKEND_IOTLB_MSG.request:
-                    told = await self._hear(Iotlb.unpack(message.payload))
-                    if message.needs_reply:
-                        await channel.send(BACK_END.encode(message.request, U64(not told), reply=True))
-
-    async def _hear(self, message: Iotlb) -> bool:
-        """Does what the back-end asks for; whether it could."""
+    async def _hear(self, message: Iotlb) -> None:
         if message.type == IotlbType.ACCESS_FAIL:
             self.failures.append((message.iova, message.permission))
-            return False
+            raise RefusedRequest("an access that was not allowed")
         self.misses.append((message.iova, message.permission))
         await self.answers.wait()
         if (page := self.pages.get(message.iova // PAGE)) is None:
-            return False
+            raise RefusedRequest(f"no page at {message.iova:#x}")
         await self.update(message.iova // PAGE * PAGE, PAGE, *page)
-        return True

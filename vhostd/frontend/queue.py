@@ -1,21 +1,34 @@
 """The driver's end of one virtqueue, with the eventfds that a front-end gives to a back-end."""
 
+import asyncio
 import os
 import select
 import socket
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
-from vhostd.errors import GuestError
+from vhostd.errors import DeviceError, GuestError
 from vhostd.frontend.memory import PAGE, SharedMemory
 from vhostd.frontend.pipe import readable
 from vhostd.ring import ring_format
 from vhostd.ring.driver import driver_format
 from vhostd.wire.fds import Fd
 
+DESCRIPTOR_SIZE = 16
+
+Buffer = tuple[int, int, bool]  # guest address, size, whether the device writes it
+
 
 class Queue:
-    """A virtqueue in shared memory and its kick, call and err eventfds, which it owns."""
+    """A virtqueue in shared memory and its kick, call and err eventfds, which it owns.
+
+    `add`, `kick` and `used` are what an honest driver does. `offer` takes buffers from anywhere. `driver` is
+    the ring itself, a SplitDriver or a PackedDriver of `vhostd.ring`: its `descriptor`, `offer` and `publish`
+    write whatever they are given, as a hostile driver would.
+
+    `patience` is how many seconds `used` waits for the device.
+    """
 
     def __init__(
         self,
@@ -29,6 +42,7 @@ class Queue:
         self.memory = memory
         self.index = index
         self.size = size
+        self.patience: float | None = None
         footprint = ring_format(features).footprint(size)
         where = memory.allocate(sum(footprint) + 8, PAGE)  # 8 at most for alignment
         # A SplitDriver or a PackedDriver. Whoever writes nonsense into a ring knows its format.
@@ -41,18 +55,39 @@ class Queue:
             self._watched.register(fd, select.EPOLLIN)
         if connection is not None:
             self._watched.register(connection, select.EPOLLRDHUP)
-        self._held: dict[int, list[tuple[int, int, bool]]] = {}  # the buffers of each head that is out
+        self._held: dict[int, Sequence[Buffer]] = {}  # the buffers of each head that is out
+        self._taken: dict[int, list[Buffer]] = {}  # those of them that were taken from the memory here
         self._free: defaultdict[int, list[int]] = defaultdict(list)  # addresses by size
 
-    def add(self, data: bytes = b"", room: int = 0) -> int:
-        """Offers a chain that holds `data`, then `room` bytes for the device to fill; returns its head."""
-        buffers = []
+    def add(self, data: bytes = b"", room: int = 0, *, indirect: bool = False) -> int:
+        """Offers a chain that holds `data`, then `room` bytes for the device to fill; returns its head.
+
+        With `indirect` (INDIRECT_DESC) the descriptors lie in a table of their own. Raises IndexError if the
+        ring is full, MemoryError if the memory is.
+        """
+        taken = []
         if data:
-            buffers.append((self._take(len(data)), len(data), False))
-            self.memory.map.write(buffers[0][0], data)
+            taken.append((self._take(len(data)), len(data), False))
+            self.memory.map.write(taken[0][0], data)
         if room:
-            buffers.append((self._take(room), room, True))
-        head: int = self.driver.add(buffers)
+            taken.append((self._take(room), room, True))
+        table = None
+        if indirect:
+            size = DESCRIPTOR_SIZE * len(taken)
+            table = self._take(size)
+            head = self.offer(taken, indirect=table)
+            taken = [*taken, (table, size, False)]
+        else:
+            head = self.offer(taken)
+        self._taken[head] = taken
+        return head
+
+    def offer(self, buffers: Sequence[Buffer], *, indirect: int | None = None) -> int:
+        """Offers a chain of these buffers, wherever they are; returns its head.
+
+        With `indirect` the descriptors go into a table at that guest address.
+        """
+        head: int = self.driver.add(buffers, indirect=indirect)
         self._held[head] = buffers
         return head
 
@@ -62,13 +97,18 @@ class Queue:
             os.eventfd_write(self.kick_fd.fileno(), 1)
 
     def poll(self) -> tuple[int, bytes] | None:
-        """The next chain that the device has used: its head, and what the device wrote."""
+        """The next chain that the device has used: its head, and what the device wrote.
+
+        Raises DeviceError for a chain that the device did not have, and for more bytes than there was room.
+        """
         if (used := self.driver.used()) is None:
             return None
         head, written = used
-        buffers = self._held.pop(head)
-        answer = self.memory.map.read(buffers[-1][0], written) if written else b""
-        for addr, size, _ in buffers:
+        buffers = self._held.pop(head, None)
+        if buffers is None:
+            raise DeviceError(f"ring {self.index}: the device has returned {head}, which it did not have")
+        answer = self._written(buffers, written)
+        for addr, size, _ in self._taken.pop(head, ()):
             self._free[size].append(addr)
         return head, answer
 
@@ -76,21 +116,27 @@ class Queue:
         """As `poll`, but waits for the device's interrupt.
 
         Raises GuestError if the device has stopped the ring since it is broken, ConnectionResetError if the
-        back-end has closed the connection.
+        back-end has closed the connection, TimeoutError when the `patience` is over.
         """
-        while (answer := self.poll()) is None:
-            if not self.driver.arm():
-                await self._interrupt()
+        async with asyncio.timeout(self.patience):
+            while (answer := self.poll()) is None:
+                if not self.driver.arm():
+                    await readable(self.fileno())
+                    self.heed()
         return answer
 
-    async def _interrupt(self) -> None:
-        await readable(self._watched.fileno())
+    def fileno(self) -> int:
+        """An fd that is readable when there is something to `heed`."""
+        return self._watched.fileno()
+
+    def heed(self) -> None:
+        """Takes the device's interrupt, if there is one; raises as `used` if that has ended."""
         ready = dict(self._watched.poll(0))
         if self.call_fd.fileno() in ready:
             os.eventfd_read(self.call_fd.fileno())
         elif self.err_fd.fileno() in ready:
             raise GuestError(f"the device has stopped ring {self.index}, since it is broken: see its log")
-        else:
+        elif ready:
             raise ConnectionResetError("the back-end has closed the connection")
 
     async def request(self, data: bytes = b"", room: int = 0) -> bytes:
@@ -107,6 +153,19 @@ class Queue:
 
     def _take(self, size: int) -> int:
         return self._free[size].pop() if self._free[size] else self.memory.allocate(size)
+
+    def _written(self, buffers: Sequence[Buffer], written: int) -> bytes:
+        """The first bytes of the buffers that the device may write."""
+        parts, left = [], written
+        for addr, size, writes in buffers:
+            if writes and left:
+                parts.append(self.memory.map.read(addr, min(size, left)))
+                left -= len(parts[-1])
+        if left:
+            raise DeviceError(
+                f"ring {self.index}: the device says that it wrote {written} bytes: {left} too many"
+            )
+        return b"".join(parts)
 
 
 async def signalled(eventfd: Fd) -> int:

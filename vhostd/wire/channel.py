@@ -10,7 +10,7 @@ import logging
 import select
 import socket
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 from vhostd.errors import FrontendGone, MalformedMessage, forget
 from vhostd.wire.fds import Fd, close_all
@@ -24,6 +24,13 @@ _FD_SIZE = array.array("i").itemsize
 _CREDENTIALS_SIZE = 12
 _SCM_PIDFD = 4
 _ANCILLARY = sum(map(socket.CMSG_SPACE, (MAX_FDS * _FD_SIZE, _CREDENTIALS_SIZE, _FD_SIZE)))
+
+
+class Received(NamedTuple):
+    """Bytes, and the fds that came with them."""
+
+    data: bytes
+    fds: list[Fd]
 
 
 class Channel:
@@ -42,6 +49,20 @@ class Channel:
         self._waiters: set[asyncio.Future[None]] = set()
         self._failure: Exception | None = None
 
+    async def receive_raw(self, size: int) -> Received:
+        """The next bytes, at most so many, whether they are a message or not; none once the peer has gone.
+
+        For those who test a peer. Messages that were begun with `receive` are lost to it.
+        """
+        while self._failure is None:
+            try:
+                return self._read(size)
+            except BlockingIOError:
+                await self._readable()
+            except ConnectionError:
+                return Received(b"", [])
+        raise self._failure
+
     async def receive(self) -> Message | None:
         """The next message, whose fds the caller must take or close; None once the peer has gone.
 
@@ -49,7 +70,7 @@ class Channel:
         """
         while self._failure is None:
             try:
-                data, fds = self._read()
+                data, fds = self._read(self._reader.wants)
             except BlockingIOError:
                 await self._readable()
                 continue
@@ -174,9 +195,9 @@ class Channel:
         self._reader.close()
         self._socket.close()
 
-    def _read(self) -> tuple[bytes, list[Fd]]:
+    def _read(self, size: int) -> Received:
         data, ancillary, flags, _ = self._socket.recvmsg(
-            self._reader.wants, _ANCILLARY, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+            size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
         )
         fds: list[Fd] = []
         for level, kind, content in ancillary:
@@ -190,7 +211,7 @@ class Channel:
         if flags & socket.MSG_CTRUNC:
             self._reader.feed(b"", fds)  # the reader closes them later, with the channel
             raise MalformedMessage(f"more than {MAX_FDS} fds with one message, or no room here for them")
-        return data, fds
+        return Received(data, fds)
 
     def _check_end(self) -> None:
         if not self._reader.between_messages:

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import uvloop
 
-from tests.devices.vhost_user_blk.driver import HEADER, SECTOR
 from tests.ring.machine import INDIRECT_DESC, device_half, memfd
 from tests.storage.images import PATIENCE, engine_of, open_image
 from vhost_user_blk.requests import Requests
 from vhostd import Chain, Grants
+from vhostd.frontend.drivers.block import HEADER, SECTOR
 from vhostd.ring import GuestMemory, Region
 from vhostd.ring.driver import SplitDriver
 from vhostd.storage.engine import Engine, Then, Work

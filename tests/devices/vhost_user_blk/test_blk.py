@@ -14,17 +14,6 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Run
-from tests.devices.vhost_user_blk.driver import (
-    FEATURE_DISCARD,
-    FEATURE_WRITE_ZEROES,
-    FLUSH,
-    HEADER,
-    IN,
-    SECTOR,
-    UNSUPP,
-    Driver,
-    FailedRequest,
-)
 from tests.devices.vhost_user_blk.guest import (
     SIZE,
     Clock,
@@ -37,6 +26,17 @@ from vhost_user_blk.device import Blk
 from vhost_user_blk.protocol import VirtioBlkConfig
 from vhostd import DeviceType, SetupError, UsageError, Virtqueue
 from vhostd.frontend import Frontend
+from vhostd.frontend.drivers.block import (
+    FEATURE_DISCARD,
+    FEATURE_WRITE_ZEROES,
+    FLUSH,
+    HEADER,
+    IN,
+    SECTOR,
+    UNSUPP,
+    BlockDriver,
+    FailedRequest,
+)
 from vhostd.storage import locking
 from vhostd.vhost_user.messages import (
     CONFIG_CHANGE_MSG,
@@ -75,11 +75,11 @@ def path(tmp_path: Path) -> str:
 @asynccontextmanager
 async def driven(
     device: Blk, *, queues: int = 1, features: int | None = None, size: int = 4 << 20
-) -> AsyncIterator[tuple[Frontend, Driver]]:
+) -> AsyncIterator[tuple[Frontend, BlockDriver]]:
     """A front-end and a driver of the device, which is closed in the end."""
     try:
         async with negotiated(device, features, size) as (frontend, memory):
-            driver = await Driver.start(frontend, memory, queues=queues)
+            driver = await BlockDriver.start(frontend, memory, queues=queues)
             try:
                 yield frontend, driver
             finally:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.devices.vhost_user_blk import driver
 from tests.devices.vhost_user_blk.guest import (
     SIZE,
 )
@@ -19,6 +18,7 @@ from vhost_user_blk.config import Config, features_of
 from vhost_user_blk.protocol import VirtioBlkConfig
 from vhost_user_blk.requests import Requests
 from vhostd import RefusedRequest
+from vhostd.frontend.drivers import block as driver
 from vhostd.storage.abilities import Abilities
 from vhostd.storage.engine import SyncEngine
 from vhostd.storage.image import Image

@@ -13,7 +13,18 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PATIENCE, Run
-from tests.devices.vhost_user_blk.driver import (
+from tests.devices.vhost_user_blk.guest import (
+    SERIAL,
+)
+from tests.programs import Program, connected, executable, listening, on_this_machine
+from tests.sessions import backend_requests
+from tests.storage.images import (
+    ENGINES,
+    noise,
+)
+from vhostd.errors import RefusedRequest
+from vhostd.frontend import Frontend, SharedMemory
+from vhostd.frontend.drivers.block import (
     CONFIG_WCE,
     FEATURE_DISCARD,
     FEATURE_FLUSH,
@@ -27,24 +38,12 @@ from tests.devices.vhost_user_blk.driver import (
     RO,
     SECTOR,
     UNSUPP,
-    Driver,
+    BlockDriver,
     FailedRequest,
+    read_config,
 )
-from tests.devices.vhost_user_blk.guest import (
-    SERIAL,
-)
-from tests.programs import Program, connected, executable, listening, on_this_machine
-from tests.sessions import backend_requests
-from tests.storage.images import (
-    ENGINES,
-    noise,
-)
-from vhost_user_blk.protocol import VirtioBlkConfig
-from vhostd.errors import RefusedRequest
-from vhostd.frontend import Frontend, SharedMemory
 from vhostd.vhost_user.messages import (
     CONFIG_CHANGE_MSG,
-    GET_CONFIG,
     GET_QUEUE_NUM,
     SET_CONFIG,
     SET_VRING_KICK,
@@ -70,7 +69,7 @@ class Machine:
     program: Program
     frontend: Frontend
     memory: SharedMemory
-    driver: Driver
+    driver: BlockDriver
 
 
 @pytest.fixture
@@ -112,12 +111,14 @@ async def machine(*options: str, queues: int = QUEUES, size: int = 128) -> Async
 @asynccontextmanager
 async def driven(
     frontend: Frontend, queues: int = 1, size: int = 128
-) -> AsyncIterator[tuple[SharedMemory, Driver]]:
+) -> AsyncIterator[tuple[SharedMemory, BlockDriver]]:
     """A driver of what the front-end is connected to."""
     with closing(SharedMemory(16 << 20)) as memory:
         await frontend.negotiate()
         await frontend.share(memory)
-        with closing(await Driver.start(frontend, memory, queues=queues, size=size)) as driver:
+        with closing(
+            await BlockDriver.start(frontend, memory, queues=queues, size=size, lasting=True)
+        ) as driver:
             yield memory, driver
 
 
@@ -137,17 +138,9 @@ def end(program: Program) -> float:
     return took
 
 
-async def config_of(frontend: Frontend) -> VirtioBlkConfig:
-    """What a driver is told of the disk."""
-    return VirtioBlkConfig.unpack((await frontend.call(GET_CONFIG, ConfigSpace(0, bytes(96)))).data)
-
-
 async def capacity(frontend: Frontend) -> int:
     """The bytes that a driver is told of."""
-    return (
-        VirtioBlkConfig.unpack((await frontend.call(GET_CONFIG, ConfigSpace(0, bytes(96)))).data).capacity
-        * SECTOR
-    )
+    return (await read_config(frontend)).capacity * SECTOR
 
 
 def has(frontend: Frontend, *bits: int) -> list[bool]:
@@ -291,7 +284,7 @@ def test_a_memory_table_that_is_refused_changes_nothing(run_async: Run, path: Pa
             ]
             await frontend.share(*memories)
             queues = [await frontend.start(memory, i, 64) for i, memory in enumerate(memories)]
-            drivers = [stack.enter_context(closing(Driver([queue]))) for queue in queues]
+            drivers = [stack.enter_context(closing(BlockDriver([queue]))) for queue in queues]
             for driver in drivers:
                 await driver.read(0, SECTOR)
             other.map.write(queues[0].driver.avail_addr + 2, (5000).to_bytes(2, "little"))
@@ -398,9 +391,7 @@ def test_front_ends_come_and_go(run_async: Run, path: Path, tmp_path: Path) -> N
                     held = open_fds(program)
             with closing(await Frontend.connect(str(sock))) as frontend:
                 async with driven(frontend) as (_, driver):
-                    space = VirtioBlkConfig.unpack(
-                        (await frontend.call(GET_CONFIG, ConfigSpace(0, bytes(96)))).data
-                    )
+                    space = await read_config(frontend)
                     assert space.writeback == 0, "a new front-end, a new start"
                     await driver.flush()
             program.until(lambda it: open_fds(it) <= held)

@@ -9,21 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.devices.vhost_user_blk.driver import (
-    DISCARD,
-    FLUSH,
-    GET_ID,
-    HEADER,
-    IN,
-    IOERR,
-    OK,
-    OUT,
-    SECTOR,
-    UNMAP,
-    UNSUPP,
-    WRITE_ZEROES,
-    segments,
-)
 from tests.devices.vhost_user_blk.guest import (
     BUFFERS,
     CACHES,
@@ -46,6 +31,21 @@ from tests.storage.images import (
     replaced,
 )
 from vhostd.errors import BadRequest, MemoryLost
+from vhostd.frontend.drivers.block import (
+    DISCARD,
+    FLUSH,
+    GET_ID,
+    HEADER,
+    IN,
+    IOERR,
+    OK,
+    OUT,
+    SECTOR,
+    UNMAP,
+    UNSUPP,
+    WRITE_ZEROES,
+    segments,
+)
 
 PAGE = 4096
 SECTORS = SIZE // SECTOR

@@ -19,17 +19,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.devices.vhost_user_blk.driver import (
-    DISCARD,
-    FLUSH,
-    IN,
-    OK,
-    OUT,
-    SECTOR,
-    UNMAP,
-    WRITE_ZEROES,
-    segments,
-)
 from tests.devices.vhost_user_blk.guest import (
     SERIAL,
     Answer,
@@ -45,6 +34,17 @@ from tests.storage.images import (
 )
 from vhost_user_blk.requests import Requests
 from vhostd import Chain
+from vhostd.frontend.drivers.block import (
+    DISCARD,
+    FLUSH,
+    IN,
+    OK,
+    OUT,
+    SECTOR,
+    UNMAP,
+    WRITE_ZEROES,
+    segments,
+)
 from vhostd.storage import read_write
 from vhostd.storage.engine import Engine, Then, ThreadEngine
 from vhostd.storage.image import Image

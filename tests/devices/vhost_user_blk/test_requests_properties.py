@@ -19,7 +19,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.devices.vhost_user_blk.driver import (
+from tests.devices.vhost_user_blk.guest import (
+    CANARY,
+    SERIAL,
+    Answer,
+    Buffer,
+    Guest,
+    disk,
+)
+from tests.storage.images import (
+    ENGINES,
+    noise,
+)
+from vhostd.frontend.drivers.block import (
     DISCARD,
     FLUSH,
     GET_ID,
@@ -33,18 +45,6 @@ from tests.devices.vhost_user_blk.driver import (
     UNSUPP,
     WRITE_ZEROES,
     segments,
-)
-from tests.devices.vhost_user_blk.guest import (
-    CANARY,
-    SERIAL,
-    Answer,
-    Buffer,
-    Guest,
-    disk,
-)
-from tests.storage.images import (
-    ENGINES,
-    noise,
 )
 
 quick = settings(

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.devices.vhost_user_blk.driver import FLUSH, GET_ID, HEADER, IN, IOERR, OK, OUT, SECTOR, UNSUPP
 from tests.devices.vhost_user_blk.guest import (
     BUFFERS,
     GUEST,
@@ -33,6 +32,7 @@ from tests.storage.images import (
 )
 from vhostd import Chain, MemoryLost
 from vhostd.errors import BadRing
+from vhostd.frontend.drivers.block import FLUSH, GET_ID, HEADER, IN, IOERR, OK, OUT, SECTOR, UNSUPP
 from vhostd.program.metrics.meter import Meter, MeteredVirtqueue
 from vhostd.ring import GuestMemory, Region, Ring, WriteLog
 from vhostd.ring.driver import SplitDriver

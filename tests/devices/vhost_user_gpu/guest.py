@@ -10,15 +10,15 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from tests.devices.vhost_user_gpu.driver import HEADER, OK, Range, Rect, entries
-from tests.devices.vhost_user_gpu.driver import flush as pack_flush
-from tests.devices.vhost_user_gpu.driver import transfer as pack_transfer
 from tests.ring.machine import BOTH, device_half, memfd
 from vhost_user_gpu.card import Card, Request
 from vhost_user_gpu.outputs import Outputs
 from vhost_user_gpu.resource import Picture
 from vhost_user_gpu.scanout import Scanout
 from vhostd import Chain, Gather
+from vhostd.frontend.drivers.gpu import HEADER, OK, Range, Rect, entries
+from vhostd.frontend.drivers.gpu import flush as pack_flush
+from vhostd.frontend.drivers.gpu import transfer as pack_transfer
 from vhostd.ring import GuestMemory, Region
 from vhostd.ring.driver import SplitDriver
 from vhostd.wire.fds import Fd

@@ -12,19 +12,6 @@ from uuid import UUID
 
 import pytest
 
-from tests.devices.vhost_user_gpu.driver import (
-    ERR_OUT_OF_MEMORY,
-    ERR_PARAMETER,
-    ERR_RESOURCE,
-    ERR_SCANOUT,
-    ERR_UNSPEC,
-    FENCE,
-    HEADER,
-    OK,
-    OK_DISPLAY_INFO,
-    OK_EDID,
-    OK_RESOURCE_UUID,
-)
 from tests.devices.vhost_user_gpu.guest import (
     BGRA,
     BGRX,
@@ -71,6 +58,19 @@ from vhost_user_gpu.pixels import Format, to_wire
 from vhost_user_gpu.rect import Rect
 from vhost_user_gpu.resource import RANGE_COST, RESOURCE_COST
 from vhostd import MemoryLost
+from vhostd.frontend.drivers.gpu import (
+    ERR_OUT_OF_MEMORY,
+    ERR_PARAMETER,
+    ERR_RESOURCE,
+    ERR_SCANOUT,
+    ERR_UNSPEC,
+    FENCE,
+    HEADER,
+    OK,
+    OK_DISPLAY_INFO,
+    OK_EDID,
+    OK_RESOURCE_UUID,
+)
 from vhostd.wire.fds import Fd
 
 U32, U64 = (1 << 32) - 1, (1 << 64) - 1

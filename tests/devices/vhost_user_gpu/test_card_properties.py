@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.devices.vhost_user_gpu import guest as commands
-from tests.devices.vhost_user_gpu.driver import ERR_PARAMETER, ERR_UNSPEC, HEADER, OK, Range, Rect
 from tests.devices.vhost_user_gpu.guest import (
     ABGR,
     ARGB,
@@ -38,6 +37,7 @@ from tests.devices.vhost_user_gpu.guest import (
 from vhost_user_gpu.rect import NOTHING
 from vhost_user_gpu.resource import RANGE_COST, RESOURCE_COST, Blob, Picture
 from vhost_user_gpu.scanout import Scanout
+from vhostd.frontend.drivers.gpu import ERR_PARAMETER, ERR_UNSPEC, HEADER, OK, Range, Rect
 
 quick = settings(max_examples=150)
 

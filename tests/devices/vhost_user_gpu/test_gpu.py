@@ -15,8 +15,6 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Run
-from tests.devices.vhost_user_gpu.display import Display
-from tests.devices.vhost_user_gpu.driver import ERR_SCANOUT, HEADER, OK, OK_DISPLAY_INFO, OK_EDID
 from tests.devices.vhost_user_gpu.guest import (
     COMMANDS,
     RESPONSES,
@@ -33,6 +31,8 @@ from vhost_user_gpu import MANIFEST
 from vhost_user_gpu import device as gpu_device
 from vhost_user_gpu.device import Gpu
 from vhostd import DeviceType, RefusedRequest, SetupError, UsageError
+from vhostd.frontend.drivers.gpu import ERR_SCANOUT, HEADER, OK, OK_DISPLAY_INFO, OK_EDID
+from vhostd.frontend.drivers.gpu_display import GpuDisplay
 from vhostd.virtio.link import Link
 from vhostd.virtio.virtqueue import Virtqueue
 
@@ -270,10 +270,10 @@ class Telling(Link):
         self._told.set()
 
 
-def show(device: Gpu, *modes: tuple[int, int]) -> Display:
+def show(device: Gpu, *modes: tuple[int, int]) -> GpuDisplay:
     ours, theirs = socket.socketpair()
     device.show_on(ours)
-    return Display(theirs, modes=modes)
+    return GpuDisplay(theirs, modes=modes)
 
 
 def test_a_front_end_has_all_scan_outs(run_async: Run, device: Gpu) -> None:

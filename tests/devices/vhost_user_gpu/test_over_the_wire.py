@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import pytest
 
 from tests.conftest import Run
-from tests.devices.vhost_user_gpu import display as wire
-from tests.devices.vhost_user_gpu.display import CURSOR_SIZE, FULL_HD, HEADER, REPLY, Display
-from tests.devices.vhost_user_gpu.driver import (
+from tests.programs import Program, connected, executable, on_this_machine
+from vhostd.frontend import Frontend, SharedMemory
+from vhostd.frontend.drivers import gpu_display as wire
+from vhostd.frontend.drivers.gpu import (
     B8G8R8A8,
     ERR_RESOURCE,
     ERR_SCANOUT,
@@ -20,15 +21,14 @@ from tests.devices.vhost_user_gpu.driver import (
     PIXEL,
     R8G8B8A8,
     RESOURCE_BLOB,
-    Driver,
     Framebuffer,
+    GpuDriver,
     Rect,
     RefusedCommand,
     transfer,
 )
-from tests.devices.vhost_user_gpu.driver import HEADER as COMMAND
-from tests.programs import Program, connected, executable, on_this_machine
-from vhostd.frontend import Frontend, SharedMemory
+from vhostd.frontend.drivers.gpu import HEADER as COMMAND
+from vhostd.frontend.drivers.gpu_display import CURSOR_SIZE, FULL_HD, HEADER, REPLY, GpuDisplay
 from vhostd.vhost_user.messages import GET_FEATURES
 from vhostd.wire.rows import Empty
 
@@ -48,7 +48,7 @@ class Machine:
     program: Program
     frontend: Frontend
     memory: SharedMemory
-    driver: Driver
+    driver: GpuDriver
 
     def picture(self, width: int = SIZE[0], height: int = SIZE[1], *, scattered: bool = True) -> Framebuffer:
         """Guest memory for a picture, painted with noise."""
@@ -74,7 +74,7 @@ async def machine(*options: str, features: int | None = None, fences: bool = Fal
         memory = stack.enter_context(closing(SharedMemory(64 << 20)))
         await frontend.negotiate(features)
         await frontend.share(memory)
-        driver = stack.enter_context(closing(await Driver.start(frontend, memory, fences=fences)))
+        driver = stack.enter_context(closing(await GpuDriver.start(frontend, memory, fences=fences)))
         yield Machine(program, frontend, memory, driver)
         if program.process.poll() is None:  # else the test has looked already
             frontend.close()
@@ -84,9 +84,9 @@ async def machine(*options: str, features: int | None = None, fences: bool = Fal
 
 
 @asynccontextmanager
-async def shown(on: Machine, *, is_reading: bool = True) -> AsyncIterator[Display]:
+async def shown(on: Machine, *, is_reading: bool = True) -> AsyncIterator[GpuDisplay]:
     """A front-end's display, closed in the end; nothing that it was sent may have had flags."""
-    display = await Display.show(on.frontend, is_reading=is_reading)
+    display = await GpuDisplay.show(on.frontend, is_reading=is_reading)
     try:
         yield display
         assert display.flags == 0
@@ -106,7 +106,7 @@ def colours(pixels: bytes | bytearray) -> bytes:
     return bytes(kept)
 
 
-def shows(display: Display, pixels: bytes, scanout: int = 0) -> bool:
+def shows(display: GpuDisplay, pixels: bytes, scanout: int = 0) -> bool:
     return colours(display.monitors[scanout].pixels) == colours(pixels)
 
 

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.devices.vhost_user_gpu.driver import ERR_UNSPEC, Range
 from tests.devices.vhost_user_gpu.guest import (
     BGRA,
     GUEST,
@@ -36,6 +35,7 @@ from vhost_user_gpu.resource import Blob
 from vhost_user_gpu.saved_card import GpuState, SavedResource, SavedScanout
 from vhost_user_gpu.wire import CURSOR_BYTES
 from vhostd import Gather, Layout, RefusedRequest
+from vhostd.frontend.drivers.gpu import ERR_UNSPEC, Range
 
 PICTURE, BARE, BLOB, SHAPE = 1, 2, 3, 4
 BLOB_AT, SHAPE_AT = RAM + 0x1_0000, RAM + 0x2_0000

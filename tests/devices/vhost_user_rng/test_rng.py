@@ -15,8 +15,7 @@ from tests.programs import connected, executable
 from tests.sessions import negotiated
 from vhost_user_rng.device import MAX_REQUEST, Rng
 from vhostd.errors import SetupError, UsageError
-from vhostd.frontend import Frontend, Queue, SharedMemory
-from vhostd.frontend.queue import signalled
+from vhostd.frontend import Frontend, Queue, SharedMemory, signalled
 from vhostd.host import budget
 from vhostd.program.command_line import CommandLine
 from vhostd.program.options import parse

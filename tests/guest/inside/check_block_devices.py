@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.devices.vhost_user_blk.driver import UNSUPP, Driver, FailedRequest
 from tests.storage.images import (
     noise,
 )
@@ -24,6 +23,7 @@ from vhost_user_blk.config import Config, features_of
 from vhost_user_blk.protocol import BlkFeature, VirtioBlkConfig
 from vhost_user_blk.requests import Requests
 from vhostd.frontend import Frontend, SharedMemory
+from vhostd.frontend.drivers.block import UNSUPP, BlockDriver, FailedRequest
 from vhostd.storage.clearing import discarding, zeroing
 from vhostd.storage.engine import SyncEngine
 from vhostd.storage.image import Image
@@ -431,7 +431,7 @@ def test_the_program_in_its_sandbox() -> None:
         memory, frontend = SharedMemory(1 << 20), Frontend(sock)
         await frontend.negotiate()
         await frontend.share(memory)
-        driver = await Driver.start(frontend, memory)
+        driver = await BlockDriver.start(frontend, memory)
         try:
             async with asyncio.timeout(PATIENCE):
                 if offered:

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.devices.vhost_user_gpu.display import (
+from vhostd.frontend import Frontend, SharedMemory
+from vhostd.frontend.drivers.gpu import Framebuffer, GpuDriver
+from vhostd.frontend.drivers.gpu_display import (
     DMABUF2,
     DMABUF_SCANOUT,
     DMABUF_SCANOUT2,
@@ -23,10 +25,8 @@ from tests.devices.vhost_user_gpu.display import (
     EDID,
     SCANOUT,
     UPDATE,
-    Display,
+    GpuDisplay,
 )
-from tests.devices.vhost_user_gpu.driver import Driver, Framebuffer
-from vhostd.frontend import Frontend, SharedMemory
 
 MODE = (320, 240)
 STRIDE = 4 * MODE[0]
@@ -34,7 +34,7 @@ WHOLE = (0, 0, *MODE)
 BLOB, PICTURE = 1, 2
 PATIENCE = 20.0
 
-Scenario = Callable[[Driver, Display, SharedMemory], Awaitable[None]]
+Scenario = Callable[[GpuDriver, GpuDisplay, SharedMemory], Awaitable[None]]
 
 
 def run(scenario: Scenario, *options: str, features: int = EDID | DMABUF2, seal: bool = True) -> str:
@@ -47,8 +47,8 @@ def run(scenario: Scenario, *options: str, features: int = EDID | DMABUF2, seal:
         frontend = Frontend(ours)
         await frontend.negotiate()
         await frontend.share(memory)
-        display = await Display.show(frontend, features=features, modes=[MODE])
-        driver = await Driver.start(frontend, memory)
+        display = await GpuDisplay.show(frontend, features=features, modes=[MODE])
+        driver = await GpuDriver.start(frontend, memory)
         await display.until(lambda: display.accepted is not None)
         try:
             async with asyncio.timeout(PATIENCE):
@@ -81,21 +81,21 @@ def painted(memory: SharedMemory, seed: int) -> tuple[Framebuffer, bytes]:
     return framebuffer, pixels
 
 
-async def show_blob(driver: Driver, framebuffer: Framebuffer) -> None:
+async def show_blob(driver: GpuDriver, framebuffer: Framebuffer) -> None:
     """Shows the picture; that it is shown at all paints it, and so does the flush, if not both together."""
     await driver.create_blob(BLOB, framebuffer.ranges, framebuffer.size)
     await driver.set_scanout_blob(0, BLOB, WHOLE, width=MODE[0], height=MODE[1], stride=STRIDE)
     await driver.flush(BLOB, WHOLE)
 
 
-async def show_picture(driver: Driver, framebuffer: Framebuffer) -> None:
+async def show_picture(driver: GpuDriver, framebuffer: Framebuffer) -> None:
     await driver.create_2d(PICTURE, *MODE)
     await driver.attach_backing(PICTURE, framebuffer.ranges)
     await driver.set_scanout(0, PICTURE, WHOLE)
     await driver.present(PICTURE, WHOLE)
 
 
-def seen(display: Display, size: int) -> bytes:
+def seen(display: GpuDisplay, size: int) -> bytes:
     """What is in the dmabuf of the first scan-out."""
     dmabuf = display.monitors[0].dmabuf
     assert dmabuf is not None
@@ -107,7 +107,7 @@ def seen(display: Display, size: int) -> bytes:
     ("features", "message"), [(EDID | DMABUF2, DMABUF_SCANOUT2), (EDID, DMABUF_SCANOUT)], ids=["2", "1"]
 )
 def test_a_blob_is_the_guest_s_memory_itself(features: int, message: int) -> None:
-    async def scenario(driver: Driver, display: Display, memory: SharedMemory) -> None:
+    async def scenario(driver: GpuDriver, display: GpuDisplay, memory: SharedMemory) -> None:
         framebuffer, pixels = painted(memory, 1)
         await show_blob(driver, framebuffer)
         await display.until(lambda: display.requests[DMABUF_UPDATE] > 0)
@@ -121,7 +121,7 @@ def test_a_blob_is_the_guest_s_memory_itself(features: int, message: int) -> Non
 
 
 def test_a_picture_after_a_blob_is_copied_again() -> None:
-    async def scenario(driver: Driver, display: Display, memory: SharedMemory) -> None:
+    async def scenario(driver: GpuDriver, display: GpuDisplay, memory: SharedMemory) -> None:
         await show_blob(driver, painted(memory, 1)[0])
         await display.until(lambda: display.requests[DMABUF_UPDATE] > 0)
         framebuffer, pixels = painted(memory, 2)
@@ -134,7 +134,7 @@ def test_a_picture_after_a_blob_is_copied_again() -> None:
 
 
 def test_an_unanswered_update_holds_back_pictures_and_nothing_else() -> None:
-    async def scenario(driver: Driver, display: Display, memory: SharedMemory) -> None:
+    async def scenario(driver: GpuDriver, display: GpuDisplay, memory: SharedMemory) -> None:
         display.silent.add(DMABUF_UPDATE)
         await show_blob(driver, painted(memory, 1)[0])
         await display.until(lambda: display.requests[DMABUF_UPDATE] > 0)
@@ -148,7 +148,7 @@ def test_an_unanswered_update_holds_back_pictures_and_nothing_else() -> None:
 
 
 def test_memory_that_may_shrink_is_copied() -> None:
-    async def scenario(driver: Driver, display: Display, memory: SharedMemory) -> None:
+    async def scenario(driver: GpuDriver, display: GpuDisplay, memory: SharedMemory) -> None:
         framebuffer, pixels = painted(memory, 1)
         await show_blob(driver, framebuffer)
         await display.until(lambda: display.monitors[0].pixels == pixels)
@@ -157,7 +157,7 @@ def test_memory_that_may_shrink_is_copied() -> None:
 
 
 def test_without_the_option_a_blob_is_copied() -> None:
-    async def scenario(driver: Driver, display: Display, memory: SharedMemory) -> None:
+    async def scenario(driver: GpuDriver, display: GpuDisplay, memory: SharedMemory) -> None:
         framebuffer, pixels = painted(memory, 1)
         await show_blob(driver, framebuffer)
         await display.until(lambda: display.monitors[0].pixels == pixels)

@@ -1,6 +1,7 @@
 """The front-end's end of the socket of GPU_SET_SOCKET: it answers what is asked and keeps what is shown.
 
-All numbers are written here by hand from QEMU's docs/interop/vhost-user-gpu.rst, and so check the device's.
+The numbers are those of QEMU's docs/interop/vhost-user-gpu.rst, written down here once more, so that a
+device of ours and this display check each other.
 """
 
 import array
@@ -11,7 +12,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from vhostd.frontend import Frontend
+from vhostd.errors import DeviceError
+from vhostd.frontend.frontend import Frontend
 from vhostd.vhost_user.messages import GPU_SET_SOCKET
 from vhostd.wire.fds import Fd
 from vhostd.wire.rows import Empty
@@ -57,11 +59,11 @@ class Monitor:
     dmabuf: Fd | None = None
 
 
-class Display:
+class GpuDisplay:
     """Takes what a GPU shows over a connected socket, which it owns; begins at once.
 
     `modes` are the first scan-outs', None for one without a monitor; `silent` has the requests that get no
-    answer. What no GPU may send raises AssertionError in `until`.
+    answer. `until` raises DeviceError for what no GPU may send.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Display:
         edid: bytes = bytes(range(128)),
     ) -> None:
         sock.setblocking(False)
+        self.patience: float | None = None
         self.features = features
         self.modes = modes
         self.edid = edid
@@ -83,7 +86,7 @@ class Display:
         self.bytes = 0
         self.flags = 0  # of all requests; must stay 0, which QEMU's own program does not know
         self.is_over = False  # the GPU has closed the socket
-        self._failure: AssertionError | None = None
+        self._failure: DeviceError | None = None
         self._socket = sock
         self._fd: Fd | None = None  # that came with the message at hand
         self._spare = bytearray()
@@ -105,6 +108,7 @@ class Display:
         """Hands a back-end the other end of a new display."""
         ours, theirs = socket.socketpair()
         display = cls(ours, features=features, modes=modes)
+        display.patience = frontend.patience
         if not is_reading:
             display.pause()
         with Fd(theirs.detach()) as fd:
@@ -122,14 +126,19 @@ class Display:
         return self.requests[UPDATE] + self.requests[DMABUF_UPDATE]
 
     async def until(self, reached: Callable[[], bool]) -> None:
-        """Waits for messages until `reached`; ConnectionResetError if it is not and no more can come."""
-        while not reached():
-            if self._failure is not None:
-                raise self._failure
-            if self.is_over:
-                raise ConnectionResetError("the GPU closed the socket")
-            self._news.clear()
-            await self._news.wait()
+        """Waits for messages until `reached`.
+
+        Raises ConnectionResetError if it is not and no more can come, and TimeoutError when the `patience`
+        is over.
+        """
+        async with asyncio.timeout(self.patience):
+            while not reached():
+                if self._failure is not None:
+                    raise self._failure
+                if self.is_over:
+                    raise ConnectionResetError("the GPU closed the socket")
+                self._news.clear()
+                await self._news.wait()
 
     def pause(self) -> None:
         """Reads no more, until `resume`."""
@@ -150,7 +159,8 @@ class Display:
 
     def send(self, data: bytes) -> None:
         """Sends bytes as they are."""
-        assert self._socket.send(data) == len(data)
+        if self._socket.send(data) != len(data):
+            raise BlockingIOError("the GPU does not read")
 
     def reply(self, request: int, payload: bytes = b"") -> None:
         """Answers a request, or answers what was not asked."""
@@ -182,7 +192,7 @@ class Display:
             pass
         except ConnectionError:
             self._end()
-        except AssertionError as failure:
+        except DeviceError as failure:
             self._failure = failure
             self._end()
 
@@ -199,9 +209,9 @@ class Display:
             yield memoryview(header)
             request, flags, size = HEADER.unpack(header)
             self.flags |= flags
-            assert request in SIZES, f"request {request}"
+            _must(request in SIZES, f"request {request}")
             least = SIZES[request]
-            assert size == least or (request == UPDATE and size > least), f"{size} bytes in {request}"
+            _must(size == least or (request == UPDATE and size > least), f"{size} bytes in {request}")
             payload = bytearray(least)
             if least:
                 yield memoryview(payload)
@@ -209,7 +219,7 @@ class Display:
                 yield from self._update(struct.unpack("=IIIII", payload), size - least)
             else:
                 self._handle(request, bytes(payload))
-            assert self._fd is None, f"an fd with request {request}"
+            _must(self._fd is None, f"an fd with request {request}")
             self.requests[request] += 1
             self._news.set()
 
@@ -218,9 +228,9 @@ class Display:
         monitor = self._monitor(fields[0])
         x, y, width, height = fields[1:]
         row, stride = width * PIXEL, monitor.width * PIXEL
-        assert size == row * height, f"{size} bytes for {width}x{height}"
-        assert x + width <= monitor.width, f"columns {x} to {x + width} of {monitor.width}"
-        assert y + height <= monitor.height, f"rows {y} to {y + height} of {monitor.height}"
+        _must(size == row * height, f"{size} bytes for {width}x{height}")
+        _must(x + width <= monitor.width, f"columns {x} to {x + width} of {monitor.width}")
+        _must(y + height <= monitor.height, f"rows {y} to {y + height} of {monitor.height}")
         if row == stride and size:
             yield memoryview(monitor.pixels)[y * stride : (y + height) * stride]
         elif size:
@@ -239,7 +249,7 @@ class Display:
                 self.reply(request, ANSWERS[request](self))
         elif request == SET_PROTOCOL_FEATURES:
             (self.accepted,) = struct.unpack("=Q", payload)
-            assert not self.accepted & ~self.features, "features that were not offered"
+            _must(not self.accepted & ~self.features, "features that were not offered")
         elif request == SCANOUT:
             self._resize(*struct.unpack("=III", payload))
         elif request in (DMABUF_SCANOUT, DMABUF_SCANOUT2):
@@ -255,8 +265,8 @@ class Display:
     def _take_dmabuf(self, payload: bytes) -> None:
         scanout, _x, _y, width, height = struct.unpack_from("=IIIII", payload)
         monitor = self._monitor(scanout)
-        assert bool(width and height) == (self._fd is not None), (
-            "a size without an fd, or the other way round"
+        _must(
+            bool(width and height) == (self._fd is not None), "a size without an fd, or the other way round"
         )
         monitor.width, monitor.height = width, height
         _close(monitor.dmabuf)
@@ -272,8 +282,13 @@ class Display:
             cursor.shape = payload[20:]
 
     def _monitor(self, scanout: int) -> Monitor:
-        assert scanout < SCANOUTS, f"scan-out {scanout}"
+        _must(scanout < SCANOUTS, f"scan-out {scanout}")
         return self.monitors[scanout]
+
+
+def _must(holds: bool, what: str) -> None:  # noqa: FBT001
+    if not holds:
+        raise DeviceError(f"the GPU has sent {what}")
 
 
 def _close(fd: Fd | None) -> None:
@@ -297,9 +312,9 @@ SIZES = {
     DMABUF_SCANOUT2: 48,
 }
 # What is asked for has these answers.
-ANSWERS: dict[int, Callable[[Display], bytes]] = {
+ANSWERS: dict[int, Callable[[GpuDisplay], bytes]] = {
     GET_PROTOCOL_FEATURES: lambda display: struct.pack("=Q", display.features),
-    GET_DISPLAY_INFO: Display.display_info,
-    GET_EDID: Display.edid_info,
+    GET_DISPLAY_INFO: GpuDisplay.display_info,
+    GET_EDID: GpuDisplay.edid_info,
     DMABUF_UPDATE: lambda _: b"",
 }

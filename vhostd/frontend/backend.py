@@ -1,0 +1,263 @@
+"""A back-end program of anybody's, in C or Rust or Python, started with a socket of its own."""
+
+import asyncio
+import os
+import shlex
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Self
+
+from vhostd.errors import SetupError, UsageError
+from vhostd.frontend.frontend import Frontend
+from vhostd.frontend.pipe import readable
+from vhostd.wire.fds import Fd, close_all
+
+PATIENCE = 10.0  # seconds
+OUTPUT_SIZE = 1 << 16  # bytes that are kept of what a program says
+LAST_LINES = 3  # of them in an error
+PAUSES = (0.001, 0.05)  # seconds between attempts to connect: the first, and the longest
+
+
+class Backend:
+    """Starts a program for an `async with` block, and kills it, and all that it has started, at its end.
+
+    `command` is a command line, which is split as a shell does, or its words. There, the program's socket is
+    one of these:
+
+        {socket}    the path of a socket that the program makes, or of one that it makes of the path: `PATH0`
+        {listener}  the number of an fd, of a socket that listens
+        {fd}        the number of an fd, of the one connection that there will be
+
+    {folder} is a fresh folder for what else it makes, where {socket} is too. For example:
+
+        vhost-user-rng --socket-path={socket}
+        vhost-device-rng --socket-path={socket} --socket-count=1
+        virtiofsd --shared-dir={folder} --fd={listener}
+        /usr/lib/qemu/vhost-user-gpu --fd={fd}
+
+    `patience` is how many seconds it may take to listen, and to end; the front-ends get it too. A program
+    that cannot be started, or ends before it serves, is a SetupError with what it has said.
+    """
+
+    def __init__(
+        self,
+        command: str | Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        patience: float = PATIENCE,
+    ) -> None:
+        self.command = shlex.split(command) if isinstance(command, str) else list(command)
+        self.patience = patience
+        text = " ".join(self.command)
+        if not any(place in text for place in ("{socket}", "{listener}", "{fd}")):
+            raise UsageError(f"{text}: a command needs {{socket}} in place of its socket's path, or {{fd}}")
+        self._env, self._cwd = env, cwd
+        self._folder: TemporaryDirectory[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._output: Fd | None = None
+        self._said = bytearray()
+        self._connection: socket.socket | None = None
+
+    async def __aenter__(self) -> Self:
+        self._folder = TemporaryDirectory(prefix="backend-")
+        try:
+            self._start()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def folder(self) -> Path:
+        """The fresh folder, which is removed in the end."""
+        if self._folder is None:
+            raise UsageError("a Backend is started by `async with`")
+        return Path(self._folder.name)
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._running.pid
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, or minus the signal that has ended it; None while it runs."""
+        return self._running.poll()
+
+    @property
+    def output(self) -> str:
+        """The last 64 KiB of what it has said, on stdout and stderr."""
+        self._drain()
+        return self._said.decode(errors="replace")
+
+    async def connect(self) -> Frontend:
+        """A new connection, as soon as the program listens. The caller closes it."""
+        if "{fd}" in " ".join(self.command):
+            if self._connection is None:
+                raise UsageError("a program with {fd} has a single connection")
+            ours, self._connection = self._connection, None
+            return Frontend(ours, patience=self.patience)
+        try:
+            async with asyncio.timeout(self.patience):
+                return await self._connected()
+        except TimeoutError:
+            raise SetupError(self._complaint(f"made no socket for {self.patience} s")) from None
+
+    def send(self, number: int) -> None:
+        """Sends it a signal."""
+        self._running.send_signal(number)
+
+    async def ended(self) -> int:
+        """Its `status`, once it has ended; TimeoutError when the patience is over."""
+        async with asyncio.timeout(self.patience):
+            while (status := self.status) is None:
+                with Fd(os.pidfd_open(self.pid)) as process:
+                    await readable(process.fileno())
+        return status
+
+    async def stop(self) -> int:
+        """Ends it by SIGTERM; its `status`, TimeoutError if it goes on."""
+        self.send(signal.SIGTERM)
+        return await self.ended()
+
+    async def kill(self) -> None:
+        """Kills it, and what it has started."""
+        if self.status is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            await self.ended()
+
+    async def restart(self) -> None:
+        """Kills it if it still runs, and starts it once more, with the same folder and no socket."""
+        await self.kill()
+        self._forget()
+        for path in self._sockets():
+            path.unlink()
+        self._start()
+
+    async def close(self) -> None:
+        """Kills it and removes its folder; idempotent."""
+        if self._process is not None:
+            await self.kill()
+        self._forget()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    # --- The process ------------------------------------------------------------------------------------
+
+    @property
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise UsageError("a Backend is started by `async with`")
+        return self._process
+
+    def _start(self) -> None:
+        text, places = " ".join(self.command), {"{socket}": str(self._path), "{folder}": str(self.folder)}
+        passed = []
+        if "{listener}" in text:
+            passed.append(self._listener())
+            places["{listener}"] = str(passed[-1].fileno())
+        if "{fd}" in text:
+            self._connection, theirs = socket.socketpair()
+            passed.append(Fd(theirs.detach()))
+            places["{fd}"] = str(passed[-1].fileno())
+        self._output, said = map(Fd, os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
+        os.set_blocking(said.fileno(), True)
+        try:
+            self._process = subprocess.Popen(
+                [_replaced(word, places) for word in self.command],
+                stdin=subprocess.DEVNULL,
+                stdout=said.fileno(),
+                stderr=said.fileno(),
+                pass_fds=[fd.fileno() for fd in passed],
+                env=self._env,
+                cwd=self._cwd,
+                start_new_session=True,  # a group of its own, to be killed with all that it starts
+            )
+        except OSError as error:
+            raise SetupError(f"{self.command[0]}: {error.strerror}") from None
+        finally:
+            close_all((said, *passed))
+        asyncio.get_running_loop().add_reader(self._output.fileno(), self._drain)
+
+    def _listener(self) -> Fd:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.bind(str(self._path))
+        sock.listen()
+        return Fd(sock.detach())
+
+    def _forget(self) -> None:
+        """Lets go of the pipe, and of a connection that nobody has asked for."""
+        if self._output:
+            self._drain()
+        if self._output:
+            self._unwatch()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _drain(self) -> None:
+        """Takes what it has said."""
+        try:
+            while self._output:
+                if not (data := os.read(self._output.fileno(), OUTPUT_SIZE)):
+                    self._unwatch()
+                self._said += data
+                del self._said[:-OUTPUT_SIZE]
+        except BlockingIOError:
+            pass
+
+    def _unwatch(self) -> None:
+        if self._output:
+            asyncio.get_running_loop().remove_reader(self._output.fileno())
+            self._output.close()
+
+    # --- Its socket -------------------------------------------------------------------------------------
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / "vhost.sock"
+
+    def _sockets(self) -> list[Path]:
+        """Its socket, or what it has made of the path: some add a number."""
+        return sorted(self.folder.glob(f"{self._path.name}*"))
+
+    async def _connected(self) -> Frontend:
+        """Tries again and again, since nobody tells when a program listens, but when it has ended."""
+        pause, longest = PAUSES
+        while self.status is None:
+            for path in self._sockets():
+                with suppress(FileNotFoundError, ConnectionRefusedError, BlockingIOError):
+                    return await Frontend.connect(path, patience=self.patience)
+            with suppress(TimeoutError), Fd(os.pidfd_open(self.pid)) as process:
+                async with asyncio.timeout(pause):
+                    await readable(process.fileno())
+            pause = min(2 * pause, longest)
+        raise SetupError(self._complaint(_ending(self.status)))
+
+    def _complaint(self, what: str) -> str:
+        said = " / ".join(self.output.splitlines()[-LAST_LINES:])
+        return f"{self.command[0]} {what}" + (f", and has said: {said}" if said else "")
+
+
+def _replaced(word: str, places: Mapping[str, str]) -> str:
+    for place, value in places.items():
+        word = word.replace(place, value)
+    return word
+
+
+def _ending(status: int | None) -> str:
+    if status is not None and status < 0:
+        return f"was ended by {signal.Signals(-status).name}"
+    return f"has ended with status {status}"

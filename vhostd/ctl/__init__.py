@@ -27,6 +27,7 @@ COMMANDS = {  # each command's name and its module
     "status": "status",
     "list": "listing",
     "probe": "probe",
+    "check": "check",
     "validate": "validate",
     "install": "install",
     "uninstall": "uninstall",

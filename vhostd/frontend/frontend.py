@@ -60,6 +60,7 @@ UNWANTED_PROTOCOL = mask(ProtocolFeature.INBAND_NOTIFICATIONS, ProtocolFeature.X
 KNOWN_PROTOCOL = mask(*(bit for bit in vars(ProtocolFeature).values() if isinstance(bit, Bit)))
 UNWANTED = mask(Feature.LOG_ALL, Feature.ACCESS_PLATFORM)
 RAW_SIZE = 65536
+PAUSE = 0.005  # seconds until the next attempt to connect
 
 
 class Frontend:
@@ -87,7 +88,9 @@ class Frontend:
         sock.setblocking(False)
         try:
             async with asyncio.timeout(patience):
-                await asyncio.get_running_loop().sock_connect(sock, os.fspath(path))
+                # Not sock_connect: it takes EAGAIN, a full backlog here, for a connection on its way.
+                while not _connect(sock, os.fspath(path)):
+                    await asyncio.sleep(PAUSE)
         except BaseException:
             sock.close()
             raise
@@ -293,3 +296,12 @@ class Frontend:
         """The address of a ring's area: with an IOMMU the driver's, which is an I/O virtual address."""
         has_iommu = self.features >> Feature.ACCESS_PLATFORM & 1
         return guest_addr if has_iommu else self._user_addr(memory, guest_addr)
+
+
+def _connect(sock: socket.socket, path: str) -> bool:
+    """Whether the socket is connected now: not if too many others wait there."""
+    try:
+        sock.connect(path)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,9 @@
+"""The specification, executable: each clause that a front-end can observe is a check of any back-end.
+
+check.py     what a check is: its number, level, section, and the words of its page
+groups/      the checks, a file for each part of the specification
+subject.py   the back-end that is checked: how it is started and reached
+trial.py     what one check does with it: connections, memory, rings
+exchange.py  one valid request for each type of device, for what has to see a ring work
+runner.py    one check after the other, each with its verdict
+"""

@@ -1,0 +1,7 @@
+"""All checks, in the order in which they are run: what a back-end needs first comes first."""
+
+from vhostd.conformance.check import Group
+from vhostd.conformance.groups.messages import MESSAGES
+from vhostd.conformance.groups.negotiation import NEGOTIATION
+
+GROUPS: tuple[Group, ...] = (NEGOTIATION, MESSAGES)

@@ -1,0 +1,87 @@
+"""Runs one check after the other on a back-end."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterable
+from enum import StrEnum
+from typing import NamedTuple
+
+from vhostd.conformance.check import Check, Failed, Skipped
+from vhostd.conformance.subject import Subject
+from vhostd.conformance.trial import Trial
+from vhostd.errors import DeviceError, FrontendError, GuestError
+
+LIMIT = 3  # times its patience: no check waits longer than for a few answers in a row
+BROKEN = (FrontendError, DeviceError, GuestError, ConnectionError)  # what a back-end may do to a front-end
+
+
+class Outcome(StrEnum):
+    """How a check ended. A check that was skipped says nothing of the back-end."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+class Result(NamedTuple):
+    """A check that was run; `reason` is why it failed, or was skipped."""
+
+    check: Check
+    outcome: Outcome
+    reason: str
+    seconds: float
+
+
+async def run(
+    subject: Subject, checks: Iterable[Check], *, destructive: bool
+) -> AsyncGenerator[Result, None]:
+    """Yields a result for each check. After each the back-end must serve a new front-end, else it failed."""
+    for check in checks:
+        begin = time.monotonic()
+        outcome, reason = Outcome.PASSED, ""
+        try:
+            if missing := _missing(subject, check, destructive=destructive):
+                raise Skipped(missing)
+            await _observe(subject, check)
+        except Skipped as skipped:
+            outcome, reason = Outcome.SKIPPED, str(skipped)
+        except Failed as failed:
+            outcome, reason = Outcome.FAILED, str(failed)
+        yield Result(check, outcome, " ".join(reason.split()), time.monotonic() - begin)
+
+
+async def _observe(subject: Subject, check: Check) -> None:
+    """Runs the check, then sees whether the back-end has survived it: that counts more than what it said."""
+    failure: Exception | None = None
+    try:
+        async with asyncio.timeout(LIMIT * subject.patience), Trial(subject) as trial:
+            await check.observe(trial)
+    except TimeoutError:
+        failure = Failed("it did not answer in time")
+    except BROKEN as error:
+        failure = Failed(str(error) or type(error).__name__)
+    except (Failed, Skipped) as error:
+        failure = error
+    await subject.settle()
+    if failure is not None:
+        raise failure
+
+
+def _missing(subject: Subject, check: Check, *, destructive: bool) -> str:
+    """Why a check cannot be run here; empty if it can."""
+    needs = check.needs
+    absent = [bit.name for bit in needs.protocol if not subject.offers(bit)]
+    absent += [bit.name for bit in needs.features if not subject.has(bit)]
+    if absent:
+        return f"it does not offer {' and '.join(absent)}"
+    if present := [bit.name for bit in needs.lacks if subject.offers(bit)]:
+        return f"it offers {' and '.join(present)}"
+    if needs.kinds and subject.kind not in needs.kinds:
+        return f"this is for {' and '.join(needs.kinds)}"
+    if needs.program and subject.program is None:
+        return "this needs a command that starts the program"
+    if needs.exchange and subject.exchange is None:
+        return f"no request is known here for a device of type {subject.kind or 'unknown'}"
+    if needs.destructive and not destructive:
+        return "it may change what is stored there: --destructive"
+    return ""

@@ -1,0 +1,144 @@
+"""The back-end that is checked: a command that starts it, or the socket of one that runs."""
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from vhostd.conformance.check import Failed
+from vhostd.conformance.exchange import EXCHANGES, Exchange
+from vhostd.errors import RefusedRequest, SetupError
+from vhostd.frontend import Backend, Frontend
+from vhostd.vhost_user.messages import GET_FEATURES, GET_PROTOCOL_FEATURES, ProtocolFeature
+from vhostd.virtio.vocabulary import Feature
+from vhostd.wire.rows import Bit, Empty
+
+PATIENCE = 10.0  # seconds for what takes milliseconds, on a busy machine too
+LEAVING = 0.5  # seconds in which a program ends that serves one connection only
+UNREACHABLE = (ConnectionError, FileNotFoundError, SetupError, TimeoutError)
+
+
+class Subject:
+    """Started and reached from `async with` on. `kind` is the type of its device, as in vhost-user.json.
+
+    SetupError if it cannot be started, or serves no front-end at all.
+    """
+
+    def __init__(
+        self, *, command: str = "", socket: Path | None = None, kind: str = "", patience: float = PATIENCE
+    ) -> None:
+        self.kind = kind
+        self.patience = patience
+        self.features = 0
+        self.protocol_features = 0
+        self.queue_num = 1
+        self.is_one_shot = False  # it ends with its front-end
+        self.program = Backend(command, patience=patience) if command else None
+        self._socket = socket
+
+    async def __aenter__(self) -> Self:
+        if self.program is not None:
+            await self.program.__aenter__()
+        try:
+            await self._learn()
+        except UNREACHABLE as error:
+            await self.__aexit__(None, None, None)
+            raise SetupError(f"it serves no front-end: {error or 'it does not answer'}") from None
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.program is not None:
+            await self.program.close()
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """A valid request for its device; None if none is known."""
+        return EXCHANGES.get(self.kind)
+
+    def offers(self, bit: Bit) -> bool:
+        """Whether it offers this feature of the protocol."""
+        return bool(self.protocol_features >> bit & 1)
+
+    def has(self, bit: Bit) -> bool:
+        """Whether it offers this feature of virtio."""
+        return bool(self.features >> bit & 1)
+
+    async def connect(self) -> Frontend:
+        """A new connection, which the caller closes; starts the program again if it has ended."""
+        if self.program is None:
+            return await Frontend.connect(self._socket or "", patience=self.patience)
+        if self.program.status is not None:
+            await self.program.restart()
+        return await self.program.connect()
+
+    async def settle(self) -> None:
+        """Sees to it that the next check finds a back-end that serves; raises Failed if this one does not."""
+        if self.is_one_shot:
+            await self._expect_clean_end()
+            return
+        try:
+            await self._greet()
+        except UNREACHABLE as error:
+            reason = self._loss(error)
+            if self.program is not None:
+                await self.program.restart()
+            raise Failed(reason) from None
+
+    async def _expect_clean_end(self) -> None:
+        if self.program is None:
+            return
+        try:
+            status = await self.program.ended()
+        except TimeoutError:
+            await self.program.kill()
+            raise Failed("it did not end when its front-end had gone, as it did before") from None
+        if status < 0:
+            raise Failed(f"the program was ended by signal {-status}: {self._last_words()}")
+
+    def _loss(self, error: Exception) -> str:
+        """Why it serves no more."""
+        status = None if self.program is None else self.program.status
+        if status is None:
+            return f"afterwards it served no new front-end: {error or 'no answer'}"
+        what = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        return f"the program {what}: {self._last_words()}"
+
+    def _last_words(self) -> str:
+        lines = [] if self.program is None else self.program.output.splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+    async def _learn(self) -> None:
+        frontend = await self.connect()
+        try:
+            self.features = (await frontend.call(GET_FEATURES, Empty())).value
+            if self.has(Feature.PROTOCOL_FEATURES):
+                self.protocol_features = (await frontend.call(GET_PROTOCOL_FEATURES, Empty())).value
+                with suppress(RefusedRequest):
+                    await frontend.negotiate(self.features, 1 << ProtocolFeature.MQ, resume=True)
+                    self.queue_num = await frontend.queue_num()
+        finally:
+            frontend.close()
+        if self.program is not None:
+            self.is_one_shot = await self._has_left()
+
+    async def _has_left(self) -> bool:
+        """Whether the program ends because its front-end has gone."""
+        assert self.program is not None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEAVING):
+                await self.program.ended()
+        return self.program.status is not None
+
+    async def _greet(self) -> None:
+        """Has it serve a new front-end."""
+        frontend = await self.connect()
+        try:
+            await frontend.call(GET_FEATURES, Empty())
+        finally:
+            frontend.close()

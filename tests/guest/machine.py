@@ -70,8 +70,9 @@ def accelerator_options() -> list[str]:
     choice = os.environ.get("VHOSTD_ACCEL") or ("kvm" if kvm_usable() else "tcg")
     if choice == "kvm":
         return ["-accel", "kvm", "-accel", "tcg", "-cpu", "max"]
-    # Nehalem: an old processor's kernel code paths are cheap to emulate.
-    return ["-accel", "tcg,thread=multi", "-cpu", "Nehalem,+rdrand"]
+    # Nehalem: an old processor's kernel code paths are cheap to emulate. One thread for all processors: with
+    # one each, QEMU 10 may end by an assertion (iotlb_to_section) when a machine with several is reset.
+    return ["-accel", "tcg,thread=single", "-cpu", "Nehalem,+rdrand"]
 
 
 def kvm_usable() -> bool:

@@ -47,7 +47,7 @@ class Trial:
     async def negotiate(
         self, features: int | None = None, protocol_features: int | None = None, *, packed: bool = False
     ) -> Frontend:
-        """A new connection with these features of those offered, by default what `Frontend.negotiate` takes."""
+        """A new connection with these features, as far as offered; see `Frontend.negotiate`."""
         frontend = await self.connect()
         await frontend.negotiate(features, protocol_features, packed=packed)
         return frontend
@@ -109,11 +109,16 @@ class Trial:
         if memory is None:
             memory = self.memory()
             await frontend.share(memory)
-        queues = []
-        for index in range(exchange.queues):
-            queues.append(await frontend.start(memory, index, size))
-            self._cleanup.callback(queues[-1].close)
+        queues = [await self.start(frontend, memory, index, size=size) for index in range(exchange.queues)]
         return Ring(frontend, memory, queues, exchange)
+
+    async def start(
+        self, frontend: Frontend, memory: SharedMemory, index: int = 0, *, size: int = 64
+    ) -> Queue:
+        """Starts a ring of shared memory, which is closed at the end of the check."""
+        queue = await frontend.start(memory, index, size)
+        self._cleanup.callback(queue.close)
+        return queue
 
     # --- What must not go well --------------------------------------------------------------------------
 

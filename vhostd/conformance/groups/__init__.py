@@ -1,7 +1,8 @@
 """All checks, in the order in which they are run: what a back-end needs first comes first."""
 
 from vhostd.conformance.check import Group
+from vhostd.conformance.groups.block import BLOCK
 from vhostd.conformance.groups.messages import MESSAGES
 from vhostd.conformance.groups.negotiation import NEGOTIATION
 
-GROUPS: tuple[Group, ...] = (NEGOTIATION, MESSAGES)
+GROUPS: tuple[Group, ...] = (NEGOTIATION, MESSAGES, BLOCK)

@@ -100,7 +100,7 @@ async def huge_payload(trial: Trial) -> None:
     6, "Message Specification", "A connection that ends in the middle of a message costs nothing else."
 )
 async def cut(trial: Trial) -> None:
-    """Sends each beginning of SET_FEATURES on a connection of its own; a new front-end is served afterwards."""
+    """Sends six beginnings of SET_FEATURES, each on a connection of its own; a new front-end is served."""
     whole = trial.message(SET_FEATURES, U64(0))
     for size in (1, 4, 11, 12, 13, 19) if not trial.subject.is_one_shot else (13,):
         frontend = await trial.connect()
@@ -156,7 +156,7 @@ async def unknown_costs_nothing(trial: Trial) -> None:
 
 @MESSAGES.must(10, "Ring indices", "A ring that the device does not have is refused.", WITH_ACKS)
 async def no_such_ring(trial: Trial) -> None:
-    """Sends SET_VRING_NUM and SET_VRING_ENABLE of ring 200 to a device with fewer rings, and asks for acks."""
+    """Sends SET_VRING_NUM and SET_VRING_ENABLE of ring 200, if it has fewer, and asks for acks."""
     if trial.subject.queue_num > 200:
         skip("it has more than 200 rings")
     for row in (SET_VRING_NUM, SET_VRING_ENABLE):

@@ -1,8 +1,8 @@
 """The data plane of a disk (virtio 1.3, 5.2).
 
-**What a request may not be.** The specification tells drivers that the data of a read or a write is a multiple
-of 512 bytes, and says nothing of devices that get another. Here such a request must be answered, in whatever
-way, or stop its ring.
+**What a request may not be.** The specification tells drivers that the data of a read or a write is a
+multiple of 512 bytes. It says nothing of devices that get another. Here such a request must be answered, in
+any way, or stop its ring.
 
 **Reads need no permission.** Only the checks that write are kept for `--destructive`.
 """

@@ -1,14 +1,14 @@
 """What one check does with a back-end: connections, memory and rings, all gone at its end."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
 from vhostd.conformance.check import Failed, expect, skip
 from vhostd.conformance.exchange import Exchange
 from vhostd.conformance.subject import Subject
-from vhostd.errors import GuestError, MalformedMessage, RefusedRequest
+from vhostd.errors import DeviceError, GuestError, MalformedMessage, RefusedRequest
 from vhostd.frontend import Frontend, Queue, SharedMemory, raw_message
 from vhostd.frontend.pipe import read_all
 from vhostd.vhost_user.messages import GET_FEATURES, ProtocolFeature
@@ -18,6 +18,7 @@ from vhostd.wire.framing import VERSION, Message
 from vhostd.wire.rows import Empty, Row
 
 MEMORY_SIZE = 16 << 20
+REACTION = 0.5  # seconds
 CLOSED = (ConnectionError, MalformedMessage)
 
 
@@ -145,6 +146,17 @@ class Trial:
         except CLOSED:
             return True
         return False
+
+    async def provoke(self, frontend: Frontend, queue: Queue) -> None:
+        """Gives the device time to do with a hostile ring whatever it does, and then stops that ring.
+
+        It may give chains back, stop the ring, close the connection, or do nothing at all.
+        """
+        with suppress(TimeoutError, GuestError, DeviceError, *CLOSED):
+            async with asyncio.timeout(REACTION):
+                await queue.used()
+        with suppress(RefusedRequest, *CLOSED):
+            await frontend.stop(queue)
 
     async def answers_or_closes(self, frontend: Frontend) -> None:
         """Waits until it has taken all that was sent, whatever it thinks of it."""

@@ -9,6 +9,7 @@ any way, or stop its ring.
 
 import asyncio
 import os
+from collections.abc import Sequence
 from typing import Self
 
 from vhostd.conformance.check import Failed, Group, Needs, expect, skip
@@ -98,6 +99,18 @@ class Disk:
 
         Returns what was written, None if the device has stopped the ring or the connection.
         """
+        self._offer(parts)
+        try:
+            return (await self.queue.used())[1]
+        except (GuestError, ConnectionError):
+            return None
+
+    async def provoke(self, trial: Trial, *parts: bytes | int) -> None:
+        """Sends such a chain that makes no sense, and sees to it that the device has looked at it."""
+        self._offer(parts)
+        await trial.provoke(self.frontend, self.queue)
+
+    def _offer(self, parts: Sequence[bytes | int]) -> None:
         buffers = []
         for part in parts:
             data = part if isinstance(part, bytes) else bytes(part)
@@ -106,10 +119,6 @@ class Disk:
             buffers.append((addr, len(data), isinstance(part, int)))
         self.queue.offer(buffers)
         self.queue.kick()
-        try:
-            return (await self.queue.used())[1]
-        except (GuestError, ConnectionError):
-            return None
 
 
 def ended(answer: bytes) -> tuple[int, bytes]:
@@ -199,19 +208,19 @@ async def status_behind_data(trial: Trial) -> None:
 @BLOCK.must(10, "5.2.6", "A request without room for a status costs the ring at most.", HAS_CONFIG)
 async def no_status(trial: Trial) -> None:
     """Sends a header alone: it is given back, or the ring stops."""
-    await (await Disk.start(trial)).chain(HEADER.pack(IN, 0, 0))
+    await (await Disk.start(trial)).provoke(trial, HEADER.pack(IN, 0, 0))
 
 
 @BLOCK.must(11, "5.2.6", "A header that is cut costs the ring at most.", HAS_CONFIG)
 async def cut_header(trial: Trial) -> None:
     """Sends the first 15 bytes of a header, and room for a status: it is given back, or the ring stops."""
-    await (await Disk.start(trial)).chain(HEADER.pack(IN, 0, 0)[:-1], 1)
+    await (await Disk.start(trial)).provoke(trial, HEADER.pack(IN, 0, 0)[:-1], 1)
 
 
 @BLOCK.must(12, "5.2.6.1", "Data that are no multiple of 512 bytes cost the ring at most.", HAS_CONFIG)
 async def odd_size(trial: Trial) -> None:
     """Reads 100 bytes: it is given back, or the ring stops."""
-    await (await Disk.start(trial)).chain(HEADER.pack(IN, 0, 0), 100, 1)
+    await (await Disk.start(trial)).provoke(trial, HEADER.pack(IN, 0, 0), 100, 1)
 
 
 @BLOCK.must(13, "5.2.6", "Many requests may be under way at once, and each gets its own data.", HAS_CONFIG)
@@ -370,11 +379,11 @@ async def unknown_flag(trial: Trial) -> None:
 async def write_cache(trial: Trial) -> None:
     """Writes both values of `writeback` and reads each again; then puts back what was there."""
     frontend = await trial.negotiate()
-    before = await frontend.read_config(block.WRITEBACK, 1)
-    for value in (b"\0", b"\1", before):
-        await frontend.write_config(block.WRITEBACK, value)
-        found = await frontend.read_config(block.WRITEBACK, 1)
-        expect(found == value, f"writeback is {found.hex()} after {value.hex()} was written")
+    before = (await block.read_config(frontend)).writeback
+    for value in (0, 1, before):
+        await frontend.write_config(block.WRITEBACK, bytes([value]))
+        found = (await block.read_config(frontend)).writeback
+        expect(found == value, f"writeback is {found} after {value} was written")
 
 
 async def writable(trial: Trial) -> Disk:

@@ -109,12 +109,16 @@ class Group:
         return add
 
 
-def matching(groups: Sequence[Group], wanted: Sequence[str]) -> list[Check]:
-    """The checks whose id, or whose group, is wanted, in the groups' order; all if nothing is named."""
+def matching(groups: Sequence[Group], wanted: Sequence[str], kind: str = "") -> list[Check]:
+    """The checks whose id, or whose group, is wanted, in the groups' order; all if nothing is named.
+
+    Those of other devices than `kind` are left out, if that is known.
+    """
     names = {name.upper() for name in wanted}
     return [
         check
         for group in groups
         for check in group
-        if not names or check.id in names or group.prefix in names
+        if (not names or check.id in names or group.prefix in names)
+        and not (kind and check.needs.kinds and kind not in check.needs.kinds)
     ]

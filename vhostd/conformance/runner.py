@@ -70,14 +70,14 @@ async def _observe(subject: Subject, check: Check) -> None:
 def _missing(subject: Subject, check: Check, *, destructive: bool) -> str:
     """Why a check cannot be run here; empty if it can."""
     needs = check.needs
+    if needs.kinds and subject.kind not in needs.kinds:
+        return f"this is for a device of type {' or '.join(needs.kinds)}; say which this is: --type"
     absent = [bit.name for bit in needs.protocol if not subject.offers(bit)]
     absent += [bit.name for bit in needs.features if not subject.has(bit)]
     if absent:
         return f"it does not offer {' and '.join(absent)}"
     if present := [bit.name for bit in needs.lacks if subject.offers(bit)]:
         return f"it offers {' and '.join(present)}"
-    if needs.kinds and subject.kind not in needs.kinds:
-        return f"this is for {' and '.join(needs.kinds)}"
     if needs.program and subject.program is None:
         return "this needs a command that starts the program"
     if needs.exchange and subject.exchange is None:

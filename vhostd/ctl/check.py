@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
 
-from vhostd.conformance.check import Check, Level, matching
+from vhostd.conformance.check import Level, matching
 from vhostd.conformance.groups import GROUPS
 from vhostd.conformance.report import Report, broken, junit, report, row, summary, tap, tap_plan
 from vhostd.conformance.runner import Result
@@ -52,25 +52,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints a row for each check as it ends; raises SetupError if a must failed."""
-    checks = _chosen(options.only)
+    _expect_known(options.only)
     if options.list:
+        checks = matching(GROUPS, options.only, options.type or "")
         show(f"{check.id:<9}{check.level:<8}{check.gist} ({check.section})" for check in checks)
         return 0
-    results = asyncio.run(_check(options, checks))
+    results = asyncio.run(_check(options))
     return 1 if broken(results, Level.MUST) else 0
 
 
-def _chosen(wanted: Sequence[str]) -> list[Check]:
-    """The checks to run; UsageError for a name that is none."""
+def _expect_known(wanted: Sequence[str]) -> None:
+    """Raises UsageError for a name that is no check, and no group."""
     known = {group.prefix for group in GROUPS} | {check.id for group in GROUPS for check in group}
     if strange := [name for name in wanted if name.upper() not in known]:
         raise UsageError(f"--only: there is no check or group {', '.join(strange)}; --list prints them")
-    return matching(GROUPS, wanted)
 
 
-async def _check(options: argparse.Namespace, checks: Sequence[Check]) -> list[Result]:
+async def _check(options: argparse.Namespace) -> list[Result]:
     """Runs the checks and prints what was asked for, each as soon as it is known."""
     name, command, kind = _backend(options)
+    checks = matching(GROUPS, options.only, kind)
     subject = Subject(command=command, socket=options.socket, kind=kind, patience=options.patience)
     results: list[Result] = []
     if options.tap:

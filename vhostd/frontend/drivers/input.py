@@ -56,7 +56,7 @@ class InputDriver:
         self, frontend: Frontend, eventq: Queue, statusq: Queue, *, buffers: int | None = None
     ) -> None:
         """Gives the device so many buffers for events; by default the eventq is full of them."""
-        self._frontend = frontend
+        self.frontend = frontend
         self.eventq = eventq
         self.statusq = statusq
         for _ in range(eventq.size if buffers is None else buffers):
@@ -74,7 +74,7 @@ class InputDriver:
     async def stop(self) -> None:
         """Stops both rings, as at a guest's reset, and closes."""
         for queue in (self.eventq, self.statusq):
-            await self._frontend.stop(queue)
+            await self.frontend.stop(queue)
         self.close()
 
     def close(self) -> None:
@@ -107,8 +107,8 @@ class InputDriver:
 
     async def ask(self, select: int, subsel: int = 0) -> bytes:
         """What the device says of itself; nothing for what it does not have."""
-        await self._frontend.write_config(0, bytes((select, subsel)))
-        space = await self._frontend.read_config(0, CONFIG_SIZE)
+        await self.frontend.write_config(0, bytes((select, subsel)))
+        space = await self.frontend.read_config(0, CONFIG_SIZE)
         if len(space) < UNION or space[2] > len(space) - UNION:
             raise DeviceError(f"an answer of {len(space)} bytes to the query {select:#x}, {subsel:#x}")
         return space[UNION : UNION + space[2]]

@@ -3,13 +3,13 @@
 import asyncio
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from vhostd.conformance.check import Failed, expect, skip
 from vhostd.conformance.exchange import Exchange
 from vhostd.conformance.subject import Subject
 from vhostd.errors import DeviceError, GuestError, MalformedMessage, RefusedRequest
-from vhostd.frontend import Frontend, Queue, SharedMemory, raw_message
+from vhostd.frontend import Frontend, GpuDisplay, Queue, SharedMemory, raw_message
 from vhostd.frontend.pipe import read_all
 from vhostd.vhost_user.messages import GET_FEATURES, ProtocolFeature
 from vhostd.virtio.vocabulary import Feature, mask
@@ -20,6 +20,13 @@ from vhostd.wire.rows import Empty, Row
 MEMORY_SIZE = 16 << 20
 REACTION = 0.5  # seconds
 CLOSED = (ConnectionError, MalformedMessage)
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+Closable = TypeVar("Closable", bound=_Closable)
 
 
 class Trial:
@@ -41,9 +48,7 @@ class Trial:
 
     async def connect(self) -> Frontend:
         """A new connection, on which nothing was said yet."""
-        frontend = await self.subject.connect()
-        self._cleanup.callback(frontend.close)
-        return frontend
+        return self.owns(await self.subject.connect())
 
     async def negotiate(
         self, features: int | None = None, protocol_features: int | None = None, *, packed: bool = False
@@ -55,15 +60,11 @@ class Trial:
 
     def memory(self, size: int = MEMORY_SIZE, **places: int) -> SharedMemory:
         """Memory of a guest, not shared yet."""
-        memory = SharedMemory(size, **places)
-        self._cleanup.callback(memory.close)
-        return memory
+        return self.owns(SharedMemory(size, **places))
 
     def fd(self, number: int) -> Fd:
         """Owns an fd until the end of the check."""
-        fd = Fd(number)
-        self._cleanup.callback(fd.close)
-        return fd
+        return self.owns(Fd(number))
 
     # --- Messages, byte by byte -------------------------------------------------------------------------
 
@@ -86,6 +87,11 @@ class Trial:
         """The first message after this request, which may be the reply to another one."""
         await frontend.send_raw(self.message(row, payload))
         return await self.next_reply(frontend)
+
+    def owns(self, thing: Closable) -> Closable:
+        """Closes it at the end of the check."""
+        self._cleanup.callback(thing.close)
+        return thing
 
     # --- Rings that work --------------------------------------------------------------------------------
 
@@ -110,6 +116,8 @@ class Trial:
         if memory is None:
             memory = self.memory()
             await frontend.share(memory)
+        if self.subject.kind == "gpu":  # it asks its display what there is
+            self.owns(await GpuDisplay.show(frontend))
         queues = [await self.start(frontend, memory, index, size=size) for index in range(exchange.queues)]
         return Ring(frontend, memory, queues, exchange)
 
@@ -117,9 +125,7 @@ class Trial:
         self, frontend: Frontend, memory: SharedMemory, index: int = 0, *, size: int = 64
     ) -> Queue:
         """Starts a ring of shared memory, which is closed at the end of the check."""
-        queue = await frontend.start(memory, index, size)
-        self._cleanup.callback(queue.close)
-        return queue
+        return self.owns(await frontend.start(memory, index, size))
 
     # --- What must not go well --------------------------------------------------------------------------
 

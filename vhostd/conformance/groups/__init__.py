@@ -2,9 +2,10 @@
 
 from vhostd.conformance.check import Group
 from vhostd.conformance.groups.block import BLOCK
+from vhostd.conformance.groups.gpu import GPU
 from vhostd.conformance.groups.input import INPUT
 from vhostd.conformance.groups.messages import MESSAGES
 from vhostd.conformance.groups.negotiation import NEGOTIATION
 from vhostd.conformance.groups.rng import RNG
 
-GROUPS: tuple[Group, ...] = (NEGOTIATION, MESSAGES, BLOCK, INPUT, RNG)
+GROUPS: tuple[Group, ...] = (NEGOTIATION, MESSAGES, BLOCK, GPU, INPUT, RNG)

@@ -20,7 +20,10 @@ from vhostd import author
 ROOT = Path(__file__).parents[1]
 
 # From the ground up: each folder of vhostd is a layer, and so is errors.py.
-LAYERS = ("errors", "wire", "host", "ring", "virtio", "storage", "vhost_user", "program", "frontend", "conformance", "ctl")
+LAYERS = (
+    *("errors", "wire", "host", "ring", "virtio", "storage", "vhost_user", "program"),
+    *("frontend", "conformance", "ctl"),
+)
 # What devices import besides the names of `vhostd` itself and of `vhostd.storage`.
 PUBLIC = ("vhostd.ring.uring", "vhostd.vhost_user.messages")
 # No event loop, no clock and no socket is known here.

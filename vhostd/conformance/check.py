@@ -1,13 +1,11 @@
-"""What a check is, and how it ends."""
+"""What a check is: a clause, and the function that observes it."""
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import NamedTuple
 
+from vhostd.conformance.trial import Trial
 from vhostd.wire.rows import Bit
-
-if TYPE_CHECKING:
-    from vhostd.conformance.trial import Trial
 
 
 class Level(StrEnum):
@@ -16,25 +14,6 @@ class Level(StrEnum):
     MUST = "must"
     SHOULD = "should"
     ADVICE = "advice"
-
-
-class Failed(Exception):
-    """The back-end breaks the clause. The text is the reason, one line."""
-
-
-class Skipped(Exception):
-    """The clause cannot be observed on this back-end. The text says why."""
-
-
-def expect(holds: object, otherwise: str) -> None:
-    """Lets the check fail for this reason, unless it `holds`."""
-    if not holds:
-        raise Failed(otherwise)
-
-
-def skip(reason: str) -> NoReturn:
-    """Ends the check without a verdict."""
-    raise Skipped(reason)
 
 
 class Needs(NamedTuple):
@@ -50,7 +29,7 @@ class Needs(NamedTuple):
 
 
 NOTHING = Needs()
-Observation = Callable[["Trial"], Awaitable[None]]
+Observation = Callable[[Trial], Awaitable[None]]
 
 
 class Check(NamedTuple):

@@ -6,9 +6,10 @@ from collections.abc import AsyncGenerator, Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
-from vhostd.conformance.check import Check, Failed, Skipped
+from vhostd.conformance.check import Check
 from vhostd.conformance.subject import Subject
 from vhostd.conformance.trial import Trial
+from vhostd.conformance.verdict import Failed, Skipped
 from vhostd.errors import DeviceError, FrontendError, GuestError
 
 LIMIT = 3  # times its patience: no check waits longer than for a few answers in a row

@@ -6,8 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from vhostd.conformance.check import Failed
 from vhostd.conformance.exchange import EXCHANGES, Exchange
+from vhostd.conformance.verdict import Failed
 from vhostd.errors import RefusedRequest, SetupError
 from vhostd.frontend import Backend, Frontend
 from vhostd.vhost_user.messages import GET_FEATURES, GET_PROTOCOL_FEATURES, ProtocolFeature

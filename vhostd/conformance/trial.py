@@ -5,9 +5,9 @@ from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
-from vhostd.conformance.check import Failed, expect, skip
 from vhostd.conformance.exchange import Exchange
 from vhostd.conformance.subject import Subject
+from vhostd.conformance.verdict import Failed, expect, skip
 from vhostd.errors import DeviceError, GuestError, MalformedMessage, RefusedRequest
 from vhostd.frontend import Frontend, GpuDisplay, Queue, SharedMemory, raw_message
 from vhostd.frontend.pipe import read_all
@@ -218,8 +218,3 @@ class Ring:
             self.post()
             self.queue.kick()
             await self.answer()
-
-
-def all_but(*bits: int) -> int:
-    """A mask of features without these."""
-    return ~mask(*bits)

@@ -12,8 +12,9 @@ import os
 from collections.abc import Sequence
 from typing import Self
 
-from vhostd.conformance.check import Failed, Group, Needs, expect, skip
+from vhostd.conformance.check import Group, Needs
 from vhostd.conformance.trial import Trial
+from vhostd.conformance.verdict import Failed, expect, skip
 from vhostd.errors import GuestError
 from vhostd.frontend import BlockDriver, Frontend, Queue, SharedMemory
 from vhostd.frontend.drivers import block

@@ -9,8 +9,9 @@ import struct
 from collections.abc import Coroutine
 from typing import Any, Self
 
-from vhostd.conformance.check import Failed, Group, Needs, expect, skip
+from vhostd.conformance.check import Group, Needs
 from vhostd.conformance.trial import Trial
+from vhostd.conformance.verdict import Failed, expect, skip
 from vhostd.frontend import Framebuffer, Frontend, GpuDisplay, GpuDriver, SharedMemory
 from vhostd.frontend.drivers import gpu
 from vhostd.frontend.drivers.gpu import (

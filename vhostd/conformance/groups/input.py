@@ -5,8 +5,9 @@ Events come from a person, or from a file of the host, so no check waits for one
 
 from contextlib import suppress
 
-from vhostd.conformance.check import Group, Needs, expect, skip
+from vhostd.conformance.check import Group, Needs
 from vhostd.conformance.trial import Trial
+from vhostd.conformance.verdict import expect, skip
 from vhostd.errors import RefusedRequest
 from vhostd.frontend import InputDriver
 from vhostd.frontend.drivers.input import CONFIG_SIZE, EVENT, ID_NAME, UNION, Event

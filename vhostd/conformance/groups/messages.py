@@ -10,8 +10,9 @@ closes the connection, is not said; either is accepted.
 
 import os
 
-from vhostd.conformance.check import Failed, Group, Needs, expect, skip
+from vhostd.conformance.check import Group, Needs
 from vhostd.conformance.trial import CLOSED, Trial
+from vhostd.conformance.verdict import Failed, expect, skip
 from vhostd.errors import RefusedRequest
 from vhostd.vhost_user.messages import (
     GET_FEATURES,

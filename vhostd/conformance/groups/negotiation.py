@@ -7,8 +7,9 @@ on both projects' lists: the bit in GET_FEATURES is enough, and SET_FEATURES has
 rings start. A front-end asks for acks as soon as it has set REPLY_ACK.
 """
 
-from vhostd.conformance.check import Failed, Group, Needs, expect
+from vhostd.conformance.check import Group, Needs
 from vhostd.conformance.trial import CLOSED, Trial
+from vhostd.conformance.verdict import Failed, expect
 from vhostd.vhost_user.messages import (
     GET_FEATURES,
     GET_PROTOCOL_FEATURES,

@@ -1,7 +1,8 @@
 """The data plane of a source of entropy (virtio 1.3, 5.4)."""
 
-from vhostd.conformance.check import Group, Needs, expect
+from vhostd.conformance.check import Group, Needs
 from vhostd.conformance.trial import Trial
+from vhostd.conformance.verdict import expect
 from vhostd.frontend import Queue
 
 RNG = Group("RNG", "Entropy device", "virtio 1.3, 5.4")

@@ -148,7 +148,7 @@ def test_of_what_it_says_the_end_is_kept(run_async: Run) -> None:
 
 def test_a_command_that_makes_no_sense(run_async: Run) -> None:
     async def main() -> None:
-        with pytest.raises(UsageError, match="needs {socket} in place of"):
+        with pytest.raises(UsageError, match="in place of its socket"):
             Backend(RNG)
         with pytest.raises(SetupError, match="/none/such: No such file or directory"):
             async with Backend("/none/such --fd={fd}"):

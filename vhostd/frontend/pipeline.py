@@ -19,7 +19,6 @@ class Pipeline:
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._loop = asyncio.get_running_loop()
         self._kicking = False
-        self._lasting = lasting
         self._failure: BaseException | None = None
         self._watched = queue.call_fd.fileno() if lasting else queue.fileno()
         self._loop.add_reader(self._watched, self._called)

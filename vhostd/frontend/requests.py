@@ -62,6 +62,7 @@ class BackendRequests:
                     message.close()
         except (FrontendError, ConnectionError) as error:
             self.failure = error
+            channel.close()
 
     async def _handle(self, channel: Channel, message: Message) -> None:
         row = BACKEND_REQUESTS.get(message.request)

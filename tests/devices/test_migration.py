@@ -14,14 +14,15 @@ import pytest
 
 from tests.conftest import Run
 from tests.devices.vhost_user_gpu.test_over_the_wire import shows
-from tests.devices.vhost_user_input.fakes import SYN, pack
-from tests.devices.vhost_user_input.test_over_the_wire import PRESS, RELEASE, driver, received
+from tests.devices.vhost_user_input.fakes import SYN
+from tests.devices.vhost_user_input.test_over_the_wire import PRESS, RELEASE
 from tests.programs import Program, connected, executable, on_this_machine
 from vhostd.errors import RefusedRequest
-from vhostd.frontend import Frontend, SharedMemory
+from vhostd.frontend import Frontend, InputDriver, SharedMemory
 from vhostd.frontend.drivers.block import BlockDriver
 from vhostd.frontend.drivers.gpu import Framebuffer, GpuDriver
 from vhostd.frontend.drivers.gpu_display import GpuDisplay
+from vhostd.frontend.drivers.input import Event
 from vhostd.vhost_user.messages import (
     CHECK_DEVICE_STATE,
     GET_CONFIG,
@@ -120,19 +121,17 @@ def test_input(run_async: Run, tmp_path: Path) -> None:
                     client.setblocking(False)
                     client.connect(str(path))
                 clients[0].sendall(b"E: 0.0 0001 001e 1\nE: 0.0 0000 0000 0\n")
-                events, status = await driver(source, memory), await source.start(memory, 1, 4)
-                assert await received(events, 2) == [PRESS, SYN]
-                await status.request(pack((0x11, 1, 1)))
+                driver = await InputDriver.start(source, memory, size=4)
+                assert await driver.events(2) == [PRESS, SYN]
+                await driver.send(Event(0x11, 1, 1))
                 loop = asyncio.get_running_loop()
                 assert LED_ON in await loop.sock_recv(clients[0], 4096)
-                for queue in (events, status):
-                    await source.stop(queue)
-                    queue.close()
+                await driver.stop()
                 await destination.load(await source.save())
                 assert LED_ON in await loop.sock_recv(clients[1], 4096)
                 await destination.share(memory)
-                with closing(await driver(destination, memory)) as events:
-                    assert await received(events, 2) == [RELEASE, SYN]
+                with closing(await InputDriver.start(destination, memory, size=4)) as driver:
+                    assert await driver.events(2) == [RELEASE, SYN]
 
     run_async(main)
 

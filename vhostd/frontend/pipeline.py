@@ -26,13 +26,17 @@ class Pipeline:
     async def request(self, data: bytes = b"", room: int = 0) -> bytes:
         """What the device writes into `room` bytes when it gets these. Waits for room in the ring.
 
-        The device is told once of all that is sent in one turn of the event loop. Raises TimeoutError when
-        the queue's `patience` is over.
+        The device is told once of all that is sent in one turn of the event loop. Raises as `answer`.
         """
-        async with self._room, asyncio.timeout(self.queue.patience):
+        async with self._room:
             answer = self.post(data, room)
             self._kick_soon()
-            return await answer
+            return await self.answer(answer)
+
+    async def answer(self, posted: "asyncio.Future[bytes]") -> bytes:
+        """Waits for the answer of what was posted; TimeoutError when the queue's `patience` is over."""
+        async with asyncio.timeout(self.queue.patience):
+            return await posted
 
     def post(self, data: bytes = b"", room: int = 0) -> "asyncio.Future[bytes]":
         """Makes a request available without a word to the device; the future is of its answer.

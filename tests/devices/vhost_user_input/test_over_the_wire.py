@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Run
-from tests.devices.vhost_user_input.fakes import SYN, Event, pack, unpack
+from tests.devices.vhost_user_input.fakes import SYN, pack, unpack
 from tests.programs import executable, listening
 from tests.sessions import connected, negotiated
 from vhost_user_input.description import Description, keyboard
@@ -17,8 +17,8 @@ from vhost_user_input.device import Input
 from vhost_user_input.origin import Origin
 from vhost_user_input.source import Sink
 from vhostd import Grants
-from vhostd.frontend import Frontend, Queue, SharedMemory
-from vhostd.vhost_user.messages import GET_CONFIG, SET_CONFIG, ConfigSpace
+from vhostd.frontend import Frontend, InputDriver, SharedMemory
+from vhostd.frontend.drivers.input import Event
 
 QEMUS_SIZE = 4  # entries of both rings
 
@@ -33,7 +33,7 @@ class Script:
     def __init__(self) -> None:
         self.sink: Sink | None = None
         self.origin: Origin | None = None
-        self.written: list[Event] = []
+        self.written: list[tuple[int, int, int]] = []
 
     def greet(self) -> None:
         pass
@@ -45,7 +45,7 @@ class Script:
         self.sink = sink
         self.origin = sink.origin()
 
-    async def says(self, *events: Event) -> None:
+    async def says(self, *events: tuple[int, int, int]) -> None:
         assert self.sink is not None
         assert self.origin is not None
         await self.sink.room()
@@ -67,30 +67,12 @@ async def guest() -> AsyncIterator[tuple[Script, Frontend, SharedMemory]]:
         yield source, frontend, memory
 
 
-async def driver(frontend: Frontend, memory: SharedMemory, buffers: int = QEMUS_SIZE) -> Queue:
-    queue = await frontend.start(memory, 0, QEMUS_SIZE)
-    for _ in range(buffers):
-        queue.add(room=8)
-    queue.kick()
-    return queue
-
-
-async def received(queue: Queue, count: int, *, refill: bool = True) -> list[Event]:
-    events: list[Event] = []
-    while len(events) < count:
-        events += unpack((await queue.used())[1])
-        if refill:
-            queue.add(room=8)
-            queue.kick()
-    return events
-
-
 def test_the_config_space_as_linux_reads_it() -> None:
     async def main() -> None:
         async with guest() as (_, frontend, _memory):
-            await frontend.call(SET_CONFIG, ConfigSpace(0, b"\x11"))
-            await frontend.call(SET_CONFIG, ConfigSpace(1, b"\x14"))
-            space = (await frontend.call(GET_CONFIG, ConfigSpace(0, bytes(136)))).data
+            await frontend.write_config(0, b"\x11")
+            await frontend.write_config(1, b"\x14")
+            space = await frontend.read_config(0, 136)
             assert space[:8] == bytes((0x11, 0x14, 1, 0, 0, 0, 0, 0))
             assert space[8] == 3
 
@@ -102,11 +84,26 @@ def test_long_reports_through_a_short_ring() -> None:
 
     async def main() -> None:
         async with guest() as (source, frontend, memory):
-            queue = await driver(frontend, memory)
+            driver = await InputDriver.start(frontend, memory, size=QEMUS_SIZE)
             for _ in range(20):
                 await source.says(*report)
-            assert await received(queue, 820) == [*report, SYN] * 20
-            queue.close()
+            assert await driver.events(820) == [*report, SYN] * 20
+            driver.close()
+
+    asyncio.run(main())
+
+
+def test_the_driver_reads_what_the_device_is() -> None:
+    async def main() -> None:
+        async with guest() as (source, frontend, memory):
+            driver = await InputDriver.start(frontend, memory, size=QEMUS_SIZE)
+            assert await driver.name() == source.description.name
+            assert await driver.serial() == source.description.serial
+            assert await driver.devids() == tuple(source.description.ids)
+            assert await driver.properties() == set(source.description.properties)
+            assert await driver.codes(1) == set(source.description.codes[1])
+            assert await driver.axis(0) is None
+            driver.close()
 
     asyncio.run(main())
 
@@ -115,18 +112,17 @@ def test_long_reports_through_a_short_ring() -> None:
 def test_a_guest_that_reboots_in_the_middle_of_a_report(held: bool) -> None:  # noqa: FBT001
     async def main() -> None:
         async with guest() as (source, frontend, memory):
-            queue = await driver(frontend, memory, buffers=1)
+            driver = await InputDriver.start(frontend, memory, size=QEMUS_SIZE, buffers=1)
             await source.says(PRESS, (1, 31, 1))
-            assert await received(queue, 1, refill=False) == [PRESS]
-            await frontend.stop(queue)
-            queue.close()
+            assert await driver.events(1, refill=False) == [PRESS]
+            await driver.stop()
             assert source.origin is not None
             source.origin.deliver(pack((1, 31, 0) if held else RELEASE, SYN))
-            again = await driver(frontend, memory)
+            again = await InputDriver.start(frontend, memory, size=QEMUS_SIZE)
             if held:
-                assert await received(again, 2) == [PRESS, SYN]
+                assert await again.events(2) == [PRESS, SYN]
             else:
-                assert await received(again, 3) == [RELEASE, (1, 31, 1), SYN]
+                assert await again.events(3) == [RELEASE, (1, 31, 1), SYN]
             again.close()
 
     asyncio.run(main())
@@ -135,12 +131,12 @@ def test_a_guest_that_reboots_in_the_middle_of_a_report(held: bool) -> None:  # 
 def test_leds() -> None:
     async def main() -> None:
         async with guest() as (source, frontend, memory):
-            queue = await frontend.start(memory, 1, QEMUS_SIZE)
-            assert await queue.request(pack((0x11, 1, 1))) == b""
-            assert await queue.request(b"\0" * 7) == b""
-            assert await queue.request(pack((4, 4, 30)), room=8) == b""
+            driver = await InputDriver.start(frontend, memory, size=QEMUS_SIZE)
+            await driver.send(Event(0x11, 1, 1))
+            assert await driver.statusq.request(b"\0" * 7) == b""
+            assert await driver.statusq.request(pack((4, 4, 30)), room=8) == b""
             assert source.written == [(0x11, 1, 1), SYN]
-            queue.close()
+            driver.close()
 
     asyncio.run(main())
 
@@ -155,13 +151,13 @@ def test_at_the_end_of_the_program_nothing_stays_pressed(run_async: Run, tmp_pat
             frontend = await Frontend.connect(str(path))
             await frontend.negotiate()
             await frontend.share(memory)
-            queue = await driver(frontend, memory)
-            with socket.socket(socket.AF_UNIX) as client, closing(frontend), closing(queue):
+            driver = await InputDriver.start(frontend, memory, size=QEMUS_SIZE)
+            with socket.socket(socket.AF_UNIX) as client, closing(frontend), closing(driver):
                 client.connect(str(keys))
                 client.sendall(b"E: 0.0 0001 001e 1\nE: 0.0 0000 0000 0\n")
-                assert await received(queue, 2) == [PRESS, SYN]
+                assert await driver.events(2) == [PRESS, SYN]
                 program.send()
-                assert await received(queue, 2) == [RELEASE, SYN]
+                assert await driver.events(2) == [RELEASE, SYN]
             assert program.ends()[0] == 0
 
     run_async(main)
@@ -178,11 +174,11 @@ def test_a_guest_that_another_program_left_with_a_key_pressed() -> None:
             with closing(SharedMemory(1 << 20)) as memory:
                 await frontend.negotiate(resume=True)
                 await frontend.share(memory)
-                queue = await driver(frontend, memory)
-                events = await received(queue, len(source.description.codes[1]) + 1)
+                driver = await InputDriver.start(frontend, memory, size=QEMUS_SIZE)
+                events = await driver.events(len(source.description.codes[1]) + 1)
                 assert RELEASE in events
                 assert events[-1] == SYN
                 assert {event[2] for event in events} == {0}
-                queue.close()
+                driver.close()
 
     asyncio.run(main())

@@ -6,7 +6,6 @@ A uinput device makes the node; a scripted front-end is the virtual machine.
 import asyncio
 import errno
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -19,12 +18,11 @@ import pytest
 from evdev import AbsInfo, InputDevice, UInput
 from evdev import ecodes as e
 
-from vhostd.frontend import Frontend, SharedMemory
-from vhostd.frontend.queue import Queue
-from vhostd.vhost_user.messages import GET_CONFIG, GET_FEATURES, SET_CONFIG, ConfigSpace
+from vhostd.frontend import Frontend, InputDriver, SharedMemory
+from vhostd.frontend.drivers.input import Event
+from vhostd.vhost_user.messages import GET_FEATURES
 from vhostd.wire.rows import Empty
 
-EVENT = struct.Struct("<HHi")
 NAME = "made in the guest"
 PATIENCE = 90.0  # seconds: a program takes several to start in an emulated guest, and the host may be busy
 SYN = (e.EV_SYN, e.SYN_REPORT, 0)
@@ -57,53 +55,22 @@ def start(path: str, *options: str) -> tuple[subprocess.Popen[bytes], socket.soc
     return process, ours
 
 
-class Driver:
-    """What a guest's virtio-input driver does."""
-
-    def __init__(self, frontend: Frontend, eventq: Queue, statusq: Queue) -> None:
-        self.frontend = frontend
-        self.eventq = eventq
-        self.statusq = statusq
-        for _ in range(eventq.size):
-            eventq.add(room=EVENT.size)
-        eventq.kick()
-
-    async def event(self) -> tuple[int, int, int]:
-        """The next event; its buffer goes back at once."""
-        _, data = await asyncio.wait_for(self.eventq.used(), 20)
-        self.eventq.add(room=EVENT.size)
-        self.eventq.kick()
-        kind, code, value = EVENT.unpack(data)
-        return kind, code, value
-
-    async def events(self, count: int) -> list[tuple[int, int, int]]:
-        return [await self.event() for _ in range(count)]
-
-    async def ask(self, select: int, subsel: int = 0) -> bytes:
-        """The answer to a config query."""
-        await self.frontend.call(SET_CONFIG, ConfigSpace(0, bytes((select, subsel))))
-        space = (await self.frontend.call(GET_CONFIG, ConfigSpace(0, bytes(136)))).data
-        return space[8 : 8 + space[2]]
-
-
 @asynccontextmanager
-async def driver(sock: socket.socket) -> AsyncIterator[Driver]:
+async def driver(sock: socket.socket) -> AsyncIterator[InputDriver]:
     memory = SharedMemory(1 << 20)
-    frontend = Frontend(sock)
+    frontend = Frontend(sock, patience=PATIENCE)
     await frontend.negotiate()
     await frontend.share(memory)
-    eventq = await frontend.start(memory, 0, 4)
-    statusq = await frontend.start(memory, 1, 4)
+    attached = await InputDriver.start(frontend, memory, size=4)
     try:
-        yield Driver(frontend, eventq, statusq)
+        yield attached
     finally:
         frontend.close()
-        eventq.close()
-        statusq.close()
+        attached.close()
         memory.close()
 
 
-def run(path: str, scenario: Callable[[Driver], Awaitable[None]], *options: str) -> str:
+def run(path: str, scenario: Callable[[InputDriver], Awaitable[None]], *options: str) -> str:
     """Runs a scenario against the program, which must end with status 0; returns what it logged."""
 
     async def main() -> None:
@@ -146,7 +113,7 @@ def is_grabbed(path: str) -> bool:
     return False
 
 
-async def taken(driver: Driver, path: str) -> None:
+async def taken(driver: InputDriver, path: str) -> None:
     """Waits until the guest has the node: until it is grabbed, and the program has read its state after that.
 
     What is typed between the two is lost, as it should be; on a busy machine that takes a while.
@@ -156,19 +123,18 @@ async def taken(driver: Driver, path: str) -> None:
 
 
 def test_the_node_is_described_whole(node: UInput) -> None:
-    async def scenario(driver: Driver) -> None:
-        assert await driver.ask(1) == NAME.encode()
-        assert struct.unpack("<4H", await driver.ask(3)) == (3, 0x1234, 0x5678, 3)
-        assert struct.unpack("<5i", await driver.ask(0x12, e.ABS_X)) == (-10, 4000, 1, 2, 40)
-        keys = int.from_bytes(await driver.ask(0x11, e.EV_KEY), "little")
-        assert keys == 1 << e.KEY_A | 1 << e.KEY_B | 1 << e.BTN_TOUCH
-        assert int.from_bytes(await driver.ask(0x11, e.EV_SND), "little") == 1 << e.SND_BELL
+    async def scenario(driver: InputDriver) -> None:
+        assert await driver.name() == NAME
+        assert await driver.devids() == (3, 0x1234, 0x5678, 3)
+        assert await driver.axis(e.ABS_X) == (-10, 4000, 1, 2, 40)
+        assert await driver.codes(e.EV_KEY) == {e.KEY_A, e.KEY_B, e.BTN_TOUCH}
+        assert await driver.codes(e.EV_SND) == {e.SND_BELL}
 
     run(path_of(node), scenario)
 
 
 def test_events_pass_and_the_node_is_grabbed(node: UInput) -> None:
-    async def scenario(driver: Driver) -> None:
+    async def scenario(driver: InputDriver) -> None:
         assert await driver.events(2) == [(e.EV_ABS, e.ABS_X, 7), SYN]  # where the axis was already
         report = [
             (e.EV_KEY, e.KEY_A, 1),
@@ -187,7 +153,7 @@ def test_events_pass_and_the_node_is_grabbed(node: UInput) -> None:
 def test_a_node_is_grabbed_when_its_keys_are_up(node: UInput) -> None:
     """So that the host sees the end of the stroke that started the virtual machine; the guest none of it."""
 
-    async def scenario(driver: Driver) -> None:
+    async def scenario(driver: InputDriver) -> None:
         with closing(InputDevice(path_of(node))) as host:
             emit(node, (e.EV_KEY, e.KEY_B, 1), SYN, (e.EV_KEY, e.KEY_B, 0), SYN)
             assert [await event_of(host) for _ in range(4)][2:] == [(e.EV_KEY, e.KEY_B, 0), SYN]
@@ -221,7 +187,7 @@ def test_the_node_is_the_hosts_while_no_guest_takes_events(node: UInput) -> None
                 emit(node, *stroke)
                 assert [await event_of(host) for _ in stroke] == stroke
                 eventq = await frontend.start(memory, 0, 4)
-                driver = Driver(frontend, eventq, eventq)
+                driver = InputDriver(frontend, eventq, eventq)
                 await taken(driver, path)
                 assert await driver.events(len(expected)) == expected
                 emit(node, (e.EV_KEY, e.KEY_B, 1), SYN)
@@ -248,7 +214,7 @@ def test_both_control_keys_give_the_node_to_the_host_and_back(control: UInput) -
     chord = [each for value in (1, 0) for key in keys for each in ((e.EV_KEY, key, value), SYN)]
     stroke = [(e.EV_KEY, e.KEY_A, 1), SYN, (e.EV_KEY, e.KEY_A, 0), SYN]
 
-    async def scenario(driver: Driver) -> None:
+    async def scenario(driver: InputDriver) -> None:
         with closing(InputDevice(path)) as host:
             await taken(driver, path)
             emit(control, *chord)
@@ -316,7 +282,7 @@ def test_the_wait_at_the_start_ends_with_a_signal(tmp_path: Path) -> None:
 
 
 def test_without_grab_others_get_the_events_too(node: UInput) -> None:
-    async def scenario(driver: Driver) -> None:
+    async def scenario(driver: InputDriver) -> None:
         await driver.events(2)
         other = InputDevice(path_of(node))
         emit(node, (e.EV_KEY, e.KEY_B, 1), SYN)
@@ -332,9 +298,9 @@ def test_without_grab_others_get_the_events_too(node: UInput) -> None:
 
 
 def test_leds_and_sounds_go_back_to_the_node(node: UInput) -> None:
-    async def scenario(driver: Driver) -> None:
+    async def scenario(driver: InputDriver) -> None:
         for event in ((e.EV_LED, e.LED_CAPSL, 1), (e.EV_SND, e.SND_BELL, 1), (e.EV_LED, e.LED_CAPSL, 0)):
-            await driver.statusq.request(EVENT.pack(*event))
+            await driver.send(Event(*event))
             await until(partial(written, node, event))
         assert InputDevice(path_of(node)).leds() == []
 
@@ -342,9 +308,9 @@ def test_leds_and_sounds_go_back_to_the_node(node: UInput) -> None:
 
 
 def test_the_host_gets_its_leds_back(node: UInput) -> None:
-    async def scenario(driver: Driver) -> None:
+    async def scenario(driver: InputDriver) -> None:
         for event in ((e.EV_LED, e.LED_CAPSL, 1), (e.EV_LED, e.LED_NUML, 0)):
-            await driver.statusq.request(EVENT.pack(*event))
+            await driver.send(Event(*event))
             await until(partial(written, node, event))
 
     with closing(InputDevice(path_of(node))) as host:

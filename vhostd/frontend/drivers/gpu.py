@@ -39,6 +39,26 @@ Rect = tuple[int, int, int, int]  # x, y, width, height
 Range = tuple[int, int]  # guest address, bytes
 
 
+class Command:
+    """Types of requests (5.7.6.7)."""
+
+    GET_DISPLAY_INFO = 0x100
+    RESOURCE_CREATE_2D = 0x101
+    RESOURCE_UNREF = 0x102
+    SET_SCANOUT = 0x103
+    RESOURCE_FLUSH = 0x104
+    TRANSFER_TO_HOST_2D = 0x105
+    RESOURCE_ATTACH_BACKING = 0x106
+    RESOURCE_DETACH_BACKING = 0x107
+    GET_CAPSET_INFO = 0x108
+    GET_EDID = 0x10A
+    RESOURCE_ASSIGN_UUID = 0x10B
+    RESOURCE_CREATE_BLOB = 0x10C
+    SET_SCANOUT_BLOB = 0x10D
+    UPDATE_CURSOR = 0x300
+    MOVE_CURSOR = 0x301
+
+
 class RefusedCommand(DeviceError):
     """The device answered with an error, `code`."""
 
@@ -94,7 +114,7 @@ class GpuDriver:
         """What the device writes, into `room` bytes, when it gets these on the control queue."""
         answer = self.post(data, room)
         self.kick()
-        return await answer
+        return await self._control.answer(answer)
 
     def post(self, data: bytes, room: int) -> "asyncio.Future[bytes]":
         """Queues bytes without a word to the device; the future is of its answer."""
@@ -107,7 +127,8 @@ class GpuDriver:
     # --- Pictures ---------------------------------------------------------------------------------------
 
     async def create_2d(self, resource: int, width: int, height: int, kind: int = B8G8R8X8) -> None:
-        await self._do(0x101, struct.pack("<IIII", resource, kind, width, height))
+        """Makes a picture in the host's memory."""
+        await self._do(Command.RESOURCE_CREATE_2D, struct.pack("<IIII", resource, kind, width, height))
 
     async def create_blob(
         self,
@@ -119,27 +140,35 @@ class GpuDriver:
         flags: int = 0,
         blob_id: int = 0,
     ) -> None:
+        """Makes a resource of the guest's memory itself."""
         head = struct.pack("<IIIIQQ", resource, blob_mem, flags, len(ranges), blob_id, size)
-        await self._do(0x10C, head + entries(ranges))
+        await self._do(Command.RESOURCE_CREATE_BLOB, head + entries(ranges))
 
     async def unref(self, resource: int) -> None:
-        await self._do(0x102, struct.pack("<II", resource, 0))
+        """Frees a resource."""
+        await self._do(Command.RESOURCE_UNREF, struct.pack("<II", resource, 0))
 
     async def attach_backing(self, resource: int, ranges: Sequence[Range]) -> None:
-        await self._do(0x106, struct.pack("<II", resource, len(ranges)) + entries(ranges))
+        """Says where in the guest's memory a resource's pixels are."""
+        await self._do(
+            Command.RESOURCE_ATTACH_BACKING, struct.pack("<II", resource, len(ranges)) + entries(ranges)
+        )
 
     async def detach_backing(self, resource: int) -> None:
-        await self._do(0x107, struct.pack("<II", resource, 0))
+        """Takes the guest's memory away from a resource."""
+        await self._do(Command.RESOURCE_DETACH_BACKING, struct.pack("<II", resource, 0))
 
     async def transfer(self, resource: int, rect: Rect, offset: int = 0) -> None:
-        await self._do(0x105, transfer(resource, rect, offset))
+        """Has a rectangle copied out of the guest's memory, from `offset` on."""
+        await self._do(Command.TRANSFER_TO_HOST_2D, transfer(resource, rect, offset))
 
     async def flush(self, resource: int, rect: Rect) -> None:
-        await self._do(0x104, flush(resource, rect))
+        """Has a rectangle shown."""
+        await self._do(Command.RESOURCE_FLUSH, flush(resource, rect))
 
     async def set_scanout(self, scanout: int, resource: int, rect: Rect = (0, 0, 0, 0)) -> None:
         """Shows a part of a resource; resource 0 to show nothing."""
-        await self._do(0x103, struct.pack("<IIIIII", *rect, scanout, resource))
+        await self._do(Command.SET_SCANOUT, struct.pack("<IIIIII", *rect, scanout, resource))
 
     async def set_scanout_blob(
         self,
@@ -156,13 +185,13 @@ class GpuDriver:
         """Shows a part of a blob, which holds a picture of this size from `offset` on."""
         what = (scanout, resource, width, height, kind, 0)
         planes = struct.pack("<IIIIIIII", stride, 0, 0, 0, offset, 0, 0, 0)
-        await self._do(0x10D, struct.pack("<IIIIIIIIII", *rect, *what) + planes)
+        await self._do(Command.SET_SCANOUT_BLOB, struct.pack("<IIIIIIIIII", *rect, *what) + planes)
 
     async def present(self, resource: int, rect: Rect, offset: int = 0) -> None:
         """A transfer and a flush of a rectangle with one kick, as Linux does; until both are answered."""
         answers = (
-            self._post(0x105, transfer(resource, rect, offset)),
-            self._post(0x104, flush(resource, rect)),
+            self._post(Command.TRANSFER_TO_HOST_2D, transfer(resource, rect, offset)),
+            self._post(Command.RESOURCE_FLUSH, flush(resource, rect)),
         )
         self.kick()
         for answer in answers:
@@ -170,7 +199,7 @@ class GpuDriver:
 
     async def flushes(self, count: int, resource: int, rect: Rect) -> None:
         """As many flushes at once, until all are answered."""
-        answers = [self._post(0x104, flush(resource, rect)) for _ in range(count)]
+        answers = [self._post(Command.RESOURCE_FLUSH, flush(resource, rect)) for _ in range(count)]
         self.kick()
         for answer in answers:
             await self._answer(*answer)
@@ -178,23 +207,24 @@ class GpuDriver:
     # --- Questions --------------------------------------------------------------------------------------
 
     async def display_info(self) -> list[Mode]:
-        body = await self._do(0x100, room=MODES.size, expected=OK_DISPLAY_INFO)
+        """The scan-outs, with their monitors."""
+        body = await self._do(Command.GET_DISPLAY_INFO, room=MODES.size, expected=OK_DISPLAY_INFO)
         values = MODES.unpack(body)
         return [Mode(*values[at : at + 6]) for at in range(0, len(values), 6)]
 
     async def edid(self, scanout: int) -> bytes:
-        body = await self._do(0x10A, struct.pack("<II", scanout, 0), room=8 + 1024, expected=OK_EDID)
+        """The scan-out's EDID."""
+        body = await self._ask(Command.GET_EDID, scanout, 8 + 1024, OK_EDID)
         size, _padding = struct.unpack_from("<II", body)
         return body[8 : 8 + size]
 
     async def assign_uuid(self, resource: int) -> UUID:
-        body = await self._do(0x10B, struct.pack("<II", resource, 0), room=16, expected=OK_RESOURCE_UUID)
-        return UUID(bytes=body)
+        """A name for a resource, for other devices."""
+        return UUID(bytes=await self._ask(Command.RESOURCE_ASSIGN_UUID, resource, 16, OK_RESOURCE_UUID))
 
     async def capset_info(self, index: int) -> tuple[int, ...]:
         """The capability set's number, its latest version and its size."""
-        body = await self._do(0x108, struct.pack("<II", index, 0), room=16, expected=OK_CAPSET_INFO)
-        return struct.unpack("<III4x", body)
+        return struct.unpack("<III4x", await self._ask(Command.GET_CAPSET_INFO, index, 16, OK_CAPSET_INFO))
 
     # --- The cursor -------------------------------------------------------------------------------------
 
@@ -202,19 +232,22 @@ class GpuDriver:
         self, scanout: int, x: int, y: int, resource: int, hot_x: int = 0, hot_y: int = 0
     ) -> None:
         """Gives the cursor a resource's pixels and a place; resource 0 hides it."""
-        await self._cursor_command(0x300, scanout, x, y, 0, resource, hot_x, hot_y, 0)
+        await self._cursor_command(Command.UPDATE_CURSOR, scanout, x, y, 0, resource, hot_x, hot_y, 0)
 
     async def move_cursor(self, scanout: int, x: int, y: int, resource: int) -> None:
         """Moves the cursor, and shows it; resource 0 hides it."""
-        await self._cursor_command(0x301, scanout, x, y, 0, resource, 0, 0, 0)
+        await self._cursor_command(Command.MOVE_CURSOR, scanout, x, y, 0, resource, 0, 0, 0)
 
     async def _cursor_command(self, number: int, *fields: int) -> None:
         answer = self._cursor.post(HEADER.pack(number, 0, 0, 0, 0) + struct.pack("<IIIIIIII", *fields), 0)
         self._cursor.kick()
-        if written := await answer:
+        if written := await self._cursor.answer(answer):
             raise DeviceError(f"{len(written)} bytes in answer to a cursor command")
 
     # --- One command ------------------------------------------------------------------------------------
+
+    async def _ask(self, number: int, what: int, room: int, expected: int) -> bytes:
+        return await self._do(number, struct.pack("<II", what, 0), room=room, expected=expected)
 
     async def _do(self, number: int, body: bytes = b"", *, room: int = 0, expected: int = OK) -> bytes:
         answer, fence_id = self._post(number, body, room)
@@ -229,8 +262,7 @@ class GpuDriver:
     async def _answer(
         self, answer: "asyncio.Future[bytes]", fence_id: int, expected: int = OK, room: int = 0
     ) -> bytes:
-        async with asyncio.timeout(self._control.queue.patience):
-            data = await answer
+        data = await self._control.answer(answer)
         if len(data) < HEADER.size:
             raise DeviceError(f"an answer of {len(data)} bytes")
         code, flags, *fence = HEADER.unpack_from(data)

@@ -44,6 +44,10 @@ def test_a_back_end_without_protocol_features(run_async: Run) -> None:
             assert frontend.features == mask(Feature.VERSION_1) | 1
             assert frontend.protocol_features == 0
             assert await frontend.queue_num() == 1
+            with pytest.raises(RefusedRequest, match="CONFIG was not negotiated"):
+                await frontend.read_config(0, 8)
+            with pytest.raises(RefusedRequest, match="BACKEND_REQ was not negotiated"):
+                await frontend.take_requests()
             with closing(SharedMemory(1 << 20)) as memory:
                 await frontend.share(memory)
                 with closing(await frontend.start(memory)) as queue:

@@ -103,6 +103,6 @@ def test_who_waits_when_it_is_closed_is_cancelled(run_async: Run) -> None:
             await asyncio.wait([waiting])
             assert waiting.cancelled()
             line.close()
-        device.held.clear()
+            device.release()
 
     run_async(main)

@@ -102,6 +102,7 @@ def test_shared_objects(run_async: Run) -> None:
 async def by_hand(*calls: Call, agreed: int = ~0) -> AsyncIterator[tuple[socket.socket, BackendRequests]]:
     """The back-end's end of its channel."""
     async with modest(0) as (backend, frontend):
+        frontend.protocol_features = mask(ProtocolFeature.BACKEND_REQ)
         requests = BackendRequests(frontend, calls)
         await requests.connect()
         await frontend.call(GET_FEATURES, Empty())  # the fd has arrived

@@ -179,15 +179,18 @@ class Frontend:
         return (await self.call(GET_QUEUE_NUM, Empty())).value
 
     async def read_config(self, offset: int, size: int) -> bytes:
-        """Bytes of the device's config space. RefusedRequest if it has none there."""
+        """Bytes of the device's config space. RefusedRequest if it has none, or not there."""
+        self._must_have(ProtocolFeature.CONFIG)
         return (await self.call(GET_CONFIG, ConfigSpace(offset, bytes(size)))).data
 
     async def write_config(self, offset: int, data: bytes) -> None:
-        """Writes to the config space, as the guest's driver."""
+        """Writes to the config space, as the guest's driver; raises as `read_config`."""
+        self._must_have(ProtocolFeature.CONFIG)
         await self.call(SET_CONFIG, ConfigSpace(offset, data))
 
     async def take_requests(self) -> Channel:
         """Gives the back-end a socket for its requests, which come on the channel. The caller closes it."""
+        self._must_have(ProtocolFeature.BACKEND_REQ)
         ours, theirs = socket.socketpair()
         channel = Channel(ours, BACK_END)
         try:
@@ -220,6 +223,7 @@ class Frontend:
 
     async def start_again(self, queue: Queue, base: int | None = None) -> None:
         """Starts a queue's ring at `base`; by default at its start."""
+        queue.watch(self._socket)
         await self.set_up(queue, base)
         await self.call(SET_VRING_KICK, VringFd(queue.index), queue.kick_fd)
         await self.call(SET_VRING_CALL, VringFd(queue.index), queue.call_fd)
@@ -283,6 +287,11 @@ class Frontend:
     def close(self) -> None:
         """Closes the connection; idempotent."""
         self.channel.close()
+
+    def _must_have(self, feature: Bit) -> None:
+        """Asks for nothing that was not agreed on: some back-ends close the connection for that."""
+        if not self.has(feature):
+            raise RefusedRequest(f"{feature.name} was not negotiated")
 
     def _place(self, memory: SharedMemory) -> tuple[int, int, int, int]:
         """The fields of a region: guest address, size, user address, offset."""

@@ -6,6 +6,7 @@ import select
 import socket
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from vhostd.errors import DeviceError, GuestError
@@ -54,7 +55,7 @@ class Queue:
         for fd in (self.call_fd, self.err_fd):
             self._watched.register(fd, select.EPOLLIN)
         if connection is not None:
-            self._watched.register(connection, select.EPOLLRDHUP)
+            self.watch(connection)
         self._held: dict[int, Sequence[Buffer]] = {}  # the buffers of each head that is out
         self._taken: dict[int, list[Buffer]] = {}  # those of them that were taken from the memory here
         self._free: defaultdict[int, list[int]] = defaultdict(list)  # addresses by size
@@ -118,11 +119,14 @@ class Queue:
         Raises GuestError if the device has stopped the ring since it is broken, ConnectionResetError if the
         back-end has closed the connection, TimeoutError when the `patience` is over.
         """
+        ending = None
         async with asyncio.timeout(self.patience):
             while (answer := self.poll()) is None:
+                if ending is not None:
+                    raise ending
                 if not self.driver.arm():
                     await readable(self.fileno())
-                    self.heed()
+                    ending = self._heard()
         return answer
 
     def fileno(self) -> int:
@@ -131,13 +135,13 @@ class Queue:
 
     def heed(self) -> None:
         """Takes the device's interrupt, if there is one; raises as `used` if that has ended."""
-        ready = dict(self._watched.poll(0))
-        if self.call_fd.fileno() in ready:
-            os.eventfd_read(self.call_fd.fileno())
-        elif self.err_fd.fileno() in ready:
-            raise GuestError(f"the device has stopped ring {self.index}, since it is broken: see its log")
-        elif ready:
-            raise ConnectionResetError("the back-end has closed the connection")
+        if (ending := self._heard()) is not None:
+            raise ending
+
+    def watch(self, connection: socket.socket) -> None:
+        """Whoever waits for the device notices the end of this connection as well."""
+        with suppress(FileExistsError):  # it is watched already
+            self._watched.register(connection, select.EPOLLRDHUP)
 
     async def request(self, data: bytes = b"", room: int = 0) -> bytes:
         """Sends a chain, waits until it is used, and returns what the device wrote; raises as `used` does."""
@@ -150,6 +154,17 @@ class Queue:
         self._watched.close()
         for fd in (self.kick_fd, self.call_fd, self.err_fd):
             fd.close()
+
+    def _heard(self) -> Exception | None:
+        """Takes the interrupt; or the error that says that none can come. The last answers may have come."""
+        ready = dict(self._watched.poll(0))
+        if self.call_fd.fileno() in ready:
+            os.eventfd_read(self.call_fd.fileno())
+        elif self.err_fd.fileno() in ready:
+            return GuestError(f"the device has stopped ring {self.index}, since it is broken: see its log")
+        elif ready:
+            return ConnectionResetError("the back-end has closed the connection")
+        return None
 
     def _take(self, size: int) -> int:
         return self._free[size].pop() if self._free[size] else self.memory.allocate(size)

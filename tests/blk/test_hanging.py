@@ -121,7 +121,7 @@ class Guest(NamedTuple):
 async def guest(path: Path, *, area: bool = False, size: int = 128) -> AsyncIterator[Guest]:
     """A guest that boots, with an inflight area or without; each step of that is done soon."""
     with closing(await Frontend.connect(str(path))) as frontend, closing(SharedMemory(MEMORY)) as memory:
-        await soon(frontend.negotiate(FEATURES), "to negotiate")
+        await soon(frontend.negotiate(FEATURES, inflight=area), "to negotiate")
         await soon(frontend.share(memory), "to share memory")
         if area:
             made, fd = await soon(frontend.get_inflight(1, size), "GET_INFLIGHT_FD")
@@ -364,7 +364,7 @@ def test_what_hung_is_done_again_after_it_has_ended(tmp_path: Path, run_async: R
             closing(SharedMemory(MEMORY)) as memory,
         ):
             with closing(await Frontend.connect(str(disk.path))) as frontend:
-                await frontend.negotiate(FEATURES)
+                await frontend.negotiate(FEATURES, inflight=True)
                 await frontend.share(memory)
                 area, fd = await frontend.get_inflight(1, 128)
                 await frontend.set_inflight(area, fd)
@@ -388,7 +388,7 @@ async def resumes(
     """The second session of a guest whose write hung in the first."""
     used = before.queue.driver.used_index
     with closing(await Frontend.connect(str(disk.path))) as frontend:
-        await soon(frontend.negotiate(FEATURES, resume=True), "to negotiate")
+        await soon(frontend.negotiate(FEATURES, resume=True, inflight=True), "to negotiate")
         await soon(frontend.share(before.memory), "to share memory")
         await frontend.set_inflight(*inflight)
         await soon(frontend.start_again(before.queue, used), "to start the ring again")
@@ -416,7 +416,7 @@ def test_a_ring_stops_when_nothing_is_done_late_and_leaves_the_rest(
             closing(SharedMemory(MEMORY)) as memory,
             closing(await Frontend.connect(str(disk.path))) as frontend,
         ):
-            await frontend.negotiate(FEATURES)
+            await frontend.negotiate(FEATURES, inflight=True)
             await frontend.share(memory)
             area, fd = await frontend.get_inflight(1, 128)
             await frontend.set_inflight(area, fd)

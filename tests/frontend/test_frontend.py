@@ -32,7 +32,10 @@ from vhostd.wire.framing import HEADER, VERSION
 from vhostd.wire.rows import U64, Empty
 
 LITTLE = mask(Feature.VERSION_1, Feature.LOG_ALL, Feature.RING_PACKED) | 1
-SOME = mask(ProtocolFeature.MQ, ProtocolFeature.XEN_MMAP, ProtocolFeature.INBAND_NOTIFICATIONS) | 1 << 63
+SOME = mask(
+    *(ProtocolFeature.MQ, ProtocolFeature.XEN_MMAP, ProtocolFeature.INBAND_NOTIFICATIONS),
+    *(ProtocolFeature.INFLIGHT_SHMFD, ProtocolFeature.GET_VRING_BASE_INFLIGHT, 63),
+)
 
 
 def test_a_back_end_without_protocol_features(run_async: Run) -> None:

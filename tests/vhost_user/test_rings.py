@@ -378,7 +378,7 @@ def test_otherwise_a_stopped_ring_has_completed_all(lacking: str, run_async: Run
         device, memory = Echo(), SharedMemory(1 << 20)
         async with connected(device) as frontend:
             bit = mask(ProtocolFeature.GET_VRING_BASE_INFLIGHT)
-            await frontend.negotiate(protocol_features=~bit if lacking == "the feature" else None)
+            await frontend.negotiate(protocol_features=~bit if lacking == "the feature" else ~0)
             await frontend.share(memory)
             area, fd = await frontend.get_inflight(2, 64)
             if lacking == "the feature":

@@ -55,7 +55,8 @@ from vhostd.wire.fds import Fd, close_all
 from vhostd.wire.rows import U64, Bit, Empty, P, R, Row
 
 # What `negotiate` accepts only if it is told to. With INBAND_NOTIFICATIONS nobody kicks by eventfd, with
-# XEN_MMAP memory is described in another way.
+# XEN_MMAP memory is described in another way. With INFLIGHT_SHMFD libvhost-user starts no ring without an area.
+INFLIGHT = mask(ProtocolFeature.INFLIGHT_SHMFD, ProtocolFeature.GET_VRING_BASE_INFLIGHT)
 UNWANTED_PROTOCOL = mask(ProtocolFeature.INBAND_NOTIFICATIONS, ProtocolFeature.XEN_MMAP)
 KNOWN_PROTOCOL = mask(*(bit for bit in vars(ProtocolFeature).values() if isinstance(bit, Bit)))
 UNWANTED = mask(Feature.LOG_ALL, Feature.ACCESS_PLATFORM)
@@ -148,17 +149,20 @@ class Frontend:
         *,
         resume: bool = False,
         packed: bool = False,
+        inflight: bool = False,
     ) -> None:
         """Accepts these features of those offered, and nothing else. Reads the config space, if there is one.
 
         By default it accepts all but LOG_ALL, and ACCESS_PLATFORM, which takes an `Iommu`; RING_PACKED only
         if the rings are to be `packed`; and of the protocol's all that are known here, but
-        INBAND_NOTIFICATIONS and XEN_MMAP. To `resume` is not to read the config space, because the guest's
-        driver has been set up before.
+        INBAND_NOTIFICATIONS and XEN_MMAP, and INFLIGHT_SHMFD only if there is to be an `inflight` area. To
+        `resume` is not to read the config space, because the guest's driver has been set up before.
         """
         offered = (await self.call(GET_FEATURES, Empty())).value
         if offered >> Feature.PROTOCOL_FEATURES & 1:
-            await self._negotiate_protocol(protocol_features)
+            unwanted = UNWANTED_PROTOCOL | (0 if inflight else INFLIGHT)
+            known = KNOWN_PROTOCOL & ~unwanted
+            await self._negotiate_protocol(known if protocol_features is None else protocol_features)
         await self.call(SET_OWNER, Empty())
         unwanted = UNWANTED | (0 if packed else mask(Feature.RING_PACKED))
         self.features = offered & (~unwanted if features is None else features)
@@ -166,9 +170,8 @@ class Frontend:
         if self.has(ProtocolFeature.CONFIG) and not resume:
             await self.read_config(0, 1)
 
-    async def _negotiate_protocol(self, wanted: int | None) -> None:
-        offered = (await self.call(GET_PROTOCOL_FEATURES, Empty())).value
-        chosen = offered & (KNOWN_PROTOCOL & ~UNWANTED_PROTOCOL if wanted is None else wanted)
+    async def _negotiate_protocol(self, wanted: int) -> None:
+        chosen = (await self.call(GET_PROTOCOL_FEATURES, Empty())).value & wanted
         await self.call(SET_PROTOCOL_FEATURES, U64(chosen))
         self.protocol_features = chosen
 

@@ -55,7 +55,8 @@ from vhostd.wire.fds import Fd, close_all
 from vhostd.wire.rows import U64, Bit, Empty, P, R, Row
 
 # What `negotiate` accepts only if it is told to. With INBAND_NOTIFICATIONS nobody kicks by eventfd, with
-# XEN_MMAP memory is described in another way. With INFLIGHT_SHMFD libvhost-user starts no ring without an area.
+# XEN_MMAP memory is described in another way. With INFLIGHT_SHMFD libvhost-user starts no ring without an
+# area.
 INFLIGHT = mask(ProtocolFeature.INFLIGHT_SHMFD, ProtocolFeature.GET_VRING_BASE_INFLIGHT)
 UNWANTED_PROTOCOL = mask(ProtocolFeature.INBAND_NOTIFICATIONS, ProtocolFeature.XEN_MMAP)
 KNOWN_PROTOCOL = mask(*(bit for bit in vars(ProtocolFeature).values() if isinstance(bit, Bit)))

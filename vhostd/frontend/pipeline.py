@@ -13,9 +13,10 @@ class Pipeline:
     `lasting` one wait on, since another ring, or another back-end, may have their answers.
     """
 
-    def __init__(self, queue: Queue, *, lasting: bool = False) -> None:
+    def __init__(self, queue: Queue, *, descriptors: int = 2, lasting: bool = False) -> None:
+        """`descriptors` is how many each `request` takes of the ring, at most."""
         self.queue = queue
-        self._room = asyncio.Semaphore(max(queue.size // 2, 1))
+        self._room = asyncio.Semaphore(max(queue.size // descriptors, 1))
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._loop = asyncio.get_running_loop()
         self._kicking = False
@@ -23,7 +24,7 @@ class Pipeline:
         self._watched = queue.call_fd.fileno() if lasting else queue.fileno()
         self._loop.add_reader(self._watched, self._called)
 
-    async def request(self, data: bytes = b"", room: int = 0) -> bytes:
+    async def request(self, data: bytes | tuple[bytes, ...] = b"", room: int | tuple[int, ...] = 0) -> bytes:
         """What the device writes into `room` bytes when it gets these. Waits for room in the ring.
 
         The device is told once of all that is sent in one turn of the event loop. Raises as `answer`.
@@ -38,7 +39,9 @@ class Pipeline:
         async with asyncio.timeout(self.queue.patience):
             return await posted
 
-    def post(self, data: bytes = b"", room: int = 0) -> "asyncio.Future[bytes]":
+    def post(
+        self, data: bytes | tuple[bytes, ...] = b"", room: int | tuple[int, ...] = 0
+    ) -> "asyncio.Future[bytes]":
         """Makes a request available without a word to the device; the future is of its answer.
 
         Raises IndexError if the ring is full.

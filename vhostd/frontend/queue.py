@@ -17,6 +17,7 @@ from vhostd.ring.driver import driver_format
 from vhostd.wire.fds import Fd
 
 DESCRIPTOR_SIZE = 16
+SECTOR = 512  # what is at least that long is aligned to it: a disk may read and write it past the page cache
 
 Buffer = tuple[int, int, bool]  # guest address, size, whether the device writes it
 
@@ -28,7 +29,8 @@ class Queue:
     the ring itself, a SplitDriver or a PackedDriver of `vhostd.ring`: its `descriptor`, `offer` and `publish`
     write whatever they are given, as a hostile driver would.
 
-    `patience` is how many seconds `used` waits for the device.
+    `patience` is how many seconds `used` waits for the device. `surplus` is how many bytes more than there
+    was room for the device says that it has written.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Queue:
         self.index = index
         self.size = size
         self.patience: float | None = None
+        self.surplus = 0
         footprint = ring_format(features).footprint(size)
         where = memory.allocate(sum(footprint) + 8, PAGE)  # 8 at most for alignment
         # A SplitDriver or a PackedDriver. Whoever writes nonsense into a ring knows its format.
@@ -60,18 +63,27 @@ class Queue:
         self._taken: dict[int, list[Buffer]] = {}  # those of them that were taken from the memory here
         self._free: defaultdict[int, list[int]] = defaultdict(list)  # addresses by size
 
-    def add(self, data: bytes = b"", room: int = 0, *, indirect: bool = False) -> int:
+    def add(
+        self,
+        data: bytes | tuple[bytes, ...] = b"",
+        room: int | tuple[int, ...] = 0,
+        *,
+        indirect: bool = False,
+    ) -> int:
         """Offers a chain that holds `data`, then `room` bytes for the device to fill; returns its head.
 
-        With `indirect` (INDIRECT_DESC) the descriptors lie in a table of their own. Raises IndexError if the
-        ring is full, MemoryError if the memory is.
+        Each is a buffer, or several; those of no bytes are left out. With `indirect` (INDIRECT_DESC) the
+        descriptors lie in a table of their own. Raises IndexError if the ring is full, MemoryError if the
+        memory is.
         """
         taken = []
-        if data:
-            taken.append((self._take(len(data)), len(data), False))
-            self.memory.map.write(taken[0][0], data)
-        if room:
-            taken.append((self._take(room), room, True))
+        for part in (data,) if isinstance(data, bytes) else data:
+            if part:
+                taken.append((self._take(len(part)), len(part), False))
+                self.memory.map.write(taken[-1][0], part)
+        taken += [
+            (self._take(size), size, True) for size in ((room,) if isinstance(room, int) else room) if size
+        ]
         table = None
         if indirect:
             size = DESCRIPTOR_SIZE * len(taken)
@@ -100,7 +112,8 @@ class Queue:
     def poll(self) -> tuple[int, bytes] | None:
         """The next chain that the device has used: its head, and what the device wrote.
 
-        Raises DeviceError for a chain that the device did not have, and for more bytes than there was room.
+        Raises DeviceError for a chain that the device did not have. More bytes than there was room add to the
+        `surplus`.
         """
         if (used := self.driver.used()) is None:
             return None
@@ -167,7 +180,9 @@ class Queue:
         return None
 
     def _take(self, size: int) -> int:
-        return self._free[size].pop() if self._free[size] else self.memory.allocate(size)
+        if self._free[size]:
+            return self._free[size].pop()
+        return self.memory.allocate(size, SECTOR if size >= SECTOR else 16)
 
     def _written(self, buffers: Sequence[Buffer], written: int) -> bytes:
         """The first bytes of the buffers that the device may write."""
@@ -176,10 +191,7 @@ class Queue:
             if writes and left:
                 parts.append(self.memory.map.read(addr, min(size, left)))
                 left -= len(parts[-1])
-        if left:
-            raise DeviceError(
-                f"ring {self.index}: the device says that it wrote {written} bytes: {left} too many"
-            )
+        self.surplus += left
         return b"".join(parts)
 
 

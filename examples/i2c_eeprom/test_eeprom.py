@@ -2,17 +2,17 @@
 
 import asyncio
 import shutil
-import socket
 import struct
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from vhostd.errors import GuestError
-from vhostd.frontend import Frontend, Queue, SharedMemory
+from vhostd.frontend import Backend, Queue, SharedMemory
 
 PROGRAM = shutil.which("vhost-user-i2c-eeprom", path=Path(sys.executable).parent) or "vhost-user-i2c-eeprom"
 FAIL_NEXT, READ = 1, 2
@@ -24,34 +24,21 @@ def driven(drive: Callable[[Queue], Awaitable[None]], *options: str, state: byte
     """Runs the program, with a state if there is one, and a driver of its only queue; returns the state."""
 
     async def main() -> bytes:
-        frontend = Frontend(ours)
-        memory = SharedMemory(1 << 20)
-        await frontend.negotiate()
-        assert frontend.features & 1, "drivers need zero-length requests"
-        if state:
-            await frontend.load(state)
-        await frontend.share(memory)
-        queue = await frontend.start(memory)
-        await asyncio.wait_for(drive(queue), 30)
-        await frontend.stop(queue)
-        left = await frontend.save()
-        queue.close()
-        memory.close()
-        frontend.close()
+        async with Backend([PROGRAM, "--fd={fd}", *options], patience=30) as program:
+            with closing(await program.connect()) as frontend, closing(SharedMemory(1 << 20)) as memory:
+                await frontend.negotiate()
+                assert frontend.features & 1, "drivers need zero-length requests"
+                if state:
+                    await frontend.load(state)
+                await frontend.share(memory)
+                with closing(await frontend.start(memory)) as queue:
+                    await drive(queue)
+                    await frontend.stop(queue)
+                left = await frontend.save()
+            assert await program.ended() == 0
         return left
 
-    ours, theirs = socket.socketpair()
-    with theirs:
-        fd = theirs.fileno()
-        program = subprocess.Popen([PROGRAM, f"--fd={fd}", *options], pass_fds=[fd])
-    try:
-        ours.setblocking(False)
-        left = asyncio.run(main())
-        assert program.wait(30) == 0
-        return left
-    finally:
-        program.kill()
-        program.wait()
+    return asyncio.run(main())
 
 
 def head(flags: int = 0, address: int = 0x50) -> bytes:

@@ -163,6 +163,19 @@ def test_what_is_malformed_ends_it(run_async: Run) -> None:
     run_async(main)
 
 
+def test_a_fault_of_the_test_s_own_is_not_hidden(run_async: Run) -> None:
+    def fault(_: Empty) -> None:
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        async with by_hand(answer(CONFIG_CHANGE_MSG, fault)) as (sock, requests):
+            await asyncio.get_running_loop().sock_sendall(sock, asked(CONFIG_CHANGE_MSG.request))
+            await requests.told(CONFIG_CHANGE_MSG)
+
+    with pytest.raises(ZeroDivisionError):
+        run_async(main)
+
+
 def test_an_iommu_beside_others(run_async: Run) -> None:
     """It says no for a page that is not there, and tells of an access that failed."""
     number = BACKEND_IOTLB_MSG.request

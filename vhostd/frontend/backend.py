@@ -27,8 +27,8 @@ PAUSES = (0.001, 0.05)  # seconds between attempts to connect: the first, and th
 class Backend:
     """Starts a program for an `async with` block, and kills it, and all that it has started, at its end.
 
-    `command` is a command line, which is split as a shell does, or its words. There, the program's socket is
-    one of these:
+    `command` is a command line, which is split as a shell does, or its words. The program must stay in the
+    foreground. Its socket is one of these:
 
         {socket}    the path of a socket that the program makes, or of one that it makes of the path: `PATH0`
         {listener}  the number of an fd, of a socket that listens
@@ -55,9 +55,9 @@ class Backend:
     ) -> None:
         self.command = shlex.split(command) if isinstance(command, str) else list(command)
         self.patience = patience
-        text = " ".join(self.command)
-        if not any(place in text for place in ("{socket}", "{listener}", "{fd}")):
-            raise UsageError(f"{text}: a command needs {{socket}} in place of its socket's path, or {{fd}}")
+        if not any(map(self._has, ("{socket}", "{listener}", "{fd}"))):
+            words = " ".join(self.command)
+            raise UsageError(f"{words}: a command needs {{socket}} in place of its socket's path, or {{fd}}")
         self._env, self._cwd = env, cwd
         self._folder: TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -104,7 +104,7 @@ class Backend:
 
     async def connect(self) -> Frontend:
         """A new connection, as soon as the program listens. The caller closes it."""
-        if "{fd}" in " ".join(self.command):
+        if self._has("{fd}"):
             if self._connection is None:
                 raise UsageError("a program with {fd} has a single connection")
             ours, self._connection = self._connection, None
@@ -163,12 +163,12 @@ class Backend:
         return self._process
 
     def _start(self) -> None:
-        text, places = " ".join(self.command), {"{socket}": str(self._path), "{folder}": str(self.folder)}
+        places = {"{socket}": str(self._path), "{folder}": str(self.folder)}
         passed = []
-        if "{listener}" in text:
+        if self._has("{listener}"):
             passed.append(self._listener())
             places["{listener}"] = str(passed[-1].fileno())
-        if "{fd}" in text:
+        if self._has("{fd}"):
             self._connection, theirs = socket.socketpair()
             passed.append(Fd(theirs.detach()))
             places["{fd}"] = str(passed[-1].fileno())
@@ -191,6 +191,9 @@ class Backend:
             close_all((said, *passed))
         asyncio.get_running_loop().add_reader(self._output.fileno(), self._drain)
 
+    def _has(self, place: str) -> bool:
+        return any(place in word for word in self.command)
+
     def _listener(self) -> Fd:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.bind(str(self._path))
@@ -199,10 +202,8 @@ class Backend:
 
     def _forget(self) -> None:
         """Lets go of the pipe, and of a connection that nobody has asked for."""
-        if self._output:
-            self._drain()
-        if self._output:
-            self._unwatch()
+        self._drain()
+        self._unwatch()
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -47,11 +47,13 @@ class BackendRequests:
         return payload
 
     async def close(self) -> None:
-        """Closes the channel; idempotent."""
+        """Closes the channel; idempotent. Raises what a call has raised beside RefusedRequest."""
         if self._task is not None and self._channel is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
             self._channel.close()
+            if not self._task.cancelled():
+                self._task.result()
 
     async def _serve(self, channel: Channel) -> None:
         try:

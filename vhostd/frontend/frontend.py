@@ -1,8 +1,11 @@
 """The front-end's part of the protocol, one request at a time."""
 
 import asyncio
+import fcntl
 import os
 import socket
+import sys
+import termios
 from contextlib import suppress
 from typing import Any
 
@@ -62,7 +65,7 @@ UNWANTED_PROTOCOL = mask(ProtocolFeature.INBAND_NOTIFICATIONS, ProtocolFeature.X
 KNOWN_PROTOCOL = mask(*(bit for bit in vars(ProtocolFeature).values() if isinstance(bit, Bit)))
 UNWANTED = mask(Feature.LOG_ALL, Feature.ACCESS_PLATFORM)
 RAW_SIZE = 65536
-PAUSE = 0.005  # seconds until the next attempt to connect
+PAUSE = 0.005  # seconds until the next attempt to connect, or the next look at what was read
 
 
 class Frontend:
@@ -133,6 +136,12 @@ class Frontend:
         """What the back-end has sent, as it comes; no bytes at all if it has closed the connection."""
         async with asyncio.timeout(self.patience), self._turn:
             return await self.channel.receive_raw(RAW_SIZE)
+
+    async def taken(self) -> None:
+        """Waits until the back-end has read all that was sent, or has closed the connection."""
+        async with asyncio.timeout(self.patience):
+            while _unread(self._socket):  # nobody tells when it changes
+                await asyncio.sleep(PAUSE)
 
     async def hang_up(self) -> None:
         """Waits until the back-end has closed the connection, whatever it has sent before."""
@@ -309,6 +318,11 @@ class Frontend:
         """The address of a ring's area: with an IOMMU the driver's, which is an I/O virtual address."""
         has_iommu = self.features >> Feature.ACCESS_PLATFORM & 1
         return guest_addr if has_iommu else self._user_addr(memory, guest_addr)
+
+
+def _unread(sock: socket.socket) -> int:
+    """How much of what was sent lies there unread, as the kernel counts it."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 def _connect(sock: socket.socket, path: str) -> bool:

@@ -10,10 +10,10 @@ from vhostd.conformance.check import Check
 from vhostd.conformance.subject import Subject
 from vhostd.conformance.trial import Trial
 from vhostd.conformance.verdict import Failed, Skipped
-from vhostd.errors import DeviceError, FrontendError, GuestError
+from vhostd.errors import DeviceError, FrontendError, GuestError, SetupError, UsageError
 
 LIMIT = 3  # times its patience: no check waits longer than for a few answers in a row
-BROKEN = (FrontendError, DeviceError, GuestError, ConnectionError)  # what a back-end may do to a front-end
+BROKEN = (FrontendError, DeviceError, GuestError, SetupError)  # what a back-end may do to a front-end
 
 
 class Outcome(StrEnum):
@@ -59,6 +59,10 @@ async def _observe(subject: Subject, check: Check) -> None:
             await check.observe(trial)
     except TimeoutError:
         failure = Failed("it did not answer in time")
+    except ConnectionError:
+        failure = Failed("it closed the connection")
+    except UsageError as error:  # a program that is given its one connection
+        failure = Skipped(str(error))
     except BROKEN as error:
         failure = Failed(str(error) or type(error).__name__)
     except (Failed, Skipped) as error:

@@ -8,7 +8,7 @@ from typing import Self
 
 from vhostd.conformance.exchange import EXCHANGES, Exchange
 from vhostd.conformance.verdict import Failed
-from vhostd.errors import RefusedRequest, SetupError
+from vhostd.errors import FrontendError, RefusedRequest, SetupError
 from vhostd.frontend import Backend, Frontend
 from vhostd.vhost_user.messages import GET_FEATURES, GET_PROTOCOL_FEATURES, ProtocolFeature
 from vhostd.virtio.vocabulary import Feature
@@ -16,7 +16,8 @@ from vhostd.wire.rows import Bit, Empty
 
 PATIENCE = 10.0  # seconds for what takes milliseconds, on a busy machine too
 LEAVING = 0.5  # seconds in which a program ends that serves one connection only
-UNREACHABLE = (ConnectionError, FileNotFoundError, SetupError, TimeoutError)
+DYING = 0.5  # seconds in which the end of one that has closed its connections is noticed
+UNREACHABLE = (ConnectionError, FileNotFoundError, FrontendError, SetupError, TimeoutError)
 
 
 class Subject:
@@ -44,7 +45,7 @@ class Subject:
             await self._learn()
         except UNREACHABLE as error:
             await self.__aexit__(None, None, None)
-            raise SetupError(f"it serves no front-end: {error or 'it does not answer'}") from None
+            raise SetupError(f"it serves no front-end: {str(error) or 'it does not answer'}") from None
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
@@ -70,10 +71,10 @@ class Subject:
         return bool(self.features >> bit & 1)
 
     async def connect(self) -> Frontend:
-        """A new connection, which the caller closes; starts the program again if it has ended."""
+        """A new connection, which the caller closes. One that has ended with its front-end starts again."""
         if self.program is None:
             return await Frontend.connect(self._socket or "", patience=self.patience)
-        if self.program.status is not None:
+        if self.is_one_shot and self.program.status is not None:
             await self.program.restart()
         return await self.program.connect()
 
@@ -85,6 +86,7 @@ class Subject:
         try:
             await self._greet()
         except UNREACHABLE as error:
+            await self._has_left(DYING)  # its end says more than its silence
             reason = self._loss(error)
             if self.program is not None:
                 await self.program.restart()
@@ -105,7 +107,7 @@ class Subject:
         """Why it serves no more."""
         status = None if self.program is None else self.program.status
         if status is None:
-            return f"afterwards it served no new front-end: {error or 'no answer'}"
+            return f"afterwards it served no new front-end: {str(error) or 'no answer'}"
         what = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         return f"the program {what}: {self._last_words()}"
 
@@ -124,14 +126,14 @@ class Subject:
                     self.queue_num = await frontend.queue_num()
         finally:
             frontend.close()
-        if self.program is not None:
-            self.is_one_shot = await self._has_left()
+        self.is_one_shot = await self._has_left(LEAVING)
 
-    async def _has_left(self) -> bool:
-        """Whether the program ends because its front-end has gone."""
-        assert self.program is not None
+    async def _has_left(self, seconds: float) -> bool:
+        """Whether the program ends within so many seconds."""
+        if self.program is None:
+            return False
         with suppress(TimeoutError):
-            async with asyncio.timeout(LEAVING):
+            async with asyncio.timeout(seconds):
                 await self.program.ended()
         return self.program.status is not None
 

@@ -12,7 +12,7 @@ from vhostd.errors import DeviceError, GuestError, MalformedMessage, RefusedRequ
 from vhostd.frontend import Frontend, GpuDisplay, Queue, SharedMemory, raw_message
 from vhostd.frontend.pipe import read_all
 from vhostd.vhost_user.messages import GET_FEATURES, ProtocolFeature
-from vhostd.virtio.vocabulary import Feature, mask
+from vhostd.virtio.vocabulary import Feature
 from vhostd.wire.fds import Fd
 from vhostd.wire.framing import VERSION, Message
 from vhostd.wire.rows import Empty, Row

@@ -19,6 +19,7 @@ from vhostd.vhost_user.messages import (
     GET_PROTOCOL_FEATURES,
     SET_FEATURES,
     SET_OWNER,
+    SET_VRING_BASE,
     SET_VRING_CALL,
     SET_VRING_ENABLE,
     SET_VRING_KICK,
@@ -54,10 +55,11 @@ async def header_of_a_reply(trial: Trial) -> None:
 
 @MESSAGES.must(2, "Message Specification", "A message may come in pieces.")
 async def dribbled(trial: Trial) -> None:
-    """Sends GET_FEATURES byte by byte, each in a packet of its own."""
+    """Sends GET_FEATURES byte by byte, each when the one before was read."""
     frontend = await trial.connect()
     for byte in trial.message(GET_FEATURES, Empty()):
         await frontend.send_raw(bytes([byte]))
+        await frontend.taken()
     reply = await trial.next_reply(frontend)
     expect(reply.request == GET_FEATURES.request, f"the reply is one to request {reply.request}")
 
@@ -94,6 +96,7 @@ async def huge_payload(trial: Trial) -> None:
     """Sends a header that says 4 GiB less one byte; a new front-end is served afterwards."""
     frontend = await trial.connect()
     await frontend.send_raw(trial.message(SET_FEATURES, U64(0), size=0xFFFF_FFFF))
+    await frontend.taken()
     frontend.close()
 
 
@@ -106,6 +109,7 @@ async def cut(trial: Trial) -> None:
     for size in (1, 4, 11, 12, 13, 19) if not trial.subject.is_one_shot else (13,):
         frontend = await trial.connect()
         await frontend.send_raw(whole[:size])
+        await frontend.taken()
         frontend.close()
 
 
@@ -113,12 +117,12 @@ async def cut(trial: Trial) -> None:
     7, "Message Specification", "A payload that is too short is not taken for a whole one.", WITH_ACKS
 )
 async def short_payload(trial: Trial) -> None:
-    """Sends SET_VRING_NUM with half of its payload, and asks for an ack: it is refused, or the connection
+    """Sends SET_VRING_BASE with half of its payload, and asks for an ack: it is refused, or the connection
     ends.
     """
     frontend = await trial.negotiate()
-    payload = VringState(0, 64).pack()[:4]
-    await frontend.send_raw(HEADER.pack(SET_VRING_NUM.request, VERSION | NEED_REPLY, len(payload)) + payload)
+    payload = VringState(0, 0).pack()[:4]
+    await frontend.send_raw(HEADER.pack(SET_VRING_BASE.request, VERSION | NEED_REPLY, len(payload)) + payload)
     try:
         reply = await trial.next_reply(frontend)
     except CLOSED:

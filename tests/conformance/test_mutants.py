@@ -1,0 +1,110 @@
+"""Each check finds the fault that was planted for it (faults.py), and none in our programs as they are."""
+
+import asyncio
+import shlex
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.faults import PATIENCE, Fault, all_faults
+from tests.programs import executable
+from vhostd.conformance.check import Check, matching
+from vhostd.conformance.groups import GROUPS
+from vhostd.conformance.runner import Outcome, Result, run
+from vhostd.conformance.subject import Subject
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = {  # by the type of the device: its program, and what it needs beside a socket
+    "block": "vhost-user-blk --ram=16M",
+    "gpu": "vhost-user-gpu",
+    "input": "vhost-user-input --event-socket={folder}/keys.sock",
+    "rng": "vhost-user-rng",
+}
+AT_ONCE = 4  # programs that run side by side: most of the time they wait
+FAULTS = all_faults()
+CHECKS = matching(GROUPS, ())
+# Checks, and groups of checks, that no fault is planted for, and why.
+UNPLANTED = {"BLK": "to come", "GPU": "to come", "INP": "to come", "RNG": "to come"}
+
+
+@pytest.fixture(scope="module")
+def sound() -> dict[str, dict[str, Result]]:
+    """What the checks say of our programs as they are, by type and id."""
+
+    async def main() -> dict[str, dict[str, Result]]:
+        results = await asyncio.gather(*(_results(kind, _command(kind), CHECKS) for kind in PROGRAMS))
+        return dict(zip(PROGRAMS, results, strict=True))
+
+    return asyncio.run(main())
+
+
+@pytest.fixture(scope="module")
+def verdicts(request: pytest.FixtureRequest) -> dict[str, Result]:
+    """What its check says of each mutant that was selected, by name."""
+    wanted = {item.callspec.id for item in request.session.items if hasattr(item, "callspec")}
+    selected = [fault for fault in FAULTS if str(fault) in wanted]
+
+    async def main() -> dict[str, Result]:
+        turn = asyncio.Semaphore(AT_ONCE)
+        results = await asyncio.gather(*(_verdict(fault, turn) for fault in selected))
+        return {fault.name: result for fault, result in zip(selected, results, strict=True)}
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_a_planted_fault_is_found(fault: Fault, verdicts: dict[str, Result]) -> None:
+    result = verdicts[fault.name]
+    assert result.outcome is Outcome.FAILED, result.reason
+    assert fault.reason in result.reason
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_our_programs_are_sound(kind: str, sound: dict[str, dict[str, Result]]) -> None:
+    failed = [result for result in sound[kind].values() if result.outcome is Outcome.FAILED]
+    assert not failed, [f"{result.check.id}: {result.reason}" for result in failed]
+    planted = {fault.check for fault in FAULTS if fault.program == kind and not fault.options}
+    skipped = {id for id, result in sound[kind].items() if result.outcome is Outcome.SKIPPED}
+    assert not planted & skipped, "these checks cannot find a fault there"
+
+
+def test_every_check_has_a_fault() -> None:
+    planted = {fault.check for fault in FAULTS} | {check.id for check in matching(GROUPS, list(UNPLANTED))}
+    assert not {check.id for check in CHECKS} - planted
+
+
+def test_every_fault_has_a_name_of_its_own() -> None:
+    assert max(Counter(fault.name for fault in FAULTS).values()) == 1
+
+
+async def _verdict(fault: Fault, turn: asyncio.Semaphore) -> Result:
+    """What its check says of a mutant."""
+    async with turn:
+        results = await _results(
+            fault.program, _mutant(fault), matching(GROUPS, [fault.check]), patience=fault.patience
+        )
+    return results[fault.check]
+
+
+async def _results(
+    kind: str, command: str, checks: list[Check], *, patience: float = PATIENCE
+) -> dict[str, Result]:
+    async with Subject(command=command, kind=kind) as subject:
+        assert subject.program is not None
+        subject.patience = subject.program.patience = patience  # a start may always take its time
+        return {result.check.id: result async for result in run(subject, checks, destructive=True)}
+
+
+def _command(kind: str) -> str:
+    program, *options = PROGRAMS[kind].split()
+    return shlex.join([executable(program), "--socket-path={socket}", *options])
+
+
+def _mutant(fault: Fault) -> str:
+    start = ["env", f"--chdir={ROOT}", sys.executable, "-m", "tests.conformance.mutant", fault.name]
+    _, *options = PROGRAMS[fault.program].split()
+    return shlex.join(
+        [*start, "--socket-path={socket}", "--sandbox=none", *options, *shlex.split(fault.options)]
+    )

@@ -51,11 +51,16 @@ class Trial:
         return self.owns(await self.subject.connect())
 
     async def negotiate(
-        self, features: int | None = None, protocol_features: int | None = None, *, packed: bool = False
+        self,
+        features: int | None = None,
+        protocol_features: int | None = None,
+        *,
+        packed: bool = False,
+        resume: bool = False,
     ) -> Frontend:
         """A new connection with these features, as far as offered; see `Frontend.negotiate`."""
         frontend = await self.connect()
-        await frontend.negotiate(features, protocol_features, packed=packed)
+        await frontend.negotiate(features, protocol_features, packed=packed, resume=resume)
         return frontend
 
     def memory(self, size: int = MEMORY_SIZE, **places: int) -> SharedMemory:

@@ -231,7 +231,11 @@ class Frontend:
         """Makes a queue in `memory`, and starts and enables its ring as QEMU does."""
         queue = Queue(memory, index, size, self.features, self._socket)
         queue.patience = self.patience
-        await self.start_again(queue)
+        try:
+            await self.start_again(queue)
+        except BaseException:
+            queue.close()
+            raise
         return queue
 
     async def start_again(self, queue: Queue, base: int | None = None) -> None:

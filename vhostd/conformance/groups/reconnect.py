@@ -131,8 +131,8 @@ async def gone_at_work(trial: Trial) -> None:
 
 @RECONNECT.must(3, "SET_VRING_BASE", "A ring goes on where a front-end says that it was.", WORKS)
 async def goes_on(trial: Trial) -> None:
-    """Has three requests answered, goes, and comes again with the same memory and the used index as base: what
-    is posted then is answered, and nothing of before.
+    """Has three requests answered, goes, and comes again with the used index as base: what is posted then is
+    answered, and nothing of before.
     """
     ring = await trial.ring(size=SIZE)
     for _ in range(3):

@@ -1,25 +1,30 @@
 """What one check does with a back-end: connections, memory and rings, all gone at its end."""
 
 import asyncio
+import os
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
-from vhostd.conformance.exchange import Exchange
+from vhostd.conformance.ring import CLOSED, Ring
 from vhostd.conformance.subject import Subject
-from vhostd.conformance.verdict import Failed, expect, skip
-from vhostd.errors import DeviceError, GuestError, MalformedMessage, RefusedRequest
-from vhostd.frontend import Frontend, GpuDisplay, Queue, SharedMemory, raw_message
+from vhostd.conformance.verdict import Failed, skip
+from vhostd.errors import DeviceError, GuestError, RefusedRequest
+from vhostd.frontend import BackendRequests, Frontend, GpuDisplay, Queue, SharedMemory, raw_message
+from vhostd.frontend.frontend import UNWANTED
 from vhostd.frontend.pipe import read_all
 from vhostd.vhost_user.messages import GET_FEATURES, ProtocolFeature
-from vhostd.virtio.vocabulary import Feature
+from vhostd.virtio.vocabulary import Feature, mask
+from vhostd.wire.calls import Call
 from vhostd.wire.fds import Fd
 from vhostd.wire.framing import VERSION, Message
-from vhostd.wire.rows import Empty, Row
+from vhostd.wire.rows import Bit, Empty, Row
+
+__all__ = ["CLOSED", "Ring", "Trial"]
 
 MEMORY_SIZE = 16 << 20
 REACTION = 0.5  # seconds
-CLOSED = (ConnectionError, MalformedMessage)
 
 
 class _Closable(Protocol):
@@ -32,8 +37,10 @@ Closable = TypeVar("Closable", bound=_Closable)
 class Trial:
     """The dealings of one check with the `subject`; closes what it has opened when the block ends."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, *, packed: bool = False) -> None:
+        """Its rings are `packed` unless something else is said."""
         self.subject = subject
+        self.packed = packed
         self._cleanup = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -42,6 +49,10 @@ class Trial:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes what was opened until now."""
         await self._cleanup.aclose()
 
     # --- To be connected --------------------------------------------------------------------------------
@@ -55,11 +66,18 @@ class Trial:
         features: int | None = None,
         protocol_features: int | None = None,
         *,
-        packed: bool = False,
+        packed: bool | None = None,
         resume: bool = False,
+        without: Sequence[Bit] = (),
     ) -> Frontend:
-        """A new connection with these features, as far as offered; see `Frontend.negotiate`."""
+        """A new connection with these features, as far as offered; see `Frontend.negotiate`.
+
+        It does so `without` some of those that are negotiated by default.
+        """
         frontend = await self.connect()
+        packed = self.packed if packed is None else packed
+        if without:
+            features = ~(UNWANTED | mask(*without) | (0 if packed else mask(Feature.RING_PACKED)))
         await frontend.negotiate(features, protocol_features, packed=packed, resume=resume)
         return frontend
 
@@ -70,6 +88,17 @@ class Trial:
     def fd(self, number: int) -> Fd:
         """Owns an fd until the end of the check."""
         return self.owns(Fd(number))
+
+    def eventfd(self) -> Fd:
+        """A fresh eventfd."""
+        return self.fd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+
+    async def requests(self, frontend: Frontend, *calls: Call) -> BackendRequests:
+        """What the back-end asks, from now on; answered by these calls."""
+        requests = BackendRequests(frontend, calls)
+        await requests.connect()
+        self._cleanup.push_async_callback(requests.close)
+        return requests
 
     # --- Messages, byte by byte -------------------------------------------------------------------------
 
@@ -106,15 +135,19 @@ class Trial:
         memory: SharedMemory | None = None,
         *,
         size: int = 64,
-        packed: bool = False,
-    ) -> "Ring":
+        packed: bool | None = None,
+        base: int | None = None,
+        started: bool = True,
+    ) -> Ring:
         """A ring of the device on which its exchange works; with the other rings that it needs.
 
-        Skips the check if no exchange is known, or packed rings are wanted and not offered.
+        It begins at `base`. If it is not `started`, the back-end has not heard of it yet. Skips the check if
+        no exchange is known, or packed rings are wanted and not offered.
         """
         exchange = self.subject.exchange or skip(
             f"no request is known here for a {self.subject.kind or 'device'}"
         )
+        packed = self.packed if packed is None else packed
         if packed and not self.subject.has(Feature.RING_PACKED):
             skip("packed rings are not offered")
         frontend = frontend or await self.negotiate(packed=packed)
@@ -123,8 +156,15 @@ class Trial:
             await frontend.share(memory)
         if self.subject.kind == "gpu":  # it asks its display what there is
             self.owns(await GpuDisplay.show(frontend))
-        queues = [await self.start(frontend, memory, index, size=size) for index in range(exchange.queues)]
-        return Ring(frontend, memory, queues, exchange)
+        queues = [
+            frontend.queue(memory, index, size, base if index == exchange.queue else None)
+            for index in range(exchange.queues)
+        ]
+        ring = self.owns(Ring(frontend, memory, queues, exchange))
+        for queue in queues:
+            if started or queue is not ring.queue:
+                await ring.start(queue)
+        return ring
 
     async def start(
         self, frontend: Frontend, memory: SharedMemory, index: int = 0, *, size: int = 64
@@ -187,39 +227,3 @@ class Trial:
             await frontend.call(GET_FEATURES, Empty())
         except CLOSED:
             raise Failed(otherwise) from None
-
-
-class Ring:
-    """A ring on which a valid request can be sent at any time."""
-
-    def __init__(
-        self, frontend: Frontend, memory: SharedMemory, queues: list[Queue], exchange: Exchange
-    ) -> None:
-        self.frontend = frontend
-        self.memory = memory
-        self.queues = queues
-        self.exchange = exchange
-        self.queue = queues[exchange.queue]
-
-    def post(self) -> int:
-        """Makes a valid request available, without a kick; returns its head."""
-        return self.queue.add(self.exchange.request, self.exchange.room)
-
-    async def answer(self) -> None:
-        """Expects the next answer, and that it is a good one."""
-        try:
-            _, answer = await self.queue.used()
-        except TimeoutError:
-            raise Failed("a valid request was not answered") from None
-        except (GuestError, *CLOSED) as error:
-            raise Failed(f"a valid request was not answered: {error}") from None
-        expect(
-            self.exchange.good(answer), f"a valid request was answered by {answer[:32].hex(' ') or 'nothing'}"
-        )
-
-    async def work(self, times: int = 1) -> None:
-        """Expects valid requests to be answered."""
-        for _ in range(times):
-            self.post()
-            self.queue.kick()
-            await self.answer()

@@ -63,7 +63,8 @@ from vhostd.wire.rows import U64, Bit, Empty, P, R, Row
 INFLIGHT = mask(ProtocolFeature.INFLIGHT_SHMFD, ProtocolFeature.GET_VRING_BASE_INFLIGHT)
 UNWANTED_PROTOCOL = mask(ProtocolFeature.INBAND_NOTIFICATIONS, ProtocolFeature.XEN_MMAP)
 KNOWN_PROTOCOL = mask(*(bit for bit in vars(ProtocolFeature).values() if isinstance(bit, Bit)))
-UNWANTED = mask(Feature.LOG_ALL, Feature.ACCESS_PLATFORM)
+NOTIFY_ON_EMPTY, ANY_LAYOUT = 24, 27  # of before virtio 1
+UNWANTED = mask(NOTIFY_ON_EMPTY, Feature.LOG_ALL, ANY_LAYOUT, Feature.ACCESS_PLATFORM, Feature.IN_ORDER)
 RAW_SIZE = 65536
 PAUSE = 0.005  # seconds until the next attempt to connect, or the next look at what was read
 
@@ -163,9 +164,10 @@ class Frontend:
     ) -> None:
         """Accepts these features of those offered, and nothing else. Reads the config space, if there is one.
 
-        By default it accepts all but LOG_ALL, and ACCESS_PLATFORM, which takes an `Iommu`; RING_PACKED only
-        if the rings are to be `packed`; and of the protocol's all that are known here, but
-        INBAND_NOTIFICATIONS and XEN_MMAP, and INFLIGHT_SHMFD only if there is to be an `inflight` area. To
+        By default it accepts all but LOG_ALL; ACCESS_PLATFORM, which takes an `Iommu`; IN_ORDER, which the
+        drivers here do not keep to; what is older than virtio 1; RING_PACKED, unless the rings are to be
+        `packed`; and of the protocol's all that are known here, but INBAND_NOTIFICATIONS and XEN_MMAP, and
+        INFLIGHT_SHMFD only if there is to be an `inflight` area. To
         `resume` is not to read the config space, because the guest's driver has been set up before.
         """
         offered = (await self.call(GET_FEATURES, Empty())).value
@@ -229,8 +231,7 @@ class Frontend:
 
     async def start(self, memory: SharedMemory, index: int = 0, size: int = 64) -> Queue:
         """Makes a queue in `memory`, and starts and enables its ring as QEMU does."""
-        queue = Queue(memory, index, size, self.features, self._socket)
-        queue.patience = self.patience
+        queue = self.queue(memory, index, size)
         try:
             await self.start_again(queue)
         except BaseException:
@@ -238,22 +239,32 @@ class Frontend:
             raise
         return queue
 
+    def queue(self, memory: SharedMemory, index: int, size: int, base: int | None = None) -> Queue:
+        """Makes a queue in `memory`, whose ring begins at `base`, and says nothing of it yet."""
+        queue = Queue(memory, index, size, self.features, self._socket, base)
+        queue.patience = self.patience
+        return queue
+
     async def start_again(self, queue: Queue, base: int | None = None) -> None:
         """Starts a queue's ring at `base`; by default at its start."""
         queue.watch(self._socket)
         await self.set_up(queue, base)
-        await self.call(SET_VRING_KICK, VringFd(queue.index), queue.kick_fd)
         await self.call(SET_VRING_CALL, VringFd(queue.index), queue.call_fd)
         await self.call(SET_VRING_ERR, VringFd(queue.index), queue.err_fd)
+        await self.call(SET_VRING_KICK, VringFd(queue.index), queue.kick_fd)
         if self.features >> Feature.PROTOCOL_FEATURES & 1:  # else it is enabled from the start
             await self.call(SET_VRING_ENABLE, VringState(queue.index, 1))
 
     async def set_up(self, queue: Queue, base: int | None = None) -> None:
         """Tells the back-end all of a queue but its eventfds; by default it is at its start."""
-        memory, driver = queue.memory, queue.driver
         await self.call(SET_VRING_NUM, VringState(queue.index, queue.size))
-        await self.call(SET_VRING_BASE, VringState(queue.index, driver.base if base is None else base))
-        addr = VringAddr(
+        await self.call(SET_VRING_BASE, VringState(queue.index, queue.driver.base if base is None else base))
+        await self.call(SET_VRING_ADDR, self.address(queue))
+
+    def address(self, queue: Queue) -> VringAddr:
+        """Where a queue's ring lies, in words that the back-end understands."""
+        memory, driver = queue.memory, queue.driver
+        return VringAddr(
             queue.index,
             flags=0,
             desc=self._ring_addr(memory, driver.desc_addr),
@@ -261,7 +272,6 @@ class Frontend:
             avail=self._ring_addr(memory, driver.avail_addr),
             log=0,
         )
-        await self.call(SET_VRING_ADDR, addr)
 
     async def get_inflight(self, num_queues: int, queue_size: int) -> tuple[Inflight, Fd]:
         """Has the back-end make an inflight area; it, and its file, which is the caller's."""

@@ -40,8 +40,12 @@ class Queue:
         size: int,
         features: int,
         connection: socket.socket | None = None,
+        base: int | None = None,
     ) -> None:
-        """Whoever waits for the device notices when the `connection` to it ends."""
+        """The ring begins at `base`, as SET_VRING_BASE has it; by default at its start.
+
+        Whoever waits for the device notices when the `connection` to it ends.
+        """
         self.memory = memory
         self.index = index
         self.size = size
@@ -50,7 +54,8 @@ class Queue:
         footprint = ring_format(features).footprint(size)
         where = memory.allocate(sum(footprint) + 8, PAGE)  # 8 at most for alignment
         # A SplitDriver or a PackedDriver. Whoever writes nonsense into a ring knows its format.
-        self.driver: Any = driver_format(features)(memory.map, where, size, features=features)
+        begin = {} if base is None else {"base": base}
+        self.driver: Any = driver_format(features)(memory.map, where, size, features=features, **begin)
         self.kick_fd, self.call_fd, self.err_fd = (
             Fd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)) for _ in range(3)
         )

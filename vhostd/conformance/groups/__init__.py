@@ -7,8 +7,26 @@ from vhostd.conformance.groups.gpu import GPU
 from vhostd.conformance.groups.input import INPUT
 from vhostd.conformance.groups.messages import MESSAGES
 from vhostd.conformance.groups.negotiation import NEGOTIATION
+from vhostd.conformance.groups.notification import NOTIFICATION
+from vhostd.conformance.groups.packed import PACKED
 from vhostd.conformance.groups.reconnect import RECONNECT
 from vhostd.conformance.groups.reset import RESET
+from vhostd.conformance.groups.rings import RINGS
 from vhostd.conformance.groups.rng import RNG
+from vhostd.conformance.groups.split import SPLIT
 
-GROUPS: tuple[Group, ...] = (NEGOTIATION, MESSAGES, CONFIG, RESET, RECONNECT, BLOCK, GPU, INPUT, RNG)
+GROUPS: tuple[Group, ...] = (
+    NEGOTIATION,
+    MESSAGES,
+    RINGS,
+    SPLIT,
+    PACKED,
+    NOTIFICATION,
+    CONFIG,
+    RESET,
+    RECONNECT,
+    BLOCK,
+    GPU,
+    INPUT,
+    RNG,
+)

@@ -176,14 +176,12 @@ class Ring:
 
     @property
     def device_areas(self) -> list[tuple[int, int]]:
-        """The parts of the ring, address and size, where a device may write when it uses the next chain."""
+        """The parts of its rings, address and size, where a device may write when it uses the next chain."""
+        if not self.is_packed:
+            return [(queue.driver.used_addr, 6 + 8 * queue.size) for queue in self.queues]
         driver = self.queue.driver
-        if self.is_packed:
-            return [
-                (driver.desc_addr + DESCRIPTOR.size * (driver.avail_at & 0x7FFF), DESCRIPTOR.size),
-                (driver.used_addr, 4),
-            ]
-        return [(driver.used_addr, 6 + 8 * driver.size)]
+        slot = driver.desc_addr + DESCRIPTOR.size * (driver.avail_at & 0x7FFF)
+        return [(slot, DESCRIPTOR.size), *((queue.driver.used_addr, 4) for queue in self.queues)]
 
     def name_of(self, addr: int) -> str:
         """What is at an address, for a person."""

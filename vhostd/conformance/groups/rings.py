@@ -113,12 +113,16 @@ async def base_is_told(trial: Trial) -> None:
 @RINGS.must(6, "SET_VRING_BASE", "A ring goes on at the base that it is given.", WORKS)
 @EachFormat
 async def goes_on(trial: Trial) -> None:
-    """Stops the ring and starts it again at the base that was told, three times, with requests in between."""
+    """Stops the ring and starts it again at the base that was told, three times, with requests in between:
+    each is used once.
+    """
     ring = await trial.ring()
     for _ in range(3):
         await ring.work(3)
         await ring.start(base=await ring.stop())
     await ring.work(3)
+    await ring.stop()
+    expect(ring.queue.poll() is None, "it has used a chain once more after it was started again")
 
 
 @RINGS.must(7, "Ring states", "A stopped ring is not processed, and nothing is written or told.", WORKS)
@@ -435,7 +439,6 @@ async def writes(trial: Trial) -> None:
     memory = trial.memory(SMALL_MEMORY)
     await frontend.share(memory)
     ring = await trial.ring(frontend, memory)
-    await ring.work(2)
     buffers = ring.buffers()
     allowed = [(addr, size) for addr, size, is_writable in buffers if is_writable] + ring.device_areas
     ring.queue.offer(buffers)

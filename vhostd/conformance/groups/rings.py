@@ -382,11 +382,15 @@ async def circular(trial: Trial) -> None:
 @RINGS.must(23, "virtio 2.7.4.1", "No arrangement of descriptors is assumed.", WORKS)
 @EachFormat
 async def pieces(trial: Trial) -> None:
-    """Sends a request whose readable and writable parts are cut in three each, in memory that is apart."""
+    """Sends a request whose readable and writable parts are cut in three each, in memory that is apart; with
+    INDIRECT_DESC then once more, in a table.
+    """
     ring = await trial.ring()
-    ring.queue.offer(ring.in_pieces(3))
-    ring.queue.kick()
-    await ring.seen()
+    tables = [None, ring.memory.allocate(16 * 6)] if trial.subject.has(Feature.INDIRECT_DESC) else [None]
+    for table in tables:
+        ring.queue.offer(ring.in_pieces(3), indirect=table)
+        ring.queue.kick()
+        await ring.seen()
 
 
 @RINGS.should(24, "virtio 2.7.4.1", "A descriptor may have a single byte.", WORKS)
@@ -406,12 +410,11 @@ async def single_bytes(trial: Trial) -> None:
 @RINGS.must(25, "virtio 2.7.5.3", "With INDIRECT_DESC the descriptors may be in a table.", TABLES)
 @EachFormat
 async def indirect(trial: Trial) -> None:
-    """Sends requests whose descriptors are in tables: as few as there can be, then three for each part."""
+    """Sends three requests, each of which has its descriptors in a table."""
     ring = await trial.ring()
-    for parts in (1, 3):
-        buffers = ring.in_pieces(parts)
-        table = ring.memory.allocate(16 * len(buffers))
-        ring.queue.offer(buffers, indirect=table)
+    for _ in range(3):
+        buffers = ring.buffers()
+        ring.queue.offer(buffers, indirect=ring.memory.allocate(16 * len(buffers)))
         ring.queue.kick()
         await ring.seen()
 

@@ -1,4 +1,4 @@
-"""What the faults of rings have in common: they look into guest memory, and write there what no device may."""
+"""What faults of rings have in common: they look into guest memory, and write what no device may."""
 
 import struct
 from collections.abc import Callable
@@ -23,7 +23,8 @@ class Lair:
     """A running ring, for a fault that lies in it."""
 
     def __init__(self, vring: Vring) -> None:
-        assert vring.runner.queue is not None and vring.addr is not None
+        assert vring.runner.queue is not None
+        assert vring.addr is not None
         self.vring = vring
         self.queue = vring.runner.queue
         self.size = vring.size

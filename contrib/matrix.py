@@ -32,11 +32,11 @@ INTRODUCTION = """\
 # How back-ends conform
 
 `vhostctl check` was run on back-ends of several projects, and on our own. All are Debian's packages, or built
-from the source that the version names. [How to repeat it](#how-to-repeat-it). What each check does, and why the
+from the source that the version names. [How to repeat it](#how-to-repeat-it). What each check does, and why a
 clause is read so, stands in [CONFORMANCE.md](../CONFORMANCE.md).
 
-A deviation is not always a fault that a user meets: the front-ends in use avoid most of them. A *must* is what
-the specification demands, or what keeps a hostile guest from the host.
+A deviation is not always a fault that a user meets: the front-ends in use avoid most of them. A *must* is
+what the specification demands, or what keeps a hostile guest from the host.
 """
 REPEAT = """\
 ## How to repeat it

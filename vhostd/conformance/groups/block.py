@@ -71,13 +71,15 @@ class Disk:
         config = await block.read_config(frontend)
         memory = trial.memory()
         await frontend.share(memory)
-        return cls(frontend, memory, await trial.start(frontend, memory), config)
+        queue = await trial.start(frontend, memory)
+        queue.clips = True  # BLK-25 looks at the used length
+        return cls(frontend, memory, queue, config)
 
     async def request(
         self, kind: int, sector: int = 0, data: bytes = b"", room: int = 0
     ) -> tuple[int, bytes]:
         """The status of a request, and what was written before it."""
-        return ended(await self.queue.request(HEADER.pack(kind, 0, sector) + data, room + 1))
+        return ended(await self.queue.request([HEADER.pack(kind, 0, sector), data], [room, 1]))
 
     async def expect(
         self, status: int, what: str, kind: int, sector: int = 0, data: bytes = b"", room: int = 0
@@ -385,6 +387,14 @@ async def write_cache(trial: Trial) -> None:
         await frontend.write_config(block.WRITEBACK, bytes([value]))
         found = (await block.read_config(frontend)).writeback
         expect(found == value, f"writeback is {found} after {value} was written")
+
+
+@BLOCK.must(25, "2.7.8.2", "The used length of a write is no more than its status.", needs(destructive=True))
+async def used_length_of_a_write(trial: Trial) -> None:
+    """Writes a block, with room for nothing but the status."""
+    disk = await writable(trial)
+    disk.queue.clips = False
+    await disk.write(0, bytes(disk.unit))
 
 
 async def writable(trial: Trial) -> Disk:

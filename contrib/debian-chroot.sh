@@ -16,6 +16,7 @@ readonly runtime=(
 readonly neighbours=(qemu-system-common qemu-system-gui virtiofsd) # none of their files may be ours
 
 . "$here/debian-mirror.sh"
+. "$here/chroot.sh"
 
 main() {
     [ "$(id -u)" = 0 ] || fail "chroots need root"
@@ -23,7 +24,7 @@ main() {
     exec {lock}>"$cache/debian-$suite.lock"
     flock "$lock"
     local now
-    now="$(cat "${BASH_SOURCE[0]}" "$here/debian/control" | sha256sum)"
+    now="$(cat "${BASH_SOURCE[0]}" "$here/chroot.sh" "$here/debian/control" | sha256sum)"
     if [ "$(cat "$target/made-from" 2>/dev/null)" != "$now" ]; then
         echo "debian: making chroots of Debian $suite in $target" >&2
         (set -x && make "$now") >"$log" 2>&1 || { tail -n 30 "$log" >&2 && fail "that did not work: see $log"; }
@@ -47,28 +48,6 @@ make() {
     inside build apt-get clean && inside bare apt-get clean || exit
     echo "$1" >"$work/made-from" || exit
     rm -rf "$target" && mv -T "$work" "$target" || exit
-}
-readonly quick=(-qq --yes --no-install-recommends)
-
-install_debootstrap() {
-    command -v debootstrap >/dev/null && return
-    apt-get update -qq -o DPkg::Lock::Timeout=300 &&
-        apt-get install "${quick[@]}" -o DPkg::Lock::Timeout=300 debootstrap
-}
-
-# Reaches the mirror as this machine does, starts no services, and does not wait for the disk.
-prepare() {
-    cp /etc/resolv.conf "$1/etc/resolv.conf" || exit
-    apt-config dump | grep -i '^Acquire::.*proxy' >"$1/etc/apt/apt.conf.d/host" || true
-    echo force-unsafe-io >"$1/etc/dpkg/dpkg.cfg.d/unsafe-io" || exit
-    printf '#!/bin/sh\nexit 101\n' >"$1/usr/sbin/policy-rc.d" || exit
-    chmod +x "$1/usr/sbin/policy-rc.d" || exit
-}
-
-inside() {
-    local root="$work/$1"
-    shift
-    chroot "$root" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 "$@"
 }
 
 fail() {

@@ -28,6 +28,7 @@ class Exchange(NamedTuple):
     room: int  # bytes for the answer; 0 if the device only reads
     good: Callable[[bytes], bool]
     queues: int = 1  # how many must run for it, from the first on
+    status: int = 0  # bytes at the end of the answer for which drivers take a descriptor of their own
 
 
 def _of_size(size: int) -> Callable[[bytes], bool]:
@@ -35,7 +36,7 @@ def _of_size(size: int) -> Callable[[bytes], bool]:
 
 
 EXCHANGES = {
-    "block": Exchange(0, BLOCK_GET_ID, 21, lambda answer: answer[-1:] == b"\0"),
+    "block": Exchange(0, BLOCK_GET_ID, 21, lambda answer: answer[-1:] == b"\0", status=1),
     "console": Exchange(1, b"\n", 0, _of_size(0), queues=2),
     "fs": Exchange(1, FUSE_INIT, 256, lambda answer: len(answer) >= 16, queues=2),
     "gpio": Exchange(0, GPIO_GET_DIRECTION, 2, _of_size(2)),

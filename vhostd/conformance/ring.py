@@ -43,7 +43,8 @@ class Ring:
 
     def post(self) -> int:
         """Makes a valid request available, without a kick; returns its head."""
-        return self.queue.add(self.exchange.request, self.exchange.room)
+        room, status = self.exchange.room, self.exchange.status
+        return self.queue.add(self.exchange.request, (room - status, status))
 
     def kick(self) -> None:
         """Kicks, whether the device wants that or not."""
@@ -160,7 +161,7 @@ class Ring:
     @property
     def descriptors(self) -> int:
         """How many of them a valid request takes."""
-        return bool(self.exchange.request) + bool(self.exchange.room)
+        return bool(self.exchange.request) + bool(self.exchange.room) + bool(self.exchange.status)
 
     @property
     def is_packed(self) -> bool:

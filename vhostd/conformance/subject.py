@@ -35,6 +35,8 @@ class Subject:
         self.protocol_features = 0
         self.queue_num = 1
         self.is_one_shot = False  # it ends with its front-end
+        self._renews_socket = False  # when its front-end has gone; the old socket serves nobody any more
+        self._listens_since = 0
         self.program = Backend(command, patience=patience) if command else None
         self._socket = socket
 
@@ -76,7 +78,11 @@ class Subject:
             return await Frontend.connect(self._socket or "", patience=self.patience)
         if self.is_one_shot and self.program.status is not None:
             await self.program.restart()
-        return await self.program.connect()
+        elif self._renews_socket:
+            await self.program.listens_anew(self._listens_since)
+        frontend = await self.program.connect()
+        self._listens_since = self.program.listens_since
+        return frontend
 
     async def settle(self) -> None:
         """Sees to it that the next check finds a back-end that serves; raises Failed if this one does not."""
@@ -127,6 +133,8 @@ class Subject:
         finally:
             frontend.close()
         self.is_one_shot = await self._has_left(LEAVING)
+        if self.program is not None:
+            self._renews_socket = self.program.listens_since != self._listens_since
 
     async def _has_left(self, seconds: float) -> bool:
         """Whether the program ends within so many seconds."""

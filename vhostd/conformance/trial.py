@@ -12,7 +12,7 @@ from vhostd.conformance.subject import Subject
 from vhostd.conformance.verdict import Failed, skip
 from vhostd.errors import DeviceError, GuestError, RefusedRequest
 from vhostd.frontend import BackendRequests, Frontend, GpuDisplay, Queue, SharedMemory, raw_message
-from vhostd.frontend.frontend import UNWANTED
+from vhostd.frontend.frontend import KNOWN_PROTOCOL, UNWANTED, UNWANTED_PROTOCOL
 from vhostd.frontend.pipe import read_all
 from vhostd.vhost_user.messages import GET_FEATURES, ProtocolFeature
 from vhostd.virtio.vocabulary import Feature, mask
@@ -24,6 +24,7 @@ from vhostd.wire.rows import Bit, Empty, Row
 __all__ = ["CLOSED", "Ring", "Trial"]
 
 MEMORY_SIZE = 16 << 20
+IN_FLIGHT = mask(ProtocolFeature.INFLIGHT_SHMFD, ProtocolFeature.GET_VRING_BASE_INFLIGHT)
 REACTION = 0.5  # seconds
 
 
@@ -69,15 +70,19 @@ class Trial:
         packed: bool | None = None,
         resume: bool = False,
         without: Sequence[Bit] = (),
+        in_flight: bool = False,
     ) -> Frontend:
         """A new connection with these features, as far as offered; see `Frontend.negotiate`.
 
-        It does so `without` some of those that are negotiated by default.
+        It does so `without` some of those that are negotiated by default. What is `in_flight` is not
+        tracked by default: with libvhost-user no ring works then before it has got an area.
         """
         frontend = await self.connect()
         packed = self.packed if packed is None else packed
         if without:
             features = ~(UNWANTED | mask(*without) | (0 if packed else mask(Feature.RING_PACKED)))
+        if protocol_features is None:
+            protocol_features = KNOWN_PROTOCOL & ~UNWANTED_PROTOCOL & ~(0 if in_flight else IN_FLIGHT)
         await frontend.negotiate(features, protocol_features, packed=packed, resume=resume)
         return frontend
 

@@ -115,6 +115,19 @@ class Backend:
         except TimeoutError:
             raise SetupError(self._complaint(f"made no socket for {self.patience} s")) from None
 
+    @property
+    def listens_since(self) -> int:
+        """When it has made its socket: a time in ns, for `listens_anew`; 0 if there is none."""
+        with suppress(FileNotFoundError):
+            return max((path.stat().st_ctime_ns for path in self._sockets()), default=0)
+        return 0
+
+    async def listens_anew(self, since: int) -> None:
+        """Waits until it has made a socket after `since`, or has ended; TimeoutError past the patience."""
+        async with asyncio.timeout(self.patience):
+            while self.status is None and self.listens_since <= since:
+                await self._rest(PAUSES[0])
+
     def send(self, number: int) -> None:
         """Sends it a signal."""
         self._running.send_signal(number)
@@ -241,11 +254,15 @@ class Backend:
             for path in self._sockets():
                 with suppress(FileNotFoundError, ConnectionRefusedError, BlockingIOError):
                     return await Frontend.connect(path, patience=self.patience)
-            with suppress(TimeoutError), Fd(os.pidfd_open(self.pid)) as process:
-                async with asyncio.timeout(pause):
-                    await readable(process.fileno())
+            await self._rest(pause)
             pause = min(2 * pause, longest)
         raise SetupError(self._complaint(_ending(self.status)))
+
+    async def _rest(self, pause: float) -> None:
+        """Waits so long, or until the program has ended."""
+        with suppress(TimeoutError), Fd(os.pidfd_open(self.pid)) as process:
+            async with asyncio.timeout(pause):
+                await readable(process.fileno())
 
     def _complaint(self, what: str) -> str:
         said = " / ".join(self.output.splitlines()[-LAST_LINES:])

@@ -7,6 +7,7 @@ from vhostd.conformance.groups.gpu import GPU
 from vhostd.conformance.groups.input import INPUT
 from vhostd.conformance.groups.messages import MESSAGES
 from vhostd.conformance.groups.negotiation import NEGOTIATION
+from vhostd.conformance.groups.net import NET
 from vhostd.conformance.groups.notification import NOTIFICATION
 from vhostd.conformance.groups.packed import PACKED
 from vhostd.conformance.groups.reconnect import RECONNECT
@@ -14,6 +15,7 @@ from vhostd.conformance.groups.reset import RESET
 from vhostd.conformance.groups.rings import RINGS
 from vhostd.conformance.groups.rng import RNG
 from vhostd.conformance.groups.split import SPLIT
+from vhostd.conformance.groups.vsock import VSOCK
 
 GROUPS: tuple[Group, ...] = (
     NEGOTIATION,
@@ -29,4 +31,6 @@ GROUPS: tuple[Group, ...] = (
     GPU,
     INPUT,
     RNG,
+    NET,
+    VSOCK,
 )

@@ -77,7 +77,7 @@ class Disk:
         self, kind: int, sector: int = 0, data: bytes = b"", room: int = 0
     ) -> tuple[int, bytes]:
         """The status of a request, and what was written before it."""
-        return ended(await self.queue.request(HEADER.pack(kind, 0, sector) + data, room + 1))
+        return ended(await self.queue.request((HEADER.pack(kind, 0, sector), data), (room, 1)))
 
     async def expect(
         self, status: int, what: str, kind: int, sector: int = 0, data: bytes = b"", room: int = 0
@@ -385,6 +385,30 @@ async def write_cache(trial: Trial) -> None:
         await frontend.write_config(block.WRITEBACK, bytes([value]))
         found = (await block.read_config(frontend)).writeback
         expect(found == value, f"writeback is {found} after {value} was written")
+
+
+@BLOCK.must(25, "2.7.8.2", "The used length of a write is no more than its status.", needs(destructive=True))
+async def used_length_of_a_write(trial: Trial) -> None:
+    """Writes a block, with room for nothing but the status."""
+    disk = await writable(trial)
+    await disk.write(0, bytes(disk.unit))
+    surplus = disk.queue.surplus
+    expect(not surplus, f"the used length is {surplus + 1}, where there was room for the status only")
+
+
+@BLOCK.must(26, "2.7", "The data of a request may lie at any address.", HAS_CONFIG)
+async def any_address(trial: Trial) -> None:
+    """Reads a block to an odd address; compares the data."""
+    disk = await Disk.start(trial)
+    expected = await disk.read(0, disk.unit)
+    header, room = (disk.memory.allocate(size) for size in (HEADER.size, disk.unit + 2))
+    disk.memory.map.write(header, HEADER.pack(IN, 0, 0))
+    buffers = [(header, HEADER.size, False), (room + 1, disk.unit, True), (room + 1 + disk.unit, 1, True)]
+    disk.queue.offer(buffers)
+    disk.queue.kick()
+    status, data = ended((await disk.queue.used())[1])
+    expect(status == OK, f"a read to an odd address ended with status {status}")
+    expect(data == expected, "the data differ from those of a read to an even address")
 
 
 async def writable(trial: Trial) -> Disk:

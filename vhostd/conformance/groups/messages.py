@@ -68,10 +68,10 @@ async def dribbled(trial: Trial) -> None:
     3, "Message Specification", "Messages may come glued together, and are answered in their order."
 )
 async def glued(trial: Trial) -> None:
-    """Sends SET_OWNER, GET_FEATURES, SET_OWNER and GET_FEATURES in one packet: two replies come."""
+    """Sends GET_FEATURES, SET_OWNER and GET_FEATURES in one packet: two replies come."""
     frontend = await trial.connect()
-    pair = trial.message(SET_OWNER, Empty()) + trial.message(GET_FEATURES, Empty())
-    await frontend.send_raw(pair + pair)
+    question = trial.message(GET_FEATURES, Empty())
+    await frontend.send_raw(question + trial.message(SET_OWNER, Empty()) + question)
     for _ in range(2):
         reply = await trial.next_reply(frontend)
         expect(reply.request == GET_FEATURES.request, f"the reply is one to request {reply.request}")

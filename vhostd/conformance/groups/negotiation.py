@@ -106,13 +106,13 @@ async def no_ack_before(trial: Trial) -> None:
     WITH_ACKS,
 )
 async def no_ack_unasked(trial: Trial) -> None:
-    """With REPLY_ACK, sends SET_OWNER without the need_reply flag, and then GET_FEATURES, whose reply comes
-    next.
+    """With REPLY_ACK, sends SET_FEATURES without the need_reply flag, and then GET_FEATURES, whose reply
+    comes next.
     """
     frontend = await trial.negotiate()
-    await frontend.send_raw(trial.message(SET_OWNER, Empty()))
+    await frontend.send_raw(trial.message(SET_FEATURES, U64(frontend.features)))
     reply = await trial.reply_to(frontend, GET_FEATURES, Empty())
-    expect(reply.request == GET_FEATURES.request, "SET_OWNER was acked without being asked")
+    expect(reply.request == GET_FEATURES.request, "SET_FEATURES was acked without being asked")
 
 
 @NEGOTIATION.must(

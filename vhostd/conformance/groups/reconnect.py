@@ -84,7 +84,7 @@ async def again(trial: Trial, ring: Ring, area: Area | None = None) -> Ring:
     ring.frontend.close()
     if trial.subject.is_one_shot:
         await trial.subject.settle()
-    frontend = await trial.negotiate(ring.frontend.features, resume=True)
+    frontend = await trial.negotiate(ring.frontend.features, resume=True, in_flight=area is not None)
     await frontend.share(ring.memory)
     if area is not None:
         await frontend.set_inflight(area.area, area.fd)
@@ -96,7 +96,7 @@ async def again(trial: Trial, ring: Ring, area: Area | None = None) -> Ring:
 
 async def tracked(trial: Trial) -> tuple[Ring, Area]:
     """Rings that work, with an inflight area."""
-    frontend, memory = await trial.negotiate(), trial.memory()
+    frontend, memory = await trial.negotiate(in_flight=True), trial.memory()
     area = await area_of(trial, frontend)
     await frontend.share(memory)
     await frontend.set_inflight(area.area, area.fd)
@@ -202,7 +202,7 @@ async def killed_with_area(trial: Trial) -> None:
 @RECONNECT.must(8, "GET_INFLIGHT_FD", "An area comes with a file that is large enough.", WITH_AREA)
 async def area_is_there(trial: Trial) -> None:
     """Asks for an area: one fd comes, and the file has room for the size and the offset that are told."""
-    area = await area_of(trial, await trial.negotiate())
+    area = await area_of(trial, await trial.negotiate(in_flight=True))
     least = REGION.size + SIZE * STATE.size
     expect(area.region_size >= least, f"{area.region_size} bytes for each queue, of which {least} are needed")
     size, end = os.fstat(area.fd.fileno()).st_size, area.area.mmap_offset + area.area.mmap_size
@@ -212,7 +212,7 @@ async def area_is_there(trial: Trial) -> None:
 @RECONNECT.must(9, "Inflight I/O tracking", "In a new area nothing is in flight.", WITH_AREA)
 async def area_is_new(trial: Trial) -> None:
     """Asks for two areas: they are different files, and no descriptor is in flight in either."""
-    frontend = await trial.negotiate()
+    frontend = await trial.negotiate(in_flight=True)
     first, second = await area_of(trial, frontend), await area_of(trial, frontend)
     for area in (first, second):
         expect(not area.in_flight(0), f"heads {area.in_flight(0)} are in flight in a new area")
@@ -263,7 +263,7 @@ async def last_batch(trial: Trial) -> None:
 )
 async def short_area(trial: Trial) -> None:
     """Sends SET_INFLIGHT_FD of a file of 0 bytes, said to be as long as needed, and starts rings with it."""
-    frontend = await trial.negotiate()
+    frontend = await trial.negotiate(in_flight=True)
     area = await area_of(trial, frontend)
     await _use(trial, frontend, area.area, 0)
 
@@ -281,7 +281,7 @@ async def absurd_areas(trial: Trial) -> None:
         Inflight((1 << 64) - 4096, 8192, 1, SIZE),
         Inflight(size, 0, 1, 0),
     ):
-        frontend = await trial.negotiate()
+        frontend = await trial.negotiate(in_flight=True)
         await _use(trial, frontend, area, size)
         frontend.close()
         if trial.subject.is_one_shot:
@@ -292,7 +292,7 @@ async def absurd_areas(trial: Trial) -> None:
 async def absurd_wishes(trial: Trial) -> None:
     """Asks for areas of 65535 queues of size 65535, of no queues, and of queues of size 0."""
     for queues, size in ((0xFFFF, 0xFFFF), (0, SIZE), (1, 0)):
-        frontend = await trial.negotiate()
+        frontend = await trial.negotiate(in_flight=True)
         with suppress(RefusedRequest, *CLOSED):
             _, fds = await frontend.call_for_fds(GET_INFLIGHT_FD, Inflight(0, 0, queues, size))
             close_all(fds)

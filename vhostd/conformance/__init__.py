@@ -4,6 +4,8 @@ check.py     what a check is: its number, level, section, and the words of its p
 groups/      the checks, a file for each part of the specification
 subject.py   the back-end that is checked: how it is started and reached
 trial.py     what one check does with it: connections, memory, rings
+ring.py      a ring of the device, and what a driver sees of it
 exchange.py  one valid request for each type of device, for what has to see a ring work
+each_format.py  a check that is done with split rings and with packed ones
 runner.py    one check after the other, each with its verdict
 """

@@ -1,5 +1,7 @@
 """A check of what both formats of rings have to keep."""
 
+from functools import update_wrapper
+
 from vhostd.conformance.check import Observation
 from vhostd.conformance.trial import Trial
 from vhostd.conformance.verdict import Failed
@@ -10,12 +12,12 @@ from vhostd.virtio.vocabulary import Feature
 class EachFormat:
     """Observes a clause with split rings, and once more with packed ones where they are offered.
 
-    The docstring of the function that it is made of is its own.
+    It has the name, the module and the docstring of the function that it is made of.
     """
 
     def __init__(self, observe: Observation) -> None:
         self._observe = observe
-        self.__doc__ = observe.__doc__
+        update_wrapper(self, observe)
 
     async def __call__(self, trial: Trial) -> None:
         await self._observe(trial)

@@ -30,6 +30,11 @@ class Exchange(NamedTuple):
     queues: int = 1  # how many must run for it, from the first on
     status: int = 0  # bytes at the end of the answer for which drivers take a descriptor of their own
 
+    @property
+    def descriptors(self) -> int:
+        """How many a driver takes."""
+        return bool(self.request) + bool(self.room) + bool(self.status)
+
 
 def _of_size(size: int) -> Callable[[bytes], bool]:
     return lambda answer: len(answer) == size

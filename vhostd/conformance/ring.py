@@ -83,17 +83,16 @@ class Ring:
     # --- Requests in an unusual layout --------------------------------------------------------------------
 
     def buffers(self, readable: int = WHOLE, writable: int = WHOLE) -> list[Buffer]:
-        """The buffers of a valid request, in pieces of so many bytes at most, all of them apart."""
-        request, room = self.exchange.request, self.exchange.room
-        made: list[Buffer] = []
-        for at in range(0, len(request), readable):
-            piece = request[at : at + readable]
-            made.append((self._place(len(piece)), len(piece), False))
-            self.memory.map.write(made[-1][0], piece)
-        for at in range(0, room, writable):
-            size = min(writable, room - at)
-            made.append((self._place(size), size, True))
-        return made
+        """The buffers of a valid request, all of them apart: as a driver has them, or in pieces.
+
+        These are of so many bytes at most, and the status has no buffer of its own then.
+        """
+        request, room, status = self.exchange.request, self.exchange.room, self.exchange.status
+        sizes = [room - status, status] if writable == WHOLE else _pieces(room, writable)
+        made = [(self._place(size), size, False) for size in _pieces(len(request), readable)]
+        for at, (addr, size, _) in enumerate(made):
+            self.memory.map.write(addr, request[at * readable :][:size])
+        return made + [(self._place(size), size, True) for size in sizes if size]
 
     def in_pieces(self, count: int) -> list[Buffer]:
         """The buffers of a valid request, its readable and its writable part cut in so many pieces each."""
@@ -161,7 +160,7 @@ class Ring:
     @property
     def descriptors(self) -> int:
         """How many of them a valid request takes."""
-        return bool(self.exchange.request) + bool(self.exchange.room) + bool(self.exchange.status)
+        return self.exchange.descriptors
 
     @property
     def is_packed(self) -> bool:
@@ -268,3 +267,8 @@ class Ring:
         expect(
             self.exchange.good(answer), f"a valid request was answered by {answer[:32].hex(' ') or 'nothing'}"
         )
+
+
+def _pieces(size: int, most: int) -> list[int]:
+    """The sizes of the pieces of so many bytes."""
+    return [min(most, size - at) for at in range(0, size, most)]

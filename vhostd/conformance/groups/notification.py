@@ -187,7 +187,7 @@ async def events_heeded(trial: Trial) -> None:
 @EachFormat
 async def kicks_meanwhile(trial: Trial) -> None:
     """Makes 24 requests available one by one, each with a kick, and waits for answers after the last."""
-    ring = await trial.ring()
+    ring = await trial.ring(size=128)
     for _ in range(24):
         ring.post()
         ring.queue.kick()

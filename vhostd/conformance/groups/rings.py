@@ -472,7 +472,9 @@ async def written(trial: Trial) -> None:
     kept = set(range(room))
     for pattern in PATTERNS:
         buffers = ring.buffers()
-        ring.memory.map.write(buffers[-1][0], bytes([pattern]) * room)
+        for addr, size, writes in buffers:
+            if writes:
+                ring.memory.map.write(addr, bytes([pattern]) * size)
         ring.queue.offer(buffers)
         ring.queue.kick()
         answer = await ring.seen()
@@ -500,10 +502,10 @@ async def largest(trial: Trial) -> None:
 @RINGS.should(31, "virtio 2.7", "A ring may be as small as its requests.", WORKS)
 @EachFormat
 async def smallest(trial: Trial) -> None:
-    """Serves 10 requests on a ring that has just the descriptors for one."""
+    """Serves 10 requests on a ring that has just the descriptors for one, or the next power of two."""
     exchange = trial.subject.exchange
     assert exchange is not None
-    await (await trial.ring(size=bool(exchange.request) + bool(exchange.room))).work(10)
+    await (await trial.ring(size=1 << (exchange.descriptors - 1).bit_length())).work(10)
 
 
 @RINGS.should(32, "SET_VRING_NUM", "A size that no ring has is refused.", REFUSES)

@@ -51,7 +51,7 @@ async def indices_wrap(trial: Trial) -> None:
 async def any_descriptors(trial: Trial) -> None:
     """Sends requests in chains that begin at descriptor 37 and at the last one, and go on elsewhere."""
     ring = await trial.ring(packed=False)
-    for slots in ((37, 2), (63, 0)):
+    for slots in ((37, 2, 61), (63, 0, 31)):
         buffers = ring.buffers()
         _lay(ring, buffers, slots)
         _offer(ring, slots[0])

@@ -12,8 +12,9 @@ from tests.conformance.faults import PATIENCE, Fault, all_faults
 from tests.programs import executable
 from vhostd.conformance.check import Check, matching
 from vhostd.conformance.groups import GROUPS
-from vhostd.conformance.runner import Outcome, Result, run
+from vhostd.conformance.runner import Result, run
 from vhostd.conformance.subject import Subject
+from vhostd.conformance.verdict import Outcome
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {  # by the type of the device: its program, and what it needs beside a socket

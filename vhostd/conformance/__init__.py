@@ -5,5 +5,9 @@ groups/      the checks, a file for each part of the specification
 subject.py   the back-end that is checked: how it is started and reached
 trial.py     what one check does with it: connections, memory, rings
 exchange.py  one valid request for each type of device, for what has to see a ring work
+launch.py    the back-end's program once more, for how it starts and ends
 runner.py    one check after the other, each with its verdict
+report.py    what was found, for people and programs; document.py is the JSON document
+page.py      CONFORMANCE.md, made of the checks
+schema.py    QEMU's schema for what programs say of themselves, and for their descriptions
 """

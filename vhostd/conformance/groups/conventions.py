@@ -137,10 +137,10 @@ async def terminated_while_connected(trial: Trial) -> None:
 
 @CONVENTIONS.must(10, "SIGTERM", "It ends in the middle of work.", AT_WORK)
 async def terminated_at_work(trial: Trial) -> None:
-    """Posts 31 requests and a kick, and sends SIGTERM at once: it ends."""
+    """Posts 16 requests and a kick, and sends SIGTERM at once: it ends."""
     ring = await trial.ring()
     await ring.work()
-    for _ in range(ring.queue.size // 2 - 1):
+    for _ in range(ring.queue.size // 4):
         ring.post()
     ring.queue.kick()
     await _terminate(trial)

@@ -26,7 +26,7 @@ PROGRAMS = {  # by the type of the device: its program, and what it needs beside
 AT_ONCE = 4  # programs that run side by side: most of the time they wait
 FAULTS = all_faults()
 CHECKS = matching(GROUPS, ())
-# Checks that no fault is planted for, and why. Those of devices that no program of ours has are not among them.
+# Checks that no fault is planted for, and why; those of devices that are none of ours are not named.
 UNPLANTED = {
     "BLK-7": "a disk in memory may be written",
     "BLK-16": "compiled code writes the used length",

@@ -503,7 +503,9 @@ async def smallest(trial: Trial) -> None:
     """Serves 10 requests on a ring that has just the descriptors for one."""
     exchange = trial.subject.exchange
     assert exchange is not None
-    await (await trial.ring(size=bool(exchange.request) + bool(exchange.room))).work(10)
+    parts = (exchange.request, exchange.room - exchange.status, exchange.status)
+    count = sum(map(bool, parts))
+    await (await trial.ring(size=1 << (count - 1).bit_length())).work(10)
 
 
 @RINGS.should(32, "SET_VRING_NUM", "A size that no ring has is refused.", REFUSES)

@@ -49,6 +49,7 @@ LATE = {
     "vhostd.program.main": {"vhostd.program.metrics.metrics"},
     "vhostd.program.parser": {"difflib"},
     "vhostd.ctl.run": {"vhostd.ctl.machine.running"},
+    "vhostd.ctl.check": {"vhostd.ctl.checking"},
     "vhostd.ctl.installation.programs": {"vhostd.program.main", "vhostd.program.options"},
     "vhostd.program.activation": {"systemd.daemon"},
     "vhost_user_input.evdev_node": {"evdev"},

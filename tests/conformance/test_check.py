@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from vhostd.conformance.check import Check, Group, Level, Needs, matching
+from vhostd.conformance.check import Check, Group, Needs, matching
 from vhostd.conformance.groups import GROUPS
 from vhostd.conformance.trial import Trial
-from vhostd.conformance.verdict import Failed, Skipped, expect, skip
+from vhostd.conformance.verdict import Failed, Level, Skipped, expect, skip
 
 RED, BLUE = Group("RED", "Red"), Group("BLUE", "Blue", "virtio 1.3")
 CHECKS = matching(GROUPS, ())

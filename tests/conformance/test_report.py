@@ -3,10 +3,11 @@
 from xml.etree import ElementTree
 
 from vhostd import __version__
-from vhostd.conformance.check import Check, Level, Needs
+from vhostd.conformance.check import Check, Needs
 from vhostd.conformance.report import broken, junit, report, row, summary, tap, tap_plan
-from vhostd.conformance.runner import Outcome, Result
+from vhostd.conformance.runner import Result
 from vhostd.conformance.trial import Trial
+from vhostd.conformance.verdict import Level, Outcome
 
 
 async def observe(trial: Trial) -> None:

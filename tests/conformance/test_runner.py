@@ -9,11 +9,11 @@ from tests.conformance.backends import fake
 from tests.conformance.fake import FEATURES
 from tests.conftest import Run
 from vhostd.conformance import runner
-from vhostd.conformance.check import NOTHING, Check, Level, Needs, Observation
-from vhostd.conformance.runner import Outcome, run
+from vhostd.conformance.check import NOTHING, Check, Needs, Observation
+from vhostd.conformance.runner import run
 from vhostd.conformance.subject import Subject
 from vhostd.conformance.trial import Trial
-from vhostd.conformance.verdict import Failed, skip
+from vhostd.conformance.verdict import Failed, Level, Outcome, skip
 from vhostd.errors import DeviceError, GuestError, MalformedMessage, RefusedRequest
 from vhostd.vhost_user.messages import GET_FEATURES, SET_OWNER, ProtocolFeature
 from vhostd.virtio.vocabulary import Feature

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.programs import environment, executable
+from vhostd.conformance.schema import Kind
 from vhostd.ctl import main, validate
 from vhostd.ctl.libvirt.json_text import JSON_C, LIMIT
-from vhostd.ctl.schema import Kind
 from vhostd.ctl.validate import check, lines
 from vhostd.program.shipped import DESCRIPTIONS, shipped
 

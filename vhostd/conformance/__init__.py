@@ -7,5 +7,9 @@ trial.py     what one check does with it: connections, memory, rings
 ring.py      a ring of the device, and what a driver sees of it
 exchange.py  one valid request for each type of device, for what has to see a ring work
 each_format.py  a check that is done with split rings and with packed ones
+launch.py    the back-end's program once more, for how it starts and ends
 runner.py    one check after the other, each with its verdict
+report.py    what was found, for people and programs; document.py is the JSON document
+page.py      CONFORMANCE.md, made of the checks
+schema.py    QEMU's schema for what programs say of themselves, and for their descriptions
 """

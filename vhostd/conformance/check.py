@@ -1,19 +1,11 @@
 """What a check is: a clause, and the function that observes it."""
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from enum import StrEnum
 from typing import NamedTuple
 
 from vhostd.conformance.trial import Trial
+from vhostd.conformance.verdict import Level
 from vhostd.wire.rows import Bit
-
-
-class Level(StrEnum):
-    """How much a clause weighs. Only a broken MUST makes a back-end fail."""
-
-    MUST = "must"
-    SHOULD = "should"
-    ADVICE = "advice"
 
 
 class Needs(NamedTuple):

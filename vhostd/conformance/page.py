@@ -9,17 +9,17 @@ from vhostd.conformance.groups import GROUPS
 HEAD = """\
 # Conformance
 
-What `vhostctl check` looks at in a back-end, anybody's: each clause of the specifications that a front-end can
-observe. [How to run it](docs/vhostctl.md#check). This page is generated from the checks:
+What `vhostctl check` looks at in a back-end, anybody's: each clause of the specifications that a front-end
+can observe. [How to run it](docs/vhostctl.md#check). This page is generated from the checks:
 `python -m vhostd.conformance.page`.
 
-- A *must* is what the specification demands, or what keeps a hostile guest or front-end from taking the host's
-  process or memory. Only a broken must makes a back-end fail.
+- A *must* is what the specification demands, or what keeps a hostile guest or front-end from taking the
+  host's process or memory. Only a broken must makes a back-end fail.
 - A *should* may be broken for a good reason, or is not noticed by front-ends in use.
 - *Advice* is asked for by no specification.
 
-A check keeps its number for ever. After each one the back-end must still serve a new front-end: one that has died
-or hangs has failed that check, whatever it is about.
+A check keeps its number for ever. After each one the back-end must still serve a new front-end: one that has
+died or hangs has failed that check, whatever it is about.
 """
 COLUMNS = ("", "level", "section", "clause", "how it is observed")
 

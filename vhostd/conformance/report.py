@@ -4,36 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from xml.etree import ElementTree
 
-from pydantic import BaseModel
-
 from vhostd import __version__
-from vhostd.conformance.check import Level
-from vhostd.conformance.runner import Outcome, Result
+from vhostd.conformance.document import Report, Verdict
+from vhostd.conformance.runner import Result
+from vhostd.conformance.verdict import Level, Outcome
 
 MARKS = {Outcome.PASSED: "ok", Outcome.FAILED: "FAILED", Outcome.SKIPPED: "skipped"}
-
-
-class Verdict(BaseModel):
-    """One check. `reason` says why it failed or was skipped."""
-
-    id: str
-    group: str
-    level: Level
-    section: str
-    clause: str
-    outcome: Outcome
-    reason: str
-    seconds: float
-
-
-class Report(BaseModel):
-    """All checks of a back-end. It is `conforming` if no must failed."""
-
-    backend: str
-    type: str
-    version: str
-    conforming: bool
-    checks: tuple[Verdict, ...]
 
 
 def report(backend: str, kind: str, results: Sequence[Result]) -> Report:

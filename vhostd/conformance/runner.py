@@ -3,25 +3,16 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable
-from enum import StrEnum
 from typing import NamedTuple
 
 from vhostd.conformance.check import Check
 from vhostd.conformance.subject import Subject
 from vhostd.conformance.trial import Trial
-from vhostd.conformance.verdict import Failed, Skipped
+from vhostd.conformance.verdict import Failed, Outcome, Skipped
 from vhostd.errors import DeviceError, FrontendError, GuestError, SetupError, UsageError
 
 LIMIT = 3  # times its patience: no check waits longer than for a few answers in a row
 BROKEN = (FrontendError, DeviceError, GuestError, SetupError)  # what a back-end may do to a front-end
-
-
-class Outcome(StrEnum):
-    """How a check ended. A check that was skipped says nothing of the back-end."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    SKIPPED = "skipped"
 
 
 class Result(NamedTuple):

@@ -98,6 +98,13 @@ class Subject:
                 await self.program.restart()
             raise Failed(reason) from None
 
+    async def revive(self) -> None:
+        """Starts the program again, after a check has ended it."""
+        if self.program is not None:
+            await self.program.restart()
+        if self.is_one_shot:
+            await self._greet()  # and ends with that
+
     async def _expect_clean_end(self) -> None:
         if self.program is None:
             return

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -126,6 +126,10 @@ class Trial:
         """The first message after this request, which may be the reply to another one."""
         await frontend.send_raw(self.message(row, payload))
         return await self.next_reply(frontend)
+
+    def on_end(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Has it called at the end of the check."""
+        self._cleanup.push_async_callback(call)
 
     def owns(self, thing: Closable) -> Closable:
         """Closes it at the end of the check."""

@@ -1,6 +1,23 @@
-"""How a check ends, unless all is well."""
+"""How much a clause weighs, and how its check ends."""
 
+from enum import StrEnum
 from typing import NoReturn
+
+
+class Level(StrEnum):
+    """How much a clause weighs. Only a broken MUST makes a back-end fail."""
+
+    MUST = "must"
+    SHOULD = "should"
+    ADVICE = "advice"
+
+
+class Outcome(StrEnum):
+    """How a check ended. A check that was skipped says nothing of the back-end."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
 
 
 class Failed(Exception):

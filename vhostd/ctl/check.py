@@ -11,23 +11,10 @@ a device has stored is skipped, unless --destructive is given. CONFORMANCE.md li
 """
 
 import argparse
-import asyncio
-import os
-import shlex
-from collections.abc import Sequence
-from contextlib import aclosing
 from pathlib import Path
 
-from vhostd.conformance.check import Level, matching
-from vhostd.conformance.groups import GROUPS
-from vhostd.conformance.report import Report, broken, junit, report, row, summary, tap, tap_plan
-from vhostd.conformance.runner import Result
-from vhostd.conformance.runner import run as run_checks
-from vhostd.conformance.subject import PATIENCE, Subject
-from vhostd.ctl.libvirt.answer import ask
-from vhostd.ctl.libvirt.json_text import NotJson, read_as_libvirt
-from vhostd.ctl.output import add_json, printable, show, show_json
-from vhostd.errors import SetupError, UsageError
+from vhostd.conformance.document import Report
+from vhostd.ctl.output import add_json
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="only print the checks")
     parser.add_argument("--destructive", action="store_true", help="also do what may change stored data")
     parser.add_argument(
-        "--patience", metavar="SECONDS", type=float, default=PATIENCE, help="how long an answer may take"
+        "--patience", metavar="SECONDS", type=float, help="how long an answer may take; default: 10"
     )
     formats = parser.add_mutually_exclusive_group()
     formats.add_argument("--tap", action="store_true", help="print a TAP stream")
@@ -51,90 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints a row for each check as it ends; raises SetupError if a must failed."""
-    _expect_known(options.only)
-    if options.list:
-        checks = matching(GROUPS, options.only, options.type or "")
-        show(f"{check.id:<9}{check.level:<8}{check.gist} ({check.section})" for check in checks)
-        return 0
-    results = asyncio.run(_check(options))
-    return 1 if broken(results, Level.MUST) else 0
+    """Prints a row for each check as it ends; the status is 1 if a must failed."""
+    from vhostd.ctl.checking import check  # with the event loop, and all checks
 
-
-def _expect_known(wanted: Sequence[str]) -> None:
-    """Raises UsageError for a name that is no check, and no group."""
-    known = {group.prefix for group in GROUPS} | {check.id for group in GROUPS for check in group}
-    if strange := [name for name in wanted if name.upper() not in known]:
-        raise UsageError(f"--only: there is no check or group {', '.join(strange)}; --list prints them")
-
-
-async def _check(options: argparse.Namespace) -> list[Result]:
-    """Runs the checks and prints what was asked for, each as soon as it is known."""
-    name, command, kind = _backend(options)
-    checks = matching(GROUPS, options.only, kind)
-    subject = Subject(command=command, socket=options.socket, kind=kind, patience=options.patience)
-    results: list[Result] = []
-    if options.tap:
-        show(tap_plan(len(checks)))
-    async with subject, aclosing(run_checks(subject, checks, destructive=options.destructive)) as running:
-        async for result in running:
-            results.append(result)
-            if options.tap:
-                show(tap(len(results), result))
-            elif not (options.json or options.junit):
-                show(row(result))
-    if options.json:
-        show_json(report(name, kind, results))
-    elif options.junit:
-        show([junit(name, results)])
-    elif not options.tap:
-        show(["", summary(results)])
-    return results
-
-
-def _backend(options: argparse.Namespace) -> tuple[str, str, str]:
-    """What to call the back-end, the command that starts it, if there is one, and its type."""
-    if options.socket is not None:
-        return printable(options.socket), "", options.type or ""
-    if options.description is not None:
-        binary, kind = _described(options.description)
-        command = shlex.join([binary, "--socket-path={socket}"])
-        return printable(binary), command, options.type or kind
-    if options.exec is None:
-        raise UsageError("say which back-end: --exec CMD, --socket PATH or --description FILE")
-    words = _words(options.exec)
-    return printable(words[0]), options.exec, options.type or _type_of(words[0])
-
-
-def _words(command: str) -> list[str]:
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise UsageError(f"--exec: {error}") from None
-    if not words:
-        raise UsageError("--exec: the command is empty")
-    return words
-
-
-def _described(path: Path) -> tuple[str, str]:
-    """The program of a description, and the type of its device."""
-    try:
-        members = _members(path.read_bytes())
-    except OSError as error:
-        raise SetupError(f"{path}: {error.strerror}") from None
-    if not isinstance(binary := members.get("binary"), str):
-        raise SetupError(f"{path}: it names no binary; see vhostctl validate")
-    return binary, str(members.get("type", ""))
-
-
-def _type_of(binary: str) -> str:
-    """The type that a program prints by --print-capabilities; empty if it does not."""
-    return str(_members(ask(os.path.abspath(binary) if "/" in binary else binary).output).get("type", ""))
-
-
-def _members(text: bytes) -> dict[str, object]:
-    try:
-        document = read_as_libvirt(text)
-    except NotJson:
-        return {}
-    return document if isinstance(document, dict) else {}
+    return check(options)

@@ -3,9 +3,9 @@
 import json
 from collections.abc import Iterator
 
+from vhostd.conformance.schema import Kind, faults
 from vhostd.ctl.libvirt.answer import Answer
 from vhostd.ctl.libvirt.json_text import NotJson, read
-from vhostd.ctl.schema import Kind, faults
 
 
 def deviations(answer: Answer, kind: str = "") -> Iterator[str]:

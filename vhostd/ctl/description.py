@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel
 
+from vhostd.conformance.schema import Kind, faults
 from vhostd.ctl.libvirt.json_text import NotJson, read
-from vhostd.ctl.schema import Kind, faults
 from vhostd.errors import SetupError
 
 

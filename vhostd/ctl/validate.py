@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from vhostd.conformance.schema import Fault, Kind, faults, kind_of
 from vhostd.ctl.libvirt.host import json_dialect
 from vhostd.ctl.libvirt.json_text import LIMIT, NotJson, read, read_as_libvirt
 from vhostd.ctl.output import add_json, printable, show, show_json
-from vhostd.ctl.schema import Fault, Kind, faults, kind_of
 from vhostd.errors import SetupError
 
 STDIN = "-"

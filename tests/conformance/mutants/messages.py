@@ -8,7 +8,7 @@ from typing import Any
 from tests.conformance.faults import SILENCE, breaks, replace
 from vhostd.errors import MalformedMessage, UnknownRequest
 from vhostd.vhost_user.dispatch import Dispatcher
-from vhostd.vhost_user.messages import SET_OWNER, SET_VRING_KICK
+from vhostd.vhost_user.messages import GET_FEATURES, SET_OWNER, SET_VRING_KICK
 from vhostd.vhost_user.rings import Rings
 from vhostd.vhost_user.session import Session
 from vhostd.vhost_user.vring import Vring
@@ -52,15 +52,16 @@ def whole_packets_only() -> None:
 
 @breaks("MSG-3", "did not answer in time", patience=SILENCE)
 def one_message_a_packet() -> None:
-    """What comes with a connection's first SET_OWNER is lost."""
-    drained: set[Channel] = set()
+    """What comes with SET_OWNER is lost, right after GET_FEATURES."""
+    last: dict[Channel, int] = {}
 
     async def receive(before: Any, self: Channel) -> Any:
         message = await before(self)
-        if message is not None and self not in drained:
-            drained.add(self)
-            if message.request == SET_OWNER.request:
+        if message is not None:
+            pair = last.get(self), message.request
+            if pair == (GET_FEATURES.request, SET_OWNER.request):
                 self._socket.recv(4096, socket.MSG_DONTWAIT)
+            last[self] = message.request
         return message
 
     replace(Channel, "receive", receive)

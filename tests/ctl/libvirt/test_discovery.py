@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from vhostd.conformance.schema import SCHEMA
 from vhostd.ctl.libvirt.discovery import LAUNCHED, TYPES, File, Folder, State, discover, is_broken
 from vhostd.ctl.libvirt.folders import read_folder
 from vhostd.ctl.libvirt.json_text import LIMIT
-from vhostd.ctl.schema import SCHEMA
 from vhostd.program.shipped import DESCRIPTIONS, shipped
 
 SHARE = Path("/usr/share/qemu/vhost-user")

@@ -3,6 +3,7 @@
 from vhostd.conformance.check import Group
 from vhostd.conformance.groups.block import BLOCK
 from vhostd.conformance.groups.config import CONFIG
+from vhostd.conformance.groups.conventions import CONVENTIONS
 from vhostd.conformance.groups.gpu import GPU
 from vhostd.conformance.groups.input import INPUT
 from vhostd.conformance.groups.messages import MESSAGES
@@ -18,6 +19,7 @@ from vhostd.conformance.groups.split import SPLIT
 from vhostd.conformance.groups.vsock import VSOCK
 
 GROUPS: tuple[Group, ...] = (
+    CONVENTIONS,
     NEGOTIATION,
     MESSAGES,
     RINGS,

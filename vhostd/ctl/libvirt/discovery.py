@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from vhostd.conformance.schema import Kind, faults
 from vhostd.ctl.libvirt.json_text import (
     JSON_C,
     LIMIT,
@@ -24,7 +25,6 @@ from vhostd.ctl.libvirt.json_text import (
     read_as_libvirt,
     word,
 )
-from vhostd.ctl.schema import Kind, faults
 
 TYPES = (  # the types that libvirt knows
     *("9p", "balloon", "block", "caif", "console", "crypto", "fs", "gpu", "input", "net", "rng", "rpmsg"),

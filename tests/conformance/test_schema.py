@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vhostd.ctl.schema import Fault, Kind, faults, kind_of
+from vhostd.conformance.schema import Fault, Kind, faults, kind_of
 
 GPU = {"description": "a display", "type": "gpu", "binary": "/usr/bin/gpu"}
 QEMU_GPU = {"description": "QEMU vhost-user-gpu", "type": "gpu", "binary": "/usr/lib/qemu/vhost-user-gpu"}

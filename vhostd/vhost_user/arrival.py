@@ -1,0 +1,77 @@
+"""The pages of a guest that comes from another host by postcopy: brought when a ring needs them."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from vhostd.host.threads import Threads
+from vhostd.ring import Absent, Arrivals
+from vhostd.vhost_user.vring import Vring
+from vhostd.wire.fds import Fd
+
+
+class Arrival:
+    """Touches missing pages in threads, so that the front-end brings them, and tells the rings when they are there.
+
+    `pages` is for guest memory, which says what a ring misses. Until then that ring stands still, and asks for
+    nothing more: so no ring waits for a thread. `failed` is called if there are no threads. While `is_acked` is
+    False the front-end does not know where we see the memory, and nothing is touched.
+    """
+
+    def __init__(self, uffd: Fd, vrings: Sequence[Vring], failed: Callable[[Exception], None]) -> None:
+        """It takes the userfaultfd."""
+        self.is_acked = True
+        self._uffd = Fd(uffd.take())
+        self._vrings = vrings
+        self._failed = failed
+        self._threads = Threads(len(vrings), "postcopy")
+        self._under_way: set[Absent] = set()
+        self._waiting: list[list[Absent]] = []  # for the ack
+        self.pages = Arrivals(self._uffd.fileno())
+        self.pages.when_missed(self._missed)
+
+    def acked(self) -> None:
+        """The front-end knows where we see the memory: from now on pages are touched."""
+        self.is_acked = True
+        waiting, self._waiting = self._waiting, []
+        for absent in waiting:
+            self._fetch(absent)
+
+    def end(self) -> None:
+        """Touches no more pages; those that are touched now come soon."""
+        self.pages.when_missed(None)
+        self._waiting.clear()
+        self._threads.close()
+        self._uffd.close()
+
+    def give_up(self) -> None:
+        """The same, though pages may never come."""
+        for absent in self._under_way:
+            absent.stop(self._uffd.fileno())
+        self.end()
+
+    def _missed(self, absent: list[Absent]) -> None:
+        new = [each for each in absent if each not in self._under_way]
+        self._under_way.update(new)
+        if not self.is_acked:
+            self._waiting.append(new)
+        elif new:
+            self._fetch(new)
+
+    def _fetch(self, absent: list[Absent]) -> None:
+        self._threads.do(partial(_touch, absent), partial(self._told, absent))
+
+    def _told(self, absent: list[Absent], result: bool | Exception) -> None:
+        self._under_way.difference_update(absent)
+        if isinstance(result, Exception):
+            self._failed(result)
+        elif result:
+            for each in absent:
+                each.arrived()
+            for each in absent:
+                for vring in self._vrings:
+                    vring.arrived(each)
+
+
+def _touch(absent: list[Absent]) -> bool:
+    """In a thread: whether all of them are there."""
+    return all(each.fetch() for each in absent)

@@ -115,7 +115,9 @@ class Postcopy:
                 self._bring(memory, offset)
 
     def _bring(self, memory: SharedMemory, offset: int) -> None:
-        if (page := self._away[memory].pop(offset, None)) is not None:
+        """Puts a page where it is missing, one of zeros if nobody has ever touched it, and wakes who waits for it."""
+        page = self._away[memory].pop(offset, bytes(PAGE))
+        if os.lseek(memory.fd.fileno(), offset, os.SEEK_HOLE) == offset:
             os.pwrite(memory.fd.fileno(), page, offset)
         for seen, at in self._seen:
             if seen is memory:

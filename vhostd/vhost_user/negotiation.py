@@ -83,13 +83,12 @@ class Negotiation:
     def _offered_protocol_features(self) -> int:
         device = self._state.device
         lacking = 0 if device.read_config() else mask(ProtocolFeature.CONFIG)
-        lacking |= 0 if self._can_wait_for_pages else mask(ProtocolFeature.PAGEFAULT)
+        lacking |= 0 if self._has_postcopy else mask(ProtocolFeature.PAGEFAULT)
         return self._offer.protocol_features(self._implemented & ~lacking) | device.protocol_features
 
     @cached_property
-    def _can_wait_for_pages(self) -> bool:
-        """Whether postcopy works here: for a device that touches guest memory for a ring's chains only."""
-        return not self._state.device.keeps_memory and Postcopy.is_possible()
+    def _has_postcopy(self) -> bool:
+        return Postcopy.is_possible(self._state.device)
 
     def get_features(self, _: Empty) -> U64:
         return U64(self._offered)

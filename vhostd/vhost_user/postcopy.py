@@ -9,11 +9,14 @@ import os
 from collections.abc import Callable, Sequence
 
 from vhostd.errors import RefusedRequest
-from vhostd.ring.arrivals import open_userfaultfd
+from vhostd.host.grants import Grants
+from vhostd.host.ioctls import Ioctl
+from vhostd.ring.arrivals import USERFAULTFD_FLAGS, USERFAULTFD_IOCTLS, open_userfaultfd
 from vhostd.vhost_user.arrival import Arrival
 from vhostd.vhost_user.memory import Memory
 from vhostd.vhost_user.messages import POSTCOPY_ADVISE, POSTCOPY_END, POSTCOPY_LISTEN
 from vhostd.vhost_user.vring import Vring
+from vhostd.virtio.device import Device
 from vhostd.wire.calls import Call, Reply, answer
 from vhostd.wire.fds import Fd
 from vhostd.wire.rows import U64, Empty
@@ -35,8 +38,17 @@ class Postcopy:
         )
 
     @staticmethod
-    def is_possible() -> bool:
-        """Whether the kernel gives this process a userfaultfd."""
+    def grants(device: Device) -> Grants:
+        """What it needs of the system, for such a device."""
+        if device.keeps_memory:
+            return Grants()
+        return Grants(ioctls=tuple(map(Ioctl, USERFAULTFD_IOCTLS)), userfaultfds=(USERFAULTFD_FLAGS,))
+
+    @staticmethod
+    def is_possible(device: Device) -> bool:
+        """Whether the kernel gives this process a userfaultfd, and the device touches what its chains name only."""
+        if device.keeps_memory:
+            return False
         try:
             Fd(open_userfaultfd()).close()
         except OSError:

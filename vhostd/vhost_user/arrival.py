@@ -1,5 +1,6 @@
 """The pages of a guest that comes from another host by postcopy: brought when a ring needs them."""
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -7,6 +8,8 @@ from vhostd.host.threads import Threads
 from vhostd.ring import Absent, Arrivals
 from vhostd.vhost_user.vring import Vring
 from vhostd.wire.fds import Fd
+
+log = logging.getLogger(__name__)
 
 
 class Arrival:
@@ -20,6 +23,7 @@ class Arrival:
     def __init__(self, uffd: Fd, vrings: Sequence[Vring], failed: Callable[[Exception], None]) -> None:
         """It takes the userfaultfd."""
         self.is_acked = True
+        self._waits = 0
         self._uffd = Fd(uffd.take())
         self._vrings = vrings
         self._failed = failed
@@ -36,28 +40,35 @@ class Arrival:
         for absent in waiting:
             self._fetch(absent)
 
-    def end(self) -> None:
-        """Touches no more pages; those that are touched now come soon."""
+    def complete(self) -> None:
+        """All pages are there, or come soon."""
+        log.info("all memory has come; rings have waited for pages %d times", self._waits)
+        self._end()
+
+    def give_up(self) -> None:
+        """Touches no more pages, and waits for none."""
+        for absent in self._under_way:
+            absent.stop(self._uffd.fileno())
+        self._end()
+
+    def _end(self) -> None:
         self.pages.when_missed(None)
         self._waiting.clear()
         self._threads.close()
         self._uffd.close()
 
-    def give_up(self) -> None:
-        """The same, though pages may never come."""
-        for absent in self._under_way:
-            absent.stop(self._uffd.fileno())
-        self.end()
-
     def _missed(self, absent: list[Absent]) -> None:
         new = [each for each in absent if each not in self._under_way]
         self._under_way.update(new)
-        if not self.is_acked:
-            self._waiting.append(new)
-        elif new:
+        if not new:
+            return
+        if self.is_acked:
             self._fetch(new)
+        else:
+            self._waiting.append(new)
 
     def _fetch(self, absent: list[Absent]) -> None:
+        self._waits += 1
         self._threads.do(partial(_touch, absent), partial(self._told, absent))
 
     def _told(self, absent: list[Absent], result: bool | Exception) -> None:

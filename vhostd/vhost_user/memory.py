@@ -111,7 +111,7 @@ class Memory:
                 region.await_no_more(arrival.pages)
             self.arrival = None
             self._replace(self.map.regions)
-            arrival.end()
+            arrival.complete()
 
     def _is_ack(self) -> bool:
         """Whether a message of nothing is an ack: the front-end knows where we see the memory."""

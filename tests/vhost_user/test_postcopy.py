@@ -42,6 +42,8 @@ from vhostd.wire.fds import Fd
 from vhostd.wire.rows import Empty
 
 PACKED, SPLIT = True, False
+OFFER = Offer([*(choice.name for choice in CHOICES.values() if choice.by_default), "access-platform"])
+IOMMU = mask(Feature.VERSION_1, Feature.PROTOCOL_FEATURES, Feature.ACCESS_PLATFORM)
 formats = pytest.mark.parametrize("packed", [SPLIT, PACKED], ids=["split", "packed"])
 
 
@@ -413,20 +415,30 @@ def test_the_front_end_may_go_in_the_middle(keeps: bool, run_async: Run) -> None
     run_async(main)
 
 
-def test_an_iommu_and_pages_that_are_missing(run_async: Run) -> None:
+@formats
+def test_a_driver_behind_an_iommu_waits_for_translations_and_for_pages(packed: bool, run_async: Run) -> None:
     async def main() -> None:
-        async with connected(Echo(), Offer(CHOICES)) as frontend:
-            await frontend.negotiate(mask(Feature.VERSION_1, Feature.PROTOCOL_FEATURES, Feature.ACCESS_PLATFORM))
-            iommu, incoming, memory = Iommu(frontend), Postcopy(frontend), SharedMemory(1 << 20)
-            await iommu.connect()
-            await incoming.advise()
-            await incoming.listen()
-            region = MemoryRegion(memory.guest_addr * 2, memory.size, memory.guest_addr * 2, 0)
-            iommu.map(memory.guest_addr, region.user_addr, memory.size)
-            await incoming.share(memory)
-            incoming.close()
-            await iommu.close()
-            memory.close()
+        async with connected(Echo(), OFFER) as frontend:
+            ring = mask(Feature.RING_PACKED) if packed else 0
+            await frontend.negotiate(IOMMU | ring, packed=packed)
+            with closing(SharedMemory(1 << 20)) as memory:
+                machine = Machine(frontend, memory, Postcopy(frontend))
+                iommu = Iommu(frontend)
+                await iommu.connect()
+                iommu.map(memory.guest_addr, memory.user_addr, memory.size)
+                await machine.begin()
+                page = machine.pages(2 * PAGE)
+                memory.map.write(page, text := os.urandom(PAGE).replace(b"!", b"."))
+                with closing(await frontend.start(memory)) as queue:
+                    queue.driver.add([(page, PAGE, False), (page + PAGE, PAGE, True)])
+                    machine.postcopy.take(memory, memory.guest_addr, page + 2 * PAGE - memory.guest_addr)
+                    queue.kick()
+                    while len(machine.postcopy.faults) < 2:
+                        await machine.faulted()
+                    assert await used(queue) == PAGE
+                    assert memory.map.read(page + PAGE, PAGE) == text
+                await iommu.close()
+                machine.postcopy.close()
 
     run_async(main)
 

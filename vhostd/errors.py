@@ -63,7 +63,7 @@ class MemoryLost(FrontendError):
 
 
 class NotThereYet(VhostdError):
-    """A translation of an I/O virtual address has not been sent yet, or a page of guest memory has not come."""
+    """An I/O virtual address has no translation yet, or a page of guest memory has not come yet."""
 
 
 class GuestError(VhostdError):

@@ -39,9 +39,7 @@ class Disk:
         if late:
             for addr, size in ((header, 16), (where, len(data)), (status, 1)):
                 self.incoming.take(self.memory, addr, size)
-        self._queue.driver.add(
-            [(header, 16, False), (where, len(data), kind == READ), (status, 1, True)]
-        )
+        self._queue.driver.add([(header, 16, False), (where, len(data), kind == READ), (status, 1, True)])
         self._queue.kick()
         return where
 

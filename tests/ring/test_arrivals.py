@@ -106,7 +106,7 @@ def test_what_is_told_twice_is_equal(arriving: Arriving) -> None:
     assert one == same
     assert hash(one) == hash(same)
     assert one != more
-    assert one != 0
+    assert one != object()
 
 
 def test_a_fetch_that_is_stopped_puts_nothing_there(arriving: Arriving) -> None:

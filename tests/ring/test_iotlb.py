@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.ring.machine import BOTH, DATA, GUEST, SIZE, Buffers, memfd, two_regions
 from vhostd import ring
-from vhostd.errors import BadDescriptor, RefusedRequest, NotThereYet
+from vhostd.errors import BadDescriptor, NotThereYet, RefusedRequest
 from vhostd.ring import Chain, DeviceIotlb, GuestMemory, Region, Window
 from vhostd.ring.driver import SplitDriver
 from vhostd.ring.split import SplitRing

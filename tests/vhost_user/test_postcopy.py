@@ -24,7 +24,6 @@ from vhostd.vhost_user.messages import (
     GET_PROTOCOL_FEATURES,
     POSTCOPY_ADVISE,
     POSTCOPY_END,
-    POSTCOPY_LISTEN,
     REM_MEM_REG,
     SET_MEM_TABLE,
     SET_VRING_ENABLE,
@@ -115,7 +114,9 @@ async def held(queue: Queue, device: Echo) -> None:
 
 @formats
 @pytest.mark.parametrize("missing", ["readable", "writable", "both"])
-def test_a_ring_waits_for_its_page_and_nobody_else_does(missing: str, packed: bool, run_async: Run) -> None:
+def test_a_ring_waits_for_its_page_and_nobody_else_does(
+    *, missing: str, packed: bool, run_async: Run
+) -> None:
     async def main() -> None:
         device = Echo()
         async with arriving(device, packed=packed) as machine:
@@ -150,7 +151,7 @@ def test_a_ring_waits_for_its_page_and_nobody_else_does(missing: str, packed: bo
 
 
 @formats
-def test_what_was_there_once_is_not_touched_again_by_a_thread(packed: bool, run_async: Run) -> None:
+def test_what_was_there_once_is_not_touched_again_by_a_thread(*, packed: bool, run_async: Run) -> None:
     async def main() -> None:
         async with arriving(Echo(), packed=packed) as machine:
             frontend, memory, incoming = machine
@@ -164,7 +165,7 @@ def test_what_was_there_once_is_not_touched_again_by_a_thread(packed: bool, run_
 
 @formats
 @pytest.mark.parametrize("part", ["desc_addr", "avail_addr", "used_addr"])
-def test_a_ring_whose_own_pages_are_missing_starts_late(part: str, packed: bool, run_async: Run) -> None:
+def test_a_ring_whose_own_pages_are_missing_starts_late(*, part: str, packed: bool, run_async: Run) -> None:
     async def main() -> None:
         device = Echo()
         async with arriving(device, packed=packed) as machine:
@@ -208,7 +209,7 @@ def test_an_indirect_table_may_be_missing(run_async: Run) -> None:
 
 
 @formats
-def test_a_chain_of_very_many_missing_pieces(packed: bool, run_async: Run) -> None:
+def test_a_chain_of_very_many_missing_pieces(*, packed: bool, run_async: Run) -> None:
     """They are more than one look tells of."""
 
     async def main() -> None:
@@ -231,7 +232,7 @@ def test_a_chain_of_very_many_missing_pieces(packed: bool, run_async: Run) -> No
 
 
 @formats
-def test_all_data_is_right_whatever_comes_late(packed: bool, run_async: Run) -> None:
+def test_all_data_is_right_whatever_comes_late(*, packed: bool, run_async: Run) -> None:
     async def main() -> None:
         chance = random.Random(16)
         async with arriving(Echo(), packed=packed, size=8 << 20) as machine:
@@ -254,7 +255,7 @@ def test_all_data_is_right_whatever_comes_late(packed: bool, run_async: Run) -> 
 
 
 @formats
-def test_a_ring_that_waits_can_be_stopped(packed: bool, run_async: Run) -> None:
+def test_a_ring_that_waits_can_be_stopped(*, packed: bool, run_async: Run) -> None:
     """When it starts again it waits for the same page."""
 
     async def main() -> None:
@@ -328,7 +329,10 @@ def test_a_ring_waits_while_its_memory_is_mapped_anew(run_async: Run) -> None:
             frontend, memory, incoming = machine
             page = machine.pages(PAGE)
             memory.map.write(page, b"echo")
-            with closing(await frontend.start(memory)) as queue, closing(await frontend.start(memory, 1)) as fast:
+            with (
+                closing(await frontend.start(memory)) as queue,
+                closing(await frontend.start(memory, 1)) as fast,
+            ):
                 fast.add(b"x", 4)
                 fast.kick()
                 await device.holding.wait()
@@ -348,7 +352,7 @@ def test_a_ring_waits_while_its_memory_is_mapped_anew(run_async: Run) -> None:
 
 
 @formats
-def test_with_its_end_all_pages_are_there(packed: bool, run_async: Run) -> None:
+def test_with_its_end_all_pages_are_there(*, packed: bool, run_async: Run) -> None:
     async def main() -> None:
         async with arriving(Echo(), packed=packed) as machine:
             frontend, memory, incoming = machine
@@ -388,7 +392,7 @@ def test_a_page_that_never_came_is_zero_after_the_end(run_async: Run) -> None:
 
 
 @pytest.mark.parametrize("keeps", [True, False], ids=["keeps the userfaultfd", "closes it"])
-def test_the_front_end_may_go_in_the_middle(keeps: bool, run_async: Run) -> None:
+def test_the_front_end_may_go_in_the_middle(*, keeps: bool, run_async: Run) -> None:
     """The session ends, and puts nothing where a page is missing: another program may serve the guest."""
 
     async def main() -> None:
@@ -416,7 +420,9 @@ def test_the_front_end_may_go_in_the_middle(keeps: bool, run_async: Run) -> None
 
 
 @formats
-def test_a_driver_behind_an_iommu_waits_for_translations_and_for_pages(packed: bool, run_async: Run) -> None:
+def test_a_driver_behind_an_iommu_waits_for_translations_and_for_pages(
+    *, packed: bool, run_async: Run
+) -> None:
     async def main() -> None:
         async with connected(Echo(), OFFER) as frontend:
             ring = mask(Feature.RING_PACKED) if packed else 0
@@ -451,7 +457,7 @@ async def raw(frontend: Frontend, request: int, payload: bytes, *fds: Fd) -> Non
 
 
 @pytest.mark.parametrize("slots", [True, False], ids=["ADD_MEM_REG", "SET_MEM_TABLE"])
-def test_the_conversation_of_qemu(slots: bool, run_async: Run) -> None:
+def test_the_conversation_of_qemu(*, slots: bool, run_async: Run) -> None:
     """Its ack has the number of the last message, and 8 zeros; there is none for it."""
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""A guest that comes from another host by postcopy: pages of its memory are missing until they are brought."""
+"""A guest that comes by postcopy: pages of its memory are missing until they are brought."""
 
 import asyncio
 import fcntl
@@ -36,8 +36,8 @@ REGION = Row(ADD_MEM_REG.request, SingleRegion, reply=SingleRegion, fds=ADD_MEM_
 class Postcopy:
     """Takes pages away, and brings them when the back-end touches them, as QEMU does.
 
-    `faults` are the guest addresses of the pages that it has touched, in this order. While `brings` is not set
-    they are only noted.
+    `faults` are the guest addresses of the missing pages that it has touched, in this order. They are only
+    noted while `brings` is False.
     """
 
     def __init__(self, frontend: Frontend) -> None:
@@ -115,7 +115,7 @@ class Postcopy:
                 self._bring(memory, offset)
 
     def _bring(self, memory: SharedMemory, offset: int) -> None:
-        """Puts a page where it is missing, one of zeros if nobody has ever touched it, and wakes who waits for it."""
+        """Puts a page where it is missing, and wakes who waits. A page that nobody ever touched is zeros."""
         page = self._away[memory].pop(offset, bytes(PAGE))
         if os.lseek(memory.fd.fileno(), offset, os.SEEK_HOLE) == offset:
             os.pwrite(memory.fd.fileno(), page, offset)
@@ -125,9 +125,7 @@ class Postcopy:
 
     def _find_seen(self, address: int) -> tuple[SharedMemory, int]:
         """The memory, and the offset in it, that the back-end sees at an address."""
-        return next(
-            (memory, address - at) for memory, at in self._seen if 0 <= address - at < memory.size
-        )
+        return next((memory, address - at) for memory, at in self._seen if 0 <= address - at < memory.size)
 
     def _find_guest(self, guest_addr: int) -> tuple[SharedMemory, int]:
         return next(

@@ -5,6 +5,7 @@ USERFAULTFD_FLAGS: Final[int]
 USERFAULTFD_IOCTLS: Final[tuple[int, ...]]
 
 def open_userfaultfd() -> int: ...
+
 @final
 class Absent:
     def __init__(self, *args: Never, **kwargs: Never) -> None: ...

@@ -33,7 +33,10 @@ class Window:
 @final
 class GuestMemory:
     def __new__(
-        cls, regions: Iterable[Region] = (), iotlb: DeviceIotlb | None = None, arrivals: Arrivals | None = None
+        cls,
+        regions: Iterable[Region] = (),
+        iotlb: DeviceIotlb | None = None,
+        arrivals: Arrivals | None = None,
     ) -> GuestMemory: ...
     @property
     def regions(self) -> tuple[Region, ...]: ...

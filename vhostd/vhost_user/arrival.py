@@ -13,11 +13,11 @@ log = logging.getLogger(__name__)
 
 
 class Arrival:
-    """Touches missing pages in threads, so that the front-end brings them, and tells the rings when they are there.
+    """Touches missing pages in threads, so that the front-end brings them. Then it tells the rings.
 
-    `pages` is for guest memory, which says what a ring misses. Until then that ring stands still, and asks for
-    nothing more: so no ring waits for a thread. `failed` is called if there are no threads. While `is_acked` is
-    False the front-end does not know where we see the memory, and nothing is touched.
+    `pages` is for guest memory, which says what a ring misses. Until that is there the ring stands still, and
+    misses nothing more. So there are threads for all rings. `failed` is called if the host gives us none.
+    While `is_acked` is False, the front-end does not know where we see the memory, and nothing is touched.
     """
 
     def __init__(self, uffd: Fd, vrings: Sequence[Vring], failed: Callable[[Exception], None]) -> None:
@@ -71,11 +71,11 @@ class Arrival:
         self._waits += 1
         self._threads.do(partial(_touch, absent), partial(self._told, absent))
 
-    def _told(self, absent: list[Absent], result: bool | Exception) -> None:
+    def _told(self, absent: list[Absent], come: object) -> None:
         self._under_way.difference_update(absent)
-        if isinstance(result, Exception):
-            self._failed(result)
-        elif result:
+        if isinstance(come, Exception):
+            self._failed(come)
+        elif come:
             for each in absent:
                 each.arrived()
             for each in absent:

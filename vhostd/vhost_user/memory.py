@@ -1,7 +1,7 @@
 """The messages about guest memory: a table of regions, or one region at a time.
 
-While a guest comes by postcopy, the front-end is told where we see each region. Then it acks, by the same message, of
-nothing: what was sent before is known to it.
+While a guest comes by postcopy, the reply says where we see each region. The front-end acks that by a message
+of the same kind without a region. Before that, we touch nothing in the region.
 """
 
 from collections.abc import Iterable, Sequence
@@ -84,7 +84,9 @@ class Memory:
             raise MalformedMessage("ADD_MEM_REG with 0 fds, not 1")
         added = self._map_region(region, fds[0])
         self._replace([*self.map.regions, added], new=True)
-        return self._seen(SingleRegion(region.padding, region.guest_addr, region.size, added.host_addr, region.mmap_offset))
+        return self._seen(
+            SingleRegion(region.padding, region.guest_addr, region.size, added.host_addr, region.mmap_offset)
+        )
 
     def rem_mem_reg(self, region: SingleRegion) -> None:
         if not region.size and self._is_ack():

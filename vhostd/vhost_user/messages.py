@@ -97,7 +97,7 @@ class SingleRegion(Layout, byteorder="="):
 
     @classmethod
     def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
-        return super().unpack(data.ljust(cls.SIZE, b"\0") if data == bytes(8) else data)
+        return super().unpack(bytes(cls.SIZE) if data == bytes(8) else data)
 
 
 class MemoryTable:

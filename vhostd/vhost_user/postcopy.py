@@ -1,8 +1,8 @@
 """The messages about postcopy: a guest runs here before all of its memory has come from another host.
 
-The front-end brings the pages that anybody touches. It is told by a userfaultfd, which it gets at POSTCOPY_ADVISE.
-From POSTCOPY_LISTEN to POSTCOPY_END it is told where we see the memory that it shares (memory.py), and acks that
-before anything is touched there (vhost-user, "Migration").
+The front-end brings the pages that somebody touches. A userfaultfd tells it of ours, which it gets at
+POSTCOPY_ADVISE. From POSTCOPY_LISTEN to POSTCOPY_END, replies tell it where we see the memory (memory.py), so
+that it understands what the userfaultfd says (vhost-user, "Migration").
 """
 
 import os
@@ -46,7 +46,7 @@ class Postcopy:
 
     @staticmethod
     def is_possible(device: Device) -> bool:
-        """Whether the kernel gives this process a userfaultfd, and the device touches what its chains name only."""
+        """Whether the kernel gives us a userfaultfd, and such a device touches no memory but its chains'."""
         if device.keeps_memory:
             return False
         try:

@@ -1,8 +1,8 @@
 """One front-end's connection to the device, from its first message to its end.
 
 Each topic has a module with one short method per message: negotiation.py, memory.py, migration.py, rings.py,
-translation.py, postcopy.py, config.py, status.py, device_state.py and link.py. A method refuses a message by an exception;
-dispatch.py decides what the exception costs.
+translation.py, postcopy.py, config.py, status.py, device_state.py and link.py. A method refuses a message by
+an exception; dispatch.py decides what the exception costs.
 """
 
 import asyncio

@@ -6,7 +6,7 @@ SET_VRING_ENABLE at any time. The device's handler runs from start to stop (`vir
 given chains while the ring is enabled.
 """
 
-from vhostd.errors import BadRing, NoGuestMemory, RefusedRequest, NotThereYet
+from vhostd.errors import BadRing, NoGuestMemory, NotThereYet, RefusedRequest
 from vhostd.ring import Absent, GuestMemory, InflightQueue, Ring, Window, ring_format
 from vhostd.vhost_user.doubt import Doubt
 from vhostd.vhost_user.kicks import KickFd, Kicks, Polling

@@ -105,6 +105,12 @@ def test_what_serving_takes_still_works(tmp_path: Path) -> None:
         assert outcomes(sock, list(FREE)) == dict.fromkeys(FREE, "done")
 
 
+def test_a_program_that_does_not_offer_postcopy_gets_no_userfaultfd(tmp_path: Path) -> None:
+    with hostile(tmp_path, "--offer=status") as (_, sock):
+        (outcome,) = outcomes(sock, ["userfaultfd of own faults"]).values()
+    assert outcome in DENIALS
+
+
 def test_what_is_granted_is_and_nothing_beside_it(tmp_path: Path) -> None:
     granted = tmp_path / "granted"
     granted.mkdir()

@@ -345,6 +345,7 @@ def test_a_ring_waits_while_its_memory_is_mapped_anew(run_async: Run) -> None:
                 device.release()
                 assert (await fast.used())[1] == b"held"
                 await machine.faulted()
+                assert incoming.faults == [page, page]
                 incoming.bring()
                 assert await used(queue) == 4
 

@@ -32,7 +32,7 @@ cdef class Pages:
 @cython.final
 @cython.no_gc
 cdef class Absent:
-    cdef object region
+    cdef readonly object region
     cdef Pages pages
     cdef size_t first
     cdef size_t end

@@ -1,11 +1,13 @@
 """The pages of a guest that comes from another host by postcopy: brought when a ring needs them."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
+from vhostd.errors import RefusedRequest
 from vhostd.host.threads import Threads
-from vhostd.ring import Absent, Arrivals
+from vhostd.ring import Absent, Arrivals, Region
 from vhostd.vhost_user.vring import Vring
 from vhostd.wire.fds import Fd
 
@@ -17,12 +19,12 @@ class Arrival:
 
     `pages` is for guest memory, which says what a ring misses. Until that is there the ring stands still, and
     misses nothing more. So there are threads for all rings. `failed` is called if the host gives us none.
-    While `is_acked` is False, the front-end does not know where we see the memory, and nothing is touched.
+    Nothing is touched before the front-end has acked where we see the memory.
     """
 
     def __init__(self, uffd: Fd, vrings: Sequence[Vring], failed: Callable[[Exception], None]) -> None:
         """It takes the userfaultfd."""
-        self.is_acked = True
+        self._is_acked = True
         self._waits = 0
         self._uffd = Fd(uffd.take())
         self._vrings = vrings
@@ -33,9 +35,20 @@ class Arrival:
         self.pages = Arrivals(self._uffd.fileno())
         self.pages.when_missed(self._missed)
 
+    @contextmanager
+    def unacked(self) -> Iterator[None]:
+        """From within this block on nothing is touched until an ack, unless RefusedRequest leaves the block."""
+        was_acked, self._is_acked = self._is_acked, False
+        try:
+            yield
+        except RefusedRequest:
+            if was_acked:
+                self.acked()
+            raise
+
     def acked(self) -> None:
         """The front-end knows where we see the memory: from now on pages are touched."""
-        self.is_acked = True
+        self._is_acked = True
         waiting, self._waiting = self._waiting, []
         for absent in waiting:
             self._fetch(absent)
@@ -44,6 +57,12 @@ class Arrival:
         """All pages are there, or come soon."""
         log.info("all memory has come; rings have waited for pages %d times", self._waits)
         self._end()
+
+    def keep(self, regions: Sequence[Region]) -> None:
+        """Waits for no pages of other regions any more. The front-end may not know of such pages."""
+        for absent in self._under_way:
+            if absent.region not in regions:
+                absent.stop(self._uffd.fileno())
 
     def give_up(self) -> None:
         """Touches no more pages, and waits for none."""
@@ -62,7 +81,7 @@ class Arrival:
         self._under_way.update(new)
         if not new:
             return
-        if self.is_acked:
+        if self._is_acked:
             self._fetch(new)
         else:
             self._waiting.append(new)
@@ -75,12 +94,12 @@ class Arrival:
         self._under_way.difference_update(absent)
         if isinstance(come, Exception):
             self._failed(come)
-        elif come:
-            for each in absent:
+            return
+        for each in absent:
+            if come:
                 each.arrived()
-            for each in absent:
-                for vring in self._vrings:
-                    vring.arrived(each)
+            for vring in self._vrings:  # they look again, also if it was stopped
+                vring.arrived(each)
 
 
 def _touch(absent: list[Absent]) -> bool:

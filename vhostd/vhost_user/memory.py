@@ -5,6 +5,7 @@ of the same kind without a region. Before that, we touch nothing in the region.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from vhostd.errors import MalformedMessage, RefusedRequest
@@ -71,7 +72,7 @@ class Memory:
         if len(fds) != len(table.regions):
             raise RefusedRequest(f"SET_MEM_TABLE with {len(table.regions)} regions and {len(fds)} fds")
         regions = list(map(self._map_region, table.regions, fds))
-        self._replace(regions, new=True)
+        self._share(regions)
         return self._seen(MemoryTable(tuple(map(_place, table.regions, regions))))
 
     def get_max_mem_slots(self, _: Empty) -> U64:
@@ -83,7 +84,7 @@ class Memory:
         if not fds:
             raise MalformedMessage("ADD_MEM_REG with 0 fds, not 1")
         added = self._map_region(region, fds[0])
-        self._replace([*self.map.regions, added], new=True)
+        self._share([*self.map.regions, added])
         return self._seen(
             SingleRegion(region.padding, region.guest_addr, region.size, added.host_addr, region.mmap_offset)
         )
@@ -131,25 +132,24 @@ class Memory:
 
     # --- Regions ----------------------------------------------------------------------------------------
 
-    def _replace(self, regions: Iterable[Region], *, new: bool = False) -> None:
-        """Moves all rings to a map of these regions; moves none if one of the running rings is not in it.
+    def _share(self, regions: Iterable[Region]) -> None:
+        """As `_replace`, where some are new: nothing is touched before the front-end knows of them."""
+        with nullcontext() if self.arrival is None else self.arrival.unacked():
+            self._replace(regions)
 
-        If some are `new`, nothing is touched before the front-end knows of them.
-        """
+    def _replace(self, regions: Iterable[Region]) -> None:
+        """Moves all rings to a map of these regions; moves none if one of the running rings is not in it."""
         memory = GuestMemory(regions, self.map.iotlb, self._pages)
-        was_acked = self.arrival is not None and self.arrival.is_acked
-        if new and self.arrival is not None:
-            self.arrival.is_acked = False
         try:
             for vring in self._vrings:
                 vring.remap(memory)
         except RefusedRequest:
             for vring in self._vrings:
                 vring.remap(self.map)
-            if was_acked and self.arrival is not None:
-                self.arrival.acked()
             raise
         self.map = memory
+        if self.arrival is not None:
+            self.arrival.keep(memory.regions)
 
     def _map_region(self, region: MemoryRegion | SingleRegion, fd: Fd) -> Region:
         mapped = Region(

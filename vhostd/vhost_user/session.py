@@ -127,11 +127,11 @@ class Session:
             await self._device_state.close()
             await self._link.close()
             await self._translation.close()
-            self._postcopy.close()
             await self.state.end(DISCONNECT_PATIENCE)
         finally:
             # A ring runs here only if the wait above was cancelled, because the program must end.
             await self.state.end(SHORT_PATIENCE)
+            self._postcopy.close()
             for vring in self._vrings:
                 vring.close()
             self._migration.close()

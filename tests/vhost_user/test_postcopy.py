@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import Run
 from tests.sessions import Echo, closed, connected, refused
-from vhostd.frontend import Frontend, Iommu, Postcopy, Queue, SharedMemory
+from vhostd.frontend import Frontend, Iommu, Postcopy, Queue, SharedMemory, raw_message
 from vhostd.frontend.memory import PAGE
 from vhostd.vhost_user import postcopy
 from vhostd.vhost_user.messages import (
@@ -452,9 +452,7 @@ def test_a_driver_behind_an_iommu_waits_for_translations_and_for_pages(
 
 async def raw(frontend: Frontend, request: int, payload: bytes, *fds: Fd) -> None:
     """Sends a message as QEMU does here: without asking for an ack."""
-    await frontend.channel.send(
-        struct.pack("=III", request, 1, len(payload)) + payload, tuple(fd.fileno() for fd in fds)
-    )
+    await frontend.send_raw(raw_message(request, payload), *fds)
 
 
 @pytest.mark.parametrize("slots", [True, False], ids=["ADD_MEM_REG", "SET_MEM_TABLE"])

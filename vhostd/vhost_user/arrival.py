@@ -37,7 +37,7 @@ class Arrival:
 
     @contextmanager
     def unacked(self) -> Iterator[None]:
-        """From within this block on nothing is touched until an ack, unless RefusedRequest leaves the block."""
+        """From this block on, nothing is touched until an ack. RefusedRequest in the block undoes that."""
         was_acked, self._is_acked = self._is_acked, False
         try:
             yield

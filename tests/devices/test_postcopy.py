@@ -16,6 +16,7 @@ from vhostd.frontend.memory import PAGE
 from vhostd.vhost_user.messages import GET_FEATURES
 from vhostd.wire.rows import Empty
 
+BLK = [executable("vhost-user-blk"), "--offer=default,pagefault"]
 SECTORS = 64
 READ, WRITE = 0, 1
 
@@ -67,7 +68,7 @@ async def disk(path: Path) -> AsyncIterator[Disk]:
 def test_what_was_written_is_read(aio: str, tmp_path: Path, run_async: Run) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(bytes(SECTORS * 512))
-    command = [executable("vhost-user-blk"), f"--blk-file={image}", f"--aio={aio}"]
+    command = [*BLK, f"--blk-file={image}", f"--aio={aio}"]
 
     async def main() -> None:
         async with disk(tmp_path / "socket") as arriving:
@@ -103,7 +104,7 @@ def test_a_program_that_waits_for_a_page_can_be_ended(tmp_path: Path, run_async:
             program.send(signal.SIGTERM)
             assert await asyncio.to_thread(program.wait) == 0
 
-    with listening([executable("vhost-user-blk"), "--ram=1M"], tmp_path / "socket") as program:
+    with listening([*BLK, "--ram=1M"], tmp_path / "socket") as program:
         run_async(lambda: main(program))
 
 
@@ -116,7 +117,7 @@ def test_a_program_outlives_a_front_end_that_goes_without_a_word(tmp_path: Path,
             arriving.begin(READ, 0, bytes(PAGE))
             await arriving.done()
 
-    with listening([executable("vhost-user-blk"), "--ram=1M"], tmp_path / "socket") as program:
+    with listening([*BLK, "--ram=1M"], tmp_path / "socket") as program:
         run_async(main)
         program.until(lambda _: not any("userfaultfd" in name for name in program.fds().values()))
         program.stop()

@@ -29,6 +29,7 @@ from tests.guest.qmp import Qmp
 pytestmark = pytest.mark.guest
 
 READER, WRITER = (Path(__file__).with_name(name) for name in ("init_reader", "init_writer"))
+OPTIONS = ("--share-rw", "--offer=default,pagefault")
 MODULES = ("virtio_pci", "virtio_blk")
 SIZE, WRITTEN = 8 << 20, 1 << 20  # bytes that the guest compares, and those behind them that it writes
 MOVES = 4
@@ -137,7 +138,7 @@ def disks(tmp_path: Path, content: bytes, properties: str) -> Iterator[list[Back
     with ExitStack() as stack:
         yield [
             stack.enter_context(
-                Backend("vhost-user-blk", tmp_path, f"--blk-file={image}", "--share-rw", name=name)
+                Backend("vhost-user-blk", tmp_path, f"--blk-file={image}", *OPTIONS, name=name)
             )
             for name in ("here", "there")
         ]

@@ -41,7 +41,8 @@ from vhostd.wire.fds import Fd
 from vhostd.wire.rows import Empty
 
 PACKED, SPLIT = True, False
-OFFER = Offer([*(choice.name for choice in CHOICES.values() if choice.by_default), "access-platform"])
+BY_DEFAULT = [choice.name for choice in CHOICES.values() if choice.by_default]
+OFFER = Offer([*BY_DEFAULT, "pagefault", "access-platform"])
 IOMMU = mask(Feature.VERSION_1, Feature.PROTOCOL_FEATURES, Feature.ACCESS_PLATFORM)
 formats = pytest.mark.parametrize("packed", [SPLIT, PACKED], ids=["split", "packed"])
 
@@ -84,7 +85,7 @@ async def arriving(
     """A front-end whose guest arrives, with a memory shared."""
     memory = SharedMemory(size)
     try:
-        async with connected(device) as frontend:
+        async with connected(device, OFFER) as frontend:
             await frontend.negotiate(packed=packed)
             incoming = Postcopy(frontend)
             with closing(incoming):
@@ -398,7 +399,7 @@ def test_the_front_end_may_go_in_the_middle(*, keeps: bool, run_async: Run) -> N
 
     async def main() -> None:
         with closing(SharedMemory(1 << 20)) as memory:
-            async with connected(Echo()) as frontend:
+            async with connected(Echo(), OFFER) as frontend:
                 await frontend.negotiate()
                 machine = Machine(frontend, memory, Postcopy(frontend))
                 await machine.begin()
@@ -460,7 +461,7 @@ def test_the_conversation_of_qemu(*, slots: bool, run_async: Run) -> None:
     """Its ack has the number of the last message, and 8 zeros; there is none for it."""
 
     async def main() -> None:
-        async with connected(Echo()) as frontend:
+        async with connected(Echo(), OFFER) as frontend:
             await frontend.negotiate()
             incoming, memory = Postcopy(frontend), SharedMemory(1 << 16)
             with closing(incoming), closing(memory):
@@ -488,7 +489,7 @@ def test_the_conversation_of_qemu(*, slots: bool, run_async: Run) -> None:
 
 def test_messages_out_of_turn_are_refused(run_async: Run) -> None:
     async def main() -> None:
-        async with connected(Echo()) as frontend:
+        async with connected(Echo(), OFFER) as frontend:
             await frontend.negotiate()
             memory, incoming = SharedMemory(1 << 16), Postcopy(frontend)
             with closing(memory), closing(incoming):
@@ -536,7 +537,7 @@ def test_an_ack_that_is_none_ends_the_connection(payload: bytes, run_async: Run)
 
 def test_without_postcopy_there_is_no_region_of_nothing(run_async: Run) -> None:
     async def main() -> None:
-        async with connected(Echo()) as frontend:
+        async with connected(Echo(), OFFER) as frontend:
             await frontend.negotiate()
             await raw(frontend, ADD_MEM_REG.request, bytes(8))
             await closed(frontend)
@@ -561,7 +562,7 @@ def test_a_device_that_keeps_memory_does_not_offer_it(run_async: Run) -> None:
         keeps_memory = True
 
     async def main() -> None:
-        async with connected(Keeper()) as frontend:
+        async with connected(Keeper(), OFFER) as frontend:
             offered = (await frontend.call(GET_PROTOCOL_FEATURES, Empty())).value
             assert not offered & mask(ProtocolFeature.PAGEFAULT)
 
@@ -573,11 +574,11 @@ def test_it_is_offered_where_the_kernel_allows_it(run_async: Run, monkeypatch: p
         raise PermissionError(errno.EPERM, "userfaultfd: Operation not permitted")
 
     async def main() -> None:
-        async with connected(Echo()) as frontend:
+        async with connected(Echo(), OFFER) as frontend:
             offered = (await frontend.call(GET_PROTOCOL_FEATURES, Empty())).value
             assert offered & mask(ProtocolFeature.PAGEFAULT)
         monkeypatch.setattr(postcopy, "open_userfaultfd", refuse)
-        async with connected(Echo()) as frontend:
+        async with connected(Echo(), OFFER) as frontend:
             offered = (await frontend.call(GET_PROTOCOL_FEATURES, Empty())).value
             assert not offered & mask(ProtocolFeature.PAGEFAULT)
 

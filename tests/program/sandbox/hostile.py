@@ -217,7 +217,6 @@ FREE: dict[str, Deed] = {  # what works in the sandbox as well
     "stay in a thread": lambda _: stay_in_a_thread(),
     "traceback": lambda _: fail_with_traceback(),
     "memfd": lambda _: grow_memory(),
-    "userfaultfd of own faults": lambda _: os.close(open_userfaultfd()),
     "getrandom": lambda _: os.getrandom(16),
     "pair": lambda _: make_a_pair(),
     "ioctl that is granted": lambda device: ask(device, BLKROGET),
@@ -229,6 +228,11 @@ GRANTED: dict[str, Deed] = {  # below the folder that is granted, and nowhere el
     "write": lambda device: device.target.write_text("x"),
     "replace": lambda device: device.target.rename(device.target.with_name("another")),
     "remove": lambda device: device.target.with_name("another").unlink(),
+}
+POSTCOPY: dict[str, Deed] = {  # if it is offered; and what is not part of it
+    "userfaultfd of own faults": lambda _: os.close(open_userfaultfd()),
+    "userfaultfd": lambda _: os.close(call("userfaultfd", 0)),
+    "place pages": lambda _: place_pages(),
 }
 # What could have a program that may remove its socket's file remove another one.
 BESIDE: dict[str, Deed] = {
@@ -293,7 +297,7 @@ DEEDS: dict[str, Deed] = {
     "execute a file": lambda _: execute_file(os.open(os.__file__, os.O_RDONLY)),
     "huge pages": lambda _: os.close(os.memfd_create("a", os.MFD_HUGETLB)),
     "userfaultfd": lambda _: os.close(call("userfaultfd", 0)),
-    "place pages": lambda _: place_pages(),
+    "userfaultfd of own faults": lambda _: os.close(open_userfaultfd()),
     # the network
     "TCP": lambda _: socket.create_server(("127.0.0.1", 0)).close(),
     "UDP": lambda _: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close(),
@@ -356,7 +360,7 @@ class Hostile(Device):
 
     async def requestq(self, queue: Virtqueue) -> None:
         async for chain in queue:
-            deed = (DEEDS | GRANTED | BESIDE | FREE)[chain.read(chain.readable).decode()]
+            deed = (DEEDS | GRANTED | BESIDE | FREE | POSTCOPY)[chain.read(chain.readable).decode()]
             chain.write(self.outcome(deed).encode())
             queue.push(chain)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.program.sandbox.hostile import BESIDE, DEEDS, FREE, GRANTED
+from tests.program.sandbox.hostile import BESIDE, DEEDS, FREE, GRANTED, POSTCOPY
 from tests.programs import Program, connect, connected, executable, get_features, listening, notified
 from vhostd.frontend import Frontend, Queue, SharedMemory
 from vhostd.vhost_user.messages import GPU_SET_SOCKET
@@ -105,10 +105,11 @@ def test_what_serving_takes_still_works(tmp_path: Path) -> None:
         assert outcomes(sock, list(FREE)) == dict.fromkeys(FREE, "done")
 
 
-def test_a_program_that_does_not_offer_postcopy_gets_no_userfaultfd(tmp_path: Path) -> None:
-    with hostile(tmp_path, "--offer=status") as (_, sock):
-        (outcome,) = outcomes(sock, ["userfaultfd of own faults"]).values()
-    assert outcome in DENIALS
+def test_a_program_that_offers_postcopy_has_a_userfaultfd_for_that(tmp_path: Path) -> None:
+    with hostile(tmp_path, "--offer=default,pagefault") as (_, sock):
+        found = outcomes(sock, list(POSTCOPY))
+    assert found.pop("userfaultfd of own faults") == "done"
+    assert set(found.values()) == {"EPERM"}
 
 
 def test_what_is_granted_is_and_nothing_beside_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import mmap
 import os
 import struct
 from collections import defaultdict
@@ -9,8 +10,6 @@ from contextlib import suppress
 
 from vhostd.frontend.frontend import Frontend
 from vhostd.frontend.memory import PAGE, SharedMemory
-from vhostd.host.ioctls import Ioctl
-from vhostd.host.syscall import FALLOCATE, syscall
 from vhostd.vhost_user.messages import (
     ADD_MEM_REG,
     POSTCOPY_ADVISE,
@@ -23,11 +22,10 @@ from vhostd.vhost_user.messages import (
 from vhostd.wire.fds import Fd
 from vhostd.wire.rows import Empty, Row
 
-# Linux, include/uapi/linux/{userfaultfd,falloc}.h
-UFFDIO_WAKE = Ioctl.reading("\xaa", 2, 16).number
+# Linux, include/uapi/linux/userfaultfd.h
+UFFDIO_WAKE = 0x8010_AA02
 RANGE = struct.Struct("=QQ")  # struct uffdio_range: an address, a length
 MESSAGE = struct.Struct("=B7xQQ8x")  # struct uffd_msg of a page fault: event, flags, address
-PUNCH_HOLE, KEEP_SIZE = 2, 1
 # Their answers, which they have while pages may be missing: where the back-end sees the memory.
 TABLE = Row(SET_MEM_TABLE.request, MemoryTable, reply=MemoryTable, fds=SET_MEM_TABLE.fds)
 REGION = Row(ADD_MEM_REG.request, SingleRegion, reply=SingleRegion, fds=ADD_MEM_REG.fds)
@@ -89,9 +87,10 @@ class Postcopy:
     def take(self, memory: SharedMemory, guest_addr: int, size: int) -> None:
         """Takes the pages of these bytes away. Nobody may touch them before they are brought."""
         first = (guest_addr - memory.guest_addr) // PAGE * PAGE
-        for offset in range(first, guest_addr - memory.guest_addr + size, PAGE):
-            self._away[memory][offset] = os.pread(memory.fd.fileno(), PAGE, offset)
-            syscall(FALLOCATE, memory.fd.fileno(), PUNCH_HOLE | KEEP_SIZE, offset, PAGE)
+        with mmap.mmap(memory.fd.fileno(), memory.size) as mapped:
+            for offset in range(first, guest_addr - memory.guest_addr + size, PAGE):
+                self._away[memory][offset] = mapped[offset : offset + PAGE]
+                mapped.madvise(mmap.MADV_REMOVE, offset, PAGE)
 
     def bring(self) -> None:
         """Brings the pages that were touched, and all that will be."""

@@ -5,8 +5,8 @@ The guest runs before all of its memory is there. Whoever touches a page that is
 kernel, which tells the front-end by a userfaultfd; the front-end fetches the page (userfaultfd(2)). So the event loop
 touches no page that may be missing. A thread touches it first, by `Absent.fetch`. A page that was there once stays.
 
-The userfaultfd sees faults of our own code only, not those of system calls. That needs no privilege, and system calls
-get no other pages than those that a thread has touched. One that does would fail with EFAULT, and keep nobody waiting.
+The userfaultfd sees faults of our own code only, not those of system calls. That needs no privilege. System calls get
+only pages that a thread has touched. One that meets a missing page would fail with EFAULT, and keep nobody waiting.
 
 Whoever looks for pages begins, looks, and ends: if pages were missing, what was found counts for nothing, whoever
 fetches them is told, and it is looked again later.
@@ -153,20 +153,20 @@ cdef class Absent:
         Nothing must be put where a page is missing: other processes would see it there. So the thread is given a page
         of its own.
         """
-        cdef uffdio_range range
+        cdef uffdio_range place
         cdef uint64_t touched
         store_u64(&self.stopped, 1)
         full_fence()
         touched = load_u64(&self.touched)
         if not touched or self.pages.is_known(touched - 1):
             return
-        range.start = <uint64_t> self.pages.start + (touched - 1) * self.pages.unit
-        range.len = self.pages.unit
+        place.start = <uint64_t> self.pages.start + (touched - 1) * self.pages.unit
+        place.len = self.pages.unit
         if mmap(
-            <void *> range.start, range.len, PROT_READ | PROT_WRITE,
+            <void *> place.start, place.len, PROT_READ | PROT_WRITE,
             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0,
         ) != MAP_FAILED:
-            ioctl(uffd, UFFDIO_WAKE, &range)
+            ioctl(uffd, UFFDIO_WAKE, &place)
 
 
 cdef class Arrivals:
@@ -192,9 +192,9 @@ cdef class Arrivals:
 
     cdef int unregister(self, Pages pages) except -1:
         """Has what is missing from now on filled with zeros, also for who waits for it."""
-        cdef uffdio_range range
-        range.start, range.len = <uint64_t> pages.start, pages.count * pages.unit
-        if ioctl(self.uffd, UFFDIO_UNREGISTER, &range) != 0:
+        cdef uffdio_range all_of_them
+        all_of_them.start, all_of_them.len = <uint64_t> pages.start, pages.count * pages.unit
+        if ioctl(self.uffd, UFFDIO_UNREGISTER, &all_of_them) != 0:
             raise OSError(errno, os.strerror(errno))
         return 0
 

@@ -4,7 +4,7 @@
 cimport cython
 from libc.stdint cimport uint64_t
 
-from vhostd.ring.arrivals cimport Absent, Arrivals, Pages
+from vhostd.ring.arrivals cimport Arrivals, Pages
 from vhostd.ring.iotlb cimport DeviceIotlb
 
 

@@ -26,7 +26,7 @@ from posix.unistd cimport close
 
 import os
 
-from vhostd.ring.arrivals cimport Absent, Arrivals, Pages
+from vhostd.ring.arrivals cimport Arrivals, Pages
 from vhostd.ring.iotlb cimport IOMMU_PAGE, DeviceIotlb, Translation
 
 from vhostd.errors import BadDescriptor, MemoryLost, NotThereYet, RefusedRequest
@@ -168,12 +168,14 @@ cdef class Region:
         """Has its pages awaited. Nobody may have touched it yet.
 
         Raises:
-            RefusedRequest: the file is of a kind for which the kernel does not do that.
+            RefusedRequest: the file is of a kind for which the kernel does not do that, or the pages are too many.
         """
         try:
             self.pages = arrivals.register(self.mapping, self.mapped, page_size(self.fd))
         except OSError as error:
             raise self._refuse(f"its pages cannot be awaited: {error.strerror}") from None
+        except MemoryError:
+            raise self._refuse("it has too many pages to be awaited") from None
 
     def await_no_more(self, Arrivals arrivals not None):
         """Takes all pages as there. What is missing still is filled with zeros."""

@@ -11,8 +11,8 @@
           RefusedDriver          not the front-end's wish, but the driver's: the same
         FrontendGone           the peer went while its request was served: log, close the connection
         MemoryLost             shared memory vanished under us: log, close the connection
-      Untranslated           the front-end has not said yet where an address of the driver's lies: the ring
-                             waits for that
+      NotThereYet            the front-end has not said yet where an address of the driver's lies, or has not
+                             brought its page: the ring waits for that
       GuestError             the driver broke a ring or a request: that ring stops and its err fd is
                              signalled; the program and the other rings live on
         BadRing                  an index or a flag of the ring itself
@@ -62,8 +62,8 @@ class MemoryLost(FrontendError):
     """The file behind a memory region shrank while it was mapped."""
 
 
-class Untranslated(VhostdError):
-    """The front-end has not sent a translation of an I/O virtual address yet."""
+class NotThereYet(VhostdError):
+    """An I/O virtual address has no translation yet, or a page of guest memory has not come yet."""
 
 
 class GuestError(VhostdError):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.ring.machine import BOTH, DATA, GUEST, SIZE, Buffers, memfd, two_regions
 from vhostd import ring
-from vhostd.errors import BadDescriptor, RefusedRequest, Untranslated
+from vhostd.errors import BadDescriptor, NotThereYet, RefusedRequest
 from vhostd.ring import Chain, DeviceIotlb, GuestMemory, Region, Window
 from vhostd.ring.driver import SplitDriver
 from vhostd.ring.split import SplitRing
@@ -180,10 +180,10 @@ def test_an_area_of_a_ring_is_found_or_told_of() -> None:
     told: list[list[tuple[int, int]]] = []
     iotlb.when_missed(told.append)
     memory = two_pages(iotlb)
-    with pytest.raises(Untranslated):
+    with pytest.raises(NotThereYet):
         memory.area(PAGE - 8, 16)
     iotlb.update(0, PAGE, USER, BOTH_WAYS)
-    with pytest.raises(Untranslated):
+    with pytest.raises(NotThereYet):
         memory.area(PAGE - 8, 16)
     assert told == [[(PAGE - 8, BOTH_WAYS), (PAGE, BOTH_WAYS)], [(PAGE, BOTH_WAYS)]]
     iotlb.update(PAGE, PAGE, USER, BOTH_WAYS)
@@ -307,7 +307,7 @@ def test_an_area_that_may_not_be_written() -> None:
     iotlb.when_missed(told.append)
     memory = two_pages(iotlb)
     iotlb.update(0, PAGE, USER, READ)
-    with pytest.raises(Untranslated):
+    with pytest.raises(NotThereYet):
         memory.area(0, 16)
     assert told == [[(0, BOTH_WAYS)]]
 

@@ -2,7 +2,7 @@
 
     a program           Backend
     the protocol        Frontend; BackendRequests, Iommu and SharedObjects for what a back-end asks
-    the guest's memory  SharedMemory
+    the guest's memory  SharedMemory; Postcopy, for pages that come late
     rings               Queue, Pipeline; signalled
     drivers             BlockDriver, GpuDriver with Framebuffer and GpuDisplay, InputDriver, RngDriver
     nonsense            raw_message, `Frontend.send_raw`, and the rings themselves: `Queue.driver`
@@ -23,6 +23,7 @@ from vhostd.frontend.frontend import Frontend
 from vhostd.frontend.iommu import Iommu
 from vhostd.frontend.memory import SharedMemory
 from vhostd.frontend.pipeline import Pipeline
+from vhostd.frontend.postcopy import Postcopy
 from vhostd.frontend.queue import Queue, signalled
 from vhostd.frontend.raw import raw_message
 from vhostd.frontend.requests import BackendRequests
@@ -39,6 +40,7 @@ __all__ = [
     "InputDriver",
     "Iommu",
     "Pipeline",
+    "Postcopy",
     "Queue",
     "RngDriver",
     "SharedMemory",

@@ -22,6 +22,7 @@ class Grants(NamedTuple):
     read: tuple[str, ...] = ()  # folders whose files are read
     devices: tuple[str, ...] = ()  # folders whose device nodes are opened, and asked by ioctls
     system_calls: tuple[str, ...] = ()  # their names; those of other architectures have no effect
+    userfaultfds: tuple[int, ...] = ()  # with these flags
 
     @classmethod
     def together(cls, parts: Iterable[Self]) -> Self:

@@ -19,9 +19,11 @@ from vhostd.program.metrics.address import Address
 from vhostd.program.options import parse
 from vhostd.program.server import Metrics, serve
 from vhostd.ring import notify
+from vhostd.vhost_user.messages import ProtocolFeature
 from vhostd.vhost_user.offer import Offer
+from vhostd.vhost_user.postcopy import Postcopy
 from vhostd.virtio.device import Device
-from vhostd.virtio.vocabulary import DeviceType
+from vhostd.virtio.vocabulary import DeviceType, mask
 
 
 def run(kind: type[Device]) -> int:
@@ -57,7 +59,7 @@ def serve_device(kind: type[Device], command: CommandLine) -> None:
             endpoint = listen(place, mode=options.socket_mode, group=options.socket_group)
             stack.enter_context(closing(endpoint))
         if options.sandbox != "none":  # with everything open, and nobody served
-            _give_up_the_rest(device, endpoint, metrics)
+            _give_up_the_rest(device, endpoint, metrics, options.offer)
         for line in (str(endpoint), *device.places()):
             log.tell_person(command.program, line)
         gc.freeze()  # what is there stays
@@ -78,8 +80,10 @@ def _open_metrics(kind: type[Device], program: str, address: Address) -> Metrics
     return open_metrics(address, about)
 
 
-def _give_up_the_rest(device: Device, endpoint: Endpoint, metrics: Metrics | None) -> None:
+def _give_up_the_rest(device: Device, endpoint: Endpoint, metrics: Metrics | None, offer: Offer) -> None:
     needs = [each.grants() for each in (device, endpoint, metrics) if each is not None]
+    if offer.protocol_features(mask(ProtocolFeature.PAGEFAULT)):
+        needs.append(Postcopy.grants(device))
     sandbox.enter(Grants.together(needs))
 
 

@@ -297,7 +297,7 @@ cdef class Chain:
                 self.named = Extents()
             self.named.add(guest_addr, length)
         while length:
-            host = self.memory.locate(guest_addr, WRITES if writable else READS, &room)
+            host = self.memory.locate(guest_addr, length, WRITES if writable else READS, &room)
             if host is NULL:
                 if not self.has_holes:
                     self.has_holes, self.hole_addr, self.hole_length = True, guest_addr, length

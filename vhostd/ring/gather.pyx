@@ -221,7 +221,7 @@ cdef Gather gather(GuestMemory memory, ranges, size_t most):
 
     MemoryError if more than `most` would have to be kept.
     """
-    if memory.iotlb is not None:
+    if memory.may_miss:
         raise TypeError("a device that gathers guest memory has to say so: `keeps_memory`")
     cdef Gather gathered = Gather.__new__(Gather, memory)
     gathered.most = most

@@ -4,6 +4,7 @@
 cimport cython
 from libc.stdint cimport uint64_t
 
+from vhostd.ring.arrivals cimport Arrivals, Pages
 from vhostd.ring.iotlb cimport DeviceIotlb
 
 
@@ -36,6 +37,7 @@ cdef class Region:
     cdef void *mapping
     cdef size_t mapped
     cdef int guard
+    cdef Pages pages  # or None: all of them are there
 
     cdef int _check(self, int fd) except -1
     cdef int _map(self, int fd) except -1
@@ -71,6 +73,7 @@ cdef class Window:
 cdef class GuestMemory:
     cdef readonly tuple regions
     cdef readonly DeviceIotlb iotlb
+    cdef readonly Arrivals arrivals
     cdef Span *by_guest
     cdef Span *by_user
     cdef size_t count
@@ -78,16 +81,24 @@ cdef class GuestMemory:
     cdef unsigned losses_seen
     cdef bint found_lost
     cdef bint has_rows
+    cdef bint may_miss  # what is looked for: its translation, or its pages
 
     cdef bint is_lost(self) noexcept
     cdef int expect_whole(self) except -1
     cdef object error(self, kind, str text)
     cdef Span *find(self, uint64_t guest_addr) noexcept
     cdef uint64_t guest_address(self, const void *host) noexcept
-    cdef unsigned char *locate(self, uint64_t guest_addr, int access, uint64_t *room) noexcept
+    cdef unsigned char *locate(
+        self, uint64_t guest_addr, uint64_t length, int access, uint64_t *room
+    ) noexcept
+    cdef bint _has_arrived(self, unsigned char *host, uint64_t length) noexcept
+    cdef void begin_look(self) noexcept
+    cdef bint has_missed(self) noexcept
+    cdef int end_look(self) except -1
     cdef unsigned char *translate(self, uint64_t iova, int access, uint64_t *room) noexcept
     cdef int _sort(self, Span *spans, str space) except -1
     cdef Window _window(self, Span *spans, addr, length)
+    cdef Window _arrived(self, Window window)
     cdef Window _translated(self, uint64_t iova, uint64_t length)
     cdef Row _in_a_row(self, uint64_t iova, uint64_t length)
     cdef int _expect(self, guest_addr, length, int access, uint64_t *start, uint64_t *size) except -1

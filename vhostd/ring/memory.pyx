@@ -9,7 +9,9 @@ user addresses.
 A map is never changed. Replacing it means making a new `GuestMemory` (with some of the same regions, if they
 stay); a ring or a chain that was resolved against the old one keeps its regions mapped until it is done.
 
-Seams. A log of writes (write_log.pyx) asks `guest_address`. A postcopy `userfaultfd` registers in `Region`.
+While a guest comes by postcopy, an Arrivals knows which pages are there already.
+
+Seam. A log of writes (write_log.pyx) asks `guest_address`.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
@@ -24,9 +26,10 @@ from posix.unistd cimport close
 
 import os
 
+from vhostd.ring.arrivals cimport Arrivals, Pages
 from vhostd.ring.iotlb cimport IOMMU_PAGE, DeviceIotlb, Translation
 
-from vhostd.errors import BadDescriptor, MemoryLost, RefusedRequest, Untranslated
+from vhostd.errors import BadDescriptor, MemoryLost, NotThereYet, RefusedRequest
 
 cdef extern from "<fcntl.h>":
     enum: F_DUPFD_CLOEXEC
@@ -156,6 +159,30 @@ cdef class Region:
             raise self._refuse(f"fd {fd} cannot be duplicated: {os.strerror(errno)}")
         return 0
 
+    @property
+    def host_addr(self):
+        """Where we see its first byte: for a front-end that is told of our faults."""
+        return <size_t> self.host
+
+    def await_pages(self, Arrivals arrivals not None):
+        """Has its pages awaited. Nobody may have touched it yet.
+
+        Raises:
+            RefusedRequest: the file is of a kind for which the kernel does not do that, or the pages are too many.
+        """
+        try:
+            self.pages = arrivals.register(self.mapping, self.mapped, page_size(self.fd))
+        except OSError as error:
+            raise self._refuse(f"its pages cannot be awaited: {error.strerror}") from None
+        except MemoryError:
+            raise self._refuse("it has too many pages to be awaited") from None
+
+    def await_no_more(self, Arrivals arrivals not None):
+        """Takes all pages as there. What is missing still is filled with zeros."""
+        if self.pages is not None:
+            arrivals.unregister(self.pages)
+            self.pages = None
+
     cdef object _refuse(self, str why):
         return RefusedRequest(f"{self!r} at offset {self.offset:#x}: {why}")
 
@@ -267,9 +294,10 @@ cdef class GuestMemory:
     """The memory of one guest: an immutable set of regions.
 
     `regions` is what it was made of, in that order. With an `iotlb` all guest addresses are I/O virtual addresses.
+    With `arrivals`, pages of regions that are awaited may be missing.
     """
 
-    def __cinit__(self, regions=(), DeviceIotlb iotlb=None):
+    def __cinit__(self, regions=(), DeviceIotlb iotlb=None, Arrivals arrivals=None):
         """Gathers the regions.
 
         Raises:
@@ -279,6 +307,8 @@ cdef class GuestMemory:
         cdef size_t i
         self.regions = tuple(regions)
         self.iotlb = iotlb
+        self.arrivals = arrivals
+        self.may_miss = iotlb is not None or arrivals is not None
         self.count = len(self.regions)
         if self.count > <size_t> MAX_REGIONS:
             raise RefusedRequest(f"{self.count} regions, of at most {MAX_REGIONS}")
@@ -342,20 +372,54 @@ cdef class GuestMemory:
                 self.recent = span
         return span
 
-    cdef unsigned char *locate(self, uint64_t guest_addr, int access, uint64_t *room) noexcept:
-        """Where we see the byte, with `room` contiguous bytes from there on, at least 1.
+    cdef unsigned char *locate(
+        self, uint64_t guest_addr, uint64_t length, int access, uint64_t *room
+    ) noexcept:
+        """Where we see the first of `length` bytes, with `room` contiguous bytes from there on, at least 1.
 
-        NULL if nowhere, and `room` says how far to look no more. All that a driver names is looked up here, for
-        what will be done there: READS or WRITES. All regions allow both.
+        NULL if nowhere, or not yet, and `room` says how far to look no more. All that a driver names is looked up
+        here, for what will be done there: READS or WRITES. All regions allow both.
         """
+        cdef Span *span
+        cdef unsigned char *host
         if self.iotlb is not None:
-            return self.translate(guest_addr, access, room)
-        cdef Span *span = self.find(guest_addr)
-        if span is NULL:
-            room[0] = UINT64_MAX
-            return NULL
-        room[0] = span.last - guest_addr + 1
-        return span.host + (guest_addr - span.first)
+            host = self.translate(guest_addr, access, room)
+        else:
+            span = self.find(guest_addr)
+            if span is NULL:
+                room[0] = UINT64_MAX
+                return NULL
+            room[0] = span.last - guest_addr + 1
+            host = span.host + (guest_addr - span.first)
+        if self.arrivals is None or host is NULL or self._has_arrived(host, min(room[0], length)):
+            return host
+        return NULL
+
+    cdef bint _has_arrived(self, unsigned char *host, uint64_t length) noexcept:
+        """Whether these bytes are there, of the region that was found last."""
+        cdef Region region = self.regions[self.recent.index]
+        return self.arrivals.have(region, region.pages, host, length)
+
+    cdef void begin_look(self) noexcept:
+        """What is looked for from now on belongs together."""
+        if self.iotlb is not None:
+            self.iotlb.begin()
+        if self.arrivals is not None:
+            self.arrivals.begin()
+
+    cdef bint has_missed(self) noexcept:
+        """Whether a part of it has no translation, or is not there, yet: what was found counts for nothing."""
+        return (self.iotlb is not None and self.iotlb.missed > 0) or (
+            self.arrivals is not None and self.arrivals.missed > 0
+        )
+
+    cdef int end_look(self) except -1:
+        """Tells of what is missing."""
+        if self.iotlb is not None and self.iotlb.missed:
+            self.iotlb.end()
+        if self.arrivals is not None and self.arrivals.missed:
+            self.arrivals.end()
+        return 0
 
     cdef unsigned char *translate(self, uint64_t iova, int access, uint64_t *room) noexcept:
         """As `locate`, by the translation, whose access counts; NULL may be a miss of the IOTLB as well."""
@@ -418,14 +482,24 @@ cdef class GuestMemory:
         Raises:
             RefusedRequest: they are not inside one region; or, if they are translated, some are in none, or they
                 are apart in parts of huge pages.
-            Untranslated: not all of them are translated; the IOTLB has told of the others.
+            NotThereYet: not all of them are translated, or there; it was told of the others.
         """
         cdef uint64_t start = 0, size = 0
         if self.iotlb is None:
-            return self.user(addr, length)
+            return self._arrived(self.user(addr, length))
         if not (fits_u64(addr, &start) and fits_u64(length, &size)) or not size or size - 1 > UINT64_MAX - start:
             raise RefusedRequest(f"{length} bytes at I/O virtual address {addr:#x}")
         return self._translated(start, size)
+
+    cdef Window _arrived(self, Window window):
+        """The window, if it is there."""
+        cdef Region region = window.region
+        if self.arrivals is not None and window.size:
+            self.begin_look()
+            if not self.arrivals.have(region, region.pages, window.data, window.size):
+                self.end_look()
+                raise NotThereYet(f"{window.size} bytes of {region!r}")
+        return window
 
     cdef Window _translated(self, uint64_t iova, uint64_t length):
         """The window at an I/O virtual address, of at least one byte."""
@@ -434,16 +508,16 @@ cdef class GuestMemory:
         cdef unsigned char *host
         cdef Span *span = NULL
         cdef bint together = True
-        self.iotlb.begin()
+        self.begin_look()
         while passed < length:
-            host = self.translate(iova + passed, READS | WRITES, &room)
+            host = self.locate(iova + passed, length - passed, READS | WRITES, &room)
             if not passed:
                 first, span = host, self.recent
             together &= host is not NULL and host == first + passed and self.recent is span
             passed += min(room, length - passed)
-        if self.iotlb.missed:
-            self.iotlb.end()
-            raise Untranslated(f"{length} bytes at I/O virtual address {iova:#x}")
+        if self.has_missed():
+            self.end_look()
+            raise NotThereYet(f"{length} bytes at I/O virtual address {iova:#x}")
         cdef Window window = Window.__new__(Window)
         if not together:
             window.row = self._in_a_row(iova - iova % IOMMU_PAGE, length + iova % IOMMU_PAGE)
@@ -517,7 +591,7 @@ cdef class GuestMemory:
         cdef bint inside = fits_u64(guest_addr, start) and fits_u64(length, size)
         cdef uint64_t addr = start[0], left = size[0], room = 0
         while inside and left:
-            inside = self.locate(addr, access, &room) is not NULL
+            inside = self.locate(addr, left, access, &room) is not NULL
             addr += min(room, left)
             left -= min(room, left)
         if not inside:
@@ -529,7 +603,7 @@ cdef class GuestMemory:
         cdef unsigned char *theirs
         cdef uint64_t room = 0
         while left:
-            theirs = self.locate(addr, WRITES if to_guest else READS, &room)
+            theirs = self.locate(addr, left, WRITES if to_guest else READS, &room)
             room = min(room, left)
             # The ranges may overlap: `data` may be a view of guest memory itself.
             memmove(theirs if to_guest else ours, ours if to_guest else theirs, room)

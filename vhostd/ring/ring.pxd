@@ -4,6 +4,7 @@
 cimport cython
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
+from vhostd.ring.arrivals cimport Absent
 from vhostd.ring.chain cimport Chain, InFlight
 from vhostd.ring.inflight cimport InflightQueue
 from vhostd.ring.iotlb cimport Miss
@@ -45,6 +46,7 @@ cdef class Ring:
     cdef list again  # the record's entry of each unfinished chain, the oldest last
     cdef Miss miss  # the last that the front-end was told of, while the ring is held by misses of a chain
     cdef bint awaits
+    cdef Absent absent  # the last missing pages that were told of, while the ring is held by such
     cdef bint lost  # the ring itself is not translated any more
     cdef Miss refused  # what the front-end has not translated: the next look breaks the ring if it needs that
     cdef bint has_refused
@@ -96,9 +98,11 @@ cdef class Ring:
     @cython.final
     cdef Chain find_next(self)
     @cython.final
-    cdef Chain find_translated(self)
+    cdef Chain find_reachable(self)
     @cython.final
     cdef int hold_for_misses(self) except -1
+    @cython.final
+    cdef int expect_not_refused(self) except -1
     @cython.final
     cdef void update_held(self) noexcept
     @cython.final

@@ -12,6 +12,7 @@ a small class of its own, such as SplitRing; what it fills in is listed at `Ring
 from libc.stdint cimport SIZE_MAX, UINT16_MAX, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
+from vhostd.ring.arrivals cimport Absent
 from vhostd.ring.chain cimport MOST_PIECES, Chain, InFlight
 from vhostd.ring.gather cimport gather
 from vhostd.ring.inflight cimport InflightQueue
@@ -142,6 +143,7 @@ cdef class Ring:
         """
         self.attach(memory, desc, avail, used)
         self.awaits = self.lost = False
+        self.absent = None
         self.update_held()
 
     cdef int attach(self, GuestMemory memory, Window desc, Window avail, Window used) except -1:
@@ -177,7 +179,7 @@ cdef class Ring:
         cdef Chain chain
         if self.out.pieces >= MOST_PIECES or self.out.held:
             return None
-        chain = self.find_next() if self.memory.iotlb is None else self.find_translated()
+        chain = self.find_reachable() if self.memory.may_miss else self.find_next()
         if chain is None:
             return None
         if self.unfinished:
@@ -197,16 +199,16 @@ cdef class Ring:
     cdef Chain find_next(self):
         return self.find_again(self.again[-1]) if self.unfinished else self.take_next()
 
-    cdef Chain find_translated(self):
-        """As `find_next`; None, and the ring is held, if addresses of the chain are not translated yet."""
+    cdef Chain find_reachable(self):
+        """As `find_next`; None, and the ring is held, if a part of the chain is not translated, or not there, yet."""
         cdef Chain chain = None
-        self.memory.iotlb.begin()
+        self.memory.begin_look()
         try:
             chain = self.find_next()
         except GuestError:
-            if not self.memory.iotlb.missed:  # else it may be for the lack of what is missing
+            if not self.memory.has_missed():  # else it may be for the lack of what is missing
                 raise
-        if not self.memory.iotlb.missed:
+        if not self.memory.has_missed():
             self.has_refused = False
             return chain
         if chain is not None and not self.unfinished:
@@ -215,20 +217,28 @@ cdef class Ring:
         return None
 
     cdef int hold_for_misses(self) except -1:
-        """Waits for the answer to the last of them: front-ends answer in turn."""
+        """Waits for the last of each kind: front-ends answer in turn, and pages are fetched in turn."""
         cdef DeviceIotlb iotlb = self.memory.iotlb
-        if self.has_refused and iotlb.has_missed(self.refused):
+        if iotlb is not None and iotlb.missed:
+            self.expect_not_refused()
+            self.miss = iotlb.misses[iotlb.missed - 1]
+            self.awaits = True
+        if self.memory.arrivals is not None and self.memory.arrivals.missed:
+            self.absent = self.memory.arrivals.last()
+        self.update_held()
+        return self.memory.end_look()
+
+    cdef int expect_not_refused(self) except -1:
+        """Raises BadDescriptor if the chain needs what the front-end has refused to translate."""
+        if self.has_refused and self.memory.iotlb.has_missed(self.refused):
             raise BadDescriptor(
                 f"no access {self.refused.access} to I/O virtual address {self.refused.iova:#x} (at {self.base})"
             )
         self.has_refused = False
-        self.miss = iotlb.misses[iotlb.missed - 1]
-        self.awaits = True
-        self.update_held()
-        return iotlb.end()
+        return 0
 
     cdef void update_held(self) noexcept:
-        self.out.held = self.awaits or self.lost
+        self.out.held = self.awaits or self.lost or self.absent is not None
         self.out.tell()
 
     cdef int record(self, Chain chain) except -1:
@@ -243,7 +253,7 @@ cdef class Ring:
     def is_empty(self):
         """Whether there is no chain to pop. If there is one, it stays there, unless the ring `is_held`.
 
-        Of a ring that is held for translations nobody knows; it counts as one that has some.
+        Of a ring that is held for translations, or pages, nobody knows; it counts as one that has some.
 
         Raises:
             BadRing: what the ring says is available cannot be right.
@@ -396,7 +406,8 @@ cdef class Ring:
     def is_held(self):
         """Whether it gives no chain for now, whatever the driver has made available.
 
-        The device has chains of very much guest memory, in pieces; or an address is not translated yet.
+        The device has chains of very much guest memory, in pieces; or an address is not translated, or its page is
+        not there, yet.
         """
         return self.out.held or self.out.pieces >= MOST_PIECES
 
@@ -467,6 +478,12 @@ cdef class Ring:
             self.refused, self.has_refused = Miss(iova, access), True
         if self.awaits and self.miss.iova == iova and self.miss.access == access:
             self.awaits = False
+            self.update_held()
+
+    def arrived(self, Absent absent not None):
+        """Pages have arrived. The ring looks again if it was held for these."""
+        if self.absent == absent:
+            self.absent = None
             self.update_held()
 
     cdef int tell_wanted(self) except -1:
@@ -596,7 +613,7 @@ cdef class Ring:
         elif length // DESC_SIZE > most:
             fault = f"more than {most} descriptors"
         else:
-            table = self.memory.locate(addr, READS, &room)
+            table = self.memory.locate(addr, length, READS, &room)
             if table is NULL or room < length:  # it may go on in the next region
                 try:
                     copy = self.memory.read(addr, length)

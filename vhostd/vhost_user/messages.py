@@ -84,13 +84,20 @@ class MemoryRegion(Layout, byteorder="="):
 
 
 class SingleRegion(Layout, byteorder="="):
-    """A single memory region description: 8 bytes of padding, then the region."""
+    """A single memory region description: 8 bytes of padding, then the region.
+
+    A front-end that acks where we see the memory, during postcopy, sends 8 zeros: a region of nothing.
+    """
 
     padding: u64
     guest_addr: u64
     size: u64
     user_addr: u64
     mmap_offset: u64
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Self:
+        return super().unpack(bytes(cls.SIZE) if data == bytes(8) else data)
 
 
 class MemoryTable:
@@ -291,7 +298,7 @@ GPU_SET_SOCKET = Row(33, Empty, fds=ONE_FD)
 RESET_DEVICE = Row(34, Empty, needs=F.RESET_DEVICE)
 VRING_KICK = Row(35, VringState, needs=F.INBAND_NOTIFICATIONS)
 GET_MAX_MEM_SLOTS = Row(36, Empty, reply=U64, needs=F.CONFIGURE_MEM_SLOTS)
-ADD_MEM_REG = Row(37, SingleRegion, fds=ONE_FD, needs=F.CONFIGURE_MEM_SLOTS)
+ADD_MEM_REG = Row(37, SingleRegion, fds=range(2), needs=F.CONFIGURE_MEM_SLOTS)
 # Older front-ends send an fd with it. By the specification it is closed unused.
 REM_MEM_REG = Row(38, SingleRegion, fds=range(2), needs=F.CONFIGURE_MEM_SLOTS)
 SET_STATUS = Row(39, U64, needs=F.STATUS)

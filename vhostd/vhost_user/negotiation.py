@@ -1,6 +1,7 @@
 """Negotiation of the features and the protocol features."""
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Protocol
 
 from vhostd.errors import MalformedMessage, RefusedRequest
@@ -17,6 +18,7 @@ from vhostd.vhost_user.messages import (
 )
 from vhostd.vhost_user.migration import Migration
 from vhostd.vhost_user.offer import PROTOCOL, Offer
+from vhostd.vhost_user.postcopy import Postcopy
 from vhostd.vhost_user.rings import Rings
 from vhostd.vhost_user.translation import Translation
 from vhostd.virtio.state import VirtioState
@@ -81,7 +83,12 @@ class Negotiation:
     def _offered_protocol_features(self) -> int:
         device = self._state.device
         lacking = 0 if device.read_config() else mask(ProtocolFeature.CONFIG)
+        lacking |= 0 if self._has_postcopy else mask(ProtocolFeature.PAGEFAULT)
         return self._offer.protocol_features(self._implemented & ~lacking) | device.protocol_features
+
+    @cached_property
+    def _has_postcopy(self) -> bool:
+        return Postcopy.is_possible(self._state.device)
 
     def get_features(self, _: Empty) -> U64:
         return U64(self._offered)

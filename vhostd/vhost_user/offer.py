@@ -36,6 +36,7 @@ RING = (
 PROTOCOL = (
     Choice(ProtocolFeature.LOG_SHMFD),
     Choice(ProtocolFeature.BACKEND_REQ),
+    Choice(ProtocolFeature.PAGEFAULT, by_default=False),
     Choice(ProtocolFeature.INFLIGHT_SHMFD),
     Choice(ProtocolFeature.RESET_DEVICE),
     Choice(ProtocolFeature.CONFIGURE_MEM_SLOTS),

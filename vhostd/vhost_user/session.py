@@ -1,8 +1,8 @@
 """One front-end's connection to the device, from its first message to its end.
 
 Each topic has a module with one short method per message: negotiation.py, memory.py, migration.py, rings.py,
-translation.py, config.py, status.py, device_state.py and link.py. A method refuses a message by an exception;
-dispatch.py decides what the exception costs.
+translation.py, postcopy.py, config.py, status.py, device_state.py and link.py. A method refuses a message by
+an exception; dispatch.py decides what the exception costs.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from vhostd.vhost_user.memory import Memory
 from vhostd.vhost_user.migration import Migration
 from vhostd.vhost_user.negotiation import Negotiation
 from vhostd.vhost_user.offer import DEFAULT_OFFER, Offer
+from vhostd.vhost_user.postcopy import Postcopy
 from vhostd.vhost_user.rings import Rings
 from vhostd.vhost_user.status import Status
 from vhostd.vhost_user.translation import Translation
@@ -55,6 +56,7 @@ class Session:
         self._link = FrontendLink(self._agreed, running)
         self._vrings = [Vring(queue, doubt, self._link) for queue in self.state.queues]
         self._memory = Memory(self._vrings, self._agreed)
+        self._postcopy = Postcopy(self._vrings, self._memory, channel.abort)
         self._config = Config(self.state, self._agreed)
         self._device_state = DeviceState(self.state, channel)
         self._translation = Translation(self.state, self._vrings, self._memory, channel, self._link)
@@ -66,7 +68,7 @@ class Session:
         status = Status(self.state, rings)
         self._migration = Migration(self.state, self._memory)
         topics = (
-            *(self._memory, self._migration, self._translation, rings),
+            *(self._memory, self._migration, self._translation, self._postcopy, rings),
             *(self._config, status, self._device_state, self._link),
         )
         negotiation = Negotiation(
@@ -129,6 +131,7 @@ class Session:
         finally:
             # A ring runs here only if the wait above was cancelled, because the program must end.
             await self.state.end(SHORT_PATIENCE)
+            self._postcopy.close()
             for vring in self._vrings:
                 vring.close()
             self._migration.close()

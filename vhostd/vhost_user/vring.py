@@ -6,8 +6,8 @@ SET_VRING_ENABLE at any time. The device's handler runs from start to stop (`vir
 given chains while the ring is enabled.
 """
 
-from vhostd.errors import BadRing, NoGuestMemory, RefusedRequest, Untranslated
-from vhostd.ring import GuestMemory, InflightQueue, Ring, Window, ring_format
+from vhostd.errors import BadRing, NoGuestMemory, NotThereYet, RefusedRequest
+from vhostd.ring import Absent, GuestMemory, InflightQueue, Ring, Window, ring_format
 from vhostd.vhost_user.doubt import Doubt
 from vhostd.vhost_user.kicks import KickFd, Kicks, Polling
 from vhostd.vhost_user.link import FrontendLink
@@ -103,7 +103,7 @@ class Vring:
             return
         try:
             self._attach(queue, memory)
-        except Untranslated:
+        except NotThereYet:
             self._map = memory
             self.hold()
 
@@ -142,7 +142,7 @@ class Vring:
         self._features = features
         try:
             ring = self._make_ring(memory)
-        except Untranslated:
+        except NotThereYet:
             self._watch_kick(kick)
             self._wait(memory)
             return
@@ -157,7 +157,7 @@ class Vring:
         self._features = features
         try:
             self._begin(self._make_ring(memory), memory)
-        except Untranslated:
+        except NotThereYet:
             self._wait(memory)
 
     def _wait(self, memory: GuestMemory) -> None:
@@ -238,7 +238,7 @@ class Vring:
                 self._begin(self._make_ring(self._map), self._map)
             else:
                 self._attach(queue, self._map)
-        except Untranslated:
+        except NotThereYet:
             pass
         except RefusedRequest as error:
             self._seeks = False
@@ -251,6 +251,12 @@ class Vring:
         if self._seeks and refused and self.lies_in(miss[0], miss[0]):
             self._seeks = False
             self.runner.fail(BadRing(f"no access to it at I/O virtual address {miss[0]:#x}"))
+
+    def arrived(self, absent: Absent) -> None:
+        """Pages that were missing are there."""
+        if (queue := self.runner.queue) is not None:
+            queue.ring.arrived(absent)
+        self.seek()
 
     async def let_go(self) -> None:
         """Waits until nothing that is in flight can write to the ring any more; it stands still."""
@@ -326,7 +332,7 @@ class Vring:
 
 def _index(memory: GuestMemory, user_addr: int) -> int | None:
     """The idx field of an avail or a used ring (virtio 1.3, 2.7.6 and 2.7.8); None if it is not found."""
-    if memory.iotlb is not None:
+    if memory.iotlb is not None or memory.arrivals is not None:
         return None
     try:
         return int.from_bytes(bytes(memory.user(user_addr, 4))[2:], "little")

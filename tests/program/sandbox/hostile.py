@@ -27,6 +27,7 @@ from typing import Self, TextIO
 
 from vhostd import Device, DeviceType, Grants, Handler, Ioctl, Virtqueue, run
 from vhostd.program.sandbox.names import PLACES
+from vhostd.ring.arrivals import open_userfaultfd
 
 Deed = Callable[["Hostile"], object]
 
@@ -36,6 +37,7 @@ PTRACE_ATTACH = 16
 SO_ATTACH_FILTER = 26
 PR_SET_DUMPABLE = 4
 BLKROGET, BLKRAGET, FS_IOC_GETFLAGS = 0x125E, 0x1263, 0x8008_6601
+UFFDIO_COPY = 0xC028_AA03
 ANY_KEYS = Ioctl.reading("E", 0x18)
 _libc = ctypes.CDLL(None, use_errno=True)
 _seccomp = ctypes.CDLL("libseccomp.so.2")
@@ -48,6 +50,14 @@ def call(name: str, *arguments: object) -> int:
     if result == -1:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
+
+
+def place_pages() -> None:
+    uffd = open_userfaultfd()
+    try:
+        fcntl.ioctl(uffd, UFFDIO_COPY, bytes(40))
+    finally:
+        os.close(uffd)
 
 
 def execute_memory() -> None:
@@ -219,6 +229,11 @@ GRANTED: dict[str, Deed] = {  # below the folder that is granted, and nowhere el
     "replace": lambda device: device.target.rename(device.target.with_name("another")),
     "remove": lambda device: device.target.with_name("another").unlink(),
 }
+POSTCOPY: dict[str, Deed] = {  # if it is offered; and what is not part of it
+    "userfaultfd of own faults": lambda _: os.close(open_userfaultfd()),
+    "userfaultfd": lambda _: os.close(call("userfaultfd", 0)),
+    "place pages": lambda _: place_pages(),
+}
 # What could have a program that may remove its socket's file remove another one.
 BESIDE: dict[str, Deed] = {
     "remove a file beside the socket": lambda device: device.victim.unlink(),
@@ -282,6 +297,7 @@ DEEDS: dict[str, Deed] = {
     "execute a file": lambda _: execute_file(os.open(os.__file__, os.O_RDONLY)),
     "huge pages": lambda _: os.close(os.memfd_create("a", os.MFD_HUGETLB)),
     "userfaultfd": lambda _: os.close(call("userfaultfd", 0)),
+    "userfaultfd of own faults": lambda _: os.close(open_userfaultfd()),
     # the network
     "TCP": lambda _: socket.create_server(("127.0.0.1", 0)).close(),
     "UDP": lambda _: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close(),
@@ -344,7 +360,7 @@ class Hostile(Device):
 
     async def requestq(self, queue: Virtqueue) -> None:
         async for chain in queue:
-            deed = (DEEDS | GRANTED | BESIDE | FREE)[chain.read(chain.readable).decode()]
+            deed = (DEEDS | GRANTED | BESIDE | FREE | POSTCOPY)[chain.read(chain.readable).decode()]
             chain.write(self.outcome(deed).encode())
             queue.push(chain)
 

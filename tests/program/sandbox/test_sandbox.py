@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.program.sandbox.hostile import BESIDE, DEEDS, FREE, GRANTED
+from tests.program.sandbox.hostile import BESIDE, DEEDS, FREE, GRANTED, POSTCOPY
 from tests.programs import Program, connect, connected, executable, get_features, listening, notified
 from vhostd.frontend import Frontend, Queue, SharedMemory
 from vhostd.vhost_user.messages import GPU_SET_SOCKET
@@ -103,6 +103,13 @@ def test_what_is_tried_would_work_without_it(tmp_path: Path) -> None:
 def test_what_serving_takes_still_works(tmp_path: Path) -> None:
     with hostile(tmp_path) as (_, sock):
         assert outcomes(sock, list(FREE)) == dict.fromkeys(FREE, "done")
+
+
+def test_a_program_that_offers_postcopy_has_a_userfaultfd_for_that(tmp_path: Path) -> None:
+    with hostile(tmp_path, "--offer=default,pagefault") as (_, sock):
+        found = outcomes(sock, list(POSTCOPY))
+    assert found.pop("userfaultfd of own faults") == "done"
+    assert set(found.values()) == {"EPERM"}
 
 
 def test_what_is_granted_is_and_nothing_beside_it(tmp_path: Path) -> None:

@@ -104,6 +104,8 @@ class Filter:
         # Those of a terminal could type at it.
         for request in (FIONREAD, FIONBIO, FIONCLEX, FIOCLEX):
             self._add("ioctl", _equal(1, request))
+        for flags in grants.userfaultfds:
+            self._add("userfaultfd", _equal(0, flags))
         for number, mask in grants.ioctls:
             self._add("ioctl", _equal(1, number & mask, mask))
 

@@ -31,6 +31,7 @@ COMMANDS = {  # each command's name and its module
     "validate": "validate",
     "install": "install",
     "uninstall": "uninstall",
+    "trace": "trace",
 }
 
 

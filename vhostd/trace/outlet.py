@@ -1,0 +1,89 @@
+"""Where the lines of a trace go: a terminal, a pipe, a file. A thread writes them, since each may wait."""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from vhostd.trace.entries import AnyEntry, Entry, Message, Note, Rings
+
+MOST = 1 << 26  # bytes of entries that may wait to be written
+BASE = 1 << 10  # bytes of an entry, about
+CLOSE_PATIENCE = 5.0  # seconds that the end waits for a slow reader
+
+
+class Outlet:
+    """Writes each entry to an fd, which it owns, as a line.
+
+    What does not fit while the reader is slow is lost, and a note says how many. When nobody reads any more,
+    or the disk is full, the rest is lost. `failed` hears why, in the thread, unless it is a closed pipe.
+    """
+
+    def __init__(self, fd: int, spell: Callable[[AnyEntry], str], failed: Callable[[str], None]) -> None:
+        self._fd = fd
+        self._spell = spell
+        self._failed = failed
+        self._waiting: deque[AnyEntry | None] = deque()
+        self._size = 0
+        self._lost = 0
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="trace", daemon=True)
+        self._thread.start()
+
+    def put(self, entry: AnyEntry) -> None:
+        """Has the entry written; never waits."""
+        size = size_of(entry)
+        with self._changed:
+            if self._size + size > MOST:
+                self._lost += 1
+                return
+            if self._lost and isinstance(entry, Entry):
+                note = f"{self._lost} lines are missing here: whoever reads them was too slow"
+                self._waiting.append(Note(time=entry.time, connection=entry.connection, note=note))
+                self._size += BASE
+                self._lost = 0
+            self._waiting.append(entry)
+            self._size += size
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Has the rest written, and closes the fd."""
+        with self._changed:
+            self._waiting.append(None)
+            self._changed.notify()
+        self._thread.join(CLOSE_PATIENCE)
+
+    def _run(self) -> None:
+        try:
+            while (entry := self._next()) is not None:
+                self._write(f"{self._spell(entry)}\n".encode(errors="backslashreplace"))
+        except BrokenPipeError:
+            pass
+        except Exception as error:  # a full disk, or a fault of ours: the relay goes on without a trace
+            self._failed(getattr(error, "strerror", None) or repr(error))
+        os.close(self._fd)
+        while self._next() is not None:  # else they would pile up
+            pass
+
+    def _next(self) -> AnyEntry | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting)
+            entry = self._waiting.popleft()
+            self._size -= size_of(entry) if entry else 0
+            return entry
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            try:
+                data = data[os.write(self._fd, data) :]
+            except BlockingIOError:  # whoever shares it has made it non-blocking
+                threading.Event().wait(0.01)
+
+
+def size_of(entry: AnyEntry) -> int:
+    """About the bytes that the entry takes."""
+    if isinstance(entry, Message):
+        return BASE + 4 * len(entry.payload)
+    if isinstance(entry, Rings):
+        return BASE + sum(BASE + 4 * len(piece.data) for piece in entry.memory)
+    return BASE

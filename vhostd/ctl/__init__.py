@@ -32,6 +32,7 @@ COMMANDS = {  # each command's name and its module
     "install": "install",
     "uninstall": "uninstall",
     "trace": "trace",
+    "replay": "replay",
 }
 
 

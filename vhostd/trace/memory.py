@@ -50,7 +50,6 @@ class MemoryWatch:
             running = set(self._guest.rings)
             self._guest.hear(message.request, message.payload, fds)
             for index in set(self._guest.rings) - running:
-                self._tell(index, self._guest.rings[index].start(), kicked=False)
                 self._look(index, kicked=False)
             return self._passed_on(message, fds)
         except (FrontendError, GuestError, ValueError) as error:
@@ -82,7 +81,7 @@ class MemoryWatch:
         """Keeps what is new in a ring."""
         if ring := self._guest.rings.get(index):
             try:
-                self._tell(index, ring.news(), kicked=kicked)
+                self._tell(index, ring.news() if kicked else ring.start(), kicked=kicked)
             except (FrontendError, GuestError) as error:
                 self._told.note(f"ring {index} cannot be followed any more: {error}")
                 del self._guest.rings[index]

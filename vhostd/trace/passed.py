@@ -1,5 +1,6 @@
 """What a passed fd is, as far as the kernel tells whoever holds it."""
 
+import fcntl
 import os
 import re
 import stat
@@ -12,7 +13,7 @@ ANONYMOUS = re.compile(r"anon_inode:\[?(\w+)\]?$")
 MEMFD = re.compile(r"/memfd:.* \(deleted\)$")
 DMABUF = re.compile(r"/dmabuf:")
 EVENTFD_ID = re.compile(r"^eventfd-id:\s*(\d+)$", re.MULTILINE)
-KINDS = {stat.S_ISSOCK: "socket", stat.S_ISFIFO: "pipe", stat.S_ISCHR: "device", stat.S_ISDIR: "folder"}
+KINDS = {stat.S_ISSOCK: "socket", stat.S_ISCHR: "device", stat.S_ISDIR: "folder"}
 SIZES = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 
 
@@ -39,6 +40,9 @@ def describe(fd: Fd) -> PassedFd:
         return PassedFd(kind=anonymous[1], identity=_eventfd(fd) if anonymous[1] == "eventfd" else None)
     status = os.fstat(fd.fileno())
     identity = f"{status.st_dev:x}:{status.st_ino}"
+    if stat.S_ISFIFO(status.st_mode):
+        writes = fcntl.fcntl(fd.fileno(), fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        return PassedFd(kind="write pipe" if writes else "read pipe", identity=f"{identity}:{writes:d}")
     for is_kind, kind in KINDS.items():
         if is_kind(status.st_mode):
             path = target if target.startswith("/") else None

@@ -67,8 +67,8 @@ class Walk:
         """The address and the size of each part of the ring."""
         raise NotImplementedError
 
-    def news(self) -> News:
-        """What the driver has made available since the last time. Raises BadRing for what no driver does."""
+    def keep_new(self, news: News) -> None:
+        """Keeps what the driver has made available since the last time. BadRing for what no driver does."""
         raise NotImplementedError
 
     def count_done(self) -> int:
@@ -76,10 +76,17 @@ class Walk:
         raise NotImplementedError
 
     def start(self) -> News:
-        """The whole ring, before anything in it is new."""
+        """The whole ring, and what is new in it."""
         news = News(self.memory)
         for addr, size in self.areas():
             news.keep(addr, size)
+        self.keep_new(news)
+        return news
+
+    def news(self) -> News:
+        """What is new since the last time."""
+        news = News(self.memory)
+        self.keep_new(news)
         return news
 
     def _number(self, addr: int) -> int:
@@ -100,8 +107,8 @@ class SplitWalk(Walk):
         yield self.place.avail, 6 + 2 * size
         yield self.place.used, 6 + 8 * size
 
-    def news(self) -> News:
-        news, size, avail = News(self.memory), self.place.size, self.place.avail
+    def keep_new(self, news: News) -> None:
+        size, avail = self.place.size, self.place.avail
         index = self._number(avail + 2)
         news.chains = (index - self._next) & 0xFFFF
         if news.chains > size:
@@ -113,7 +120,6 @@ class SplitWalk(Walk):
             self._next = (self._next + 1) & 0xFFFF
         if news.chains:
             news.pieces.append(Piece(addr=avail + 2, data=INDEX.pack(index)))
-        return news
 
     def count_done(self) -> int:
         used = self._number(self.place.used + 2)
@@ -153,12 +159,10 @@ class PackedWalk(Walk):
         yield self.place.avail, 4
         yield self.place.used, 4
 
-    def news(self) -> News:
-        news = News(self.memory)
+    def keep_new(self, news: News) -> None:
         while news.chains < self.place.size and self._is_available():
             self._keep_chain(news)
             news.chains += 1
-        return news
 
     def count_done(self) -> int:
         while self._out and self._used.is_used(self._flags(self._used.index)):

@@ -120,12 +120,12 @@ class _FrontEndEar(_Ear):
         return self._line is Line.MAIN and (request in LINES or bool(watch and watch.must_hold(request)))
 
     def heard(self, message: Cut, fds: list[Fd]) -> list[Fd]:
-        fds = super().heard(message, fds)
-        if self._line is not Line.MAIN:
-            return fds
-        if message.request in LINES:
-            return self._session.put_between(message, fds)
-        return self._session.watch.heard(message, fds) if self._session.watch else fds
+        if self._line is Line.MAIN:
+            if message.request in LINES:
+                fds = self._session.put_between(message, fds)
+            elif self._session.watch:
+                fds = self._session.watch.heard(message, fds)
+        return super().heard(message, fds)
 
 
 def _described(fd: Fd) -> PassedFd:

@@ -28,7 +28,11 @@ def line_of(entry: AnyEntry) -> str:
 
 
 def _message(message: Message) -> str:
-    name = PREFIX[message.line] + message.name
+    return f"{PREFIX[message.line] + message.name:<{NAME}}  {says(message)}".rstrip()
+
+
+def says(message: Message) -> str:
+    """What a decoded message says, beside its name."""
     words = [f"{key}={_value(value)}" for key, value in message.fields.items() if key != "bits"]
     words += message.fields.get("bits", [])
     words += (f"[{fd}]" for fd in message.fds)
@@ -37,7 +41,7 @@ def _message(message: Message) -> str:
         words.append(f"flags={message.flags:#x}")
     if message.flags & NEED_REPLY:
         words.append("need_reply")
-    return f"{name:<{NAME}}  {' '.join(words)}".rstrip()
+    return " ".join(words)
 
 
 def _rings(rings: Rings) -> str:

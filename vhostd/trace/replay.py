@@ -1,0 +1,217 @@
+"""Speaks a recorded front-end's part again, and compares what the back-end answers."""
+
+import asyncio
+import os
+import socket
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from vhostd.errors import FrontendError, GuestError, SetupError
+from vhostd.trace.cutting import Cut
+from vhostd.trace.decoding import ASKING, DIALECTS, Decoder
+from vhostd.trace.entries import Entry, Line, Message, Rings, Side
+from vhostd.trace.guest import Guest
+from vhostd.trace.session import LINES
+from vhostd.trace.stand_ins import StandIns
+from vhostd.trace.text import says
+from vhostd.trace.voice import Voice
+from vhostd.vhost_user.messages import SET_VRING_KICK, VringFd
+from vhostd.wire.fds import Fd, close_all
+
+PATIENCE = 10.0  # seconds for a reply, and for the device to give a request back
+POLL = 0.001  # seconds
+
+
+class Replay:
+    """One connection of a recording, spoken to a back-end. `tell` hears of each difference.
+
+    Each recorded fd gets a new one of its kind. With `memory`, the guest's memory gets what the recording has
+    of it, and rings are kicked when they were.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        answers: Iterable[Entry],
+        tell: Callable[[str], None],
+        *,
+        device: str | None,
+        memory: bool,
+    ) -> None:
+        """`answers` are the entries of the connection, for what the back-end will ask."""
+        self.sent = self.same = self.differing = 0
+        self._voice = Voice(sock, DIALECTS[Line.MAIN])
+        self._tell = tell
+        self._decoder = Decoder(device)
+        self._fds = StandIns()
+        self._guest = Guest() if memory else None
+        self._kicks: dict[int, Fd] = {}
+        self._answers = _Answers(answers, self._fds)
+        self._channels: list[tuple[Voice, asyncio.Task[None]]] = []
+
+    async def run(self, entries: Iterable[Entry]) -> None:
+        """Speaks all; ends early if the back-end closes the connection, or does not answer."""
+        try:
+            for entry in entries:
+                if isinstance(entry, Rings):
+                    await self._put(entry)
+                elif isinstance(entry, Message) and entry.line is Line.MAIN:
+                    if not await self._take(entry):
+                        return
+        finally:
+            await self._close()
+
+    async def _take(self, message: Message) -> bool:
+        """Says or expects a recorded message; False if there is no point in going on."""
+        if message.sender is not ASKING[Line.MAIN]:
+            return await self._expect(message)
+        if len(message.payload) < message.size:
+            raise SetupError(f"the recording has only a part of a message of {message.size} bytes")
+        fds = [self._between(message)] if message.request in LINES else list(map(self._fds.of, message.fds))
+        self._hear(message, fds)
+        try:
+            await self._voice.say(_cut(message), fds)
+        except OSError:
+            self._differ(f"the back-end has closed the connection before {self._named(message)}")
+            return False
+        self.sent += 1
+        return True
+
+    async def _expect(self, recorded: Message) -> bool:
+        """Waits for the reply that is like a recorded one."""
+        while True:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    heard = await self._voice.hear()
+            except TimeoutError:
+                self._differ(f"no reply to {self._named(recorded)} came within {PATIENCE:.0f} s")
+                return False
+            if heard is None:
+                self._differ(f"the back-end has closed the connection instead of {self._named(recorded)}")
+                return False
+            if self._compare(recorded, *heard):
+                return True
+
+    def _compare(self, recorded: Message, heard: Cut, fds: list[Fd]) -> bool:
+        """Whether it is the reply to the recorded message's request; tells what is different."""
+        seen = recorded.model_copy(
+            update={"request": heard.request, "flags": heard.flags, "payload": heard.payload}
+        )
+        seen.size = heard.size
+        if heard.request != recorded.request:
+            close_all(fds)
+            self._differ(f"{self._named(seen)} {says(seen)}, which was not recorded")
+            return False
+        count = len(fds)
+        for passed, fd in zip(recorded.fds, fds, strict=False):
+            self._fds.learn(passed, Fd(fd.take()))
+        close_all(fds)
+        name = self._named(seen)
+        self._named(recorded)
+        seen.fds = recorded.fds[:count]
+        if (seen.flags, seen.payload, seen.size, count) == (
+            *(recorded.flags, recorded.payload, recorded.size),
+            len(recorded.fds),
+        ):
+            self.same += 1
+        else:
+            self._differ(f"{name} {says(seen)}, was {says(recorded)}")
+        return True
+
+    def _differ(self, line: str) -> None:
+        self.differing += 1
+        self._tell(line)
+
+    def _named(self, message: Message) -> str:
+        return self._decoder.decode(message).name
+
+    def _between(self, message: Message) -> Fd:
+        """The back-end's end of a socket of ours, where we answer as the recorded front-end did."""
+        ours, theirs = socket.socketpair()
+        line = LINES[message.request]
+        voice = Voice(ours, DIALECTS[line])
+        self._channels.append((voice, asyncio.create_task(self._answers.serve(voice, line))))
+        return Fd(theirs.detach())
+
+    def _hear(self, message: Message, fds: list[Fd]) -> None:
+        """Follows the rings, to know when the device has given back what was given back by then."""
+        if message.request == SET_VRING_KICK.request and fds:
+            index = VringFd.unpack(message.payload[: VringFd.SIZE]).index
+            if old := self._kicks.pop(index, None):
+                old.close()
+            self._kicks[index] = Fd(os.dup(fds[0].fileno()))
+        if self._guest and self._guest.knows(message.request):
+            with suppress(FrontendError, GuestError):
+                self._guest.hear(message.request, message.payload, fds)
+                if message.request == SET_VRING_KICK.request:
+                    self._guest.rings[VringFd.unpack(message.payload[: VringFd.SIZE]).index].start()
+
+    async def _put(self, rings: Rings) -> None:
+        """Has the memory hold what it held, and kicks the ring."""
+        if self._guest is None:
+            return
+        try:
+            await self._until_done(rings)
+            for piece in rings.memory:
+                self._guest.memory.write(piece.addr, piece.data)
+            if ring := self._guest.rings.get(rings.ring):
+                ring.news()
+        except (FrontendError, GuestError) as error:
+            self._differ(f"ring {rings.ring}: {error}")
+        if rings.kicked and rings.ring in self._kicks:
+            os.eventfd_write(self._kicks[rings.ring].fileno(), 1)
+
+    async def _until_done(self, rings: Rings) -> None:
+        """Waits until the device has given back as much as in the recording."""
+        ring = self._guest.rings.get(rings.ring) if self._guest else None
+        end = asyncio.get_running_loop().time() + PATIENCE
+        while ring and ring.count_done() < rings.done:
+            if asyncio.get_running_loop().time() > end:
+                done = ring.done
+                ring.done = rings.done  # it is told once
+                self._differ(f"ring {rings.ring}: {done} requests are done, {rings.done} were")
+                return
+            await asyncio.sleep(POLL)
+
+    async def _close(self) -> None:
+        for voice, task in self._channels:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            voice.close()
+        self._voice.close()
+        close_all(self._kicks.values())
+        self._fds.close()
+        if self._guest:
+            self._guest.close()
+
+
+class _Answers:
+    """What the recorded front-end replied on the sockets that it had passed, by line and request.
+
+    What is asked more often than it was gets the last reply again.
+    """
+
+    def __init__(self, entries: Iterable[Entry], fds: StandIns) -> None:
+        self._fds = fds
+        self._recorded: defaultdict[tuple[Line, int], deque[Message]] = defaultdict(deque)
+        for entry in entries:
+            if isinstance(entry, Message) and entry.line is not Line.MAIN and entry.sender is Side.FRONT_END:
+                self._recorded[entry.line, entry.request].append(entry)
+
+    async def serve(self, voice: Voice, line: Line) -> None:
+        """Answers until the back-end goes."""
+        with suppress(OSError):
+            while heard := await voice.hear():
+                message, fds = heard
+                close_all(fds)
+                replies = self._recorded[line, message.request]
+                if replies:
+                    reply = replies[0] if len(replies) == 1 else replies.popleft()
+                    await voice.say(_cut(reply), [self._fds.of(passed) for passed in reply.fds])
+
+
+def _cut(message: Message) -> Cut:
+    cut = Cut(message.request, message.flags, message.size)
+    cut.payload = message.payload
+    return cut

@@ -37,6 +37,6 @@ def run(options: argparse.Namespace) -> int:
     from vhostd.ctl.replaying import replay
 
     replayed = replay(options, lambda line: show([printable(line)]))
-    told = f"{replayed.sent} messages sent, {replayed.same} replies as recorded, {replayed.differing} differences"
-    show([told])
+    counts = f"{replayed.same} replies as recorded, {replayed.differing} differences"
+    show([f"{replayed.sent} messages sent, {counts}"])
     return 1 if replayed.differing else 0

@@ -73,14 +73,14 @@ class Piece(BaseModel):
 
 
 class Rings(Entry):
-    """What a ring held when it was kicked, or started: what is new there, in the order to write it.
+    """What a ring held when it started, was kicked, or ended: what was new, in the order to write it.
 
-    `chains` is how many chains are new. `done` is how many the device had given back since the ring's start.
+    `chains` is how many chains were new. `done` is how many the device had given back since the ring's start.
     With `cut`, there was too much to keep all.
     """
 
     ring: int
-    kicked: bool
+    event: Literal["start", "kick", "end"]
     chains: int
     done: int
     cut: bool = False

@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Literal, Protocol
 
 from vhostd.errors import FrontendError, GuestError
 from vhostd.trace.cutting import Cut
@@ -14,6 +14,8 @@ from vhostd.trace.passed import describe
 from vhostd.trace.rings import News
 from vhostd.vhost_user.messages import GET_VRING_BASE, SET_VRING_KICK, VRING_KICK, VringFd, VringState
 from vhostd.wire.fds import Fd
+
+Event = Literal["start", "kick", "end"]
 
 
 class Told(Protocol):
@@ -50,14 +52,16 @@ class MemoryWatch:
             running = set(self._guest.rings)
             self._guest.hear(message.request, message.payload, fds)
             for index in set(self._guest.rings) - running:
-                self._look(index, kicked=False)
+                self._look(index, "start")
             return self._passed_on(message, fds)
         except (FrontendError, GuestError, ValueError) as error:
             self._told.note(f"the rings cannot be followed: {error}")
             return fds
 
     def close(self) -> None:
-        """Lets go of memory and kicks."""
+        """Tells how far the rings have come, and lets go of memory and kicks."""
+        for index in list(self._guest.rings):
+            self._look(index, "end")
         for index in list(self._kicks):
             self._kicks.pop(index).close()
         self._guest.close()
@@ -77,24 +81,25 @@ class MemoryWatch:
         if kick := self._kicks.pop(index, None):
             kick.close()
 
-    def _look(self, index: int, *, kicked: bool = True) -> None:
+    def _look(self, index: int, event: Event = "kick") -> None:
         """Keeps what is new in a ring."""
         if ring := self._guest.rings.get(index):
             try:
-                self._tell(index, ring.news() if kicked else ring.start(), kicked=kicked)
+                done = ring.count_done()  # first: a packed ring's driver uses the ids of these again
+                self._tell(index, event, done, ring.start() if event == "start" else ring.news())
             except (FrontendError, GuestError) as error:
                 self._told.note(f"ring {index} cannot be followed any more: {error}")
                 del self._guest.rings[index]
 
-    def _tell(self, index: int, news: News, *, kicked: bool) -> None:
+    def _tell(self, index: int, event: Event, done: int, news: News) -> None:
         self._told.tell(
             Rings(
                 time=self._told.clock(),
                 connection=self._told.number,
                 ring=index,
-                kicked=kicked,
+                event=event,
                 chains=news.chains,
-                done=self._guest.rings[index].count_done(),
+                done=done,
                 cut=news.is_cut,
                 memory=tuple(news.pieces),
             )

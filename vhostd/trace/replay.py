@@ -12,6 +12,7 @@ from vhostd.trace.cutting import Cut
 from vhostd.trace.decoding import ASKING, DIALECTS, Decoder
 from vhostd.trace.entries import Entry, Line, Message, Rings, Side
 from vhostd.trace.guest import Guest
+from vhostd.trace.passed import describe
 from vhostd.trace.session import LINES
 from vhostd.trace.stand_ins import StandIns
 from vhostd.trace.text import says
@@ -56,9 +57,8 @@ class Replay:
             for entry in entries:
                 if isinstance(entry, Rings):
                     await self._put(entry)
-                elif isinstance(entry, Message) and entry.line is Line.MAIN:
-                    if not await self._take(entry):
-                        return
+                elif isinstance(entry, Message) and entry.line is Line.MAIN and not await self._take(entry):
+                    return
         finally:
             await self._close()
 
@@ -95,25 +95,19 @@ class Replay:
 
     def _compare(self, recorded: Message, heard: Cut, fds: list[Fd]) -> bool:
         """Whether it is the reply to the recorded message's request; tells what is different."""
-        seen = recorded.model_copy(
-            update={"request": heard.request, "flags": heard.flags, "payload": heard.payload}
-        )
-        seen.size = heard.size
+        update = {"request": heard.request, "flags": heard.flags, "payload": heard.payload}
+        update |= {"size": heard.size, "fds": tuple(map(describe, fds))}
+        seen = recorded.model_copy(update=update)
+        name = self._named(seen)
         if heard.request != recorded.request:
             close_all(fds)
-            self._differ(f"{self._named(seen)} {says(seen)}, which was not recorded")
+            self._differ(f"{name} {says(seen)}, which was not recorded")
             return False
-        count = len(fds)
         for passed, fd in zip(recorded.fds, fds, strict=False):
             self._fds.learn(passed, Fd(fd.take()))
         close_all(fds)
-        name = self._named(seen)
         self._named(recorded)
-        seen.fds = recorded.fds[:count]
-        if (seen.flags, seen.payload, seen.size, count) == (
-            *(recorded.flags, recorded.payload, recorded.size),
-            len(recorded.fds),
-        ):
+        if _judged(seen) == _judged(recorded):
             self.same += 1
         else:
             self._differ(f"{name} {says(seen)}, was {says(recorded)}")
@@ -159,7 +153,7 @@ class Replay:
                 ring.news()
         except (FrontendError, GuestError) as error:
             self._differ(f"ring {rings.ring}: {error}")
-        if rings.kicked and rings.ring in self._kicks:
+        if rings.event == "kick" and rings.ring in self._kicks:
             os.eventfd_write(self._kicks[rings.ring].fileno(), 1)
 
     async def _until_done(self, rings: Rings) -> None:
@@ -209,6 +203,11 @@ class _Answers:
                 if replies:
                     reply = replies[0] if len(replies) == 1 else replies.popleft()
                     await voice.say(_cut(reply), [self._fds.of(passed) for passed in reply.fds])
+
+
+def _judged(message: Message) -> tuple[object, ...]:
+    """What must be as it was: of an fd that there is one of its kind."""
+    return message.flags, message.size, message.payload, [fd.kind for fd in message.fds]
 
 
 def _cut(message: Message) -> Cut:

@@ -38,7 +38,7 @@ class Outlet:
                 self._lost += 1
                 return
             if self._lost and isinstance(entry, Entry):
-                note = f"{self._lost} lines are missing here: whoever reads them was too slow"
+                note = f"lines missing here: {self._lost}, since their reader was too slow"
                 self._waiting.append(Note(time=entry.time, connection=entry.connection, note=note))
                 self._size += BASE
                 self._lost = 0
@@ -54,16 +54,22 @@ class Outlet:
         self._thread.join(CLOSE_PATIENCE)
 
     def _run(self) -> None:
+        writes = True
+        while (entry := self._next()) is not None:  # to the end: else they would pile up
+            if writes:
+                writes = self._write_line(entry)
+        os.close(self._fd)
+
+    def _write_line(self, entry: AnyEntry) -> bool:
+        """Whether more may be written."""
         try:
-            while (entry := self._next()) is not None:
-                self._write(f"{self._spell(entry)}\n".encode(errors="backslashreplace"))
+            self._write(f"{self._spell(entry)}\n".encode(errors="backslashreplace"))
         except BrokenPipeError:
-            pass
+            return False
         except Exception as error:  # a full disk, or a fault of ours: the relay goes on without a trace
             self._failed(getattr(error, "strerror", None) or repr(error))
-        os.close(self._fd)
-        while self._next() is not None:  # else they would pile up
-            pass
+            return False
+        return True
 
     def _next(self) -> AnyEntry | None:
         with self._changed:

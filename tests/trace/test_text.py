@@ -45,6 +45,7 @@ LINES = [
         "-> SET_STATUS              value=15 ACKNOWLEDGE DRIVER DRIVER_OK FEATURES_OK",
     ),
     (BACK, 24, 5, CONFIG + bytes(8), (), "<- GET_CONFIG              offset=4 size=8 data=0000000000000000"),
+    (FRONT, 24, 1, CONFIG + bytes(8), (), "-> GET_CONFIG              offset=4 size=8"),
     (BACK, 24, 5, b"", (), "<- GET_CONFIG              refused=yes"),
     (
         FRONT,

@@ -11,6 +11,7 @@ from vhostd.vhost_user.messages import (
     BACK_END,
     BACKEND_IOTLB_MSG,
     FRONT_END,
+    GET_CONFIG,
     GET_FEATURES,
     GET_PROTOCOL_FEATURES,
     GET_STATUS,
@@ -66,18 +67,20 @@ class Decoder:
 
     def _fields(self, row: Row[Any, Any], message: Message) -> Fields:
         if not message.flags & REPLY:
-            return self._named(row, row.admit(message.payload, row.fds[0], ALL))
+            return self._named(row, message, row.admit(message.payload, row.fds[0], ALL))
         if row.reply is None:
             acked = Row(row.request, Empty, reply=U64).admit_reply(message.payload, 0)
             return {"ack": acked.value}
         if row.refusal is not None and message.payload == row.refusal.pack():
             return {"refused": True}
-        return self._named(row, row.admit_reply(message.payload, row.reply_fds[0]))
+        return self._named(row, message, row.admit_reply(message.payload, row.reply_fds[0]))
 
-    def _named(self, row: Row[Any, Any], payload: Any) -> Fields:
+    def _named(self, row: Row[Any, Any], message: Message, payload: Any) -> Fields:
         if row in self._masks and isinstance(payload, U64):
             return {"value": payload.value, "bits": bits(payload.value, self._masks[row])}
         fields = fields_of(payload)
+        if row is GET_CONFIG and not message.flags & REPLY:
+            del fields["data"]  # room for the answer
         if row in (IOTLB_MSG, BACKEND_IOTLB_MSG) and "type" in fields:
             fields["type"] = IOTLB_TYPES.get(fields["type"], fields["type"])
         return fields

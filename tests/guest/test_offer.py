@@ -104,7 +104,7 @@ def test_random_bytes(machine: Machine) -> None:
 
 
 def test_the_disk_was_traced(machine: TracedMachine) -> None:
-    """The last front-end's messages, said to another program, have the same answers, but for what was read."""
+    """The last front-end's messages have the same answers of another program, but for what was read."""
     trace = machine.traces["vhost-user-blk"]
     lines = trace.until("<- GET_CONFIG ")
     assert re.search(r"-> SET_VRING_KICK +index=3 \[eventfd\]", lines)

@@ -28,7 +28,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="the front-end's N-th connection, default 1",
     )
-    parser.add_argument("--type", choices=DEVICES, help="the type of the device, to name its feature bits")
+    parser.add_argument(
+        "--type", metavar="TYPE", choices=DEVICES, help="the type of the device, to name its feature bits"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -20,7 +20,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_backend(parser)
     parser.add_argument("--write", metavar="FILE", help="keep all that is said in FILE")
     parser.add_argument("--memory", action="store_true", help="also what the rings hold at each kick")
-    parser.add_argument("--type", choices=DEVICES, help="the type of the device, to name its feature bits")
+    parser.add_argument(
+        "--type", metavar="TYPE", choices=DEVICES, help="the type of the device, to name its feature bits"
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON object for each line")
 
 

@@ -15,13 +15,25 @@ from vhostd.trace.guest import Guest
 from vhostd.trace.passed import describe
 from vhostd.trace.session import LINES
 from vhostd.trace.stand_ins import StandIns
-from vhostd.trace.text import says
+from vhostd.trace.text import difference, says
 from vhostd.trace.voice import Voice
-from vhostd.vhost_user.messages import SET_VRING_KICK, VringFd
+from vhostd.vhost_user.messages import (
+    GET_FEATURES,
+    GET_PROTOCOL_FEATURES,
+    SET_FEATURES,
+    SET_PROTOCOL_FEATURES,
+    SET_VRING_KICK,
+    VringFd,
+)
 from vhostd.wire.fds import Fd, close_all
+from vhostd.wire.rows import U64
 
 PATIENCE = 10.0  # seconds for a reply, and for the device to give a request back
 POLL = 0.001  # seconds
+ACCEPTED = {  # which request accepts what another one's reply offers
+    GET_FEATURES.request: SET_FEATURES.request,
+    GET_PROTOCOL_FEATURES.request: SET_PROTOCOL_FEATURES.request,
+}
 
 
 class Replay:
@@ -48,6 +60,7 @@ class Replay:
         self._fds = StandIns()
         self._guest = Guest() if memory else None
         self._kicks: dict[int, Fd] = {}
+        self._offered: dict[int, int] = {}  # by the request that accepts them
         self._answers = _Answers(answers, self._fds)
         self._channels: list[tuple[Voice, asyncio.Task[None]]] = []
 
@@ -68,6 +81,7 @@ class Replay:
             return await self._expect(message)
         if len(message.payload) < message.size:
             raise SetupError(f"the recording has only a part of a message of {message.size} bytes")
+        message = self._accepting(message)
         fds = [self._between(message)] if message.request in LINES else list(map(self._fds.of, message.fds))
         self._hear(message, fds)
         try:
@@ -98,20 +112,33 @@ class Replay:
         update = {"request": heard.request, "flags": heard.flags, "payload": heard.payload}
         update |= {"size": heard.size, "fds": tuple(map(describe, fds))}
         seen = recorded.model_copy(update=update)
-        name = self._named(seen)
+        self._decoder.decode(seen)
         if heard.request != recorded.request:
             close_all(fds)
-            self._differ(f"{name} {says(seen)}, which was not recorded")
+            self._differ(f"{seen.name} {says(seen)}, which was not recorded")
             return False
+        if heard.request in ACCEPTED and len(heard.payload) == U64.SIZE:
+            self._offered[ACCEPTED[heard.request]] = U64.unpack(heard.payload).value
         for passed, fd in zip(recorded.fds, fds, strict=False):
             self._fds.learn(passed, Fd(fd.take()))
         close_all(fds)
-        self._named(recorded)
+        self._decoder.decode(recorded)
         if _judged(seen) == _judged(recorded):
             self.same += 1
         else:
-            self._differ(f"{name} {says(seen)}, was {says(recorded)}")
+            self._differ(difference(seen, recorded))
         return True
+
+    def _accepting(self, message: Message) -> Message:
+        """The message; one that accepts features, without those that this back-end has not offered."""
+        offered = self._offered.get(message.request)
+        if offered is None or len(message.payload) != U64.SIZE:
+            return message
+        value = U64.unpack(message.payload).value & offered
+        taken = message.model_copy(update={"payload": U64(value).pack()})
+        if taken.payload != message.payload:
+            self._differ(difference(self._decoder.decode(taken), self._decoder.decode(message)))
+        return taken
 
     def _differ(self, line: str) -> None:
         self.differing += 1

@@ -44,6 +44,15 @@ def says(message: Message) -> str:
     return " ".join(words)
 
 
+def difference(seen: Message, recorded: Message) -> str:
+    """How a decoded message is another one than was recorded; of features only those that differ."""
+    bits, before = (each.fields.get("bits", []) for each in (seen, recorded))
+    more, less = ([bit for bit in one if bit not in other] for one, other in ((bits, before), (before, bits)))
+    words = [f"{word} {' '.join(them)}" for word, them in (("with", more), ("without", less)) if them]
+    what = ", ".join(words) or f"{says(seen)}, was {says(recorded)}"
+    return f"{seen.name} {what}"
+
+
 def _rings(rings: Rings) -> str:
     size = sum(len(piece.data) for piece in rings.memory)
     cut = ", not all of them kept" if rings.cut else ""

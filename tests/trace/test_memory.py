@@ -9,7 +9,7 @@ from tests.conftest import Run
 from tests.sessions import Echo
 from tests.trace.recorded import recorded
 from vhostd.errors import GuestError
-from vhostd.frontend import Queue, SharedMemory
+from vhostd.frontend import Queue, SharedMemory, signalled
 from vhostd.trace import rings as module
 from vhostd.trace.entries import AnyEntry, Note, Rings
 from vhostd.vhost_user.messages import (
@@ -78,7 +78,8 @@ def test_several_chains_and_an_indirect_table(run_async: Run, *, packed: bool) -
             queue.kick()
             for _ in range(2):
                 while queue.driver.used() is None:
-                    await queue._interrupt()
+                    if not queue.driver.arm():
+                        await signalled(queue.call_fd)
             queue.close()
         memory.close()
         (kick,) = kicks(entries)

@@ -9,15 +9,15 @@ since nothing is in the rings.
 import argparse
 from pathlib import Path
 
-from vhostd.ctl.backend import add_backend
 from vhostd.ctl.output import printable, show
+from vhostd.ctl.target import add_target
 from vhostd.program.options import positive
 from vhostd.trace.features import DEVICES
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", type=Path, help="the recording")
-    add_backend(parser)
+    add_target(parser)
     parser.add_argument(
         "--memory", action="store_true", help="put into the rings what the recording has of them"
     )

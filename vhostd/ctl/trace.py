@@ -11,13 +11,13 @@ the rings, too: the back-end gets another kick fd, and hears of each kick a litt
 
 import argparse
 
-from vhostd.ctl.backend import add_backend
+from vhostd.ctl.target import add_target
 from vhostd.trace.features import DEVICES
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--listen", metavar="PATH", required=True, help="the socket for the front-end")
-    add_backend(parser)
+    add_target(parser)
     parser.add_argument("--write", metavar="FILE", help="keep all that is said in FILE")
     parser.add_argument("--memory", action="store_true", help="also what the rings hold at each kick")
     parser.add_argument(

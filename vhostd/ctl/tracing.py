@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from vhostd.ctl.backend import Backend
 from vhostd.ctl.ending import asked_to_end
 from vhostd.ctl.output import printable
+from vhostd.ctl.target import Target
 from vhostd.errors import SetupError
 from vhostd.program.endpoint import listen
 from vhostd.program.log import write_line
@@ -26,15 +26,15 @@ def trace(options: argparse.Namespace) -> int:
     """Traces until a signal comes; returns the exit status. Raises SetupError."""
     endpoint = listen(options.listen)
     try:
-        with _outlets(options) as outlets, Backend(options) as backend, asyncio.Runner() as runner:
-            tracer = Tracer(endpoint.socket, backend.connect, outlets, memory=options.memory)
-            runner.run(_run(tracer, backend))
+        with _outlets(options) as outlets, Target(options) as target, asyncio.Runner() as runner:
+            tracer = Tracer(endpoint.socket, target.connect, outlets, memory=options.memory)
+            runner.run(_run(tracer, target))
     finally:
         endpoint.close()
     return 0
 
 
-async def _run(tracer: Tracer, backend: Backend) -> None:
+async def _run(tracer: Tracer, target: Target) -> None:
     with asked_to_end() as signals:
         serving = asyncio.ensure_future(tracer.run())
         asked = asyncio.ensure_future(signals.get())
@@ -42,7 +42,7 @@ async def _run(tracer: Tracer, backend: Backend) -> None:
         serving.cancel()
         asked.cancel()
         await asyncio.gather(serving, asked, return_exceptions=True)
-        await backend.stop()
+        await target.stop()
 
 
 @contextmanager

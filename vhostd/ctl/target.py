@@ -14,22 +14,22 @@ from typing import Self
 from vhostd.ctl.machine.children import Child, how_it_ended
 from vhostd.errors import SetupError, UsageError
 
-PLACE = "{socket}"  # in a command: where its socket's path goes
+PLACE, FOLDER = "{socket}", "{folder}"  # in a command: its socket's path, and a fresh folder
 PATIENCE = 10.0  # seconds that a program has to listen, and for its end
 PAUSE = 0.01
 
 
-def add_backend(parser: argparse.ArgumentParser) -> None:
+def add_target(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say which back-end it is."""
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--connect", metavar="PATH", help="connect to the back-end that listens there")
     which.add_argument(
-        "--exec", metavar="COMMAND", help=f"start the back-end; {PLACE} in COMMAND is its socket's path"
+        "--exec", metavar="CMD", help=f"start the back-end with this command; {PLACE} is its socket's path"
     )
 
 
-class Backend:
-    """Connects to the back-end of `add_backend`. Starts its program if none runs; ends it in the end."""
+class Target:
+    """Connects to the back-end of `add_target`. Starts its program if none runs; ends it in the end."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         """Raises UsageError for a command that cannot be."""
@@ -85,7 +85,8 @@ class Backend:
 
     def _start(self) -> None:
         Path(self._path).unlink(missing_ok=True)  # of the one that has ended
-        command = [word.replace(PLACE, self._path) for word in self._command]
+        folder = str(Path(self._path).parent)
+        command = [word.replace(PLACE, self._path).replace(FOLDER, folder) for word in self._command]
         self._child = Child(command, folder=Path.cwd(), environment=os.environ, fds=())
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -136,9 +137,9 @@ def test_a_program_that_has_ended_is_started_again(tmp_path: Path) -> None:
             with connect(tmp_path / "listen") as front:
                 get_features(front)
                 (child,) = children(program.pid)
-                with open(f"/proc/{child}/stat"):
-                    pidfd = os.pidfd_open(child)
+                pidfd = os.pidfd_open(child)
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                select.select([pidfd], [], [])  # else the next connection may be one to it
                 os.close(pidfd)
                 assert front.recv(1) == b""
         lines, _ = end(program)

@@ -51,29 +51,32 @@ class Target:
             self._folder.cleanup()
 
     async def connect(self) -> socket.socket:
-        """A new connection; raises SetupError."""
-        if self._command and (self._child is None or self._child.ended.done()):
-            self._start()
-        loop, child = asyncio.get_running_loop(), self._child
+        """A new connection; raises SetupError. A program that does not run is started, once."""
+        loop, started = asyncio.get_running_loop(), False
         end = loop.time() + PATIENCE
         while True:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.setblocking(False)
+            if self._command and (self._child is None or self._child.ended.done()):
+                if started and self._child:
+                    how = how_it_ended(self._child.ended.result())
+                    raise SetupError(f"{self._command[0]} {how} before it listened")
+                self._start()
+                started = True
             try:
-                await loop.sock_connect(sock, self._path)
+                return await self._connected()
             except OSError as error:
-                sock.close()
-                if child is None or loop.time() > end:
+                if self._child is None or loop.time() > end:
                     raise SetupError(f"cannot connect to {self._path}: {error.strerror}") from None
-                if child.ended.done():
-                    how = how_it_ended(child.ended.result())
-                    raise SetupError(f"{self._command[0]} {how} before it listened") from None
-                await asyncio.sleep(PAUSE)
-            except BaseException:
-                sock.close()
-                raise
-            else:
-                return sock
+            await asyncio.wait([self._child.ended], timeout=PAUSE)
+
+    async def _connected(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, self._path)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     async def stop(self) -> None:
         """Ends the program that was started, by SIGKILL if it takes long."""

@@ -6,7 +6,7 @@ again, and a program of --exec that has ended is started again. If nobody reads 
 connections go on. SIGINT and SIGTERM end them all: a virtual machine loses its device then.
 
 --write makes a file for `vhostctl replay`, of the same lines as --json. With --memory it has the requests in
-the rings, too: the back-end gets another kick fd, and hears of each kick a little later.
+the rings, too: for that kicks and calls go through the tracer, and arrive a little later.
 """
 
 import argparse
@@ -19,7 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--listen", metavar="PATH", required=True, help="the socket for the front-end")
     add_target(parser)
     parser.add_argument("--write", metavar="FILE", help="keep all that is said in FILE")
-    parser.add_argument("--memory", action="store_true", help="also what the rings hold at each kick")
+    parser.add_argument("--memory", action="store_true", help="also what is new in the rings")
     parser.add_argument(
         "--type", metavar="TYPE", choices=DEVICES, help="the type of the device, to name its feature bits"
     )

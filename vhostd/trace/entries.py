@@ -73,14 +73,14 @@ class Piece(BaseModel):
 
 
 class Rings(Entry):
-    """What a ring held when it started, was kicked, or ended: what was new, in the order to write it.
+    """What was new in a ring when it started, was kicked, called its driver, or ended, in the order to write.
 
     `chains` is how many chains were new. `done` is how many the device had given back since the ring's start.
     With `cut`, there was too much to keep all.
     """
 
     ring: int
-    event: Literal["start", "kick", "end"]
+    event: Literal["start", "kick", "call", "end"]
     chains: int
     done: int
     cut: bool = False

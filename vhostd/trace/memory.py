@@ -1,4 +1,8 @@
-"""Keeps what the rings hold: at the start of a ring, and at each kick, before the back-end hears of it."""
+"""Keeps what the rings hold: at the start of a ring, and at each kick, before the back-end hears of it.
+
+What a driver makes available without a kick is kept before the driver hears that it is done: after that, the
+driver may use the memory again.
+"""
 
 import asyncio
 import os
@@ -12,10 +16,17 @@ from vhostd.trace.entries import AnyEntry, Rings
 from vhostd.trace.guest import Guest
 from vhostd.trace.passed import describe
 from vhostd.trace.rings import News
-from vhostd.vhost_user.messages import GET_VRING_BASE, SET_VRING_KICK, VRING_KICK, VringFd, VringState
+from vhostd.vhost_user.messages import (
+    GET_VRING_BASE,
+    SET_VRING_CALL,
+    SET_VRING_KICK,
+    VRING_KICK,
+    VringFd,
+    VringState,
+)
 from vhostd.wire.fds import Fd
 
-Event = Literal["start", "kick", "end"]
+Event = Literal["start", "kick", "call", "end"]
 
 
 class Told(Protocol):
@@ -30,16 +41,16 @@ class Told(Protocol):
 
 
 class MemoryWatch:
-    """Follows the rings of one connection. The back-end gets kick fds of ours, and hears a moment later."""
+    """Follows the rings of one connection. The back-end gets kick and call fds of ours."""
 
     def __init__(self, told: Told) -> None:
         self._told = told
         self._guest = Guest()
-        self._kicks: dict[int, _Kick] = {}
+        self._between: dict[tuple[int, int], _Between] = {}  # by the request that passed an fd, and the ring
 
     def must_hold(self, request: int) -> bool:
         """Whether we must see a message before the back-end does."""
-        return request == VRING_KICK.request or self._guest.knows(request)
+        return request in (VRING_KICK.request, SET_VRING_CALL.request) or self._guest.knows(request)
 
     def heard(self, message: Cut, fds: list[Fd]) -> list[Fd]:
         """Takes a message of the front-end and its fds; returns those that go on."""
@@ -47,10 +58,11 @@ class MemoryWatch:
             return fds
         try:
             if message.request == VRING_KICK.request:
-                self._look(VringState.unpack(message.payload[: VringState.SIZE]).index)
+                self._look(VringState.unpack(message.payload[: VringState.SIZE]).index, "kick")
                 return fds
             running = set(self._guest.rings)
-            self._guest.hear(message.request, message.payload, fds)
+            if self._guest.knows(message.request):
+                self._guest.hear(message.request, message.payload, fds)
             for index in set(self._guest.rings) - running:
                 self._look(index, "start")
             return self._passed_on(message, fds)
@@ -62,31 +74,44 @@ class MemoryWatch:
         """Tells how far the rings have come, and lets go of memory and kicks."""
         for index in list(self._guest.rings):
             self._look(index, "end")
-        for index in list(self._kicks):
-            self._kicks.pop(index).close()
+        for between in self._between.values():
+            between.close()
+        self._between.clear()
         self._guest.close()
 
     def _passed_on(self, message: Cut, fds: Sequence[Fd]) -> list[Fd]:
-        if message.request == GET_VRING_BASE.request:
-            self._forget(VringState.unpack(message.payload[: VringState.SIZE]).index)
-        if message.request == SET_VRING_KICK.request:
-            index = VringFd.unpack(message.payload[: VringFd.SIZE]).index
-            self._forget(index)
-            if fds and describe(fds[0]).kind == "eventfd":
-                self._kicks[index] = kick = _Kick(fds[0], lambda: self._look(index))
-                return [kick.theirs()]
-        return list(fds)
+        """The fds that go on: eventfds of ours in place of a ring's kick and call."""
+        request = message.request
+        if request == GET_VRING_BASE.request:
+            index = VringState.unpack(message.payload[: VringState.SIZE]).index
+            self._forget(SET_VRING_KICK.request, index)
+        if request not in (SET_VRING_KICK.request, SET_VRING_CALL.request):
+            return list(fds)
+        index = VringFd.unpack(message.payload[: VringFd.SIZE]).index
+        self._forget(request, index)
+        if not fds or describe(fds[0]).kind != "eventfd":
+            return list(fds)
+        front, ours = Fd(fds[0].take()), Fd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+        theirs = Fd(os.dup(ours.fileno()))
+        if request == SET_VRING_KICK.request:
+            between = _Between(front, ours, lambda: self._look(index, "kick"))
+        else:
+            between = _Between(ours, front, lambda: self._look(index, "call"))
+        self._between[request, index] = between
+        return [theirs]
 
-    def _forget(self, index: int) -> None:
-        if kick := self._kicks.pop(index, None):
-            kick.close()
+    def _forget(self, request: int, index: int) -> None:
+        if between := self._between.pop((request, index), None):
+            between.close()
 
-    def _look(self, index: int, event: Event = "kick") -> None:
+    def _look(self, index: int, event: Event) -> None:
         """Keeps what is new in a ring."""
         if ring := self._guest.rings.get(index):
             try:
                 done = ring.count_done()  # first: a packed ring's driver uses the ids of these again
-                self._tell(index, event, done, ring.start() if event == "start" else ring.news())
+                news = ring.start() if event == "start" else ring.news()
+                if news.chains or event != "call":
+                    self._tell(index, event, done, news)
             except (FrontendError, GuestError) as error:
                 self._told.note(f"ring {index} cannot be followed any more: {error}")
                 del self._guest.rings[index]
@@ -106,27 +131,23 @@ class MemoryWatch:
         )
 
 
-class _Kick:
-    """The front-end's eventfd, and the one that the back-end has in its place."""
+class _Between:
+    """Two eventfds, which it owns: what is signalled to one is signalled to the other, after a look."""
 
-    def __init__(self, front: Fd, kicked: Callable[[], None]) -> None:
-        self._front = Fd(front.take())
-        self._back = Fd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
-        self._kicked = kicked
-        asyncio.get_running_loop().add_reader(self._front.fileno(), self._pass_on)
-
-    def theirs(self) -> Fd:
-        """The back-end's eventfd, for the message."""
-        return Fd(os.dup(self._back.fileno()))
+    def __init__(self, source: Fd, sink: Fd, look: Callable[[], None]) -> None:
+        self._source = source
+        self._sink = sink
+        self._look = look
+        asyncio.get_running_loop().add_reader(source.fileno(), self._pass_on)
 
     def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._front.fileno())
-        self._front.close()
-        self._back.close()
+        asyncio.get_running_loop().remove_reader(self._source.fileno())
+        self._source.close()
+        self._sink.close()
 
     def _pass_on(self) -> None:
         with suppress(BlockingIOError):
-            os.eventfd_read(self._front.fileno())
-        self._kicked()
-        with suppress(BlockingIOError):  # it is full, and so as good as kicked
-            os.eventfd_write(self._back.fileno(), 1)
+            os.eventfd_read(self._source.fileno())
+        self._look()
+        with suppress(BlockingIOError):  # it is full, and so as good as signalled
+            os.eventfd_write(self._sink.fileno(), 1)

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
@@ -60,6 +60,7 @@ class Replay:
         self._fds = StandIns()
         self._guest = Guest() if memory else None
         self._kicks: dict[int, Fd] = {}
+        self._offered_chains: Counter[int] = Counter()  # by the ring, since its start
         self._offered: dict[int, int] = {}  # by the request that accepts them
         self._answers = _Answers(answers, self._fds)
         self._channels: list[tuple[Voice, asyncio.Task[None]]] = []
@@ -68,9 +69,9 @@ class Replay:
         """Speaks all; ends early if the back-end closes the connection, or does not answer."""
         try:
             for entry in entries:
-                if isinstance(entry, Rings):
-                    await self._put(entry)
-                elif isinstance(entry, Message) and entry.line is Line.MAIN and not await self._take(entry):
+                if isinstance(entry, Rings) and not await self._put(entry):
+                    return
+                if isinstance(entry, Message) and entry.line is Line.MAIN and not await self._take(entry):
                     return
         finally:
             await self._close()
@@ -168,32 +169,36 @@ class Replay:
                 if message.request == SET_VRING_KICK.request:
                     self._guest.rings[VringFd.unpack(message.payload[: VringFd.SIZE]).index].start()
 
-    async def _put(self, rings: Rings) -> None:
-        """Has the memory hold what it held, and kicks the ring."""
+    async def _put(self, rings: Rings) -> bool:
+        """Has the memory hold what it held, and kicks the ring; False if the device has stopped working."""
         if self._guest is None:
-            return
+            return True
         try:
-            await self._until_done(rings)
+            if not await self._until_done(rings):
+                return False
             for piece in rings.memory:
                 self._guest.memory.write(piece.addr, piece.data)
             if ring := self._guest.rings.get(rings.ring):
                 ring.news()
         except (FrontendError, GuestError) as error:
             self._differ(f"ring {rings.ring}: {error}")
-        if rings.event == "kick" and rings.ring in self._kicks:
+        before = 0 if rings.event == "start" else self._offered_chains[rings.ring]
+        self._offered_chains[rings.ring] = before + rings.chains
+        if rings.event != "start" and rings.ring in self._kicks:
             os.eventfd_write(self._kicks[rings.ring].fileno(), 1)
+        return True
 
-    async def _until_done(self, rings: Rings) -> None:
-        """Waits until the device has given back as much as in the recording."""
+    async def _until_done(self, rings: Rings) -> bool:
+        """Waits until the device has given back as much as in the recording, of what it has got so far."""
         ring = self._guest.rings.get(rings.ring) if self._guest else None
         end = asyncio.get_running_loop().time() + PATIENCE
-        while ring and ring.count_done() < rings.done:
+        due = min(rings.done, self._offered_chains[rings.ring])
+        while ring and ring.count_done() < due:
             if asyncio.get_running_loop().time() > end:
-                done = ring.done
-                ring.done = rings.done  # it is told once
-                self._differ(f"ring {rings.ring}: {done} requests are done, {rings.done} were")
-                return
+                self._differ(f"ring {rings.ring}: {ring.done} requests are done, {due} were")
+                return False
             await asyncio.sleep(POLL)
+        return True
 
     async def _close(self) -> None:
         for voice, task in self._channels:

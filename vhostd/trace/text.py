@@ -21,7 +21,7 @@ def line_of(entry: AnyEntry) -> str:
     if isinstance(entry, Message):
         what = f"{ARROW[entry.sender]} {_message(entry)}"
     elif isinstance(entry, Rings):
-        what = f"-> {entry.event:<{NAME}}  {_rings(entry)}"
+        what = f"{'<-' if entry.event == 'call' else '->'} {entry.event:<{NAME}}  {_rings(entry)}"
     else:
         what = f"-- {entry.note}"
     return f"{entry.time:11.6f} {what}"

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from vhost_user_input import config
     from vhostd.program.parser import Help, Parser
     from vhostd.ring import WriteLog
+    from vhostd.trace.entries import Head
     from vhostd.vhost_user import gpu_messages, messages
     from vhostd.vhost_user.messages import ProtocolFeature
     from vhostd.virtio.vocabulary import DeviceType, Feature
 
     _annotations = (FileIO,)
+    _recorded = (Head.vhostd_trace,)
     _compiled = (Requests.take_over, WriteLog.dirtied)
     _overridden = (Parser._print_message, Help._split_lines)
     _rows = (

@@ -19,11 +19,13 @@ from vhostd.trace.outlet import Outlet
 from vhostd.trace.text import line_of
 from vhostd.trace.tracing import Tracer
 
+TURN = 0.0001  # seconds that a thread which writes lines may keep the relay waiting
 PRIVATE = 0o600  # the mode of a recording, which may hold what the guest holds
 
 
 def trace(options: argparse.Namespace) -> int:
     """Traces until a signal comes; returns the exit status. Raises SetupError."""
+    sys.setswitchinterval(TURN)
     endpoint = listen(options.listen)
     try:
         with _outlets(options) as outlets, Target(options) as target, asyncio.Runner() as runner:

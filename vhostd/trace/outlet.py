@@ -2,13 +2,13 @@
 
 import os
 import threading
-from collections import deque
 from collections.abc import Callable
 
 from vhostd.trace.entries import AnyEntry, Entry, Message, Note, Rings
 
 MOST = 1 << 26  # bytes of entries that may wait to be written
 BASE = 1 << 10  # bytes of an entry, about
+MOMENT = 0.02  # seconds that a line may be late, so that messages are not
 CLOSE_PATIENCE = 5.0  # seconds that the end waits for a slow reader
 
 
@@ -23,7 +23,8 @@ class Outlet:
         self._fd = fd
         self._spell = spell
         self._failed = failed
-        self._waiting: deque[AnyEntry | None] = deque()
+        self._waiting: list[AnyEntry] = []
+        self._is_closed = False
         self._size = 0
         self._lost = 0
         self._changed = threading.Condition()
@@ -49,34 +50,36 @@ class Outlet:
     def close(self) -> None:
         """Has the rest written, and closes the fd."""
         with self._changed:
-            self._waiting.append(None)
+            self._is_closed = True
             self._changed.notify()
         self._thread.join(CLOSE_PATIENCE)
 
     def _run(self) -> None:
         writes = True
-        while (entry := self._next()) is not None:  # to the end: else they would pile up
+        while entries := self._next():  # to the end: else they would pile up
             if writes:
-                writes = self._write_line(entry)
+                writes = self._write_lines(entries)
         os.close(self._fd)
 
-    def _write_line(self, entry: AnyEntry) -> bool:
+    def _next(self) -> list[AnyEntry]:
+        """What has come, a moment later: its lines do not hold a burst of messages up. Empty at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._is_closed)
+            self._changed.wait_for(lambda: self._is_closed, MOMENT)
+            entries, self._waiting, self._size = self._waiting, [], 0
+            return entries
+
+    def _write_lines(self, entries: list[AnyEntry]) -> bool:
         """Whether more may be written."""
         try:
-            self._write(f"{self._spell(entry)}\n".encode(errors="backslashreplace"))
+            for entry in entries:
+                self._write(f"{self._spell(entry)}\n".encode(errors="backslashreplace"))
         except BrokenPipeError:
             return False
         except Exception as error:  # a full disk, or a fault of ours: the relay goes on without a trace
             self._failed(getattr(error, "strerror", None) or repr(error))
             return False
         return True
-
-    def _next(self) -> AnyEntry | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting)
-            entry = self._waiting.popleft()
-            self._size -= size_of(entry) if entry else 0
-            return entry
 
     def _write(self, data: bytes) -> None:
         while data:

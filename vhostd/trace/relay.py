@@ -75,8 +75,8 @@ class Direction:
     def _take(self, data: bytes, fds: list[Fd]) -> bool:
         """Whether a message is whole now."""
         self._held += data
-        if fds:
-            self._fds += fds
+        self._fds += fds
+        if fds and not self._cutter.is_lost:
             self._ear.came(fds)
         was_lost = self._cutter.is_lost
         message = self._cutter.feed(data)

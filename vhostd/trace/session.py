@@ -15,6 +15,7 @@ from vhostd.trace.passed import PassedFd, describe
 from vhostd.trace.relay import Direction, Ear, relay
 from vhostd.vhost_user.messages import GPU_SET_SOCKET, SET_BACKEND_REQ_FD
 from vhostd.wire.fds import Fd
+from vhostd.wire.framing import MAX_FDS
 from vhostd.wire.sockets import connected_stream
 
 LINES = {SET_BACKEND_REQ_FD.request: Line.BACKEND, GPU_SET_SOCKET.request: Line.DISPLAY}
@@ -85,7 +86,7 @@ class _Ear(Ear):
         self._passed: list[PassedFd] = []
 
     def came(self, fds: list[Fd]) -> None:
-        self._passed += map(_described, fds)
+        self._passed += map(_described, fds[: MAX_FDS - len(self._passed)])
 
     def must_hold(self, request: int) -> bool:
         return False

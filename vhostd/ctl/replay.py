@@ -10,8 +10,7 @@ import argparse
 from pathlib import Path
 
 from vhostd.ctl.output import printable, show
-from vhostd.ctl.target import add_target
-from vhostd.program.options import positive
+from vhostd.ctl.target_options import add_target
 from vhostd.trace.features import DEVICES
 
 

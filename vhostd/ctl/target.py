@@ -12,24 +12,15 @@ from types import TracebackType
 from typing import Self
 
 from vhostd.ctl.machine.children import Child, how_it_ended
+from vhostd.ctl.target_options import FOLDER, PLACE
 from vhostd.errors import SetupError, UsageError
 
-PLACE, FOLDER = "{socket}", "{folder}"  # in a command: its socket's path, and a fresh folder
 PATIENCE = 10.0  # seconds that a program has to listen, and for its end
 PAUSE = 0.01
 
 
-def add_target(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say which back-end it is."""
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--connect", metavar="PATH", help="connect to the back-end that listens there")
-    which.add_argument(
-        "--exec", metavar="CMD", help=f"start the back-end with this command; {PLACE} is its socket's path"
-    )
-
-
 class Target:
-    """Connects to the back-end of `add_target`. Starts its program if none runs; ends it in the end."""
+    """Connects to the back-end that the options say. Starts its program if none runs; ends it in the end."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         """Raises UsageError for a command that cannot be."""

@@ -11,7 +11,7 @@ the rings, too: for that kicks and calls go through the tracer, and arrive a lit
 
 import argparse
 
-from vhostd.ctl.target import add_target
+from vhostd.ctl.target_options import add_target
 from vhostd.trace.features import DEVICES
 
 

@@ -184,7 +184,7 @@ class Replay:
             self._differ(f"ring {rings.ring}: {error}")
         before = 0 if rings.event == "start" else self._offered_chains[rings.ring]
         self._offered_chains[rings.ring] = before + rings.chains
-        if rings.event != "start" and rings.ring in self._kicks:
+        if rings.event in ("kick", "call") and rings.ring in self._kicks:
             os.eventfd_write(self._kicks[rings.ring].fileno(), 1)
         return True
 

@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--connection",
         metavar="N",
-        type=positive,
+        type=int,
         default=1,
         help="the front-end's N-th connection, default 1",
     )

@@ -22,14 +22,15 @@ ROOT = Path(__file__).parents[1]
 # From the ground up: each folder of vhostd is a layer, and so is errors.py.
 LAYERS = (
     *("errors", "wire", "host", "ring", "virtio", "storage", "vhost_user", "program"),
-    *("frontend", "conformance", "ctl"),
+    *("frontend", "trace", "conformance", "ctl"),
 )
 # What devices import besides the names of `vhostd` itself and of `vhostd.storage`.
-PUBLIC = ("vhostd.ring.uring", "vhostd.vhost_user.messages")
+PUBLIC = ("vhostd.ring.uring", "vhostd.vhost_user.gpu_messages", "vhostd.vhost_user.messages")
 # No event loop, no clock and no socket is known here.
 PURE = {
     "vhostd.errors",
     "vhostd.ring",
+    "vhostd.vhost_user.gpu_messages",
     "vhostd.vhost_user.messages",
     "vhostd.virtio.vocabulary",
     "vhostd.wire.fds",
@@ -48,8 +49,10 @@ LATE = {
     },
     "vhostd.program.main": {"vhostd.program.metrics.metrics"},
     "vhostd.program.parser": {"difflib"},
+    "vhostd.ctl.replay": {"vhostd.ctl.replaying"},
     "vhostd.ctl.run": {"vhostd.ctl.machine.running"},
     "vhostd.ctl.check": {"vhostd.ctl.checking"},
+    "vhostd.ctl.trace": {"vhostd.ctl.tracing"},
     "vhostd.ctl.installation.programs": {"vhostd.program.main", "vhostd.program.options"},
     "vhostd.program.activation": {"systemd.daemon"},
     "vhost_user_input.evdev_node": {"evdev"},

@@ -11,16 +11,18 @@ if TYPE_CHECKING:
     from tests.wire.test_layout import Little
     from vhost_user_blk import protocol
     from vhost_user_blk.requests import Requests
-    from vhost_user_gpu import commands, edid, pixels, wire
+    from vhost_user_gpu import commands, edid, pixels
     from vhost_user_gpu.config import VirtioGpuConfig
     from vhost_user_input import config
     from vhostd.program.parser import Help, Parser
     from vhostd.ring import WriteLog
-    from vhostd.vhost_user import messages
+    from vhostd.trace.entries import Head
+    from vhostd.vhost_user import gpu_messages, messages
     from vhostd.vhost_user.messages import ProtocolFeature
     from vhostd.virtio.vocabulary import DeviceType, Feature
 
     _annotations = (FileIO,)
+    _recorded = (Head.vhostd_trace,)
     _compiled = (Requests.take_over, WriteLog.dirtied)
     _overridden = (Parser._print_message, Help._split_lines)
     _rows = (
@@ -134,13 +136,13 @@ if TYPE_CHECKING:
         pixels.Format.A8R8G8B8,
         pixels.Format.X8B8G8R8,
         pixels.Format.A8B8G8R8,
-        wire.DmabufScanout.fd_width,
-        wire.DmabufScanout.fd_height,
-        wire.DmabufScanout.fd_stride,
-        wire.DmabufScanout.fd_flags,
-        wire.DmabufScanout.fd_drm_fourcc,
-        wire.DmabufScanout2.dmabuf_scanout,
-        wire.DmabufScanout2.modifier,
+        gpu_messages.DmabufScanout.fd_width,
+        gpu_messages.DmabufScanout.fd_height,
+        gpu_messages.DmabufScanout.fd_stride,
+        gpu_messages.DmabufScanout.fd_flags,
+        gpu_messages.DmabufScanout.fd_drm_fourcc,
+        gpu_messages.DmabufScanout2.dmabuf_scanout,
+        gpu_messages.DmabufScanout2.modifier,
         config.VirtioInputConfig.reserved,
         config.VirtioInputConfig.u,
         config.VirtioInputDevids.bustype,

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from vhost_user_gpu import wire
+import vhostd.vhost_user.gpu_messages as wire
 from vhost_user_gpu.dmabuf import Exporter, dmabuf_message
 from vhost_user_gpu.outputs import Outputs
 from vhost_user_gpu.pixels import PIXEL
@@ -42,7 +42,7 @@ class Display:
         exporter: Exporter | None = None,
     ) -> None:
         self._socket = sock
-        self._channel = Channel(sock, wire.DIALECT, replies=True)
+        self._channel = Channel(sock, wire.DISPLAY, replies=True)
         self._caller = Caller(self._channel)
         self._loop = asyncio.get_running_loop()
         self._outputs = outputs
@@ -172,7 +172,7 @@ class Display:
         if scanout.number in self._shared:
             return await self._caller.ask(wire.DMABUF_UPDATE, update)
         size = damage.width * damage.height * PIXEL
-        head = wire.DIALECT.encode(wire.UPDATE.request, update, following=size)
+        head = wire.DISPLAY.encode(wire.UPDATE.request, update, following=size)
         async with self._caller.turn:
             await self._send_pixels(head, scanout.framebuffer, damage.moved(scanout.rect.x, scanout.rect.y))
         return None

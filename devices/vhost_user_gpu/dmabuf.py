@@ -9,7 +9,7 @@ import os
 import struct
 from typing import Any
 
-from vhost_user_gpu import wire
+import vhostd.vhost_user.gpu_messages as wire
 from vhost_user_gpu.resource import Blob
 from vhost_user_gpu.scanout import Scanout
 from vhostd import Fd, Gather, Grants, Ioctl, Layout, Row, SetupError

@@ -26,8 +26,8 @@ from vhost_user_gpu.commands import (
 from vhost_user_gpu.config import EVENT_DISPLAY, Config
 from vhost_user_gpu.resource import Blob, Picture, Resource
 from vhost_user_gpu.scanout import Scanout
-from vhost_user_gpu.wire import CURSOR_BYTES
 from vhostd import Layout, RefusedRequest, Unpacker, array, u32, u64
+from vhostd.vhost_user.gpu_messages import CURSOR_BYTES
 
 BLOB = 0  # the format of a blob, which has its own where it is shown
 NO_UUID = bytes(16)

@@ -5,7 +5,7 @@ from typing import NamedTuple, Self
 from vhost_user_gpu.pixels import PIXEL, Format, to_wire
 from vhost_user_gpu.rect import NOTHING, Rect
 from vhost_user_gpu.resource import Blob, Picture, Resource
-from vhost_user_gpu.wire import CURSOR_BYTES, CURSOR_SIDE
+from vhostd.vhost_user.gpu_messages import CURSOR_BYTES, CURSOR_SIDE
 
 
 class Framebuffer(NamedTuple):

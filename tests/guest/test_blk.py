@@ -59,7 +59,8 @@ def shell(guest: Guest, command: str, timeout: float = 20.0) -> str:
 class Machine:
     """A guest with the disk vda, its vhost-user-blk program, and the image on this side.
 
-    The disk may have more `properties`, the guest more `options`, and the program more of its own.
+    The disk may have more `properties`, the guest more `options`, and the program more of its own. QEMU
+    connects to what `front` makes of the program's socket.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Machine:
         properties: str = "",
         options: Sequence[str] = (),
         program_options: Sequence[str] = (),
+        front: Callable[[Path], Path] = lambda path: path,
     ) -> None:
         self.directory = directory
         self.image = directory / "image"
@@ -89,7 +91,7 @@ class Machine:
         options = [
             *options,
             *("-smp", str(QUEUES)),  # Linux takes no more queues than it has processors
-            *("-chardev", f"socket,id=disk-chardev,path={self.backend.path},reconnect-ms=50"),
+            *("-chardev", f"socket,id=disk-chardev,path={front(self.backend.path)},reconnect-ms=50"),
             *("-device", f"vhost-user-blk-pci,chardev=disk-chardev,id=disk,num-queues={QUEUES}{properties}"),
         ]
         self.guest = stack.enter_context(Guest(options=options))

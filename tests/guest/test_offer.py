@@ -1,36 +1,54 @@
-"""Programs that offer all they have, to a front-end that takes what it likes."""
+"""Programs that offer all they have, to a front-end that takes what it likes, behind `vhostctl trace`."""
 
 import re
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from tests.guest.backend import Backend
 from tests.guest.machine import INFLIGHT_MIGRATION, disk_has, vhost_user_options
-from tests.guest.test_blk import DONE_AGAIN, MIB, MIXED, Machine, interrupt_the_program
+from tests.guest.screen import Screen
+from tests.guest.test_blk import DONE_AGAIN, MIB, MIXED, QUEUES, SERIAL, Machine, interrupt_the_program
+from tests.guest.traced import Trace
+from tests.programs import executable
 from vhostd.vhost_user.messages import ProtocolFeature
 
 pytestmark = pytest.mark.guest
 
 OFFER = "--offer=all"
+WIDTH, HEIGHT = 1024, 768
+TYPES = {"vhost-user-blk": "block", "vhost-user-gpu": "gpu"}
 
 
-@pytest.fixture(scope="module")
-def the_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    folder = tmp_path_factory.mktemp("offer")
-    with ExitStack() as stack:
+class TracedMachine(Machine):
+    """A disk, a display, and random numbers, all of them traced."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.traces: dict[str, Trace] = {}
+
+        def front(path: Path) -> Path:
+            trace = self.traces[path.stem] = Trace(path, TYPES.get(path.stem), stack)
+            return trace.front
+
         options = []
         for name in ("rng", "gpu"):
             backend = stack.enter_context(Backend(f"vhost-user-{name}", folder, OFFER))
-            options += vhost_user_options(f"vhost-user-{name}-pci", backend.path, name)
+            options += vhost_user_options(f"vhost-user-{name}-pci", front(backend.path), name)
         more = f",{INFLIGHT_MIGRATION}=on" if disk_has(INFLIGHT_MIGRATION) else ""
-        yield Machine(folder, stack, more, options, [OFFER, "--cache=direct"])
+        super().__init__(folder, stack, more, options, [OFFER, "--cache=direct"], front)
+
+
+@pytest.fixture(scope="module")
+def the_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TracedMachine]:
+    with ExitStack() as stack:
+        yield TracedMachine(tmp_path_factory.mktemp("offer"), stack)
 
 
 @pytest.fixture
-def machine(the_machine: Machine) -> Iterator[Machine]:
+def machine(the_machine: TracedMachine) -> Iterator[TracedMachine]:
     before = the_machine.complaints()
     yield the_machine
     assert [line for line in the_machine.complaints() if line not in before] == []
@@ -83,3 +101,33 @@ def test_the_disk_s_program_may_end(machine: Machine, end: signal.Signals) -> No
 def test_random_bytes(machine: Machine) -> None:
     samples = {machine.guest.call("hwrng", count=4096)["data"] for _ in range(4)}
     assert len(samples) == 4
+
+
+def test_the_disk_was_traced(machine: TracedMachine) -> None:
+    """The last front-end's messages have the same answers of another program, but for what was read."""
+    trace = machine.traces["vhost-user-blk"]
+    lines = trace.until("<- GET_CONFIG ")
+    assert re.search(r"-> SET_VRING_KICK +index=3 \[eventfd\]", lines)
+    assert re.search(r"-> ADD_MEM_REG .* \[memfd 512 MiB\]|SET_MEM_TABLE .* \[memfd 512 MiB\]", lines)
+    assert re.search(r"-> SET_INFLIGHT_FD .* \[memfd ", lines)
+    image = machine.directory / "another"
+    with image.open("wb") as file:
+        file.truncate(machine.image.stat().st_size)
+    program = f"{executable('vhost-user-blk')} --socket-path={{socket}} --blk-file={image} --serial={SERIAL}"
+    program += f" --num-queues={QUEUES} --physical-block-size=4096 --cache=direct {OFFER}"
+    last = re.findall(r"front-end (\d+) has connected", lines)[-1]
+    done = trace.replay(f"--exec={program}", f"--connection={last}")
+    *differences, counts = done.stdout.splitlines()
+    assert all(line.startswith("GET_VRING_BASE ") for line in differences), done.stdout + done.stderr
+    assert int(counts.split()[0]) > 60
+
+
+def test_the_display_was_traced(machine: TracedMachine) -> None:
+    machine.guest.call("show", width=WIDTH, height=HEIGHT, seed=1, display=0)
+    Screen(machine.guest.qmp, "gpu", 0).wait_seed(WIDTH, HEIGHT, 1)
+    trace = machine.traces["vhost-user-gpu"]
+    lines = trace.until(f"<- display.SCANOUT         scanout_id=0 width={WIDTH} height={HEIGHT}")
+    assert "-> GPU_SET_SOCKET" in lines
+    assert re.search(r"<- display.(DMABUF_)?UPDATE +scanout_id=0", lines)
+    done = trace.replay(f"--exec={executable('vhost-user-gpu')} --socket-path={{socket}} {OFFER}")
+    assert done.returncode == 0, done.stdout + done.stderr

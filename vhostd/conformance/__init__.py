@@ -1,6 +1,7 @@
 """The specification, executable: each clause that a front-end can observe is a check of any back-end.
 
 check.py     what a check is: its number, level, section, and the words of its page
+verdict.py   how it ends
 groups/      the checks, a file for each part of the specification
 subject.py   the back-end that is checked: how it is started and reached
 trial.py     what one check does with it: connections, memory, rings

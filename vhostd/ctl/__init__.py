@@ -31,6 +31,8 @@ COMMANDS = {  # each command's name and its module
     "validate": "validate",
     "install": "install",
     "uninstall": "uninstall",
+    "trace": "trace",
+    "replay": "replay",
 }
 
 

@@ -33,9 +33,9 @@ from vhost_user_gpu import saved_card
 from vhost_user_gpu.config import EVENT_DISPLAY, Config
 from vhost_user_gpu.resource import Blob
 from vhost_user_gpu.saved_card import GpuState, SavedResource, SavedScanout
-from vhost_user_gpu.wire import CURSOR_BYTES
 from vhostd import Gather, Layout, RefusedRequest
 from vhostd.frontend.drivers.gpu import ERR_UNSPEC, Range
+from vhostd.vhost_user.gpu_messages import CURSOR_BYTES
 
 PICTURE, BARE, BLOB, SHAPE = 1, 2, 3, 4
 BLOB_AT, SHAPE_AT = RAM + 0x1_0000, RAM + 0x2_0000

@@ -4,18 +4,17 @@ import asyncio
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vhostd.ctl import SIGNALLED
+from vhostd.ctl.ending import asked_to_end
 from vhostd.ctl.machine.children import Child, first_of, how_it_ended
 from vhostd.ctl.machine.command import Machine, qemu_version
 from vhostd.ctl.machine.service import Service
 from vhostd.ctl.machine.terminal import terminal_kept
 from vhostd.errors import SetupError
 
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 NOTICE = 2.0  # seconds after which a user is told what is waited for
 LONGEST = 107  # bytes of a socket's path, by unix(7)
 ROOM = 40  # bytes of it for the names that are made in the folder
@@ -54,7 +53,7 @@ def runtime_folder() -> str:
 async def _run(machine: Machine, command: Sequence[str], folder: Path, tell: Tell) -> int:
     services: list[Service] = []
     keeping: list[asyncio.Task[None]] = []
-    with _asked_to_end() as signals:  # also while all is stopped, which nothing interrupts
+    with asked_to_end() as signals:  # also while all is stopped, which nothing interrupts
         try:
             for device in machine.devices:
                 services.append(Service(device, folder, tell))
@@ -126,18 +125,3 @@ async def _until_qemu_ends(qemu: Child, signals: "asyncio.Queue[signal.Signals]"
             return SIGNALLED - status if status < 0 else status
         qemu.send(number)
         number = signal.SIGKILL
-
-
-@contextmanager
-def _asked_to_end() -> Iterator["asyncio.Queue[signal.Signals]"]:
-    """The signals that ask for the end, except those that whoever started us has us ignore."""
-    loop = asyncio.get_running_loop()
-    came: asyncio.Queue[signal.Signals] = asyncio.Queue()
-    taken = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
-    for number in taken:
-        loop.add_signal_handler(number, came.put_nowait, number)
-    try:
-        yield came
-    finally:
-        for number in taken:
-            loop.remove_signal_handler(number)

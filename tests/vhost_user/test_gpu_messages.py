@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+import vhostd.vhost_user.gpu_messages as wire
 from tests.devices.vhost_user_gpu.golden import Golden, golden
 from tests.numbers import numbers
-from vhost_user_gpu import wire
 from vhostd import U64, Empty, Layout, Row
 from vhostd.wire.framing import HEADER
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
     sys.byteorder != "little", reason="the vectors are little-endian, as all hosts are"
 )
 
-ROWS = wire.DIALECT.requests
+ROWS = wire.DISPLAY.requests
 NOTHING = golden(Empty, "")
 FEATURES = golden(U64, "03 00 00 00 00 00 00 80  value = 0x8000000000000003")
 PLACE = golden(
@@ -132,11 +132,11 @@ def test_payloads(number: int, name: str, payload: Golden, reply: Golden | None,
 def test_messages(number: int, name: str, payload: Golden, reply: Golden | None, needs: int | None) -> None:
     size = len(payload.data)
     header = bytes((number, 0, 0, 0, 0, 0, 0, 0, size & 0xFF, size >> 8, 0, 0))
-    assert wire.DIALECT.encode(number, payload.layout.unpack(payload.data)) == header + payload.data
+    assert wire.DISPLAY.encode(number, payload.layout.unpack(payload.data)) == header + payload.data
 
 
 def test_pixels_count_although_they_are_sent_apart() -> None:
-    message = wire.DIALECT.encode(8, wire.Update(1, 2, 3, 4, 5), following=4 * 4 * 5)
+    message = wire.DISPLAY.encode(8, wire.Update(1, 2, 3, 4, 5), following=4 * 4 * 5)
     assert message == bytes.fromhex("08000000 00000000 64000000") + PART.data
 
 
@@ -146,11 +146,11 @@ def test_there_are_no_others() -> None:
 
 def test_numbers() -> None:
     assert numbers(wire.DisplayFeature) == {"EDID": 0, "DMABUF2": 1}
-    assert (HEADER.size, wire.DIALECT.version) == (12, 0)
+    assert (HEADER.size, wire.DISPLAY.version) == (12, 0)
     assert (wire.CURSOR_SIDE, wire.CURSOR_BYTES) == (64, 64 * 64 * 4)
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=str)
 def test_nothing_that_is_too_large_can_be_said(row: Row[Any, Any]) -> None:
     fits: Layout = row.payload.unpack(b"\xff" * row.payload.SIZE)
-    assert wire.DIALECT.encode(row.request, fits)[HEADER.size :] == b"\xff" * row.payload.SIZE
+    assert wire.DISPLAY.encode(row.request, fits)[HEADER.size :] == b"\xff" * row.payload.SIZE

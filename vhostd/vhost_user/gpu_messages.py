@@ -1,12 +1,14 @@
 """The vhost-user-gpu protocol: the messages on the socket of GPU_SET_SOCKET.
 
-One table row per message, in the order of the specification (QEMU's docs/interop/vhost-user-gpu.rst). This
-program sends requests, and the front-end answers in order.
+One table row per message, in the order of the specification (QEMU's docs/interop/vhost-user-gpu.rst). The
+back-end sends requests, and the front-end answers in order.
 """
 
 from typing import Annotated
 
-from vhostd import U64, Bit, Dialect, Empty, Layout, Row, array, rows_of, s32, u32, u64
+from vhostd.wire.framing import Dialect
+from vhostd.wire.layout import Layout, array, s32, u32, u64
+from vhostd.wire.rows import U64, Bit, Empty, Row, rows_of
 
 CURSOR_SIDE = 64  # pixels; all cursors are square and of this size
 CURSOR_BYTES = 4 * CURSOR_SIDE * CURSOR_SIDE
@@ -79,7 +81,7 @@ class DmabufScanout2(Layout, byteorder="="):
 
 
 class EdidRequest(Layout, byteorder="="):
-    """VhostUserGpuEdidRequest: the scan-out whose EDID this program asks for."""
+    """VhostUserGpuEdidRequest: the scan-out whose EDID the back-end asks for."""
 
     scanout_id: u32
 
@@ -113,4 +115,4 @@ DMABUF_UPDATE = Row(10, Update, reply=Empty)
 GET_EDID = Row(11, EdidRequest, reply=Edid, needs=DisplayFeature.EDID)
 DMABUF_SCANOUT2 = Row(12, DmabufScanout2, needs=DisplayFeature.DMABUF2)
 
-DIALECT = Dialect(rows_of(vars()), version=0)
+DISPLAY = Dialect(rows_of(vars()), version=0)

@@ -1,8 +1,10 @@
 """The back-end that is checked: a command that starts it, or the socket of one that runs."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from socket import socket as Socket
 from types import TracebackType
 from typing import Self
 
@@ -10,6 +12,7 @@ from vhostd.conformance.exchange import EXCHANGES, Exchange
 from vhostd.conformance.verdict import Failed
 from vhostd.errors import FrontendError, RefusedRequest, SetupError
 from vhostd.frontend import Backend, Frontend
+from vhostd.frontend.connecting import connected
 from vhostd.vhost_user.messages import GET_FEATURES, GET_PROTOCOL_FEATURES, ProtocolFeature
 from vhostd.virtio.vocabulary import Feature
 from vhostd.wire.rows import Bit, Empty
@@ -27,8 +30,15 @@ class Subject:
     """
 
     def __init__(
-        self, *, command: str = "", socket: Path | None = None, kind: str = "", patience: float = PATIENCE
+        self,
+        *,
+        command: str = "",
+        socket: Path | None = None,
+        kind: str = "",
+        patience: float = PATIENCE,
+        through: Callable[[Socket], Socket] = lambda connection: connection,
     ) -> None:
+        """All connections go `through` this, which may put something between."""
         self.kind = kind
         self.patience = patience
         self.features = 0
@@ -39,6 +49,7 @@ class Subject:
         self._listens_since = 0
         self.program = Backend(command, patience=patience) if command else None
         self._socket = socket
+        self._through = through
 
     async def __aenter__(self) -> Self:
         if self.program is not None:
@@ -74,15 +85,18 @@ class Subject:
 
     async def connect(self) -> Frontend:
         """A new connection, which the caller closes. One that has ended with its front-end starts again."""
+        return Frontend(self._through(await self._open()), patience=self.patience)
+
+    async def _open(self) -> Socket:
         if self.program is None:
-            return await Frontend.connect(self._socket or "", patience=self.patience)
+            return await connected(self._socket or "", self.patience)
         if self.is_one_shot and self.program.status is not None:
             await self.program.restart()
         elif self._renews_socket:
             await self.program.listens_anew(self._listens_since)
-        frontend = await self.program.connect()
+        connection = await self.program.open()
         self._listens_since = self.program.listens_since
-        return frontend
+        return connection
 
     async def settle(self) -> None:
         """Sees to it that the next check finds a back-end that serves; raises Failed if this one does not."""

@@ -7,7 +7,8 @@ CMD is a command line in which {socket} stands for the path of the program's soc
 
 Every clause that a front-end can observe is a check with a number. Its level is must, should or advice. The
 exit status is 1 if a must failed. A check that is skipped says why, and is never a pass. What may change what
-a device has stored is skipped, unless --destructive is given. CONFORMANCE.md lists all checks.
+a device has stored is skipped, unless --destructive is given. CONFORMANCE.md lists all checks. To see what a
+check does, repeat it by --only ID --trace.
 """
 
 import argparse
@@ -34,6 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     formats = parser.add_mutually_exclusive_group()
     formats.add_argument("--tap", action="store_true", help="print a TAP stream")
     formats.add_argument("--junit", action="store_true", help="print JUnit's XML")
+    formats.add_argument("--trace", action="store_true", help="print all that is said, a line each message")
     add_json(parser, Report)
 
 

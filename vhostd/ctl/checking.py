@@ -18,12 +18,15 @@ from vhostd.conformance.verdict import Level
 from vhostd.ctl.libvirt.answer import ask
 from vhostd.ctl.libvirt.json_text import NotJson, read_as_libvirt
 from vhostd.ctl.output import printable, show, show_json
+from vhostd.ctl.shown import Shown
 from vhostd.errors import SetupError, UsageError
 
 
 def check(options: argparse.Namespace) -> int:
     """Prints what the options ask for; the exit status."""
     _expect_known(options.only)
+    if options.json and (options.tap or options.junit or options.trace):
+        raise UsageError("--json goes with no other format")
     if options.list:
         checks = matching(GROUPS, options.only, options.type or "")
         show(f"{check.id:<9}{check.level:<8}{check.gist} ({check.section})" for check in checks)
@@ -44,7 +47,11 @@ async def _check(options: argparse.Namespace) -> list[Result]:
     name, command, kind = _backend(options)
     checks = matching(GROUPS, options.only, kind)
     subject = Subject(
-        command=command, socket=options.socket, kind=kind, patience=options.patience or PATIENCE
+        command=command,
+        socket=options.socket,
+        kind=kind,
+        patience=options.patience or PATIENCE,
+        **({"through": Shown(kind)} if options.trace else {}),
     )
     results: list[Result] = []
     if options.tap:

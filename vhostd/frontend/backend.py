@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from vhostd.errors import SetupError, UsageError
+from vhostd.frontend.connecting import connected
 from vhostd.frontend.frontend import Frontend
 from vhostd.frontend.pipe import readable
 from vhostd.wire.fds import Fd, close_all
@@ -103,12 +104,16 @@ class Backend:
         return self._said.decode(errors="replace")
 
     async def connect(self) -> Frontend:
-        """A new connection, as soon as the program listens. The caller closes it."""
+        """A front-end on a new connection, as soon as the program listens. The caller closes it."""
+        return Frontend(await self.open(), patience=self.patience)
+
+    async def open(self) -> socket.socket:
+        """As `connect`, for who speaks by himself: the connection alone."""
         if self._has("{fd}"):
             if self._connection is None:
                 raise UsageError("a program with {fd} has a single connection")
             ours, self._connection = self._connection, None
-            return Frontend(ours, patience=self.patience)
+            return ours
         try:
             async with asyncio.timeout(self.patience):
                 return await self._connected()
@@ -247,13 +252,13 @@ class Backend:
         """Its socket, or what it has made of the path: some add a number."""
         return sorted(self.folder.glob(f"{self._path.name}*"))
 
-    async def _connected(self) -> Frontend:
+    async def _connected(self) -> socket.socket:
         """Tries again and again, since nobody tells when a program listens, but when it has ended."""
         pause, longest = PAUSES
         while self.status is None:
             for path in self._sockets():
                 with suppress(FileNotFoundError, ConnectionRefusedError, BlockingIOError):
-                    return await Frontend.connect(path, patience=self.patience)
+                    return await connected(path, self.patience)
             await self._rest(pause)
             pause = min(2 * pause, longest)
         raise SetupError(self._complaint(_ending(self.status)))

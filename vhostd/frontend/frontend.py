@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from vhostd.errors import RefusedRequest
+from vhostd.frontend.connecting import PAUSE, connected
 from vhostd.frontend.memory import SharedMemory
 from vhostd.frontend.pipe import read_all, write_all
 from vhostd.frontend.queue import Queue
@@ -66,7 +67,6 @@ KNOWN_PROTOCOL = mask(*(bit for bit in vars(ProtocolFeature).values() if isinsta
 NOTIFY_ON_EMPTY, ANY_LAYOUT = 24, 27  # of before virtio 1
 UNWANTED = mask(NOTIFY_ON_EMPTY, Feature.LOG_ALL, ANY_LAYOUT, Feature.ACCESS_PLATFORM, Feature.IN_ORDER)
 RAW_SIZE = 65536
-PAUSE = 0.005  # seconds until the next attempt to connect, or the next look at what was read
 
 
 class Frontend:
@@ -90,17 +90,7 @@ class Frontend:
     @classmethod
     async def connect(cls, path: str | os.PathLike[str], *, patience: float | None = None) -> "Frontend":
         """Connects to a back-end that listens at `path`."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        try:
-            async with asyncio.timeout(patience):
-                # Not sock_connect: it takes EAGAIN, a full backlog here, for a connection on its way.
-                while not _connect(sock, os.fspath(path)):
-                    await asyncio.sleep(PAUSE)
-        except BaseException:
-            sock.close()
-            raise
-        return cls(sock, patience=patience)
+        return cls(await connected(path, patience), patience=patience)
 
     async def call(self, row: Row[P, R], payload: P, *fds: Fd) -> R:
         """Sends a request and returns the reply that the row has; the fds stay the caller's."""
@@ -337,12 +327,3 @@ class Frontend:
 def _unread(sock: socket.socket) -> int:
     """How much of what was sent lies there unread, as the kernel counts it."""
     return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-
-
-def _connect(sock: socket.socket, path: str) -> bool:
-    """Whether the socket is connected now: not if too many others wait there."""
-    try:
-        sock.connect(path)
-    except BlockingIOError:
-        return False
-    return True

@@ -24,7 +24,7 @@ class Pipeline:
         self._watched = queue.call_fd.fileno() if lasting else queue.fileno()
         self._loop.add_reader(self._watched, self._called)
 
-    async def request(self, data: bytes | tuple[bytes, ...] = b"", room: int | tuple[int, ...] = 0) -> bytes:
+    async def request(self, data: bytes | Sequence[bytes] = b"", room: int | Sequence[int] = 0) -> bytes:
         """What the device writes into `room` bytes when it gets these. Waits for room in the ring.
 
         The device is told once of all that is sent in one turn of the event loop. Raises as `answer`.
@@ -40,7 +40,7 @@ class Pipeline:
             return await posted
 
     def post(
-        self, data: bytes | tuple[bytes, ...] = b"", room: int | tuple[int, ...] = 0
+        self, data: bytes | Sequence[bytes] = b"", room: int | Sequence[int] = 0
     ) -> "asyncio.Future[bytes]":
         """Makes a request available without a word to the device; the future is of its answer.
 

@@ -1,6 +1,7 @@
 """A queue on which many requests are under way, each with a future for its answer."""
 
 import asyncio
+from collections.abc import Sequence
 
 from vhostd.errors import DeviceError, GuestError
 from vhostd.frontend.queue import Queue

@@ -79,7 +79,7 @@ def tables_stand_alone() -> None:
     )
 
 
-@breaks("SPLIT-8", UNUSED, patience=SILENCE)
+@breaks("SPLIT-8", UNUSED, program="gpu", patience=SILENCE)
 def tables_in_order() -> None:
     """The descriptors of a table follow each other."""
     refuse(

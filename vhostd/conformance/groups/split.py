@@ -27,6 +27,7 @@ WORKS = Needs(exchange=True)
 TABLES = Needs(exchange=True, features=(Feature.INDIRECT_DESC,))
 ORDERED = Needs(exchange=True, features=(Feature.IN_ORDER,))
 BATCH = 8
+TABLE_ORDER = (0, 5, 3, 0)
 
 
 @SPLIT.must(1, "2.7.6", "A ring may begin at any index, where the device goes on.", WORKS)
@@ -121,15 +122,13 @@ async def direct_and_indirect(trial: Trial) -> None:
 
 @SPLIT.must(8, "2.7.5.3", "The descriptors of a table are chained by next.", TABLES)
 async def table_in_any_order(trial: Trial) -> None:
-    """Sends a request in a table whose first descriptor is followed by the last, and so backwards."""
+    """Sends a request in a table of six descriptors, of which it takes the first, the last and the fourth."""
     ring = await trial.ring(packed=False)
-    first, *rest = buffers = ring.in_pieces(3)
-    ordered, last = [first, *reversed(rest)], len(buffers) - 1
-    # The chain goes through the indices 0, last, last - 1, and so on, to 1.
-    entries = [
-        (addr, size, (WRITE if writes else 0) | (NEXT if at != 1 else 0), last if at == 0 else at - 1)
-        for at, (addr, size, writes) in enumerate(ordered)
-    ]
+    buffers = ring.buffers()
+    entries, last = [(0, 0, 0, 0)] * 6, len(buffers) - 1
+    for at, (addr, size, writes) in enumerate(buffers):
+        flags = (WRITE if writes else 0) | (NEXT if at < last else 0)
+        entries[TABLE_ORDER[at]] = (addr, size, flags, TABLE_ORDER[at + 1])
     table, length = ring.put_table(entries)
     ring.offer_one(table, length, INDIRECT)
     await ring.expect_used(0, buffers)

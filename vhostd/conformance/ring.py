@@ -4,12 +4,14 @@ import asyncio
 import os
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from vhostd.conformance.exchange import Exchange
 from vhostd.conformance.verdict import Failed, expect
-from vhostd.errors import GuestError, MalformedMessage
+from vhostd.errors import GuestError, MalformedMessage, RefusedRequest
 from vhostd.frontend import Frontend, Queue, SharedMemory
+from vhostd.frontend.pipe import writable
 from vhostd.ring.driver import NEXT, WRITE
 from vhostd.ring.driver_packed import PackedDriver
 from vhostd.vhost_user.messages import GET_FEATURES, SET_VRING_ENABLE, VringState
@@ -20,6 +22,8 @@ from vhostd.wire.rows import Empty
 CLOSED = (ConnectionError, MalformedMessage)
 PAUSE = 0.001  # seconds between looks at what nobody tells of
 OCCASIONS = 16
+MOST_KICKS = (1 << 64) - 2  # that an eventfd counts
+GLANCE = 0.5  # seconds in which a device that polls has looked at its rings
 WHOLE = 1 << 31  # bytes: in one piece
 DESCRIPTOR = struct.Struct("<QIHH")
 
@@ -98,6 +102,14 @@ class Ring:
         """The buffers of a valid request, its readable and its writable part cut in so many pieces each."""
         request, room = len(self.exchange.request), self.exchange.room
         return self.buffers(*(max(-(-size // count), 1) for size in (request, room)))
+
+    def buffers_at(self, *places: int) -> list[Buffer]:
+        """The buffers of a valid request, at these guest addresses."""
+        request, room = self.exchange.request, self.exchange.room
+        if request:
+            self.memory.map.write(places[0], request)
+        sizes = [(size, writes) for size, writes in ((len(request), False), (room, True)) if size]
+        return [(addr, *size) for addr, size in zip(places, sizes, strict=False)]
 
     def table(self, buffers: Sequence[Buffer]) -> tuple[int, int]:
         """Puts buffers into an indirect table; its address and size."""
@@ -235,6 +247,34 @@ class Ring:
         """Closes its queues."""
         for queue in self.queues:
             queue.close()
+
+    # --- A ring that is broken ----------------------------------------------------------------------------
+
+    async def hurt(self, what: str) -> None:
+        """Has the device look at a ring that is broken, and expects that the front-end can stop it then.
+
+        It may refuse that, or close the connection.
+        """
+        try:
+            await self.noticed()
+            await self.stop()
+        except (RefusedRequest, *CLOSED):
+            return
+        except TimeoutError:
+            raise Failed(f"{what}: GET_VRING_BASE was not answered afterwards") from None
+
+    async def noticed(self) -> None:
+        """Kicks, and waits until the device has taken the kick.
+
+        One that polls takes none, nor does one that has closed the connection: this gives up soon.
+        """
+        kick = self.queue.kick_fd
+        with suppress(BlockingIOError):
+            os.eventfd_read(kick.fileno())
+        os.eventfd_write(kick.fileno(), MOST_KICKS)  # nobody can write more until it is read
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GLANCE):
+                await writable(kick.fileno())
 
     # --- Interrupts ---------------------------------------------------------------------------------------
 

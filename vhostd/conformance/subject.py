@@ -98,6 +98,14 @@ class Subject:
         self._listens_since = self.program.listens_since
         return connection
 
+    async def knock(self) -> Frontend | None:
+        """A connection beside another one, which the caller closes; None if there can be none."""
+        paths = [self._socket] if self.program is None else self.program.sockets()
+        for path in paths:
+            with suppress(*UNREACHABLE):
+                return await Frontend.connect(path or "", patience=self.patience)
+        return None
+
     async def settle(self) -> None:
         """Sees to it that the next check finds a back-end that serves; raises Failed if this one does not."""
         if self.is_one_shot:

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
+from vhostd.conformance.process import Process
 from vhostd.conformance.ring import CLOSED, Ring
 from vhostd.conformance.subject import Subject
 from vhostd.conformance.verdict import Failed, skip
@@ -25,6 +26,7 @@ __all__ = ["CLOSED", "Ring", "Trial"]
 
 MEMORY_SIZE = 16 << 20
 IN_FLIGHT = mask(ProtocolFeature.INFLIGHT_SHMFD, ProtocolFeature.GET_VRING_BASE_INFLIGHT)
+PAUSE = 0.005  # seconds until it looks again
 REACTION = 0.5  # seconds
 
 
@@ -62,6 +64,12 @@ class Trial:
         """A new connection, on which nothing was said yet."""
         return self.owns(await self.subject.connect())
 
+    async def knock(self) -> Frontend | None:
+        """A connection beside another one; None if there can be none."""
+        if (frontend := await self.subject.knock()) is not None:
+            self._cleanup.callback(frontend.close)
+        return frontend
+
     async def negotiate(
         self,
         features: int | None = None,
@@ -89,6 +97,12 @@ class Trial:
     def memory(self, size: int = MEMORY_SIZE, **places: int) -> SharedMemory:
         """Memory of a guest, not shared yet."""
         return self.owns(SharedMemory(size, **places))
+
+    @property
+    def process(self) -> Process:
+        """The program's process; skips the check if the back-end runs elsewhere."""
+        program = self.subject.program or skip("this needs a command that starts the program")
+        return Process(program.pid)
 
     def fd(self, number: int) -> Fd:
         """Owns an fd until the end of the check."""
@@ -222,6 +236,15 @@ class Trial:
         """Waits until it has taken all that was sent, whatever it thinks of it."""
         await self.closed(frontend)
 
+    async def until(self, holds: Callable[[], bool], otherwise: str) -> None:
+        """Expects what nothing tells of, as of a process: looks again and again."""
+        try:
+            async with asyncio.timeout(self.subject.patience):
+                while not holds():
+                    await asyncio.sleep(PAUSE)
+        except TimeoutError:
+            raise Failed(otherwise) from None
+
     async def ends(self, pipe: Fd, otherwise: str) -> None:
         """Expects that nobody holds the other end of a pipe any more."""
         try:
@@ -229,6 +252,14 @@ class Trial:
                 await read_all(pipe)
         except TimeoutError:
             raise Failed(otherwise) from None
+
+    async def survived(self, frontend: Frontend, what: str) -> None:
+        """Ends a connection, and expects a new front-end to be served: for a check that makes several."""
+        frontend.close()
+        try:
+            await self.subject.settle()
+        except Failed as failed:
+            raise Failed(f"{what}: {failed}") from None
 
     async def answers(self, frontend: Frontend, otherwise: str) -> None:
         """Expects it to go on serving this connection."""

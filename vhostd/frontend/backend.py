@@ -103,6 +103,10 @@ class Backend:
         self._drain()
         return self._said.decode(errors="replace")
 
+    def sockets(self) -> list[Path]:
+        """Its socket, if there is one, or what it has made of the path: some add a number."""
+        return sorted(self.folder.glob(f"{self._path.name}*"))
+
     async def connect(self) -> Frontend:
         """A front-end on a new connection, as soon as the program listens. The caller closes it."""
         return Frontend(await self.open(), patience=self.patience)
@@ -124,7 +128,7 @@ class Backend:
     def listens_since(self) -> int:
         """When it has made its socket: a time in ns, for `listens_anew`; 0 if there is none."""
         with suppress(FileNotFoundError):
-            return max((path.stat().st_ctime_ns for path in self._sockets()), default=0)
+            return max((path.stat().st_ctime_ns for path in self.sockets()), default=0)
         return 0
 
     async def listens_anew(self, since: int) -> None:
@@ -160,7 +164,7 @@ class Backend:
         """Kills it if it still runs, and starts it once more, with the same folder and no socket."""
         await self.kill()
         self._forget()
-        for path in self._sockets():
+        for path in self.sockets():
             path.unlink()
         self._start()
 
@@ -248,15 +252,11 @@ class Backend:
     def _path(self) -> Path:
         return self.folder / "vhost.sock"
 
-    def _sockets(self) -> list[Path]:
-        """Its socket, or what it has made of the path: some add a number."""
-        return sorted(self.folder.glob(f"{self._path.name}*"))
-
     async def _connected(self) -> socket.socket:
         """Tries again and again, since nobody tells when a program listens, but when it has ended."""
         pause, longest = PAUSES
         while self.status is None:
-            for path in self._sockets():
+            for path in self.sockets():
                 with suppress(FileNotFoundError, ConnectionRefusedError, BlockingIOError):
                     return await connected(path, self.patience)
             await self._rest(pause)

@@ -139,6 +139,10 @@ class Frontend:
         async with asyncio.timeout(self.patience):
             await self.channel.hang_up()
 
+    def say_no_more(self) -> None:
+        """Shuts the connection down for sending: the back-end reads its end, and can still answer."""
+        self._socket.shutdown(socket.SHUT_WR)
+
     def has(self, feature: Bit) -> bool:
         """Whether this feature of the protocol was negotiated."""
         return bool(self.protocol_features >> feature & 1)
@@ -312,7 +316,7 @@ class Frontend:
 
     def _place(self, memory: SharedMemory) -> tuple[int, int, int, int]:
         """The fields of a region: guest address, size, user address, offset."""
-        return memory.guest_addr, memory.size, self._user_addr(memory, memory.guest_addr), 0
+        return memory.guest_addr, memory.size, self._user_addr(memory, memory.guest_addr), memory.offset
 
     def _user_addr(self, memory: SharedMemory, guest_addr: int) -> int:
         """An address as the back-end is told it: it hears no user addresses with GPA_ADDRESSES."""

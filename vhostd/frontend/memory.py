@@ -12,26 +12,33 @@ PAGE = 4096
 class SharedMemory:
     """A memory region of `size` bytes, mapped here as well; owns its memfd.
 
-    Guest and user addresses differ on purpose: a back-end that confuses them shows it.
+    Guest and user addresses differ on purpose: a back-end that confuses them shows it. It begins `offset`
+    bytes after the beginning of its file.
     """
 
     def __init__(
-        self, size: int, *, guest_addr: int = 0x1000_0000, user_addr: int = 0x7F00_0000_0000
+        self,
+        size: int,
+        *,
+        guest_addr: int = 0x1000_0000,
+        user_addr: int = 0x7F00_0000_0000,
+        offset: int = 0,
     ) -> None:
         self.fd = Fd(os.memfd_create("guest-memory", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
-        os.ftruncate(self.fd.fileno(), size)
+        os.ftruncate(self.fd.fileno(), offset + size)
         self.size = size
+        self.offset = offset
         self.guest_addr = guest_addr
         self.user_addr = user_addr
         self.map = GuestMemory(
-            [Region(self.fd.fileno(), guest_addr=guest_addr, user_addr=user_addr, size=size)]
+            [Region(self.fd.fileno(), guest_addr=guest_addr, user_addr=user_addr, size=size, offset=offset)]
         )
         self._next = guest_addr
 
     @property
     def region(self) -> MemoryRegion:
         """The region's description for SET_MEM_TABLE."""
-        return MemoryRegion(self.guest_addr, self.size, self.user_addr, 0)
+        return MemoryRegion(self.guest_addr, self.size, self.user_addr, self.offset)
 
     def allocate(self, size: int, align: int = 16) -> int:
         """The guest address of `size` fresh bytes; they are never freed. MemoryError if none are left."""

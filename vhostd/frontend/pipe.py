@@ -15,6 +15,12 @@ async def readable(fd: int) -> None:
     await _ready(fd, loop.add_reader, loop.remove_reader)
 
 
+async def writable(fd: int) -> None:
+    """Waits until there is room to write, or nobody who reads."""
+    loop = asyncio.get_running_loop()
+    await _ready(fd, loop.add_writer, loop.remove_writer)
+
+
 async def read_all(pipe: Fd) -> bytes:
     """Reads to the end of a pipe."""
     os.set_blocking(pipe.fileno(), False)
@@ -31,12 +37,12 @@ async def read_all(pipe: Fd) -> bytes:
 async def write_all(pipe: Fd, data: bytes) -> None:
     """Writes all of the bytes; raises BrokenPipeError if nobody reads them any more."""
     os.set_blocking(pipe.fileno(), False)
-    loop, left = asyncio.get_running_loop(), memoryview(data)
+    left = memoryview(data)
     while left:
         try:
             left = left[os.write(pipe.fileno(), left[:PIECE]) :]
         except BlockingIOError:
-            await _ready(pipe.fileno(), loop.add_writer, loop.remove_writer)
+            await writable(pipe.fileno())
 
 
 async def _ready(fd: int, watch: Callable[..., None], unwatch: Callable[[int], object]) -> None:

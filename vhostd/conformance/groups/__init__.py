@@ -5,8 +5,11 @@ from vhostd.conformance.groups.block import BLOCK
 from vhostd.conformance.groups.config import CONFIG
 from vhostd.conformance.groups.conventions import CONVENTIONS
 from vhostd.conformance.groups.gpu import GPU
+from vhostd.conformance.groups.hostile import HOSTILE
 from vhostd.conformance.groups.input import INPUT
+from vhostd.conformance.groups.memory import MEMORY
 from vhostd.conformance.groups.messages import MESSAGES
+from vhostd.conformance.groups.migration import MIGRATION
 from vhostd.conformance.groups.negotiation import NEGOTIATION
 from vhostd.conformance.groups.net import NET
 from vhostd.conformance.groups.notification import NOTIFICATION
@@ -15,6 +18,7 @@ from vhostd.conformance.groups.reconnect import RECONNECT
 from vhostd.conformance.groups.reset import RESET
 from vhostd.conformance.groups.rings import RINGS
 from vhostd.conformance.groups.rng import RNG
+from vhostd.conformance.groups.robustness import ROBUSTNESS
 from vhostd.conformance.groups.split import SPLIT
 from vhostd.conformance.groups.vsock import VSOCK
 
@@ -22,6 +26,7 @@ GROUPS: tuple[Group, ...] = (
     CONVENTIONS,
     NEGOTIATION,
     MESSAGES,
+    MEMORY,
     RINGS,
     SPLIT,
     PACKED,
@@ -29,6 +34,9 @@ GROUPS: tuple[Group, ...] = (
     CONFIG,
     RESET,
     RECONNECT,
+    MIGRATION,
+    ROBUSTNESS,
+    HOSTILE,
     BLOCK,
     GPU,
     INPUT,

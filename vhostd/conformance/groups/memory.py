@@ -45,6 +45,7 @@ MEMORY = Group("MEM", "Guest memory")
 EXCHANGE = Needs(exchange=True)
 WITH_ACKS = Needs(features=(Feature.PROTOCOL_FEATURES,), protocol=(ProtocolFeature.REPLY_ACK,))
 SLOTS = Needs(protocol=(ProtocolFeature.CONFIGURE_MEM_SLOTS,))
+SLOTS_WITH_ACKS = WITH_ACKS._replace(protocol=(*SLOTS.protocol, *WITH_ACKS.protocol))
 SLOTS_AND_EXCHANGE = SLOTS._replace(exchange=True)
 PROGRAM_AND_EXCHANGE = Needs(program=True, exchange=True)
 
@@ -191,10 +192,7 @@ async def as_many_slots(trial: Trial) -> None:
     8,
     "REM_MEM_REG",
     "A region is removed by its addresses and its size: the offset does not matter.",
-    Needs(
-        features=(Feature.PROTOCOL_FEATURES,),
-        protocol=(ProtocolFeature.CONFIGURE_MEM_SLOTS, ProtocolFeature.REPLY_ACK),
-    ),
+    SLOTS_WITH_ACKS,
 )
 async def removed_whatever_the_offset(trial: Trial) -> None:
     """Adds a region, sends REM_MEM_REG of it with another offset, and adds it once more."""
@@ -208,15 +206,7 @@ async def removed_whatever_the_offset(trial: Trial) -> None:
         raise Failed("a region was not removed by its addresses and its size alone") from None
 
 
-@MEMORY.should(
-    9,
-    "REM_MEM_REG",
-    "A region that is not there is not removed.",
-    Needs(
-        features=(Feature.PROTOCOL_FEATURES,),
-        protocol=(ProtocolFeature.CONFIGURE_MEM_SLOTS, ProtocolFeature.REPLY_ACK),
-    ),
-)
+@MEMORY.should(9, "REM_MEM_REG", "A region that is not there is not removed.", SLOTS_WITH_ACKS)
 async def removed_without_being_there(trial: Trial) -> None:
     """Sends REM_MEM_REG of a region whose guest address nobody knows."""
     frontend = await trial.negotiate()

@@ -1,6 +1,5 @@
 """Faults of the dirty log, and of the device's state."""
 
-import os
 import signal
 from typing import Any
 
@@ -42,36 +41,6 @@ def log_from_the_begin() -> None:
         return before(self, Log(place.mmap_size, 0), fds)
 
     replace(Migration, "set_log_base", set_log_base)
-
-
-@breaks("MIG-5", "it has taken marks away that were there")
-def log_begins_empty() -> None:
-    """Whoever begins to log clears the log."""
-
-    def set_log_base(before: Any, self: Migration, place: Log, fds: Any) -> Any:
-        self.copy = os.dup(fds[0].fileno())  # type: ignore[attr-defined]
-        self.size = place.mmap_size  # type: ignore[attr-defined]
-        return before(self, place, fds)
-
-    async def stop(before: Any, self: Any, *arguments: Any) -> Any:
-        return await before(self, *arguments)
-
-    replace(Migration, "set_log_base", set_log_base)
-    _clear_with_each_chain()
-
-
-def _clear_with_each_chain() -> None:
-    from vhostd.vhost_user.vring import Vring
-
-    logs: list[Migration] = []
-    replace(Migration, "__init__", lambda before, self, *a: (logs.append(self), before(self, *a))[1])
-
-    def interrupt(before: Any, self: Vring) -> None:
-        if logs and hasattr(logs[-1], "copy"):
-            os.pwrite(logs[-1].copy, bytes(logs[-1].size), 0)
-        before(self)
-
-    replace(Vring, "interrupt", interrupt)
 
 
 @breaks("MIG-6", "and has not marked it")

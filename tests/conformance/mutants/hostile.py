@@ -59,6 +59,18 @@ def noise_is_believed() -> None:
     _fatal()
 
 
+@breaks("DRV-8", FATAL)
+def any_order() -> None:
+    """A buffer to read may come behind one to write."""
+    _fatal()
+
+
+@breaks("DRV-12", FATAL)
+def any_id() -> None:
+    """Any id is believed."""
+    _fatal()
+
+
 @breaks("DRV-14", "SET_VRING_KICK was acked with 1")
 def broken_for_good() -> None:
     """A ring that was broken cannot be started again."""

@@ -9,7 +9,8 @@ from vhostd.errors import MalformedMessage, RefusedRequest
 from vhostd.ring import GuestMemory, Region
 from vhostd.vhost_user import memory as memory_module
 from vhostd.vhost_user.memory import Memory
-from vhostd.vhost_user.messages import MemoryTable, SingleRegion
+from vhostd.vhost_user.messages import REM_MEM_REG, MemoryTable, SingleRegion
+from vhostd.wire.framing import Message
 from vhostd.wire.rows import U64
 
 KEPT: list[Any] = []  # what is never let go
@@ -98,6 +99,19 @@ def removes_nothing() -> None:
             before(self, named)
 
     replace(Memory, "rem_mem_reg", rem_mem_reg)
+
+
+@breaks("MEM-10", "an fd that came with REM_MEM_REG is still open", patience=SILENCE)
+def forgets_fds() -> None:
+    """The fds of REM_MEM_REG are forgotten."""
+
+    def close(before: Any, self: Message) -> None:
+        if self.request == REM_MEM_REG.request:
+            KEPT.append(self.fds)
+        else:
+            before(self)
+
+    replace(Message, "close", close)
 
 
 def _keeps(name: str) -> None:

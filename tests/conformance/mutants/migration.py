@@ -134,3 +134,15 @@ def any_direction() -> None:
         return before(self, StateTransfer(wanted.direction & 1, 0), fds)
 
     replace(DeviceState, "set_device_state_fd", set_device_state_fd)
+
+
+@breaks("MIG-13", "a state that it has saved itself was refused")
+def never_loads() -> None:
+    """No state is loaded."""
+
+    def set_device_state_fd(before: Any, self: DeviceState, wanted: StateTransfer, fds: Any) -> Any:
+        if wanted.direction == StateTransfer.LOAD:
+            raise RefusedRequest("it cannot be loaded")
+        return before(self, wanted, fds)
+
+    replace(DeviceState, "set_device_state_fd", set_device_state_fd)

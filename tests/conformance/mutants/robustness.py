@@ -6,10 +6,11 @@ import time
 from typing import Any
 
 from tests.conformance.faults import SILENCE, breaks, replace
-from vhostd.errors import RefusedRequest
+from vhostd.errors import MalformedMessage, RefusedRequest
 from vhostd.vhost_user.dispatch import Dispatcher
 from vhostd.vhost_user.session import Session
 from vhostd.vhost_user.vring import Vring
+from vhostd.wire.channel import Channel
 
 KEPT: list[Any] = []
 DIED = "was ended by signal 9"
@@ -121,3 +122,30 @@ def dies_of_nonsense() -> None:
             die()
 
     replace(Dispatcher, "_handle", handle)
+
+
+@breaks("ROB-10", DIED)
+def order_matters() -> None:
+    """A ring that is not known well enough to be started ends the program."""
+    from vhostd.vhost_user.rings import Rings
+
+    def set_vring_kick(before: Any, self: Rings, *arguments: Any) -> Any:
+        try:
+            return before(self, *arguments)
+        except RefusedRequest:
+            die()
+
+    replace(Rings, "set_vring_kick", set_vring_kick)
+
+
+@breaks("ROB-14", DIED)
+def dies_of_noise() -> None:
+    """What is no message ends the program."""
+
+    async def receive(before: Any, self: Channel) -> Any:
+        try:
+            return await before(self)
+        except MalformedMessage:
+            die()
+
+    replace(Channel, "receive", receive)

@@ -70,8 +70,8 @@ class Queue:
 
     def add(
         self,
-        data: bytes | tuple[bytes, ...] = b"",
-        room: int | tuple[int, ...] = 0,
+        data: bytes | Sequence[bytes] = b"",
+        room: int | Sequence[int] = 0,
         *,
         indirect: bool = False,
     ) -> int:
@@ -161,7 +161,7 @@ class Queue:
         with suppress(FileExistsError):  # it is watched already
             self._watched.register(connection, select.EPOLLRDHUP)
 
-    async def request(self, data: bytes = b"", room: int = 0) -> bytes:
+    async def request(self, data: bytes | Sequence[bytes] = b"", room: int | Sequence[int] = 0) -> bytes:
         """Sends a chain, waits until it is used, and returns what the device wrote; raises as `used` does."""
         self.add(data, room)
         self.kick()

@@ -18,10 +18,10 @@ from pathlib import Path
 from pydantic import BaseModel
 
 import vhostd
-from vhostd.conformance.check import Check, Level
+from vhostd.conformance.check import Check
+from vhostd.conformance.document import Report, Verdict
 from vhostd.conformance.groups import GROUPS
-from vhostd.conformance.report import Report, Verdict
-from vhostd.conformance.runner import Outcome
+from vhostd.conformance.verdict import Level, Outcome
 
 CHECKOUT = Path(__file__).parents[1]
 TABLE = CHECKOUT / "contrib/peers.toml"

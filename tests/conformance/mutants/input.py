@@ -13,7 +13,7 @@ from vhostd.vhost_user.messages import ConfigSpace
 from vhostd.virtio.virtqueue import Virtqueue
 
 ID_NAME, EV_BITS, ABS_INFO = 0x01, 0x11, 0x12
-SELECT, SUBSEL, SIZE, UNION = 0, 1, 2, 8
+SIZE, UNION = 2, 8
 
 
 def answers(change: Any) -> None:

@@ -20,12 +20,9 @@ from vhostd.trace.replay import Replay
 from vhostd.vhost_user.messages import (
     BACK_END,
     GET_FEATURES,
-    GET_INFLIGHT_FD,
     GET_VRING_BASE,
     SET_BACKEND_REQ_FD,
-    SET_INFLIGHT_FD,
     SHARED_OBJECT_LOOKUP,
-    Inflight,
     SharedObject,
     VringState,
 )
@@ -37,13 +34,13 @@ PACKED = pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"
 
 
 async def talk(entries: list[AnyEntry], *, packed: bool = False) -> None:
-    """A front-end that does a bit of everything; its last request is not kicked for."""
+    """A front-end that does a bit of everything."""
     memory = SharedMemory(1 << 20)
     async with recorded(Echo(), entries, memory=True) as frontend:
-        await frontend.negotiate(packed=packed)
-        area, (fd,) = await frontend.call_for_fds(GET_INFLIGHT_FD, Inflight(0, 0, 2, 8))
+        await frontend.negotiate(packed=packed, inflight=True)
+        area, fd = await frontend.get_inflight(2, 8)
         with fd:
-            await frontend.call(SET_INFLIGHT_FD, area, fd)
+            await frontend.set_inflight(area, fd)
         await frontend.share(memory)
         queue = await frontend.start(memory, index=0, size=8)
         for i in range(10):

@@ -7,7 +7,7 @@ import random
 import struct
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,20 +17,27 @@ from tests.conftest import Run
 from tests.sessions import Echo, closed, connected, refused
 from vhostd.frontend import Frontend, Iommu, Postcopy, Queue, SharedMemory, raw_message
 from vhostd.frontend.memory import PAGE
+from vhostd.frontend.raw import NEED_REPLY, VERSION
 from vhostd.vhost_user import postcopy
 from vhostd.vhost_user.messages import (
     ADD_MEM_REG,
     GET_FEATURES,
     GET_PROTOCOL_FEATURES,
+    GET_VRING_BASE,
     POSTCOPY_ADVISE,
     POSTCOPY_END,
+    POSTCOPY_LISTEN,
     REM_MEM_REG,
     SET_MEM_TABLE,
+    SET_VRING_ADDR,
+    SET_VRING_BASE,
     SET_VRING_ENABLE,
     SET_VRING_KICK,
+    SET_VRING_NUM,
     MemoryRegion,
     MemoryTable,
     ProtocolFeature,
+    VringAddr,
     VringFd,
     VringState,
 )
@@ -40,6 +47,7 @@ from vhostd.virtio.vocabulary import Feature, mask
 from vhostd.wire.fds import Fd
 from vhostd.wire.rows import Empty
 
+ELSEWHERE = {"guest_addr": 0x9000_0000, "user_addr": 0x6F00_0000_0000}
 PACKED, SPLIT = True, False
 BY_DEFAULT = [choice.name for choice in CHOICES.values() if choice.by_default]
 OFFER = Offer([*BY_DEFAULT, "pagefault", "access-platform"])
@@ -512,6 +520,54 @@ def test_messages_out_of_turn_are_refused(run_async: Run) -> None:
                     assert await queue.request(b"here", 4) == b"here"
 
     run_async(main)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_messages_in_any_order_do_no_harm(
+    seed: int, run_async: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A ring runs now and then. The session goes on, or is closed, but not for a fault of ours."""
+    chance = random.Random(seed)
+
+    async def main() -> None:
+        with closing(SharedMemory(1 << 16)) as memory, closing(SharedMemory(1 << 16, **ELSEWHERE)) as more:
+            async with connected(Echo(), OFFER) as frontend:
+                await frontend.negotiate()
+                with closing(Queue(memory, 0, 16, frontend.features)) as queue:
+                    queue.add(b"echo", 4)
+                    setting = [(SET_VRING_NUM, VringState(0, 16)), (SET_VRING_BASE, VringState(0, 0))]
+                    table, region = MemoryTable((memory.region,)), bytes(8) + more.region.pack()
+                    messages: list[tuple[int, bytes, tuple[Fd, ...]]] = [
+                        *((row.request, payload.pack(), ()) for row, payload in setting),
+                        (SET_VRING_ADDR.request, address(queue).pack(), ()),
+                        (SET_VRING_KICK.request, bytes(8), (queue.kick_fd,)),
+                        (SET_VRING_ENABLE.request, VringState(0, 1).pack(), ()),
+                        (GET_VRING_BASE.request, bytes(8), ()),
+                        (POSTCOPY_LISTEN.request, b"", ()),
+                        (POSTCOPY_END.request, b"", ()),
+                        (SET_MEM_TABLE.request, table.pack(), (memory.fd,)),
+                        (SET_MEM_TABLE.request, bytes(8), ()),
+                        (ADD_MEM_REG.request, region, (more.fd,)),
+                        (REM_MEM_REG.request, region, ()),
+                        (REM_MEM_REG.request, bytes(8), ()),
+                    ]
+                    with suppress(ConnectionError):
+                        begin = [(each.request, b"", ()) for each in (POSTCOPY_ADVISE, POSTCOPY_LISTEN)]
+                        for number, payload, fds in [*begin, *chance.choices(messages, k=60)]:
+                            flags = VERSION | NEED_REPLY
+                            await frontend.send_raw(raw_message(number, payload, flags=flags), *fds)
+                            await asyncio.sleep(0)
+
+    run_async(main)
+    assert "fault of this program" not in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def address(queue: Queue) -> VringAddr:
+    """Where the ring lies, as the front-end tells it."""
+    memory, driver = queue.memory, queue.driver
+    desc, used, avail = map(memory.user, (driver.desc_addr, driver.used_addr, driver.avail_addr))
+    return VringAddr(queue.index, 0, desc, used, avail, 0)
 
 
 def test_to_advise_it_in_its_middle_ends_the_connection(run_async: Run) -> None:

@@ -41,9 +41,7 @@ class Device:
     negotiated: int = 0  # a mask: the bits of `features` that the driver accepted
     protocol_features: int = 0  # a mask: the vhost-user protocol features of the device's own `calls`
     link: Link = Link()  # to the front-end; it leads nowhere while there is none
-    keeps_memory: bool = (
-        False  # it uses `Chain.gather`: of that memory nothing can be taken back, or come late
-    )
+    keeps_memory: bool = False  # it uses `Chain.gather`: such memory cannot be taken back, nor come late
     generation: int = 0  # how often the config space has changed (2.5)
     state_version: int = 1  # of the format in which `save` gives the state; 2 once that has changed
     state_limit: int = 1 << 16  # bytes of a state that `load` takes at most

@@ -6,7 +6,7 @@ from vhostd.errors import MemoryLost
 from vhostd.fuzz.operation import Case, Connect
 from vhostd.fuzz.rig import Rig
 from vhostd.fuzz.target import Target
-from vhostd.fuzz.verdict import LEAK, Finding, ended, reports, spins
+from vhostd.fuzz.verdict import LEAK, SPINS, Finding, ended, reports, spins
 
 PATIENCE = 5.0  # seconds for an answer
 REPEATS = 4  # of a case that seems to leave something behind
@@ -17,11 +17,11 @@ class Execution:
 
     def __init__(self, target: Target, seconds: float = PATIENCE) -> None:
         self.target = target
-        self.rig = Rig(target, self._dial, seconds)
+        self.seconds = seconds
+        self.rig = Rig(target, self._dial)
         self._line: socket.socket | None = None  # a connection for the next case
         self.cases = self.starts = 0
         self.lines: list[str] = []  # what it has said in the last case
-        self._seconds = seconds
         self._may_end = self._spins = False
         self._most_fds = self._most_resident = 0
 
@@ -63,12 +63,13 @@ class Execution:
         """Looks whether it is busy with nothing, now that nobody is connected."""
         self._hang_up()
         if not self._spins and spins(self.target) and spins(self.target, 1.0):
-            return Finding("spins", "it keeps a processor busy while nobody is connected")
+            return Finding(SPINS, "it keeps a processor busy while nobody is connected")
         return None
 
     def _do(self, case: Case) -> None:
         self.cases += 1
         self.rig.is_stuck = False
+        self.rig.seconds = self.seconds
         for operation in case:
             if self.rig.is_open or isinstance(operation, Connect):
                 try:
@@ -84,7 +85,7 @@ class Execution:
 
     def _dial(self) -> socket.socket:
         sock, self._line = self._line, None
-        return sock or self.target.reach(self._seconds)
+        return sock or self.target.reach(self.seconds)
 
     def _hang_up(self) -> None:
         if self._line is not None:
@@ -103,7 +104,7 @@ class Execution:
             return found
         if not alive and self.target.status is None:
             self.stop()
-            return Finding("hang", f"no answer to GET_FEATURES on a new connection within {self._seconds:.0f} s")
+            return Finding("hang", f"no answer to GET_FEATURES on a new connection within {self.seconds:.0f} s")
         return None
 
     def _grown(self) -> Finding | None:

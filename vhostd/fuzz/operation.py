@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from vhostd.fuzz.rig import Rig
-from vhostd.vhost_user.messages import GET_FEATURES, REQUESTS
+from vhostd.vhost_user.messages import REQUESTS
 
 u8 = Annotated[int, Field(ge=0, lt=2**8)]
 u16 = Annotated[int, Field(ge=0, lt=2**16)]
@@ -87,11 +87,6 @@ class Send(_Operation):
         row = REQUESTS.get(self.request)
         return row.name if row else f"request {self.request}"
 
-    @property
-    def is_exact(self) -> bool:
-        """Whether it is sure which replies come after it."""
-        return self.size is None and (self.request != GET_FEATURES.request or not self.fds)
-
 
 class Await(_Operation):
     """Waits until the back-end has answered all messages."""
@@ -102,13 +97,13 @@ class Await(_Operation):
         rig.settle()
 
 
-class _RingOperation(_Operation):
+class RingOperation(_Operation):
     """Base of what a driver does to a ring."""
 
     ring: u8
 
 
-class Renew(_RingOperation):
+class Renew(RingOperation):
     """Lays a ring out again, empty, as after its driver's reset."""
 
     op: Literal["renew"] = "renew"
@@ -117,7 +112,7 @@ class Renew(_RingOperation):
         rig.renew(self.ring)
 
 
-class Descriptor(_RingOperation):
+class Descriptor(RingOperation):
     """Writes a descriptor. `following` is the next one's index, or the buffer's id in a packed ring."""
 
     op: Literal["descriptor"] = "descriptor"
@@ -132,7 +127,7 @@ class Descriptor(_RingOperation):
         rig.descriptor(self.ring, self.at, self.addr, self.length, self.flags, self.following)
 
 
-class Offer(_RingOperation):
+class Offer(RingOperation):
     """Makes a chain of `(addr, length, flags)` available. What is linked to what is as it should be."""
 
     op: Literal["offer"] = "offer"
@@ -151,7 +146,7 @@ class Offer(_RingOperation):
                     yield self.model_copy(update={"buffers": buffers})
 
 
-class Head(_RingOperation):
+class Head(RingOperation):
     """Makes a chain available by its head: any index of a split ring, any id of a packed one."""
 
     op: Literal["head"] = "head"
@@ -162,7 +157,7 @@ class Head(_RingOperation):
         rig.head(self.ring, self.head)
 
 
-class Jump(_RingOperation):
+class Jump(RingOperation):
     """Advances the avail index of a split ring, whatever is there; marks as many of a packed ring."""
 
     op: Literal["jump"] = "jump"
@@ -176,7 +171,7 @@ class Jump(_RingOperation):
             yield self.model_copy(update={"count": 1})
 
 
-class Wish(_RingOperation):
+class Wish(RingOperation):
     """Says when the driver wants interrupts: an index or a position, and the flags of a packed ring."""
 
     op: Literal["wish"] = "wish"
@@ -188,7 +183,7 @@ class Wish(_RingOperation):
         rig.wish(self.ring, self.position, self.flags)
 
 
-class Kick(_RingOperation):
+class Kick(RingOperation):
     """Kicks so many times."""
 
     op: Literal["kick"] = "kick"

@@ -37,10 +37,10 @@ class Rig:
     what was noticed: kinds of replies, and ends of connections.
     """
 
-    def __init__(self, target: Target, dial: Callable[[], socket.socket], seconds: float) -> None:
+    def __init__(self, target: Target, dial: Callable[[], socket.socket]) -> None:
         self._target = target
         self._dial = dial
-        self._seconds = seconds
+        self.seconds = 5.0  # for an answer
         self.messages = self.ring_operations = 0
         self.signals: set[tuple[object, ...]] = set()
         self.is_stuck = False  # it has not answered while it should
@@ -117,7 +117,7 @@ class Rig:
 
     def flush(self) -> None:
         """Hands all messages to the kernel, and takes what was answered meanwhile."""
-        patience = Patience(self._seconds, self._target.pid)
+        patience = Patience(self.seconds, self._target.pid)
         while self._outbox and self._line is not None and self._line.is_open:
             fds = [fd.fileno() for fd in self._rights if fd]
             try:
@@ -146,7 +146,7 @@ class Rig:
         if not self._is_exact and self._line is not None and self.is_open:
             with suppress(OSError):
                 self._line.socket.shutdown(socket.SHUT_WR)
-        patience = Patience(self._seconds, self._target.pid)
+        patience = Patience(self.seconds, self._target.pid)
         while self.is_open and not (self._is_exact and self._answers >= self._expected):
             if not self._wait(patience):
                 break

@@ -11,6 +11,7 @@ REPORTS = re.compile(
     r"ERROR: \w+Sanitizer|runtime error:|WARNING: \w+Sanitizer|panicked at|^panic: |^Traceback \(most"
 )
 LEAK = 16 << 20  # bytes that one case may leave behind
+SPINS = "spins"  # the kind of a finding that shows only when nobody is connected
 WATCHED = 0.25  # seconds for which a process is watched that should be idle
 SPINNING = 0.8  # of these it may use
 

@@ -1,0 +1,185 @@
+"""A run of many cases: counts what was done, minimises what is found, and keeps what was new."""
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+from vhostd.errors import SetupError
+from vhostd.fuzz.corpus import Corpus, save
+from vhostd.fuzz.execution import Execution
+from vhostd.fuzz.grammar import Grammar, Scope
+from vhostd.fuzz.minimise import Minimiser
+from vhostd.fuzz.operation import Case
+from vhostd.fuzz.script import script
+from vhostd.fuzz.target import Target
+from vhostd.fuzz.traits import learn
+from vhostd.fuzz.verdict import SPINS, Finding
+
+IDLE = 64  # so many cases from one look at the idle back-end to the next
+REPORTED = 5.0  # seconds between two reports
+MINIMISING = 60.0  # seconds for one finding at most
+RECENT = 16  # cases before a finding that may have prepared it
+GROWTH = 64 << 20  # bytes by which a back-end may grow, beside twice what it had after its first cases
+
+
+class Plan(NamedTuple):
+    """What is to be run: `cases` cases, or as many as `seconds` allow; of each `jobs`, the one with number `job`."""
+
+    command: str
+    seed: int
+    scope: Scope
+    cases: int | None
+    seconds: float | None
+    corpus: Path | None
+    findings: Path
+    job: int = 0
+    jobs: int = 1
+
+
+class Found(NamedTuple):
+    """A finding as it is reported. Its files are named; without a `script` it could not be done again."""
+
+    number: int
+    finding: Finding
+    operations: tuple[str, ...]
+    script: Path | None
+    case: Path
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What two findings that are the same have in common."""
+        return (self.finding.kind, *(sorted(set(self.operations)) if self.script else ()))
+
+
+class Progress(NamedTuple):
+    """What was done so far."""
+
+    cases: int = 0
+    messages: int = 0
+    ring_operations: int = 0
+    starts: int = 0
+    stuck: int = 0
+
+    def __add__(self, other: object) -> "Progress":
+        assert isinstance(other, Progress)
+        return Progress(*map(sum, zip(self, other, strict=True)))
+
+
+Report = Callable[[Progress | Found], None]
+
+
+class Campaign:
+    """Runs the cases of one job."""
+
+    def __init__(self, plan: Plan, folder: Path, report: Report) -> None:
+        """`folder` is for the back-end's socket; `report` hears of progress and findings."""
+        self._plan = plan
+        self._report = report
+        self._corpus = Corpus(plan.corpus)
+        self._execution = Execution(Target(plan.command, folder))
+        self._recent: list[Case] = []
+        self._stuck = 0
+        self._first_resident = 0
+
+    def run(self) -> None:
+        """Runs them all. Raises SetupError if the back-end cannot be started."""
+        try:
+            self._execution.learn()
+            traits = learn(self._execution.target, self._execution.seconds)
+            grammar = Grammar(self._plan.seed, traits, self._plan.scope, self._corpus.cases)
+            told = time.monotonic()
+            for number in self._numbers():
+                self._case(number, grammar.case(number))
+                if time.monotonic() - told > REPORTED:
+                    told = time.monotonic()
+                    self._report(self._progress())
+        finally:
+            self._execution.stop()
+        self._report(self._progress())
+
+    @staticmethod
+    def alone(command: str, case: Case, folder: Path) -> Finding | None:
+        """Runs one case, in a back-end that has had no other."""
+        execution = Execution(Target(command, folder))
+        try:
+            execution.learn()
+            return execution.alone(case)
+        finally:
+            execution.stop()
+
+    def _numbers(self) -> Iterator[int]:
+        end = None if self._plan.seconds is None else time.monotonic() + self._plan.seconds
+        for number in count(self._plan.job, self._plan.jobs):
+            if (end and time.monotonic() >= end) or (self._plan.cases and number >= self._plan.cases):
+                return
+            yield number
+
+    def _case(self, number: int, case: Case) -> None:
+        execution = self._execution
+        starts = execution.starts
+        execution.rig.signals.clear()
+        found = execution.run(case)
+        self._stuck += execution.rig.is_stuck
+        if execution.starts != starts:
+            self._recent = []
+        if not found and execution.cases % IDLE == 0:
+            found = execution.idles() or self._growth()
+        if found:
+            self._found(number, case, found)
+        elif self._corpus.is_new(execution.rig.signals, execution.lines):
+            self._corpus.add(case)
+        self._recent = [*self._recent, case][-RECENT:]
+
+    def _growth(self) -> Finding | None:
+        """Whether it has grown without bound since its first cases."""
+        now = self._execution.target.resident()
+        if not self._recent or not self._first_resident:
+            self._first_resident = now
+        if now <= 2 * self._first_resident + GROWTH:
+            return None
+        before, self._first_resident = self._first_resident, now
+        return Finding("growth", f"grown from {before >> 20} to {now >> 20} MiB")
+
+    def _found(self, number: int, case: Case, found: Finding) -> None:
+        """Minimises, writes and reports a finding, unless it is one that was reported before."""
+        whole = next((each for each in (case, self._with_recent(case)) if self._fails(each, found, alone=True)), None)
+        if whole is None:
+            self._tell(number, found, case, done_again=False)
+            return
+        end = time.monotonic() + MINIMISING
+        self._execution.seconds, seconds = min(1.0, self._execution.seconds), self._execution.seconds
+        least = Minimiser(
+            lambda less: self._fails(less, found), lambda: time.monotonic() < end
+        ).minimise(whole)
+        self._execution.seconds = seconds
+        done_again = self._fails(least, found, alone=True)
+        self._tell(number, found, least if done_again else whole, done_again=True)
+
+    def _with_recent(self, case: Case) -> Case:
+        return tuple(operation for each in (*self._recent, case) for operation in each)
+
+    def _fails(self, case: Case, found: Finding, *, alone: bool = False) -> bool:
+        run = self._execution.alone if alone else self._execution.run
+        again = run(case)
+        if again is None and found.kind == SPINS and self._execution.target.status is None:
+            again = self._execution.idles()
+        return again is not None and again.kind == found.kind
+
+    def _tell(self, number: int, found: Finding, case: Case, *, done_again: bool) -> None:
+        path = save(case, self._plan.findings, "finding")
+        written = None
+        if done_again:
+            written = path.with_suffix(".py")
+            try:
+                written.write_text(script(case, found, self._plan.command, written.name))
+            except OSError as error:
+                raise SetupError(f"{written}: {error.strerror}") from None
+        self._report(Found(number, found, tuple(each.name for each in case), written, path))
+
+    def _progress(self) -> Progress:
+        rig = self._execution.rig
+        return Progress(
+            self._execution.cases, rig.messages, rig.ring_operations, self._execution.starts, self._stuck
+        )

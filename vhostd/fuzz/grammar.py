@@ -145,11 +145,13 @@ class _Author:
         return self._mutation.broken(message)
 
     def _hostile_messages(self) -> Iterator[Operation]:
-        """Messages, most of them wrong in one place."""
-        for _ in range(self._random.randint(4, 40)):
+        """Messages, most of them wrong in one place. Many a one ends the connection, so there is another soon."""
+        for _ in range(self._random.randint(4, 32)):
             message = self._any_message()
             yield self._hostile(message) if self._random.random() < 0.8 else message
         yield Await()
+        if self._random.random() < 0.5:
+            yield from self._set_up()
 
     def _replace_memory(self) -> Iterator[Operation]:
         """Another table of memory while requests are in flight."""

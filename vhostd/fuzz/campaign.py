@@ -8,24 +8,27 @@ from typing import NamedTuple
 
 from vhostd.errors import SetupError
 from vhostd.fuzz.corpus import Corpus, save
-from vhostd.fuzz.execution import Execution
+from vhostd.fuzz.execution import PATIENCE, Execution
 from vhostd.fuzz.grammar import Grammar, Scope
 from vhostd.fuzz.minimise import Minimiser
 from vhostd.fuzz.operation import Case
 from vhostd.fuzz.script import script
 from vhostd.fuzz.target import Target
-from vhostd.fuzz.traits import learn
 from vhostd.fuzz.verdict import SPINS, Finding
 
 IDLE = 64  # so many cases from one look at the idle back-end to the next
 REPORTED = 5.0  # seconds between two reports
 MINIMISING = 60.0  # seconds for one finding at most
 RECENT = 16  # cases before a finding that may have prepared it
+MOST = 20  # findings of one job, which ends then
 GROWTH = 64 << 20  # bytes by which a back-end may grow, beside twice what it had after its first cases
 
 
 class Plan(NamedTuple):
-    """What is to be run: `cases` cases, or as many as `seconds` allow; of each `jobs`, the one with number `job`."""
+    """What is to be run: `cases` cases, or as many as `seconds` allow; of each `jobs`, the one with number `job`.
+
+    `patience` is how many seconds an answer may take. A job ends with its finding number `most`.
+    """
 
     command: str
     seed: int
@@ -36,6 +39,8 @@ class Plan(NamedTuple):
     findings: Path
     job: int = 0
     jobs: int = 1
+    patience: float = PATIENCE
+    most: int = MOST
 
 
 class Found(NamedTuple):
@@ -78,16 +83,15 @@ class Campaign:
         self._plan = plan
         self._report = report
         self._corpus = Corpus(plan.corpus)
-        self._execution = Execution(Target(plan.command, folder))
+        self._execution = Execution(Target(plan.command, folder), plan.patience)
         self._recent: list[Case] = []
-        self._stuck = 0
+        self._stuck = self._told = 0
         self._first_resident = 0
 
     def run(self) -> None:
         """Runs them all. Raises SetupError if the back-end cannot be started."""
         try:
-            self._execution.learn()
-            traits = learn(self._execution.target, self._execution.seconds)
+            traits = self._execution.learn()
             grammar = Grammar(self._plan.seed, traits, self._plan.scope, self._corpus.cases)
             told = time.monotonic()
             for number in self._numbers():
@@ -112,7 +116,8 @@ class Campaign:
     def _numbers(self) -> Iterator[int]:
         end = None if self._plan.seconds is None else time.monotonic() + self._plan.seconds
         for number in count(self._plan.job, self._plan.jobs):
-            if (end and time.monotonic() >= end) or (self._plan.cases and number >= self._plan.cases):
+            is_late = end is not None and time.monotonic() >= end
+            if is_late or (self._plan.cases and number >= self._plan.cases) or self._told == self._plan.most:
                 return
             yield number
 
@@ -148,14 +153,21 @@ class Campaign:
         if whole is None:
             self._tell(number, found, case, done_again=False)
             return
+        least = self._minimised(whole, found, alone=False)
+        if not self._fails(least, found, alone=True):  # what earlier cases had left behind played a part
+            least = self._minimised(whole, found, alone=True)
+        self._tell(number, found, least, done_again=True)
+
+    def _minimised(self, case: Case, found: Finding, *, alone: bool) -> Case:
         end = time.monotonic() + MINIMISING
-        self._execution.seconds, seconds = min(1.0, self._execution.seconds), self._execution.seconds
-        least = Minimiser(
-            lambda less: self._fails(less, found), lambda: time.monotonic() < end
-        ).minimise(whole)
-        self._execution.seconds = seconds
-        done_again = self._fails(least, found, alone=True)
-        self._tell(number, found, least if done_again else whole, done_again=True)
+        execution = self._execution
+        execution.seconds, seconds = min(1.0, execution.seconds), execution.seconds
+        minimiser = Minimiser(
+            lambda less: self._fails(less, found, alone=alone), lambda: time.monotonic() < end
+        )
+        least = minimiser.minimise(case)
+        execution.seconds = seconds
+        return least
 
     def _with_recent(self, case: Case) -> Case:
         return tuple(operation for each in (*self._recent, case) for operation in each)
@@ -176,6 +188,7 @@ class Campaign:
                 written.write_text(script(case, found, self._plan.command, written.name))
             except OSError as error:
                 raise SetupError(f"{written}: {error.strerror}") from None
+        self._told += 1
         self._report(Found(number, found, tuple(each.name for each in case), written, path))
 
     def _progress(self) -> Progress:

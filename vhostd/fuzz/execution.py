@@ -2,12 +2,15 @@
 
 import socket
 
-from vhostd.errors import MemoryLost
+from vhostd.errors import MemoryLost, SetupError
 from vhostd.fuzz.operation import Case, Connect
+from vhostd.fuzz.patience import Patience
 from vhostd.fuzz.rig import Rig
 from vhostd.fuzz.target import Target
+from vhostd.fuzz.traits import Traits, learn
 from vhostd.fuzz.verdict import LEAK, SPINS, Finding, ended, reports, spins
 
+START = 30.0  # seconds for a start
 PATIENCE = 5.0  # seconds for an answer
 REPEATS = 4  # of a case that seems to leave something behind
 
@@ -22,25 +25,37 @@ class Execution:
         self._line: socket.socket | None = None  # a connection for the next case
         self.cases = self.starts = 0
         self.lines: list[str] = []  # what it has said in the last case
-        self._may_end = self._spins = False
+        self._usual_end: int | None = None  # its status, if it serves a single front-end
+        self._spins = False
         self._most_fds = self._most_resident = 0
 
     def begin(self) -> None:
         """Starts the back-end, if it does not run. Raises SetupError."""
         if self.target.status is not None:
+            self._hang_up()
             self.target.start()
             self.starts += 1
+            try:
+                self._line = self.target.reach(START)
+            except OSError as error:
+                raise SetupError(f"the back-end does not serve: {error}: {self.target.last_words()}") from None
             self._most_fds = self.target.fds()
             self._most_resident = self.target.resident()
             self.target.said()
 
-    def learn(self) -> None:
-        """Finds out how it behaves when nothing is wrong: after a front-end has gone, and with nothing to do."""
+    def learn(self) -> Traits:
+        """Finds out what it offers, and how it behaves when nothing is wrong.
+
+        That is after a front-end has gone, and with nothing to do. Raises SetupError if it does not serve.
+        """
         self.begin()
-        self._dial().close()
-        self._may_end = self.target.ends_within(0.5) and self.target.status == 0
+        traits = learn(self._dial(), Patience(self.seconds, self.target.pid))
+        if self.target.ends_within(0.5):
+            self._usual_end = self.target.status
         self.begin()
+        self._hang_up()
         self._spins = spins(self.target)
+        return traits
 
     def run(self, case: Case) -> Finding | None:
         """Runs a case to its end, or until something is found."""
@@ -50,9 +65,10 @@ class Execution:
         if found or self.target.status is not None:
             return found
         grown = self._grown()
-        if grown and self._keeps_growing(case):
-            return grown
-        return None
+        if grown is None or not self._keeps_growing(case, grown.kind):
+            return None
+        self.stop()  # so that it does not go on with what it has kept
+        return grown
 
     def alone(self, case: Case) -> Finding | None:
         """Runs a case in a back-end that has had no other."""
@@ -100,11 +116,11 @@ class Execution:
         except OSError:
             alive = False
         self.lines = self.target.said()
-        if found := reports(self.lines) or ended(self.target, may_end=self._may_end, lines=self.lines):
+        if found := reports(self.lines) or ended(self.target, self._usual_end, self.lines):
             return found
         if not alive and self.target.status is None:
             self.stop()
-            return Finding("hang", f"no answer to GET_FEATURES on a new connection within {self.seconds:.0f} s")
+            return Finding("hang", f"no answer to GET_FEATURES on a new connection within {self.seconds:g} s")
         return None
 
     def _grown(self) -> Finding | None:
@@ -119,10 +135,13 @@ class Execution:
             return Finding("memory", f"{heavier >> 20} MiB more than before it")
         return None
 
-    def _keeps_growing(self, case: Case) -> bool:
+    def _keeps_growing(self, case: Case, kind: str) -> bool:
         """Whether the case leaves something behind each time."""
         for _ in range(REPEATS):
             self._do(case)
-            if self._judge() or self.target.status is not None or not self._grown():
+            if self._judge() or self.target.status is not None:
+                return False
+            grown = self._grown()
+            if grown is None or grown.kind != kind:
                 return False
         return True

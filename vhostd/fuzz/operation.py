@@ -18,6 +18,18 @@ u32 = Annotated[int, Field(ge=0, lt=2**32)]
 u64 = Annotated[int, Field(ge=0, lt=2**64)]
 
 
+def _with_less(data: bytes) -> Iterator[bytes]:
+    """The data with zeros in one place: all of it, then a half, down to four bytes."""
+    width, done = len(data), {data}
+    while width >= 4:
+        for at in range(0, len(data), width):
+            less = data[:at] + bytes(len(data[at : at + width])) + data[at + width :]
+            if less not in done:
+                done.add(less)
+                yield less
+        width = 4 if 4 < width < 8 else width // 2
+
+
 class _Operation(BaseModel):
     """Base of all operations. `NUMBERS` are the fields that may be 0 in a simpler one."""
 
@@ -76,11 +88,8 @@ class Send(_Operation):
             yield self.model_copy(update={"fds": self.fds[:-1]})
         if self.flags != 1:
             yield self.model_copy(update={"flags": 1})
-        width = 8 if len(self.payload) % 8 == 0 else 4
-        for at in range(0, len(self.payload), width):
-            if any(self.payload[at : at + width]):
-                rest = self.payload[at + width :]
-                yield self.model_copy(update={"payload": self.payload[:at] + bytes(width) + rest})
+        for payload in _with_less(self.payload):
+            yield self.model_copy(update={"payload": payload})
 
     @property
     def name(self) -> str:
@@ -208,10 +217,8 @@ class Write(_Operation):
         rig.write(self.addr, self.data)
 
     def simpler(self) -> Iterator[Self]:
-        for at in range(0, len(self.data), 4):
-            if any(self.data[at : at + 4]):
-                data = self.data[:at] + bytes(len(self.data[at : at + 4])) + self.data[at + 4 :]
-                yield self.model_copy(update={"data": data})
+        for data in _with_less(self.data):
+            yield self.model_copy(update={"data": data})
 
 
 class Resize(_Operation):

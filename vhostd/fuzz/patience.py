@@ -1,39 +1,40 @@
 """How long something may take, on a machine that has other things to do."""
 
-import os
-import time
+import select
 
-MOST = 10.0  # times the wall-clock time that is waited at most
+TURN = 0.01  # seconds
 
 
 class Patience:
-    """So many seconds; then as many again, without those in which either process waited for a processor.
+    """So many seconds, counted in turns of waiting, without those in which the process waited for a processor.
 
-    So what is in time costs no look at /proc, and a busy machine gives no false alarm.
+    On a busy machine the turns come late, and so does the end of the patience. What is in time costs nothing.
     """
 
     def __init__(self, seconds: float, pid: int) -> None:
-        self._seconds = seconds
-        self._processes = (pid, os.getpid())
-        self._begin = time.monotonic()
-        self._waited: float | None = None  # until the second time has begun
+        self._left = seconds
+        self._pid = pid
+        self._waited: float | None = None  # by the process, when the first turn was over
 
-    @property
-    def left(self) -> float:
-        """Seconds that are left at least."""
-        wall = time.monotonic() - self._begin
-        if wall < self._seconds:
-            return self._seconds - wall
-        waits = sum(map(_waited, self._processes))
+    def wait(self, poll: select.poll) -> bool:
+        """Waits for one turn, or until one of the fds of `poll` is ready; whether one is."""
+        if poll.poll(TURN * 1000):
+            return True
+        self._left -= TURN
         if self._waited is None:
-            self._waited = waits
-        allowed = 2 * self._seconds + waits - self._waited
-        return max(0.0, min(allowed, self._seconds * MOST) - wall)
+            self._waited = _waited(self._pid)
+        return False
 
     @property
     def is_over(self) -> bool:
         """Whether it has taken too long."""
-        return self.left <= 0
+        if self._left > 0:
+            return False
+        if self._waited is not None:
+            waited = _waited(self._pid)
+            self._left += waited - self._waited
+            self._waited = waited
+        return self._left <= 0
 
 
 def _waited(pid: int) -> float:

@@ -170,7 +170,7 @@ class Rig:
         listeners = [each for each in (self._line, *self._channels.values()) if each and each.is_open]
         for each in listeners:
             poll.register(each.socket, select.POLLIN | (events if each is self._line else 0))
-        if not poll.poll(patience.left * 1000) and patience.is_over:
+        if not patience.wait(poll) and patience.is_over:
             self.is_stuck = True
             if self._line is not None:
                 self._line.is_open = False

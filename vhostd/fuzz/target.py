@@ -11,31 +11,35 @@ from pathlib import Path
 
 from vhostd.errors import SetupError
 from vhostd.fuzz.patience import Patience
+from vhostd.host.syscall import PRCTL, syscall
 from vhostd.vhost_user.messages import GET_FEATURES
 from vhostd.wire.framing import HEADER, VERSION
 from vhostd.wire.rows import U64
 
-SOCKET = "{socket}"
-START = 30.0  # seconds until it listens
+SOCKET, FOLDER = "{socket}", "{folder}"
 END = 5.0  # seconds from SIGTERM to SIGKILL
-TURN = 0.005  # seconds between two looks at what tells nobody of itself
+PR_SET_PDEATHSIG = 1
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Target:
-    """Starts the command in `folder`, as often as it takes, and connects to it."""
+    """Starts the command in `folder`, as often as it takes, and connects to it.
+
+    In the command, {socket} is the path of its socket, and {folder} the folder.
+    """
 
     def __init__(self, command: str, folder: Path) -> None:
         """Raises SetupError for a command that names no socket."""
         if SOCKET not in command:
             raise SetupError(f"the command has no {SOCKET}, which is where its socket is named: {command}")
         self._path = folder / "socket"
-        self._words = [word.replace(SOCKET, str(self._path)) for word in shlex.split(command)]
-        self._folder = folder
+        places = {SOCKET: str(self._path), FOLDER: str(folder)}
+        self._words = [_replaced(word, places) for word in shlex.split(command)]
         self._errors = folder / "stderr"
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
+        self._end = select.poll()  # tells of the process's end
 
     @property
     def pid(self) -> int:
@@ -48,30 +52,26 @@ class Target:
         return self._process.poll() if self._process else 0
 
     def start(self) -> None:
-        """Starts it, and waits until it listens. Raises SetupError if it does not come to that."""
+        """Starts it anew. It may take a while until it can be reached. Raises SetupError."""
         self.stop()
-        self._path.unlink(missing_ok=True)
         self._errors.write_bytes(b"")
+        for path in self._sockets():
+            path.unlink()
         with open(self._errors, "ab") as errors:
             try:
                 self._process = subprocess.Popen(
                     self._words,
-                    cwd=self._folder,
                     stdin=subprocess.DEVNULL,
                     stdout=errors,
                     stderr=errors,
                     start_new_session=True,
+                    preexec_fn=_end_with_us,
                 )
             except OSError as error:
                 raise SetupError(f"{self._words[0]} cannot be started: {error.strerror}") from None
         self._pidfd = os.pidfd_open(self.pid)
-        patience = Patience(START, self.pid)
-        while not _listens(self._path):
-            if self.status is not None:
-                raise SetupError(f"{self._words[0]} has ended before it listened: {self.last_words()}")
-            if patience.is_over:
-                raise SetupError(f"{self._words[0]} does not listen at {self._path}")
-            self.ends_within(TURN)
+        self._end = select.poll()
+        self._end.register(self._pidfd, select.POLLIN)
 
     def stop(self) -> None:
         """Ends it, and all that it has started; idempotent."""
@@ -88,16 +88,14 @@ class Target:
 
     def ends_within(self, seconds: float) -> bool:
         """Waits so long for its end; whether it has ended."""
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
+        return bool(self._end.poll(seconds * 1000))
 
     def dial(self) -> socket.socket:
         """A connection to it. Raises OSError if it does not take one now."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)
         try:
-            sock.connect(str(self._path))
+            sock.connect(str(next(iter(self._sockets()), self._path)))
         except OSError:
             sock.close()
             raise
@@ -120,10 +118,13 @@ class Target:
                 pass
             if sock is not None:
                 sock.close()
-            if patience.is_over:
+            if not patience.wait(self._end) and patience.is_over:
                 raise TimeoutError("no answer to GET_FEATURES")
-            self.ends_within(TURN)
         raise ConnectionResetError("the process has ended")
+
+    def _sockets(self) -> list[Path]:
+        """Its socket, or what it has made of the path: some add a number."""
+        return sorted(self._path.parent.glob(f"{self._path.name}*"))
 
     # --- What can be seen of it ---------------------------------------------------------------------------
 
@@ -160,18 +161,22 @@ class Target:
         return (self.said() or ["it said nothing"])[-1]
 
 
-def _listens(path: Path) -> bool:
-    """Asks the kernel, since a connection would be noticed. A socket that is there may not listen yet."""
-    name = str(path)
-    with open("/proc/net/unix") as file:
-        return any(line.split()[3] == "00010000" and line.rstrip().endswith(name) for line in file)
+def _replaced(word: str, places: dict[str, str]) -> str:
+    for place, path in places.items():
+        word = word.replace(place, path)
+    return word
+
+
+def _end_with_us() -> None:
+    """Runs in the child, before its program: the kernel is to end it with its parent."""
+    syscall(PRCTL, PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _is_served(sock: socket.socket, patience: Patience) -> bool:
     sock.send(HEADER.pack(GET_FEATURES.request, VERSION, 0))
     poll = select.poll()
     poll.register(sock, select.POLLIN)
-    while not poll.poll(patience.left * 1000):
+    while not patience.wait(poll):
         if patience.is_over:
             return False
     return bool(sock.recv(HEADER.size + U64.SIZE))

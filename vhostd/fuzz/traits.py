@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from vhostd.errors import SetupError
 from vhostd.fuzz.patience import Patience
-from vhostd.fuzz.target import Target
 from vhostd.vhost_user.messages import (
     GET_FEATURES,
     GET_PROTOCOL_FEATURES,
@@ -31,11 +30,10 @@ class Traits(NamedTuple):
     queues: int
 
 
-def learn(target: Target, seconds: float) -> Traits:
-    """Asks a back-end that runs. Raises SetupError if it does not answer."""
-    patience = Patience(seconds, target.pid)
+def learn(sock: socket.socket, patience: Patience) -> Traits:
+    """Asks on a fresh connection, and closes it. Raises SetupError if there is no answer."""
     try:
-        with target.dial() as sock:
+        with sock:
             features = _ask(sock, patience, GET_FEATURES)
             protocol = _ask(sock, patience, GET_PROTOCOL_FEATURES) if features & PROTOCOL else 0
             _tell(sock, SET_OWNER)
@@ -56,9 +54,13 @@ def _tell(sock: socket.socket, row: Row[Any, Any], payload: bytes = b"") -> None
 def _ask(sock: socket.socket, patience: Patience, row: Row[Any, Any]) -> int:
     _tell(sock, row)
     data = b""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
     while len(data) < HEADER.size + U64.SIZE:
-        if not select.select([sock], [], [], patience.left)[0] and patience.is_over:
-            raise TimeoutError(f"no answer to {row}")
+        if not patience.wait(poll):
+            if patience.is_over:
+                raise TimeoutError(f"no answer to {row}")
+            continue
         if not (piece := sock.recv(HEADER.size + U64.SIZE - len(data))):
             raise ConnectionResetError(f"it closes the connection after {row}")
         data += piece

@@ -10,6 +10,7 @@ from vhostd.fuzz.target import Target
 REPORTS = re.compile(
     r"ERROR: \w+Sanitizer|runtime error:|WARNING: \w+Sanitizer|panicked at|^panic: |^Traceback \(most"
 )
+GROWING = ("fds", "memory")  # kinds that show only when a case is done again and again
 LEAK = 16 << 20  # bytes that one case may leave behind
 SPINS = "spins"  # the kind of a finding that shows only when nobody is connected
 WATCHED = 0.25  # seconds for which a process is watched that should be idle
@@ -31,10 +32,10 @@ def reports(lines: Sequence[str]) -> Finding | None:
     return None
 
 
-def ended(target: Target, *, may_end: bool, lines: Sequence[str]) -> Finding | None:
-    """That it has ended, though nobody told it to. One that serves one front-end `may_end` with status 0."""
+def ended(target: Target, usual: int | None, lines: Sequence[str]) -> Finding | None:
+    """That it has ended, though nobody told it to; unless with the status that is `usual` when a front-end goes."""
     status = target.status
-    if status is None or (may_end and status == 0):
+    if status is None or status == usual:
         return None
     said = f": {lines[-1]}" if lines else ""
     if status < 0:

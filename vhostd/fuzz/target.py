@@ -33,7 +33,7 @@ class Target:
         """Raises SetupError for a command that names no socket."""
         if SOCKET not in command:
             raise SetupError(f"the command has no {SOCKET}, which is where its socket is named: {command}")
-        self._path = folder / "socket"
+        self._path = folder / "vhost.sock"
         places = {SOCKET: str(self._path), FOLDER: str(folder)}
         self._words = [_replaced(word, places) for word in shlex.split(command)]
         self._errors = folder / "stderr"
@@ -124,7 +124,7 @@ class Target:
 
     def _sockets(self) -> list[Path]:
         """Its socket, or what it has made of the path: some add a number."""
-        return sorted(self._path.parent.glob(f"{self._path.name}*"))
+        return sorted(path for path in self._path.parent.glob(f"{self._path.name}*") if path.is_socket())
 
     # --- What can be seen of it ---------------------------------------------------------------------------
 

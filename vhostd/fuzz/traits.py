@@ -15,6 +15,7 @@ from vhostd.vhost_user.messages import (
     SET_PROTOCOL_FEATURES,
     ProtocolFeature,
 )
+from vhostd.virtio.vocabulary import Feature, mask
 from vhostd.wire.framing import HEADER, VERSION
 from vhostd.wire.rows import U64, Row
 
@@ -37,7 +38,7 @@ def learn(sock: socket.socket, patience: Patience) -> Traits:
             features = _ask(sock, patience, GET_FEATURES)
             protocol = _ask(sock, patience, GET_PROTOCOL_FEATURES) if features & PROTOCOL else 0
             _tell(sock, SET_OWNER)
-            _tell(sock, SET_FEATURES, U64(features & PROTOCOL).pack())
+            _tell(sock, SET_FEATURES, U64(features & (PROTOCOL | mask(Feature.VERSION_1))).pack())
             if not GET_QUEUE_NUM.exists(protocol):
                 return Traits(features, protocol, QUEUES)
             agreed = protocol & (1 << ProtocolFeature.MQ)

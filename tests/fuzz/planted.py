@@ -1,4 +1,4 @@
-"""A tiny back-end that shares no code with vhostd, and has one fault, by its name: planted.py SOCKET FAULT."""
+"""A tiny back-end that shares no code with vhostd, and has a fault of this name: planted.py SOCKET FAULT."""
 
 import array
 import mmap
@@ -32,12 +32,13 @@ class Planted:
 
     def serve(self, sock: socket.socket) -> None:
         while True:
-            ready = select.select([sock, *([self.kick] if self.kick >= 0 else [])], [], [])[0]
+            kicks = [self.kick] if self.kick >= 0 else []
+            ready: list[int] = select.select([sock.fileno(), *kicks], [], [])[0]
             if self.kick in ready:
                 with suppress(BlockingIOError):
                     os.read(self.kick, 8)
                 self.look()
-            if sock in ready and not self.message(sock):
+            if sock.fileno() in ready and not self.message(sock):
                 break
 
     def reset(self) -> None:

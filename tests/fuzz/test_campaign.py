@@ -26,7 +26,17 @@ def run(fault: str, folder: Path, cases: int = 60) -> tuple[list[Found], Progres
         else:
             progress = said
 
-    plan = Plan(command(fault), 7, Scope(), cases, None, None, folder, patience=0.1 if fault == "hang" else 1.0, most=1)
+    plan = Plan(
+        command(fault),
+        7,
+        Scope(),
+        cases,
+        None,
+        None,
+        folder,
+        patience=0.1 if fault == "hang" else 1.0,
+        most=1,
+    )
     Campaign(plan, folder, hear).run()
     return found, progress
 

@@ -31,9 +31,7 @@ from vhostd.wire.rows import Empty
         (Empty, 0, []),
     ],
 )
-def test_the_fields_of_each_payload_are_known(
-    layout: type, size: int, fields: list[tuple[int, int]]
-) -> None:
+def test_the_fields_of_each_payload_are_known(layout: type, size: int, fields: list[tuple[int, int]]) -> None:
     assert spans(layout, size) == fields
 
 

@@ -35,7 +35,9 @@ class Finding(BaseModel):
 
 
 class Report(BaseModel):
-    """A run. `ring_operations` are descriptors, indices, event wishes and kicks; `stuck` connections had no answer."""
+    """A run. `ring_operations` are descriptors, indices, event wishes and kicks; `stuck` are connections
+    that had no answer.
+    """
 
     seed: int
     seconds: float
@@ -51,20 +53,33 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exec", metavar="COMMAND", required=True, help="the back-end, with {socket} for its socket's path"
     )
-    parser.add_argument("--seed", metavar="N", type=int, help="the seed of all cases; by default a random one")
+    parser.add_argument(
+        "--seed", metavar="N", type=int, help="the seed of all cases; by default a random one"
+    )
     limit = parser.add_mutually_exclusive_group()
-    limit.add_argument("--time", metavar="TIME", type=_time, default=60.0, help="how long, such as 90s, 5min, 1h (60s)")
+    limit.add_argument(
+        "--time", metavar="TIME", type=_time, default=60.0, help="how long, such as 90s, 5min, 1h (60s)"
+    )
     limit.add_argument("--cases", metavar="N", type=_count, help="so many cases, however long it takes")
     limit.add_argument("--case", metavar="FILE", type=Path, help="only this case, from a corpus or a finding")
-    parser.add_argument("--corpus", metavar="DIR", type=Path, help="begin with the cases there, and keep new ones")
-    parser.add_argument("--findings", metavar="DIR", type=Path, default=Path(), help="where findings are written (.)")
+    parser.add_argument(
+        "--corpus", metavar="DIR", type=Path, help="begin with the cases there, and keep new ones"
+    )
+    parser.add_argument(
+        "--findings", metavar="DIR", type=Path, default=Path(), help="where findings are written (.)"
+    )
     parser.add_argument("--jobs", metavar="N", type=_count, default=1, help="so many back-ends at a time (1)")
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--messages", action="store_true", help="only hostile messages")
     part.add_argument("--rings", action="store_true", help="only hostile rings")
-    parser.add_argument("--type", metavar="TYPE", action="append", help="requests of this type only: block, gpu, ...")
     parser.add_argument(
-        "--without", metavar="OPERATION", action="append", default=[],
+        "--type", metavar="TYPE", action="append", help="requests of this type only: block, gpu, ..."
+    )
+    parser.add_argument(
+        "--without",
+        metavar="OPERATION",
+        action="append",
+        default=[],
         help="leave out what is known to be fatal, such as resize or SET_LOG_BASE",
     )
     add_json(parser, Report)

@@ -64,11 +64,15 @@ class Fuzzing:
 
     def _line(self) -> str:
         done, seconds = self._progress, time.monotonic() - self._begin
-        return (
-            f"{seconds:.0f} s: {done.cases} cases, {done.messages} messages ({done.messages / seconds:.0f}/s), "
-            f"{done.ring_operations} ring operations ({done.ring_operations / seconds:.0f}/s), "
-            f"{done.starts} starts, {done.stuck} connections without an answer, {len(self._findings)} findings"
-        )
+        counts = {
+            "cases": done.cases,
+            f"messages ({done.messages / seconds:.0f}/s)": done.messages,
+            f"ring operations ({done.ring_operations / seconds:.0f}/s)": done.ring_operations,
+            "starts": done.starts,
+            "connections without an answer": done.stuck,
+            "findings": len(self._findings),
+        }
+        return f"{seconds:.0f} s: {', '.join(f'{count} {name}' for name, count in counts.items())}"
 
     def _report(self) -> Report:
         return Report(
@@ -99,7 +103,14 @@ def run_case(options: argparse.Namespace) -> Report:
         _tell(f"FOUND: {found.text}")
         names = tuple(each.name for each in case)
         findings = [
-            Finding(kind=found.kind, text=found.text, number=0, operations=names, script=None, case=str(options.case))
+            Finding(
+                kind=found.kind,
+                text=found.text,
+                number=0,
+                operations=names,
+                script=None,
+                case=str(options.case),
+            )
         ]
     return Report(
         seed=0, seconds=0, cases=1, messages=0, ring_operations=0, starts=1, stuck=0, findings=tuple(findings)

@@ -14,7 +14,7 @@ from vhostd.fuzz.minimise import Minimiser
 from vhostd.fuzz.operation import Case
 from vhostd.fuzz.script import script
 from vhostd.fuzz.target import Target
-from vhostd.fuzz.verdict import SPINS, Finding
+from vhostd.fuzz.verdict import GROWING, SPINS, Finding
 
 IDLE = 64  # so many cases from one look at the idle back-end to the next
 REPORTED = 5.0  # seconds between two reports
@@ -25,7 +25,7 @@ GROWTH = 64 << 20  # bytes by which a back-end may grow, beside twice what it ha
 
 
 class Plan(NamedTuple):
-    """What is to be run: `cases` cases, or as many as `seconds` allow; of each `jobs`, the one with number `job`.
+    """What is to be run: `cases` cases, or as many as `seconds` allow; `job` is which of the `jobs` it is.
 
     `patience` is how many seconds an answer may take. A job ends with its finding number `most`.
     """
@@ -85,6 +85,7 @@ class Campaign:
         self._corpus = Corpus(plan.corpus)
         self._execution = Execution(Target(plan.command, folder), plan.patience)
         self._recent: list[Case] = []
+        self._known: list[tuple[str, set[str]]] = []  # the kinds of findings, and the names of their operations
         self._stuck = self._told = 0
         self._first_resident = 0
 
@@ -148,8 +149,13 @@ class Campaign:
         return Finding("growth", f"grown from {before >> 20} to {now >> 20} MiB")
 
     def _found(self, number: int, case: Case, found: Finding) -> None:
-        """Minimises, writes and reports a finding, unless it is one that was reported before."""
-        whole = next((each for each in (case, self._with_recent(case)) if self._fails(each, found, alone=True)), None)
+        """Minimises, writes and reports a finding. What grew before grows all the time: that is told once."""
+        names = {each.name for each in case}
+        if found.kind in GROWING and any(kind == found.kind and known <= names for kind, known in self._known):
+            return
+        whole = next(
+            (each for each in (case, self._with_recent(case)) if self._fails(each, found, alone=True)), None
+        )
         if whole is None:
             self._tell(number, found, case, done_again=False)
             return
@@ -189,6 +195,7 @@ class Campaign:
             except OSError as error:
                 raise SetupError(f"{written}: {error.strerror}") from None
         self._told += 1
+        self._known.append((found.kind, {each.name for each in case}))
         self._report(Found(number, found, tuple(each.name for each in case), written, path))
 
     def _progress(self) -> Progress:

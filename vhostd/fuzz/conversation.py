@@ -115,7 +115,9 @@ class Conversation:
         return self.send(m.IOTLB_MSG, m.Iotlb(at, size, user, 3, kind))
 
     def _config(self, row: Row[Any, Any]) -> Send:
-        return self.send(row, m.ConfigSpace(self._random.choice((0, 0, 8)), bytes(self._random.choice((1, 8, 60)))))
+        return self.send(
+            row, m.ConfigSpace(self._random.choice((0, 0, 8)), bytes(self._random.choice((1, 8, 60))))
+        )
 
     def _state(self) -> Send:
         direction = self._random.choice((m.StateTransfer.SAVE, m.StateTransfer.LOAD))

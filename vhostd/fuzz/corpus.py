@@ -1,18 +1,17 @@
 """A folder of cases that once led to something new. They are where later runs begin.
 
-What is new needs no look inside the back-end: a kind of reply, an end of the connection after another message,
-a request of the back-end's own, or a line of its log that it had not written before.
+What is new needs no look inside the back-end: a kind of reply, an end of the connection after another
+message, a request of the back-end's own, or a line of its log that it had not written before.
 """
 
 import hashlib
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from vhostd.errors import SetupError
 from vhostd.fuzz.operation import Case, from_json, to_json
+from vhostd.fuzz.verdict import shape
 
-NUMBERS = re.compile(r"0x[0-9a-f]+|\d+|b'.*'")
 MOST_LINES = 50  # of one case that are looked at
 
 
@@ -34,7 +33,7 @@ class Corpus:
 
     def is_new(self, signals: Iterable[object], lines: Iterable[str]) -> bool:
         """Whether anything of this is seen for the first time."""
-        shapes = {NUMBERS.sub("#", line) for line in list(lines)[:MOST_LINES]}
+        shapes = {shape(line) for line in list(lines)[:MOST_LINES]}
         new = ({*signals, *shapes}) - self._known
         self._known |= new
         return bool(new)

@@ -38,7 +38,9 @@ class Execution:
             try:
                 self._line = self.target.reach(START)
             except OSError as error:
-                raise SetupError(f"the back-end does not serve: {error}: {self.target.last_words()}") from None
+                raise SetupError(
+                    f"the back-end does not serve: {error}: {self.target.last_words()}"
+                ) from None
             self._most_fds = self.target.fds()
             self._most_resident = self.target.resident()
             self.target.said()

@@ -1,4 +1,4 @@
-"""Cases from a seed: a valid set-up most of the time, so that it gets deep, and then what nobody should do."""
+"""Cases from a seed: mostly a valid set-up, so that they get deep, and then what nobody should do."""
 
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
@@ -37,7 +37,7 @@ TABLES = DATA + PLACES * PLACE  # where indirect tables lie
 
 
 class Scope(NamedTuple):
-    """What cases are made of: hostile `messages`, hostile `rings`, requests of `types`; `without` some operations."""
+    """What cases are made of: hostile `messages` and `rings`, requests of `types`, and nothing of `without`."""
 
     messages: bool = True
     rings: bool = True
@@ -145,7 +145,7 @@ class _Author:
         return self._mutation.broken(message)
 
     def _hostile_messages(self) -> Iterator[Operation]:
-        """Messages, most of them wrong in one place. Many a one ends the connection, so there is another soon."""
+        """Messages, most of them wrong in one place. Some end the connection, so there is another soon."""
         for _ in range(self._random.randint(4, 32)):
             message = self._any_message()
             yield self._hostile(message) if self._random.random() < 0.8 else message
@@ -270,7 +270,9 @@ class _Author:
                 at=self._random.randrange(size),
                 addr=self._random.choice((DATA, self._mutation.number(8, DATA))),
                 length=self._random.choice((16, self._mutation.number(4, 16))),
-                flags=self._random.choice((0, NEXT, NEXT, WRITE, NEXT | WRITE, 0x80, 0x8000, self._mutation.number(2))),
+                flags=self._random.choice(
+                    (0, NEXT, NEXT, WRITE, NEXT | WRITE, 0x80, 0x8000, self._mutation.number(2))
+                ),
                 following=self._random.choice((self._random.randrange(size), self._mutation.number(2))),
             )
         yield from self._bad_head(ring)
@@ -285,7 +287,9 @@ class _Author:
     def _bad_index(self, ring: int) -> Iterator[Operation]:
         """An avail index that is far ahead."""
         size = self._talk.opening.size
-        yield Jump(ring=ring, count=self._random.choice((1, size, size + 1, 65535, self._mutation.number(2, size))))
+        yield Jump(
+            ring=ring, count=self._random.choice((1, size, size + 1, 65535, self._mutation.number(2, size)))
+        )
 
     def _bad_area(self, ring: int) -> Iterator[Operation]:
         """Bytes anywhere in the ring's memory, or in somebody else's request."""
@@ -297,7 +301,9 @@ class _Author:
 
     def _wish(self, ring: int) -> Iterator[Operation]:
         """Another wish for interrupts."""
-        yield Wish(ring=ring, position=self._mutation.number(2), flags=self._random.choice((0, 1, 2, 3, 65535)))
+        yield Wish(
+            ring=ring, position=self._mutation.number(2), flags=self._random.choice((0, 1, 2, 3, 65535))
+        )
         yield from self._request(ring)
 
 

@@ -29,7 +29,7 @@ class Minimiser:
                     case = less
                 else:
                     at += piece
-            if piece == 1 and len(case) == before or not self._goes_on():
+            if (piece == 1 and len(case) == before) or not self._goes_on():
                 return case
             piece = max(1, piece // 2)
 

@@ -34,7 +34,7 @@ class Mutation:
         self._random = random
 
     def number(self, width: int, near: int = 0) -> int:
-        """A number of so many bytes: an edge, an address, `near` what was right, a bit of it off, or anything."""
+        """A number of so many bytes: an edge, an address, `near` what was right, a bit off, or anything."""
         random = self._random
         kind = random.randrange(6)
         if kind == 0:
@@ -81,7 +81,9 @@ class Mutation:
             lambda: {"flags": random.choice(WRONG_FLAGS)},
             lambda: {"payload": valid.payload[: random.randrange(len(valid.payload) + 1)]},
             lambda: {"payload": valid.payload + random.randbytes(random.choice((1, 8, 64, 5000)))},
-            lambda: {"size": random.choice((0, 1, len(valid.payload) + 1, MAX_PAYLOAD + 1, 2**31, 2**32 - 1))},
+            lambda: {
+                "size": random.choice((0, 1, len(valid.payload) + 1, MAX_PAYLOAD + 1, 2**31, 2**32 - 1))
+            },
             lambda: {"fds": tuple(random.choices(FDS, k=random.choice((1, 2, 8, 9, 32, 33, 64))))},
             lambda: {"fds": ()},
             lambda: {"request": random.choice((0, 45, 46, 255, 0x1000, 2**32 - 1, random.getrandbits(32)))},

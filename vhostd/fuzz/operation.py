@@ -1,13 +1,13 @@
 """What a case is made of. Each operation knows how it is done with a `Rig`, and what would be simpler.
 
-A case is a tuple of operations; a corpus keeps it as JSON. The words in an operation are the only input of its
-execution: nothing is drawn by chance there, so that a case does the same again.
+A case is a tuple of operations; a corpus keeps it as JSON. An operation has in it all that its execution
+depends on: nothing is drawn by chance there, so that a case does the same again.
 """
 
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 
 from vhostd.fuzz.rig import Rig
 from vhostd.vhost_user.messages import REQUESTS
@@ -30,11 +30,11 @@ def _with_less(data: bytes) -> Iterator[bytes]:
         width = 4 if 4 < width < 8 else width // 2
 
 
-class _Operation(BaseModel):
+class _Operation(BaseModel, frozen=True, ser_json_bytes="hex", val_json_bytes="hex", extra="forbid"):
     """Base of all operations. `NUMBERS` are the fields that may be 0 in a simpler one."""
 
-    model_config = ConfigDict(frozen=True, ser_json_bytes="hex", val_json_bytes="hex", extra="forbid")
     NUMBERS: ClassVar[tuple[str, ...]] = ()
+    op: str
 
     def do(self, rig: Rig) -> None:
         """Does it; only while there is a connection, except for `Connect`."""
@@ -49,7 +49,7 @@ class _Operation(BaseModel):
     @property
     def name(self) -> str:
         """What it is, for a list of what a finding takes."""
-        return str(getattr(self, "op"))
+        return self.op
 
 
 class Connect(_Operation):

@@ -6,9 +6,9 @@ TURN = 0.01  # seconds
 
 
 class Patience:
-    """So many seconds, counted in turns of waiting, without those in which the process waited for a processor.
+    """So many seconds, counted in turns of waiting, without those in which the process had no processor.
 
-    On a busy machine the turns come late, and so does the end of the patience. What is in time costs nothing.
+    On a busy machine the turns come late, and so does the end of it. What is in time costs nothing.
     """
 
     def __init__(self, seconds: float, pid: int) -> None:

@@ -35,7 +35,9 @@ def gpu(random: Random) -> Request:
         words[1:4] = 1, random.choice((1, 16, 64, _word(random))), random.choice((1, 16, 64, _word(random)))
     if kind in (0x106, 0x10C):
         entries = random.randrange(4)
-        place = struct.pack("<QII", 0x1004_0000 + 4096 * random.randrange(128), random.choice((4096, 16384)), 0)
+        place = struct.pack(
+            "<QII", 0x1004_0000 + 4096 * random.randrange(128), random.choice((4096, 16384)), 0
+        )
         return head + struct.pack("<II", words[0], entries) + place * entries, 24
     return head + struct.pack(f"<{len(words)}I", *words), random.choice((24, 408, 1056))
 
@@ -43,7 +45,9 @@ def gpu(random: Random) -> Request:
 def input(random: Random) -> Request:
     if random.random() < 0.5:
         return b"", 8
-    return struct.pack("<HHi", random.choice((0, 1, 2, 0x11, 0x12)), _word(random) & 0xFFFF, _word(random) >> 1), 0
+    return struct.pack(
+        "<HHi", random.choice((0, 1, 2, 0x11, 0x12)), _word(random) & 0xFFFF, _word(random) >> 1
+    ), 0
 
 
 def entropy(random: Random) -> Request:
@@ -71,7 +75,9 @@ def vsock(random: Random) -> Request:
 
 
 def scsi(random: Random) -> Request:
-    head = bytes((1, 0, 0x40, random.randrange(4), 0, 0, 0, 0)) + struct.pack("<QBBB", random.getrandbits(16), 0, 0, 0)
+    head = bytes((1, 0, 0x40, random.randrange(4), 0, 0, 0, 0)) + struct.pack(
+        "<QBBB", random.getrandbits(16), 0, 0, 0
+    )
     return head + bytes((random.choice((0, 0x12, 0x25, 0x28, 0x2A, 0xA0)),)) + bytes(31), 108 + 512
 
 

@@ -32,9 +32,9 @@ ANSWERS = {1: 8, 3: 408, 10: 0, 11: 1056}  # bytes of a display's answers, by th
 class Rig:
     """Does operations against a back-end, to which `dial` makes a connection that is served.
 
-    `messages` and `ring_operations` count what the back-end has taken: messages that were followed by an answer,
-    and descriptors, indices, event wishes and kicks for a ring that it had not declared broken. `signals` are
-    what was noticed: kinds of replies, and ends of connections.
+    `messages` and `ring_operations` count what the back-end has taken: messages that were followed by an
+    answer, and descriptors, indices, event wishes and kicks for a ring that it had not declared broken.
+    `signals` are what was noticed: kinds of replies, and ends of connections.
     """
 
     def __init__(self, target: Target, dial: Callable[[], socket.socket]) -> None:
@@ -71,9 +71,7 @@ class Rig:
             self._line = Listener(self._dial(), self._heard)
         except OSError:
             return
-        self._memories = [
-            SharedMemory(size, guest_addr=at, user_addr=USER + at) for at, size in MEMORIES
-        ]
+        self._memories = [SharedMemory(size, guest_addr=at, user_addr=USER + at) for at, size in MEMORIES]
         self._rings = [_Ring(self._memories[0], index, size, packed=packed) for index in range(rings)]
         self._expected = self._answers = self._untaken = self._replies = 0
         self._is_exact = True
@@ -83,10 +81,9 @@ class Rig:
         if self.is_open:
             self.flush()
         self._drop()
-        for each in (*self._memories, *self._rings, *self._others, *self._channels.values()):
+        held: list[Any] = [*self._memories, *self._rings, *self._others, *self._channels.values()]
+        for each in held if self._line is None else [*held, self._line]:
             each.close()
-        if self._line is not None:
-            self._line.close()
         self._line, self._memories, self._rings, self._others, self._channels = None, [], [], [], {}
 
     def stranger(self) -> None:
@@ -97,9 +94,7 @@ class Rig:
 
     # --- Messages -----------------------------------------------------------------------------------------
 
-    def send(
-        self, request: int, flags: int, payload: bytes, kinds: Sequence[str], size: int | None
-    ) -> None:
+    def send(self, request: int, flags: int, payload: bytes, kinds: Sequence[str], size: int | None) -> None:
         """Sends a message, soon."""
         if kinds or len(self._outbox) > BATCH:
             self.flush()
@@ -324,7 +319,8 @@ class _Ring:
         first, last = self._cursor, len(buffers) - 1
         self._cursor = (first + len(buffers)) % self._size
         linked = [
-            (addr, length, flags | (NEXT if i < last else 0)) for i, (addr, length, flags) in enumerate(buffers)
+            (addr, length, flags | (NEXT if i < last else 0))
+            for i, (addr, length, flags) in enumerate(buffers)
         ]
         if self._packed:
             self._driver.offer([(addr, length, first, flags) for addr, length, flags in linked])

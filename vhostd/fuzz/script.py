@@ -1,4 +1,4 @@
-"""Writes a case as a script of the front-end, for somebody who has a back-end to mend and not this program."""
+"""Writes a case as a script of the front-end, for somebody who has a back-end to mend."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -43,7 +43,9 @@ class Guest:
         self.memories = [
             SharedMemory(size, guest_addr=at, user_addr=at + {user:#x}) for at, size in {memories}
         ]
-        self.rings = [form(self.memories[0].map, {first:#x} + index * {room:#x}, size) for index in range(rings)]
+        self.rings = [
+            form(self.memories[0].map, {first:#x} + index * {room:#x}, size) for index in range(rings)
+        ]
         self.kicks, self.calls, self.errs = (
             [Fd(os.eventfd(0, os.EFD_NONBLOCK)) for _ in range(rings)] for _ in range(3)
         )
@@ -67,8 +69,9 @@ class Guest:
                 memory.map.write(addr, data[: memory.guest_addr + memory.size - addr])
 
     def close(self):
-        for each in (*self.memories, *self.kicks, *self.calls, *self.errs, *self.channels.values(), *self.pipes):
-            each.close()
+        for several in (self.memories, self.kicks, self.calls, self.errs, self.channels.values(), self.pipes):
+            for each in several:
+                each.close()
 
 
 async def answered(frontend):
@@ -162,7 +165,9 @@ def script(case: o.Case, finding: Finding, command: str, name: str) -> str:
         room=ring_addr(1) - ring_addr(0),
     )
     times = "8" if finding.kind in GROWING else "1"
-    return head + "".join(f"        {line}\n" for line in _Writer().lines(case)) + TAIL.replace("TIMES", times)
+    return (
+        head + "".join(f"        {line}\n" for line in _Writer().lines(case)) + TAIL.replace("TIMES", times)
+    )
 
 
 class _Writer:
@@ -196,7 +201,9 @@ class _Writer:
             arguments.append(f"flags={it.flags:#x}")
         if it.size is not None:
             arguments.append(f"size={it.size}")
-        strange = [kind for kind in it.fds if kind in KINDS or kind in ("own", "reader", "backend", "display")]
+        strange = [
+            kind for kind in it.fds if kind in KINDS or kind in ("own", "reader", "backend", "display")
+        ]
         named: dict[int, str] = {}
         for number, kind in enumerate(it.fds):
             if kind in strange:

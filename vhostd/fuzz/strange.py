@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Callable
 
 from vhostd.wire.fds import Fd
 
@@ -42,7 +43,7 @@ def _lonely_socket() -> Fd:
     return Fd(theirs.detach())
 
 
-KINDS = {
+KINDS: dict[str, Callable[[], Fd]] = {
     "eventfd": lambda: Fd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)),
     "semaphore": lambda: Fd(os.eventfd(1, os.EFD_CLOEXEC | os.EFD_SEMAPHORE)),
     "full eventfd": lambda: Fd(os.eventfd(2**32 - 2, os.EFD_CLOEXEC)),

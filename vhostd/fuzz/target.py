@@ -1,4 +1,4 @@
-"""The back-end that is tested: a process of a command of the user's, and what can be seen of it from outside."""
+"""The back-end that is tested: a process of a user's command, and what can be seen of it from outside."""
 
 import os
 import select
@@ -9,7 +9,7 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-from vhostd.errors import SetupError
+from vhostd.errors import SetupError, UsageError
 from vhostd.fuzz.patience import Patience
 from vhostd.host.syscall import PRCTL, syscall
 from vhostd.vhost_user.messages import GET_FEATURES
@@ -30,9 +30,9 @@ class Target:
     """
 
     def __init__(self, command: str, folder: Path) -> None:
-        """Raises SetupError for a command that names no socket."""
+        """Raises UsageError for a command that names no socket."""
         if SOCKET not in command:
-            raise SetupError(f"the command has no {SOCKET}, which is where its socket is named: {command}")
+            raise UsageError(f"{command}: a command needs {SOCKET} in place of its socket's path")
         self._path = folder / "vhost.sock"
         places = {SOCKET: str(self._path), FOLDER: str(folder)}
         self._words = [_replaced(word, places) for word in shlex.split(command)]
@@ -104,8 +104,8 @@ class Target:
     def reach(self, seconds: float) -> socket.socket:
         """A connection that it serves: GET_FEATURES was answered on it.
 
-        It may turn connections away while it is busy with the end of the last one. TimeoutError if there is no
-        answer for so long, ConnectionError if the process has ended.
+        It may turn connections away while it is busy with the end of the last one. TimeoutError if there
+        is no answer for so long, ConnectionError if the process has ended.
         """
         patience = Patience(seconds, self.pid)
         while self.status is None:

@@ -85,7 +85,7 @@ class Campaign:
         self._corpus = Corpus(plan.corpus)
         self._execution = Execution(Target(plan.command, folder), plan.patience)
         self._recent: list[Case] = []
-        self._known: list[tuple[str, set[str]]] = []  # the kinds of findings, and the names of their operations
+        self._known: list[tuple[str, set[str]]] = []  # findings: the kind, and its operations
         self._stuck = self._told = 0
         self._first_resident = 0
 
@@ -151,7 +151,9 @@ class Campaign:
     def _found(self, number: int, case: Case, found: Finding) -> None:
         """Minimises, writes and reports a finding. What grew before grows all the time: that is told once."""
         names = {each.name for each in case}
-        if found.kind in GROWING and any(kind == found.kind and known <= names for kind, known in self._known):
+        if found.kind in GROWING and any(
+            kind == found.kind and known <= names for kind, known in self._known
+        ):
             return
         whole = next(
             (each for each in (case, self._with_recent(case)) if self._fails(each, found, alone=True)), None

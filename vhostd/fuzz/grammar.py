@@ -37,7 +37,7 @@ TABLES = DATA + PLACES * PLACE  # where indirect tables lie
 
 
 class Scope(NamedTuple):
-    """What cases are made of: hostile `messages` and `rings`, requests of `types`, and nothing of `without`."""
+    """What cases are made of: hostile `messages` and `rings`, requests of `types`, nothing of `without`."""
 
     messages: bool = True
     rings: bool = True

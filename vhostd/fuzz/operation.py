@@ -7,7 +7,7 @@ depends on: nothing is drawn by chance there, so that a case does the same again
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from vhostd.fuzz.rig import Rig
 from vhostd.vhost_user.messages import REQUESTS
@@ -30,9 +30,10 @@ def _with_less(data: bytes) -> Iterator[bytes]:
         width = 4 if 4 < width < 8 else width // 2
 
 
-class _Operation(BaseModel, frozen=True, ser_json_bytes="hex", val_json_bytes="hex", extra="forbid"):
+class _Operation(BaseModel):
     """Base of all operations. `NUMBERS` are the fields that may be 0 in a simpler one."""
 
+    model_config = ConfigDict(frozen=True, ser_json_bytes="hex", val_json_bytes="hex", extra="forbid")
     NUMBERS: ClassVar[tuple[str, ...]] = ()
     op: str
 

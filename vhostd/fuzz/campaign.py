@@ -193,7 +193,9 @@ class Campaign:
         if done_again:
             written = path.with_suffix(".py")
             try:
-                written.write_text(script(case, found, self._plan.command, written.name))
+                written.write_text(
+                    script(case, found, self._plan.command, written.name, self._execution.usual_end)
+                )
             except OSError as error:
                 raise SetupError(f"{written}: {error.strerror}") from None
         self._told += 1

@@ -25,7 +25,7 @@ class Execution:
         self._line: socket.socket | None = None  # a connection for the next case
         self.cases = self.starts = 0
         self.lines: list[str] = []  # what it has said in the last case
-        self._usual_end: int | None = None  # its status, if it serves a single front-end
+        self.usual_end: int | None = None  # its status, if it serves a single front-end
         self._spins = False
         self._most_fds = self._most_resident = 0
 
@@ -53,7 +53,7 @@ class Execution:
         self.begin()
         traits = learn(self._dial(), Patience(self.seconds, self.target.pid))
         if self.target.ends_within(0.5):
-            self._usual_end = self.target.status
+            self.usual_end = self.target.status
         self.begin()
         self._hang_up()
         self._spins = spins(self.target)
@@ -118,7 +118,7 @@ class Execution:
         except OSError:
             alive = False
         self.lines = self.target.said()
-        if found := reports(self.lines) or ended(self.target, self._usual_end, self.lines):
+        if found := reports(self.lines) or ended(self.target, self.usual_end, self.lines):
             return found
         if not alive and self.target.status is None:
             self.stop()

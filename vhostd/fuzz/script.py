@@ -17,7 +17,7 @@ Found by `vhostctl fuzz`. It does the same again, and says how the back-end is t
 
     python {name} --exec {command!r}
 
-For what grows it does so --times.
+For what grows it does so --times more.
 """
 
 import argparse
@@ -26,7 +26,8 @@ import os
 import socket
 from contextlib import suppress
 
-from vhostd.frontend import Backend, Frontend, SharedMemory, raw_message
+from vhostd.errors import SetupError
+from vhostd.frontend import Backend, SharedMemory, raw_message
 from vhostd.fuzz.strange import open_fd
 from vhostd.fuzz.verdict import reports
 from vhostd.ring.driver import SplitDriver
@@ -34,6 +35,7 @@ from vhostd.ring.driver_packed import PackedDriver
 from vhostd.vhost_user.messages import GET_FEATURES
 from vhostd.wire.fds import Fd, close_all
 from vhostd.wire.framing import HEADER
+from vhostd.wire.rows import Empty
 
 
 class Guest:
@@ -74,6 +76,20 @@ class Guest:
                 each.close()
 
 
+async def reached(backend):
+    """A connection that it serves. It may turn some away while it is busy with the end of the last one."""
+    for _ in range(50):
+        frontend = await backend.connect()
+        try:
+            await frontend.call(GET_FEATURES, Empty())
+        except ConnectionError:
+            frontend.close()
+            await asyncio.sleep(0.1)
+        else:
+            return frontend
+    raise TimeoutError
+
+
 async def answered(frontend):
     """Waits until the back-end has answered all messages, or has closed the connection, or does neither."""
     with suppress(ConnectionError, TimeoutError):
@@ -110,10 +126,8 @@ TAIL = '''    except ConnectionError:
 async def serves(backend):
     """Whether it answers a new front-end."""
     try:
-        frontend = await backend.connect()
-        await frontend.negotiate()
-        frontend.close()
-    except (OSError, TimeoutError):
+        (await reached(backend)).close()
+    except (OSError, SetupError):
         return False
     return True
 
@@ -127,21 +141,23 @@ def occupied(backend):
 
 async def main(options):
     async with Backend(options.exec, patience=5) as backend:
-        (await backend.connect()).close()
-        before = occupied(backend)
-        for _ in range(options.times):
-            await steps(backend)
+        await steps(backend)
         is_well = await serves(backend)
+        before = occupied(backend) if is_well else (0, 0)
+        for _ in range(options.times if is_well else 0):
+            await steps(backend)
+        is_well = is_well and await serves(backend)
         if backend.status is not None:
             print(f"it has ended: {backend.status}")
+            is_well = backend.status == USUAL
         elif not is_well:
             print("it does not answer any more")
         else:
             fds, memory = (now - then for now, then in zip(occupied(backend), before))
             print(f"it goes on, with {fds} fds and {memory} MiB more than before")
-            is_well = options.times == 1 or (fds < options.times and memory < 8 * options.times)
+            is_well = not options.times or (fds < options.times and memory < 8 * options.times)
         said = backend.output.splitlines()
-        for line in said:
+        for line in said[-10:]:
             print(line)
         return 0 if is_well and not reports(said) else 1
 
@@ -153,8 +169,11 @@ raise SystemExit(asyncio.run(main(parser.parse_args())))
 '''
 
 
-def script(case: o.Case, finding: Finding, command: str, name: str) -> str:
-    """The script's text. Run, its exit status is 1 if the back-end has come to harm."""
+def script(case: o.Case, finding: Finding, command: str, name: str, usual: int | None) -> str:
+    """The script's text. Run, its exit status is 1 if the back-end has come to harm.
+
+    `usual` is the status with which it ends when its front-end goes.
+    """
     head = HEAD.format(
         text=finding.text.replace("\\", "\\\\").replace('"', "'"),
         name=name,
@@ -164,9 +183,11 @@ def script(case: o.Case, finding: Finding, command: str, name: str) -> str:
         first=ring_addr(0),
         room=ring_addr(1) - ring_addr(0),
     )
-    times = "8" if finding.kind in GROWING else "1"
+    times = "8" if finding.kind in GROWING else "0"
     return (
-        head + "".join(f"        {line}\n" for line in _Writer().lines(case)) + TAIL.replace("TIMES", times)
+        head
+        + "".join(f"        {line}\n" for line in _Writer().lines(case))
+        + TAIL.replace("TIMES", times).replace("USUAL", str(usual))
     )
 
 
@@ -190,7 +211,7 @@ class _Writer:
         yield "if frontend is not None:"
         yield "    frontend.close()"
         yield "    guest.close()"
-        yield "frontend = await backend.connect()"
+        yield "frontend = await reached(backend)"
         yield f"guest = Guest({'PackedDriver' if it.packed else 'SplitDriver'}, {it.rings}, {it.size})"
 
     def send(self, it: o.Send) -> Iterator[str]:

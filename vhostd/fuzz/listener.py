@@ -8,6 +8,7 @@ from collections.abc import Callable
 from vhostd.wire.framing import HEADER
 
 PIECE = 1 << 16  # bytes read at a time
+_HOW = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT  # the back-end may have an fd of the same socket
 KEPT = 64  # bytes of a payload that are looked at
 _ROOM = socket.CMSG_SPACE(32 * array.array("i").itemsize)
 
@@ -18,7 +19,6 @@ class Listener:
     """Reads whole messages off a socket, which it owns, and has each `heard`. Their fds are closed."""
 
     def __init__(self, sock: socket.socket, heard: Heard) -> None:
-        sock.setblocking(False)
         self.socket = sock
         self.is_open = True
         self._heard = heard
@@ -29,7 +29,7 @@ class Listener:
         """Takes all that is there now."""
         while self.is_open:
             try:
-                data, ancillary, _, _ = self.socket.recvmsg(PIECE, _ROOM, socket.MSG_CMSG_CLOEXEC)
+                data, ancillary, _, _ = self.socket.recvmsg(PIECE, _ROOM, _HOW)
             except BlockingIOError:
                 return
             except OSError:

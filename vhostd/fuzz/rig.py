@@ -117,7 +117,7 @@ class Rig:
             fds = [fd.fileno() for fd in self._rights if fd]
             try:
                 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-                sent = self._line.socket.sendmsg([self._outbox], rights)
+                sent = self._line.socket.sendmsg([self._outbox], rights, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 if not self._wait(patience, select.POLLOUT):
                     break
@@ -157,7 +157,7 @@ class Rig:
         self.flush()
         if name in self._channels:
             with suppress(OSError):
-                self._channels[name].socket.send(data)
+                self._channels[name].socket.send(data, socket.MSG_DONTWAIT)
 
     def _wait(self, patience: Patience, events: int = 0) -> bool:
         """Waits for the back-end to say or take something; False once `patience` is at its end."""
@@ -221,7 +221,8 @@ class Rig:
             else:
                 return
             with suppress(OSError):
-                ours.send(HEADER.pack(request, flags & ~NEED_REPLY | REPLY, len(answer)) + answer)
+                head = HEADER.pack(request, flags & ~NEED_REPLY | REPLY, len(answer))
+                ours.send(head + answer, socket.MSG_DONTWAIT)
 
         self._channels[name] = Listener(ours, heard)
         self._passing.append(Fd(theirs.detach()))
@@ -269,7 +270,8 @@ class Rig:
     def resize(self, memory: int, size: int) -> None:
         """Cuts a memory's file, or makes it longer."""
         self.flush()
-        os.ftruncate(self._memories[memory % len(self._memories)].fd.fileno(), size)
+        with suppress(OSError):  # a back-end may have sealed it
+            os.ftruncate(self._memories[memory % len(self._memories)].fd.fileno(), size)
 
     def _ring(self, index: int) -> "_Ring":
         return self._rings[index % len(self._rings)]
@@ -304,8 +306,11 @@ class _Ring:
             self._driver: Any = form(self._memory.map, self._place, self._size)
 
     def look(self) -> None:
-        """Notes whether the back-end has said that the ring is broken."""
-        with suppress(BlockingIOError):
+        """Notes whether the back-end has said that the ring is broken.
+
+        It has the same open file, and may have made it one that waits.
+        """
+        if select.select([self.fds["err"]], [], [], 0)[0]:
             os.eventfd_read(self.fds["err"].fileno())
             self.is_broken = True
 

@@ -71,6 +71,9 @@ class Planted:
         """Returns the fd that it keeps."""
         words = struct.unpack(f"={len(payload) // 4}I", payload[: len(payload) // 4 * 4])
         self.plant(request, words)
+        for fd in fds if self.fault == "blocking" else ():
+            with suppress(OSError):
+                os.set_blocking(fd, True)
         if request == SET_MEM_TABLE and fds:
             with suppress(OSError, ValueError, struct.error):
                 self.regions = [

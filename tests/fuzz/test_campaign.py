@@ -80,7 +80,7 @@ def done_again(found: Found, fault: str) -> int:
     ).returncode
 
 
-@pytest.mark.parametrize("fault", ["none", "once"])
+@pytest.mark.parametrize("fault", ["none", "once", "blocking"])
 def test_nothing_is_found_where_nothing_is_wrong(fault: str, tmp_path: Path) -> None:
     found, progress = run(fault, tmp_path, cases=20)
     assert not found

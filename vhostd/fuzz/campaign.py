@@ -11,7 +11,7 @@ from vhostd.fuzz.corpus import Corpus, save
 from vhostd.fuzz.execution import PATIENCE, Execution
 from vhostd.fuzz.grammar import Grammar, Scope
 from vhostd.fuzz.minimise import Minimiser
-from vhostd.fuzz.operation import Case
+from vhostd.fuzz.operation import Case, Connect
 from vhostd.fuzz.script import script
 from vhostd.fuzz.target import Target
 from vhostd.fuzz.verdict import GROWING, SPINS, Finding
@@ -181,6 +181,8 @@ class Campaign:
         return tuple(operation for each in (*self._recent, case) for operation in each)
 
     def _fails(self, case: Case, found: Finding, *, alone: bool = False) -> bool:
+        if not isinstance(case[0], Connect):  # all before the first connection would do nothing
+            return False
         run = self._execution.alone if alone else self._execution.run
         again = run(case)
         if again is None and found.kind == SPINS and self._execution.target.status is None:

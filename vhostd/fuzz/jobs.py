@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from vhostd.errors import SetupError
@@ -21,6 +22,7 @@ def run_jobs(plan: Plan, hear: Hear) -> None:
     context = multiprocessing.get_context("fork")
     with ExitStack() as stack:
         done: dict[Connection, Progress] = {}
+        processes: dict[Connection, BaseProcess] = {}
         for job in range(plan.jobs):
             ours, theirs = context.Pipe(duplex=False)
             process = context.Process(target=_run, args=(plan._replace(job=job), theirs), daemon=True)
@@ -28,6 +30,7 @@ def run_jobs(plan: Plan, hear: Hear) -> None:
             stack.callback(process.join)
             stack.callback(process.terminate)
             theirs.close()
+            processes[ours] = process
             done[stack.enter_context(ours)] = Progress()
         running = set(done)
         while running:
@@ -37,6 +40,9 @@ def run_jobs(plan: Plan, hear: Hear) -> None:
                     said = ready.recv()
                 except EOFError:
                     running.remove(ready)
+                    processes[ready].join()
+                    if processes[ready].exitcode:
+                        raise SetupError("a job has failed") from None
                     continue
                 if isinstance(said, SetupError):
                     raise said

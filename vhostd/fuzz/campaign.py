@@ -18,7 +18,8 @@ from vhostd.fuzz.verdict import GROWING, SPINS, Finding
 
 IDLE = 64  # so many cases from one look at the idle back-end to the next
 REPORTED = 5.0  # seconds between two reports
-MINIMISING = 60.0  # seconds for one finding at most
+MINIMISING = 30.0  # seconds for one finding at most
+ALIKE = 2  # findings of a kind that are minimised, though each may be in the next case too
 RECENT = 16  # cases before a finding that may have prepared it
 MOST = 20  # findings of one job, which ends then
 GROWTH = 64 << 20  # bytes by which a back-end may grow, beside twice what it had after its first cases
@@ -149,11 +150,10 @@ class Campaign:
         return Finding("growth", f"grown from {before >> 20} to {now >> 20} MiB")
 
     def _found(self, number: int, case: Case, found: Finding) -> None:
-        """Minimises, writes and reports a finding. What grew before grows all the time: that is told once."""
+        """Minimises, writes and reports a finding, unless it looks like one that was."""
         names = {each.name for each in case}
-        if found.kind in GROWING and any(
-            kind == found.kind and known <= names for kind, known in self._known
-        ):
+        alike = [known for kind, known in self._known if kind == found.kind and known <= names]
+        if len(alike) >= (1 if found.kind in GROWING else ALIKE):
             return
         whole = next(
             (each for each in (case, self._with_recent(case)) if self._fails(each, found, alone=True)), None

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 # From the ground up: each folder of vhostd is a layer, and so is errors.py.
 LAYERS = (
     *("errors", "wire", "host", "ring", "virtio", "storage", "vhost_user", "program"),
-    *("frontend", "trace", "conformance", "ctl"),
+    *("frontend", "trace", "conformance", "fuzz", "ctl"),
 )
 # What devices import besides the names of `vhostd` itself and of `vhostd.storage`.
 PUBLIC = ("vhostd.ring.uring", "vhostd.vhost_user.gpu_messages", "vhostd.vhost_user.messages")
@@ -53,6 +53,7 @@ LATE = {
     "vhostd.ctl.run": {"vhostd.ctl.machine.running"},
     "vhostd.ctl.check": {"vhostd.ctl.checking"},
     "vhostd.ctl.trace": {"vhostd.ctl.tracing"},
+    "vhostd.ctl.fuzz": {"vhostd.ctl.fuzzing"},
     "vhostd.ctl.installation.programs": {"vhostd.program.main", "vhostd.program.options"},
     "vhostd.program.activation": {"systemd.daemon"},
     "vhost_user_input.evdev_node": {"evdev"},

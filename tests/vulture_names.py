@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vhost_user_gpu import commands, edid, pixels
     from vhost_user_gpu.config import VirtioGpuConfig
     from vhost_user_input import config
+    from vhostd.fuzz.operation import Await
     from vhostd.program.parser import Help, Parser
     from vhostd.ring import WriteLog
     from vhostd.trace.entries import Head
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     _annotations = (FileIO,)
     _recorded = (Head.vhostd_trace,)
+    _pydantic = (Await.model_config,)
     _compiled = (Requests.take_over, WriteLog.dirtied)
     _overridden = (Parser._print_message, Help._split_lines)
     _rows = (

@@ -29,6 +29,7 @@ COMMANDS = {  # each command's name and its module
     "probe": "probe",
     "check": "check",
     "validate": "validate",
+    "fuzz": "fuzz",
     "install": "install",
     "uninstall": "uninstall",
     "trace": "trace",

@@ -42,7 +42,7 @@ async def start(trial: Trial) -> tuple[Frontend, Queue]:
 async def provoke(trial: Trial, *parts: bytes) -> None:
     """Sends what no driver should, and stops the ring."""
     frontend, transmit = await start(trial)
-    transmit.add(list(parts))
+    transmit.add(parts)
     transmit.kick()
     await trial.provoke(frontend, transmit)
 
@@ -58,7 +58,7 @@ async def one_packet(trial: Trial) -> None:
 async def any_layout(trial: Trial) -> None:
     """Sends a packet in parts: the header in 5 and 7 bytes, the frame in 1, 13 and the rest."""
     _, transmit = await start(trial)
-    parts = [PLAIN[:5], PLAIN[5:], ARP[:1], ARP[1:14], ARP[14:]]
+    parts = (PLAIN[:5], PLAIN[5:], ARP[:1], ARP[1:14], ARP[14:])
     try:
         await transmit.request(parts)
     except GuestError:
@@ -69,7 +69,7 @@ async def any_layout(trial: Trial) -> None:
 async def many_packets(trial: Trial) -> None:
     """Makes 100 packets of a full MTU available with one kick: all come back, each once."""
     _, transmit = await start(trial)
-    heads = {transmit.add([PLAIN, ARP[:14] + bytes(MTU)]) for _ in range(100)}
+    heads = {transmit.add((PLAIN, ARP[:14] + bytes(MTU))) for _ in range(100)}
     transmit.kick()
     back = {(await transmit.used())[0] for _ in heads}
     expect(back == heads, f"{len(heads - back)} packets did not come back")

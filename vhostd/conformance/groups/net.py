@@ -76,7 +76,7 @@ async def many_packets(trial: Trial) -> None:
     _, transmit = await start(trial)
     heads = {transmit.add((PLAIN, ARP[:14] + bytes(MTU))) for _ in range(100)}
     transmit.kick()
-    back = set()
+    back: set[int] = set()
     with suppress(TimeoutError):
         while back != heads:
             back.add((await transmit.used())[0])

@@ -18,10 +18,10 @@ from pathlib import Path
 from pydantic import BaseModel
 
 import vhostd
-from vhostd.conformance.check import Check, Level
+from vhostd.conformance.check import Check
+from vhostd.conformance.document import Report, Verdict
 from vhostd.conformance.groups import GROUPS
-from vhostd.conformance.report import Report, Verdict
-from vhostd.conformance.runner import Outcome
+from vhostd.conformance.verdict import Level, Outcome
 
 CHECKOUT = Path(__file__).parents[1]
 TABLE = CHECKOUT / "contrib/peers.toml"
@@ -120,6 +120,8 @@ def check(back_end: BackEnd, folder: Path) -> Checked:
         text=True,
         check=False,
     )
+    if not found.stdout:
+        raise SystemExit(f"{back_end.name} could not be checked")
     version = versions(folder)[back_end.package] if back_end.package else vhostd.__version__
     return Checked(back_end=back_end, version=version, report=Report.model_validate_json(found.stdout))
 
@@ -131,8 +133,7 @@ def check_all(reports: Path, names: Sequence[str]) -> None:
     for back_end in back_ends():
         if names and back_end.name not in names:
             continue
-        if not (found := check(back_end, folder)).report.checks:
-            raise SystemExit(f"{back_end.name} could not be checked")
+        found = check(back_end, folder)
         (reports / f"{back_end.name}.json").write_text(found.model_dump_json(indent=2))
         print(f"{back_end.name}: {len(found.deviations)} deviations, {found.broken(Level.MUST)} of a must")
 

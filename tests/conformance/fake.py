@@ -18,16 +18,25 @@ HEADER = struct.Struct("=III")
 
 def main(manner: str, path: str) -> None:
     """Serves one front-end after the other; `once` ends with the first."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
-        listener.listen()
-        print("listening", flush=True)
-        while True:
-            connection, _ = listener.accept()
-            with connection, suppress(ConnectionError):
-                serve(connection, manner)
-            if manner in ("once", "once-dying"):
-                return
+    while True:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen()
+            print("listening", flush=True)
+            serve_all(listener, manner)
+        if manner in ("once", "once-dying"):
+            return
+        os.unlink(path)
+
+
+def serve_all(listener: socket.socket, manner: str) -> None:
+    """Serves who comes; `once` one only, and also if it is `renewing` its socket for each."""
+    while True:
+        connection, _ = listener.accept()
+        with connection, suppress(ConnectionError):
+            serve(connection, manner)
+        if manner in ("once", "once-dying", "renewing"):
+            return
 
 
 def serve(connection: socket.socket, manner: str) -> None:

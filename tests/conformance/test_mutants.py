@@ -22,7 +22,10 @@ PROGRAMS = {  # by the type of the device: its program, and what it needs beside
     "gpu": "vhost-user-gpu",
     "input": "vhost-user-input --event-socket={folder}/keys.sock",
     "rng": "vhost-user-rng",
+    "net": "tests.conformance.devices.net",
+    "vsock": "tests.conformance.devices.vsock",
 }
+IN_CHECKOUT = ["env", f"--chdir={ROOT}", sys.executable, "-m"]  # and the name of a module
 AT_ONCE = 4  # programs that run side by side: most of the time they wait
 FAULTS = all_faults()
 CHECKS = matching(GROUPS, ())
@@ -129,11 +132,12 @@ async def _results(
 
 def _command(kind: str) -> str:
     program, *options = PROGRAMS[kind].split()
-    return shlex.join([executable(program), "--socket-path={socket}", *options])
+    start = [*IN_CHECKOUT, program] if program.startswith("tests.") else [executable(program)]
+    return shlex.join([*start, "--socket-path={socket}", *options])
 
 
 def _mutant(fault: Fault) -> str:
-    start = ["env", f"--chdir={ROOT}", sys.executable, "-m", "tests.conformance.mutant", fault.name]
+    start = [*IN_CHECKOUT, "tests.conformance.mutant", fault.name]
     _, *options = PROGRAMS[fault.program].split()
     return shlex.join(
         [*start, "--socket-path={socket}", "--sandbox=none", *options, *shlex.split(fault.options)]

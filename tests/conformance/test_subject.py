@@ -14,7 +14,7 @@ from vhostd.conformance import subject as module
 from vhostd.conformance.subject import Subject
 from vhostd.conformance.verdict import Failed
 from vhostd.errors import SetupError
-from vhostd.vhost_user.messages import SET_OWNER, ProtocolFeature
+from vhostd.vhost_user.messages import GET_FEATURES, SET_OWNER, ProtocolFeature
 from vhostd.virtio.vocabulary import Feature
 from vhostd.wire.rows import Empty
 
@@ -137,6 +137,23 @@ def test_one_that_ends_with_its_front_end_is_started_for_the_next(
             await own(subject)
             with pytest.raises(Failed, match="ended by signal 9"):
                 await subject.settle()
+
+    run_async(main)
+
+
+def test_one_that_makes_its_socket_anew_for_each_front_end_is_waited_for(
+    run_async: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEAVING", 10.0)
+
+    async def main() -> None:
+        async with Subject(command=fake("renewing")) as subject:
+            assert not subject.is_one_shot
+            for _ in range(50):  # whoever came to the old socket would be turned away
+                frontend = await subject.connect()
+                assert (await frontend.call(GET_FEATURES, Empty())).value == FEATURES
+                frontend.close()
+            await subject.settle()
 
     run_async(main)
 

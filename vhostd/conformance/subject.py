@@ -161,9 +161,16 @@ class Subject:
                     self.queue_num = await frontend.queue_num()
         finally:
             frontend.close()
-        self.is_one_shot = await self._has_left(LEAVING)
         if self.program is not None:
-            self._renews_socket = self.program.listens_since != self._listens_since
+            await self._learn_what_follows(self.program)
+
+    async def _learn_what_follows(self, program: Backend) -> None:
+        """Finds out what it does when its front-end has gone: it ends, makes its socket anew, or neither."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEAVING):
+                await program.listens_anew(self._listens_since)
+        self.is_one_shot = program.status is not None
+        self._renews_socket = not self.is_one_shot and program.listens_since > self._listens_since
 
     async def _has_left(self, seconds: float) -> bool:
         """Whether the program ends within so many seconds."""

@@ -75,7 +75,7 @@ class Sockets:
 
     async def send(self, *parts: bytes) -> None:
         """Sends a packet in parts, and waits until it is used."""
-        await self.tx.request(list(parts))
+        await self.tx.request(parts)
 
     async def receive(self) -> Packet:
         """The next packet; Failed for one that is no packet."""
@@ -108,7 +108,7 @@ async def guest_cid(frontend: Frontend) -> int:
     return int.from_bytes(await frontend.read_config(0, 8), "little")
 
 
-async def provoke(trial: Trial, hostile: Callable[[Sockets], list[bytes]]) -> None:
+async def provoke(trial: Trial, hostile: Callable[[Sockets], tuple[bytes, ...]]) -> None:
     """Sends what no driver should, and stops the ring."""
     sockets = await Sockets.start(trial)
     sockets.tx.add(hostile(sockets))
@@ -192,13 +192,13 @@ async def more_than_len(trial: Trial) -> None:
 @VSOCK.must(9, "5.10.6", "A packet that is cut short costs the ring at most.", IS_VSOCK)
 async def cut_short(trial: Trial) -> None:
     """Sends 43 bytes of a header."""
-    await provoke(trial, lambda sockets: [sockets.packet(RW, NOBODY)[:-1]])
+    await provoke(trial, lambda sockets: (sockets.packet(RW, NOBODY)[:-1],))
 
 
 @VSOCK.must(10, "5.10.6", "A `len` that is more than there is costs the ring at most.", IS_VSOCK)
 async def less_than_len(trial: Trial) -> None:
     """Sends RW that says 64 KiB of data, and has four bytes."""
-    await provoke(trial, lambda sockets: [sockets.packet(RW, NOBODY, length=1 << 16), b"data"])
+    await provoke(trial, lambda sockets: (sockets.packet(RW, NOBODY, length=1 << 16), b"data"))
 
 
 @VSOCK.must(

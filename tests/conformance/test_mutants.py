@@ -14,7 +14,7 @@ from vhostd.conformance.check import Check, matching
 from vhostd.conformance.groups import GROUPS
 from vhostd.conformance.runner import Result, run
 from vhostd.conformance.subject import Subject
-from vhostd.conformance.verdict import Outcome
+from vhostd.conformance.verdict import Level, Outcome
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {  # by the type of the device: its program, and what it needs beside a socket
@@ -29,7 +29,7 @@ IN_CHECKOUT = ["env", f"--chdir={ROOT}", sys.executable, "-m"]  # and the name o
 AT_ONCE = 4  # programs that run side by side: most of the time they wait
 FAULTS = all_faults()
 CHECKS = matching(GROUPS, ())
-# Checks that no fault is planted for, and why; those of devices that are none of ours are not named.
+# Checks that no fault is planted for, and why.
 UNPLANTED = {
     "MEM-4": "to come",
     "MEM-22": "to come",
@@ -94,7 +94,11 @@ def test_a_planted_fault_is_found(fault: Fault, verdicts: dict[str, Result | Bas
 
 @pytest.mark.parametrize("kind", PROGRAMS)
 def test_our_programs_are_sound(kind: str, sound: dict[str, dict[str, Result]]) -> None:
-    failed = [result for result in sound[kind].values() if result.outcome is Outcome.FAILED]
+    failed = [
+        result
+        for result in sound[kind].values()
+        if result.outcome is Outcome.FAILED and result.check.level is not Level.ADVICE
+    ]
     assert not failed, [f"{result.check.id}: {result.reason}" for result in failed]
     planted = {fault.check for fault in FAULTS if fault.program == kind and not fault.options}
     skipped = {id for id, result in sound[kind].items() if result.outcome is Outcome.SKIPPED}
@@ -103,9 +107,7 @@ def test_our_programs_are_sound(kind: str, sound: dict[str, dict[str, Result]]) 
 
 def test_every_check_has_a_fault() -> None:
     planted = {fault.check for fault in FAULTS}
-    assert {check.id for check in CHECKS if not check.needs.kinds} - planted == set()
-    ours = {check.id for check in CHECKS if set(check.needs.kinds) & set(PROGRAMS)}
-    assert ours - planted == set(UNPLANTED)
+    assert {check.id for check in CHECKS} - planted == set(UNPLANTED)
 
 
 def test_every_fault_has_a_name_of_its_own() -> None:

@@ -37,7 +37,9 @@ def test_what_is_found_is_reported_and_can_be_run_again(
 def test_a_corpus_grows_where_nothing_is_found(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     status, report, _ = run(
-        capfd, "--exec", command("none"), "--cases=5", "--corpus", str(corpus), "--messages", "--seed=3"
+        capfd,
+        *("--exec", command("none"), "--cases=5", "--messages", "--seed=3"),
+        *("--corpus", str(corpus), "--findings", str(tmp_path)),
     )
     assert status == 0
     assert not report["findings"]

@@ -30,7 +30,7 @@ def run(fault: str, folder: Path, cases: int = 60) -> tuple[list[Found], Progres
     plan = Plan(
         command(fault),
         7,
-        Scope(),
+        SCOPE,
         cases,
         None,
         None,

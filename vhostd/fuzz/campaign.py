@@ -18,7 +18,7 @@ from vhostd.fuzz.verdict import GROWING, SPINS, Finding
 
 IDLE = 64  # so many cases from one look at the idle back-end to the next
 REPORTED = 5.0  # seconds between two reports
-MINIMISING = 30.0  # seconds for one finding at most
+MINIMISING = 600  # runs for one finding at most
 ALIKE = 2  # findings of a kind that are minimised, though each may be in the next case too
 RECENT = 16  # cases before a finding that may have prepared it
 MOST = 20  # findings of one job, which ends then
@@ -167,11 +167,11 @@ class Campaign:
         self._tell(number, found, least, done_again=True)
 
     def _minimised(self, case: Case, found: Finding, *, alone: bool) -> Case:
-        end = time.monotonic() + MINIMISING
         execution = self._execution
+        end = execution.cases + MINIMISING
         execution.seconds, seconds = min(1.0, execution.seconds), execution.seconds
         minimiser = Minimiser(
-            lambda less: self._fails(less, found, alone=alone), lambda: time.monotonic() < end
+            lambda less: self._fails(less, found, alone=alone), lambda: execution.cases < end
         )
         least = minimiser.minimise(case)
         execution.seconds = seconds

@@ -8,6 +8,7 @@ A report is what `vhostctl check --json` has printed, and which back-end in whic
 """
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -29,6 +30,10 @@ PAGE = CHECKOUT / "docs/conformance-matrix.md"
 PROGRAMS = Path(sys.executable).parent
 LEVELS = {clause.id: clause.level for group in GROUPS for clause in group}  # as they are now
 OURS = "vhostd"
+# In a reason: times, folders and processes, which are others each time.
+VARYING = re.compile(
+    r"/tmp/backend-\w+/|\d{4}-\d\d-\d\dT[\d:.]+Z |\d\d:\d\d:\d\d\.\d+: |:\d+(?=\))| from PID \d+"
+)
 INTRODUCTION = """\
 # How back-ends conform
 
@@ -117,7 +122,7 @@ def check(back_end: BackEnd, folder: Path) -> Checked:
             *("--type", back_end.device, "--exec", back_end.command.replace("{peers}", str(folder))),
         ],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PATH": f"{PROGRAMS}:{os.environ['PATH']}"},
+        env={**os.environ, "RUST_BACKTRACE": "0", "PATH": f"{PROGRAMS}:{os.environ['PATH']}"},
         text=True,
         check=False,
     )
@@ -188,7 +193,7 @@ def deviations(clause: Check, checked: Sequence[Checked]) -> str:
     for one in checked:
         for verdict in one.deviations:
             if verdict.id == clause.id:
-                who[verdict.reason].append(one.back_end.name)
+                who[VARYING.sub("", verdict.reason)].append(one.back_end.name)
     observed = "<br>".join(f"{escaped(reason)}: *{', '.join(names)}*" for reason, names in who.items())
     what = f"{clause.gist} ({clause.section})"
     return observed and row(clause.id, clause.level, escaped(what), observed)
@@ -200,8 +205,8 @@ def row(*cells: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text of a program as Markdown shows it."""
-    return "".join(f"\\{char}" if char in "\\|*<>[]`_" else char for char in text)
+    """Text of a program as Markdown shows it. An option in it is one of that program, not of ours."""
+    return "".join(f"\\{char}" if char in "\\|*<>[]`_-" else char for char in text)
 
 
 def load(reports: Path) -> list[Checked]:

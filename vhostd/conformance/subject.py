@@ -18,6 +18,7 @@ from vhostd.virtio.vocabulary import Feature
 from vhostd.wire.rows import Bit, Empty
 
 PATIENCE = 10.0  # seconds for what takes milliseconds, on a busy machine too
+HINT = "note: "  # how Rust begins the last line of a panic, which says nothing of it
 LEAVING = 0.5  # seconds in which a program ends that serves one connection only
 DYING = 0.5  # seconds in which the end of one that has closed its connections is noticed
 UNREACHABLE = (ConnectionError, FileNotFoundError, FrontendError, SetupError, TimeoutError)
@@ -147,7 +148,8 @@ class Subject:
         return f"the program {what}: {self._last_words()}"
 
     def _last_words(self) -> str:
-        lines = [] if self.program is None else self.program.output.splitlines()
+        said = "" if self.program is None else self.program.output
+        lines = [line for line in said.splitlines() if not line.startswith(HINT)]
         return lines[-1] if lines else "it said nothing"
 
     async def _learn(self) -> None:

@@ -25,6 +25,7 @@ from vhostd.wire.rows import Bit, Empty, Row
 __all__ = ["CLOSED", "Ring", "Trial"]
 
 MEMORY_SIZE = 16 << 20
+STATUS = mask(ProtocolFeature.STATUS)
 IN_FLIGHT = mask(ProtocolFeature.INFLIGHT_SHMFD, ProtocolFeature.GET_VRING_BASE_INFLIGHT)
 PAUSE = 0.005  # seconds until it looks again
 REACTION = 0.5  # seconds
@@ -79,18 +80,21 @@ class Trial:
         resume: bool = False,
         without: Sequence[Bit] = (),
         in_flight: bool = False,
+        status: bool = False,
     ) -> Frontend:
         """A new connection with these features, as far as offered; see `Frontend.negotiate`.
 
         It does so `without` some of those that are negotiated by default. What is `in_flight` is not
-        tracked by default: with libvhost-user no ring works then before it has got an area.
+        tracked by default: with libvhost-user no ring works then before it has got an area. And by default
+        there is no `status`: with DPDK no ring works then before DRIVER_OK.
         """
         frontend = await self.connect()
         packed = self.packed if packed is None else packed
         if without:
             features = ~(UNWANTED | mask(*without) | (0 if packed else mask(Feature.RING_PACKED)))
         if protocol_features is None:
-            protocol_features = KNOWN_PROTOCOL & ~UNWANTED_PROTOCOL & ~(0 if in_flight else IN_FLIGHT)
+            unwanted = UNWANTED_PROTOCOL | (0 if in_flight else IN_FLIGHT) | (0 if status else STATUS)
+            protocol_features = KNOWN_PROTOCOL & ~unwanted
         await frontend.negotiate(features, protocol_features, packed=packed, resume=resume)
         return frontend
 

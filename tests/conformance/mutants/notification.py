@@ -109,8 +109,8 @@ def wants_kicks_late() -> None:
 
 @breaks("NOTE-10", UNUSED, patience=SILENCE)
 def forgetful() -> None:
-    """The last of 20 chains is lost."""
-    lose(lambda lair, chain: lair.count == 20)
+    """The last of 16 chains is lost."""
+    lose(lambda lair, chain: lair.count == 16)
 
 
 @breaks("NOTE-11", "ended by signal 9")

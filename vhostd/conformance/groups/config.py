@@ -141,7 +141,7 @@ async def short_write(trial: Trial) -> None:
 @CONFIG.must(8, "GET_STATUS", "The status is as it was written.", HAS_STATUS)
 async def status(trial: Trial) -> None:
     """Writes ACKNOWLEDGE, then DRIVER, then FEATURES_OK, and reads each."""
-    frontend = await trial.negotiate()
+    frontend = await trial.negotiate(status=True)
     for value in (ACKNOWLEDGE, ACKNOWLEDGE | DRIVER, ACKNOWLEDGE | DRIVER | FEATURES_OK):
         await frontend.call(SET_STATUS, U64(value))
         said = (await frontend.call(GET_STATUS, Empty())).value
@@ -151,7 +151,7 @@ async def status(trial: Trial) -> None:
 @CONFIG.must(9, "SET_STATUS", "A status of 0 resets the device.", STATUS_WORKS)
 async def reset_by_status(trial: Trial) -> None:
     """Has a ring work, and writes 0: the status is 0. The device then works once more, from the start on."""
-    frontend = await trial.negotiate()
+    frontend = await trial.negotiate(status=True)
     await frontend.call(SET_STATUS, U64(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK))
     ring = await trial.ring(frontend)
     await ring.work()
@@ -166,18 +166,18 @@ async def reset_by_status(trial: Trial) -> None:
 @CONFIG.must(10, "virtio 2.1", "A new front-end finds a status of 0.", HAS_STATUS)
 async def status_of_a_new_connection(trial: Trial) -> None:
     """Writes a status, goes, and comes again: the status is 0."""
-    frontend = await trial.negotiate()
+    frontend = await trial.negotiate(status=True)
     await frontend.call(SET_STATUS, U64(ACKNOWLEDGE))
     if not trial.subject.is_one_shot:
         frontend.close()
-        said = (await (await trial.negotiate()).call(GET_STATUS, Empty())).value
+        said = (await (await trial.negotiate(status=True)).call(GET_STATUS, Empty())).value
         expect(not said, f"the status is {said:#x} on a new connection")
 
 
 @CONFIG.should(11, "virtio 2.1.2", "A device with a broken ring needs a reset.", STATUS_WORKS)
 async def needs_reset(trial: Trial) -> None:
     """Breaks a ring by a head that does not exist, waits for the err eventfd, and looks for bit 64."""
-    frontend = await trial.negotiate()
+    frontend = await trial.negotiate(status=True)
     await frontend.call(SET_STATUS, U64(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK))
     await _break(trial, frontend)
     said = (await frontend.call(GET_STATUS, Empty())).value
@@ -194,7 +194,7 @@ async def needs_reset(trial: Trial) -> None:
 )
 async def told_of_a_reset(trial: Trial) -> None:
     """Breaks a ring in the same way, after DRIVER_OK: a CONFIG_CHANGE_MSG comes."""
-    frontend = await trial.negotiate()
+    frontend = await trial.negotiate(status=True)
     requests = BackendRequests(frontend)
     await requests.connect()
     try:

@@ -186,12 +186,12 @@ async def events_heeded(trial: Trial) -> None:
 @NOTIFICATION.must(10, "virtio 2.7.10", "No kick is lost while the device works.", WORKS)
 @EachFormat
 async def kicks_meanwhile(trial: Trial) -> None:
-    """Makes 24 requests available one by one, each with a kick, and waits for answers after the last."""
-    ring = await trial.ring(size=128)
-    for _ in range(24):
+    """Makes 16 requests available one by one, each with a kick, and waits for answers after the last."""
+    ring = await trial.ring()
+    for _ in range(16):
         ring.post()
         ring.queue.kick()
-    for _ in range(24):
+    for _ in range(16):
         await ring.seen()
 
 

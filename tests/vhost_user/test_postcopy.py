@@ -625,7 +625,9 @@ def test_a_device_that_keeps_memory_does_not_offer_it(run_async: Run) -> None:
     run_async(main)
 
 
-def test_it_is_offered_where_the_kernel_allows_it(run_async: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_offered_where_the_kernel_allows_it(
+    run_async: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def refuse() -> int:
         raise PermissionError(errno.EPERM, "userfaultfd: Operation not permitted")
 
@@ -639,3 +641,4 @@ def test_it_is_offered_where_the_kernel_allows_it(run_async: Run, monkeypatch: p
             assert not offered & mask(ProtocolFeature.PAGEFAULT)
 
     run_async(main)
+    assert "postcopy is not offered: userfaultfd: Operation not permitted" in caplog.text

@@ -158,11 +158,11 @@ cdef class Absent:
         store_u64(&self.stopped, 1)
         full_fence()
         touched = load_u64(&self.touched)
-        if not touched or self.pages.is_known(touched - 1):
+        if not touched:
             return
         place.start = <uint64_t> self.pages.start + (touched - 1) * self.pages.unit
         place.len = self.pages.unit
-        if mmap(
+        if self.pages.is_known(touched - 1) or mmap(
             <void *> place.start, place.len, PROT_READ | PROT_WRITE,
             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0,
         ) != MAP_FAILED:

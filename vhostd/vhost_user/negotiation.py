@@ -83,8 +83,10 @@ class Negotiation:
     def _offered_protocol_features(self) -> int:
         device = self._state.device
         lacking = 0 if device.read_config() else mask(ProtocolFeature.CONFIG)
-        lacking |= 0 if self._has_postcopy else mask(ProtocolFeature.PAGEFAULT)
-        return self._offer.protocol_features(self._implemented & ~lacking) | device.protocol_features
+        offered = self._offer.protocol_features(self._implemented & ~lacking)
+        if offered >> ProtocolFeature.PAGEFAULT & 1 and not self._has_postcopy:
+            offered -= mask(ProtocolFeature.PAGEFAULT)
+        return offered | device.protocol_features
 
     @cached_property
     def _has_postcopy(self) -> bool:

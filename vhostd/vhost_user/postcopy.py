@@ -5,6 +5,7 @@ POSTCOPY_ADVISE. From POSTCOPY_LISTEN to POSTCOPY_END, replies tell it where we 
 that it understands what the userfaultfd says (vhost-user, "Migration").
 """
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 
@@ -20,6 +21,8 @@ from vhostd.virtio.device import Device
 from vhostd.wire.calls import Call, Reply, answer
 from vhostd.wire.fds import Fd
 from vhostd.wire.rows import U64, Empty
+
+log = logging.getLogger(__name__)
 
 
 class Postcopy:
@@ -51,7 +54,8 @@ class Postcopy:
             return False
         try:
             Fd(open_userfaultfd()).close()
-        except OSError:
+        except OSError as error:
+            log.warning("postcopy is not offered: %s", error.strerror)
             return False
         return True
 

@@ -61,7 +61,7 @@ class Replay:
         self._guest = Guest() if memory else None
         self._kicks: dict[int, Fd] = {}
         self._offered_chains: Counter[int] = Counter()  # by the ring, since its start
-        self._offered: dict[int, int] = {}  # by the request that accepts them
+        self._missing: dict[int, int] = {}  # features that were offered, by the request that accepts them
         self._answers = _Answers(answers, self._fds)
         self._channels: list[tuple[Voice, asyncio.Task[None]]] = []
 
@@ -118,8 +118,9 @@ class Replay:
             close_all(fds)
             self._differ(f"{seen.name} {says(seen)}, which was not recorded")
             return False
-        if heard.request in ACCEPTED and len(heard.payload) == U64.SIZE:
-            self._offered[ACCEPTED[heard.request]] = U64.unpack(heard.payload).value
+        if heard.request in ACCEPTED and len(heard.payload) == len(recorded.payload) == U64.SIZE:
+            before, now = U64.unpack(recorded.payload).value, U64.unpack(heard.payload).value
+            self._missing[ACCEPTED[heard.request]] = before & ~now
         for passed, fd in zip(recorded.fds, fds, strict=False):
             self._fds.learn(passed, Fd(fd.take()))
         close_all(fds)
@@ -131,11 +132,14 @@ class Replay:
         return True
 
     def _accepting(self, message: Message) -> Message:
-        """The message; one that accepts features, without those that this back-end has not offered."""
-        offered = self._offered.get(message.request)
-        if offered is None or len(message.payload) != U64.SIZE:
+        """The message; one that accepts features, without those that only the recorded back-end offered.
+
+        QEMU accepts more than was offered; that is said again as it was.
+        """
+        missing = self._missing.get(message.request)
+        if missing is None or len(message.payload) != U64.SIZE:
             return message
-        value = U64.unpack(message.payload).value & offered
+        value = U64.unpack(message.payload).value & ~missing
         taken = message.model_copy(update={"payload": U64(value).pack()})
         if taken.payload != message.payload:
             self._differ(difference(self._decoder.decode(taken), self._decoder.decode(message)))

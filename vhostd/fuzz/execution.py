@@ -94,6 +94,8 @@ class Execution:
                     operation.do(self.rig)
                 except MemoryLost:  # ours, since its file was cut
                     continue
+        if self.rig.is_open:
+            self.rig.settle()  # a close would take back what the back-end has not read yet
         self.rig.disconnect()
 
     def stop(self) -> None:

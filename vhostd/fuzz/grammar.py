@@ -86,7 +86,6 @@ class _Author:
         yield from self._set_up()
         for _ in range(self._random.randint(*MOVES)):
             yield from self._random.choice(moves)()
-        yield Await()
 
     # --- Connections --------------------------------------------------------------------------------------
 

@@ -114,7 +114,9 @@ async def steps(backend):
     try:
 '''
 
-TAIL = '''    except ConnectionError:
+TAIL = '''        if frontend is not None:
+            await answered(frontend)
+    except ConnectionError:
         print("the back-end has closed the connection")
     finally:
         if frontend is not None:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 RING = (
+    "arrivals",
     "chain",
     "driver",
     "driver_packed",

@@ -143,6 +143,10 @@ class Frontend:
         """Shuts the connection down for sending: the back-end reads its end, and can still answer."""
         self._socket.shutdown(socket.SHUT_WR)
 
+    def hear_no_more(self) -> None:
+        """Shuts the connection down for receiving: the back-end can answer no request from now on."""
+        self._socket.shutdown(socket.SHUT_RD)
+
     def has(self, feature: Bit) -> bool:
         """Whether this feature of the protocol was negotiated."""
         return bool(self.protocol_features >> feature & 1)

@@ -1,14 +1,18 @@
 """Faults that only a driver brings to light that is not honest: a broken ring ends the program, or worse."""
 
 import signal
+from collections.abc import Callable
 from typing import Any
 
 from tests.conformance.faults import SILENCE, breaks, replace
 from vhostd.errors import GuestError, RefusedRequest
+from vhostd.ring import Chain
 from vhostd.vhost_user.rings import Rings
 from vhostd.virtio.queue_runner import QueueRunner
+from vhostd.virtio.virtqueue import Virtqueue
 
 FATAL = "was ended by signal 11"
+BLOCK_HEADER = 16  # bytes
 
 
 @breaks("DRV-1", FATAL)
@@ -105,6 +109,43 @@ def all_are_broken() -> None:
 
     replace(QueueRunner, "__init__", init)
     replace(QueueRunner, "_break", break_it)
+
+
+@breaks("DRV-5", FATAL)
+def heads_of_their_own() -> None:
+    """A head that comes again and again is taken for a fault of its own."""
+    heads: list[int] = []
+
+    def is_repeated(chain: Chain) -> bool:
+        heads.append(chain.head)
+        return heads[-8:] == [chain.head] * 8
+
+    _dies_of(is_repeated)
+
+
+@breaks("DRV-7", FATAL)
+def something_to_do() -> None:
+    """A chain is taken to have bytes."""
+    _dies_of(lambda chain: not chain.readable + chain.writable)
+
+
+@breaks("DRV-9", FATAL, program="block")
+def whole_requests() -> None:
+    """A request is taken to have a header, and room for a status."""
+    _dies_of(lambda chain: chain.readable < BLOCK_HEADER or not chain.writable)
+
+
+def _dies_of(is_fatal: Callable[[Chain], bool]) -> None:
+    """Has a chain for which this holds end the program. No chain takes a shortcut."""
+
+    def pop(before: Any, self: Virtqueue) -> Chain | None:
+        chain: Chain | None = before(self)
+        if chain is not None and is_fatal(chain):
+            signal.raise_signal(signal.SIGSEGV)
+        return chain
+
+    replace(Virtqueue, "use_shortcut", lambda _before, _self, _shortcut: None)
+    replace(Virtqueue, "pop", pop)
 
 
 def _fatal() -> None:

@@ -5,11 +5,13 @@ from contextlib import suppress
 from typing import Any
 
 from tests.conformance.faults import SILENCE, breaks, replace
-from vhostd.errors import MalformedMessage, RefusedRequest
-from vhostd.ring import GuestMemory, Region
+from tests.conformance.rings import Lair, refuse
+from vhostd.errors import GuestError, MalformedMessage, RefusedRequest
+from vhostd.ring import Chain, GuestMemory, Region
 from vhostd.vhost_user import memory as memory_module
 from vhostd.vhost_user.memory import Memory
 from vhostd.vhost_user.messages import REM_MEM_REG, MemoryTable, SingleRegion
+from vhostd.virtio.queue_runner import QueueRunner
 from vhostd.wire.framing import Message
 from vhostd.wire.rows import U64
 
@@ -48,6 +50,18 @@ def four_regions() -> None:
         before(self, table, fds)
 
     replace(Memory, "set_mem_table", set_mem_table)
+
+
+@breaks("MEM-4", "with buffers across two regions", patience=SILENCE)
+def one_region_each() -> None:
+    """A buffer lies in one region."""
+
+    def is_across(lair: Lair, chain: Chain) -> bool:
+        addr, size, *_ = lair.descriptor(chain.head)
+        ends = [region.guest_addr + region.size for region in lair.memory.regions]
+        return any(addr < end < addr + size for end in ends)
+
+    refuse(is_across)
 
 
 @breaks("MEM-5", "SET_MEM_TABLE was acked with 1")
@@ -198,6 +212,16 @@ def maps_anything() -> None:
 def trusts_files() -> None:
     """A region that is longer than its file is mapped."""
     _dies_of_refusal("_map_region", signal.SIGBUS)
+
+
+@breaks("MEM-22", "was ended by signal 7")
+def trusts_mapped_files() -> None:
+    """A page that has gone from its file ends the program."""
+
+    def break_it(_before: Any, _self: QueueRunner, _error: GuestError) -> None:
+        signal.raise_signal(signal.SIGBUS)
+
+    replace(QueueRunner, "_break", break_it)
 
 
 @breaks("MEM-23", "was ended by signal 11")

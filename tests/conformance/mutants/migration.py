@@ -1,14 +1,18 @@
 """Faults of the dirty log, and of the device's state."""
 
+import os
 import signal
+from functools import partial
 from typing import Any
 
 from tests.conformance.faults import SILENCE, breaks, replace
+from tests.conformance.rings import Lair, when_pushing
 from vhostd.errors import MalformedMessage, RefusedRequest
-from vhostd.ring import DirtyLog
-from vhostd.vhost_user.device_state import DeviceState
+from vhostd.ring import Chain, DirtyLog
+from vhostd.vhost_user.device_state import NO_FD, DeviceState
 from vhostd.vhost_user.messages import SET_LOG_BASE, Log, StateTransfer
 from vhostd.vhost_user.migration import Migration
+from vhostd.virtio import saved_state
 from vhostd.virtio.state import VirtioState
 from vhostd.wire.rows import U64
 
@@ -31,6 +35,34 @@ def log_without_reply() -> None:
 def marks_nothing() -> None:
     """Nothing is marked."""
     replace(VirtioState, "log_writes", lambda before, self, _log: before(self, None))
+
+
+def _spoils_the_log(byte: int) -> None:
+    """Has all of the log overwritten before each chain is used."""
+    logs: list[tuple[int, Log]] = []
+
+    def set_log_base(before: Any, self: Migration, place: Log, fds: Any) -> Any:
+        logs.append((os.dup(fds[0].fileno()), place))
+        return before(self, place, fds)
+
+    def spoil(_lair: Lair, _chain: Chain) -> None:
+        for fd, place in logs[-1:]:
+            os.pwrite(fd, bytes([byte]) * place.mmap_size, place.mmap_offset)
+
+    replace(Migration, "set_log_base", set_log_base)
+    when_pushing(spoil)
+
+
+@breaks("MIG-3", "is marked, and the device had nothing to write there")
+def marks_all() -> None:
+    """Each chain marks all pages."""
+    _spoils_the_log(0xFF)
+
+
+@breaks("MIG-5", "it has taken marks away that were there")
+def marks_the_last_only() -> None:
+    """Each chain has the marks of those before taken away."""
+    _spoils_the_log(0)
 
 
 @breaks("MIG-4", "and has not marked it")
@@ -60,6 +92,19 @@ def logs_for_ever() -> None:
     def log_writes(before: Any, self: VirtioState, log: DirtyLog | None) -> None:
         if log is not None:
             before(self, log)
+
+    replace(VirtioState, "log_writes", log_writes)
+
+
+@breaks("MIG-8", "and has not marked it")
+def rings_that_run() -> None:
+    """Rings that run when logging begins are logged, and no others."""
+    known: list[DirtyLog | None] = [None]
+
+    def log_writes(before: Any, self: VirtioState, log: DirtyLog | None) -> None:
+        if log is not known[-1] and (log is None or self.is_running):
+            before(self, log)
+        known.append(log)
 
     replace(VirtioState, "log_writes", log_writes)
 
@@ -146,3 +191,39 @@ def never_loads() -> None:
         return before(self, wanted, fds)
 
     replace(DeviceState, "set_device_state_fd", set_device_state_fd)
+
+
+@breaks("MIG-16", "the state was saved while a ring ran")
+def saves_at_any_time() -> None:
+    """A state is saved, whatever runs."""
+
+    def set_device_state_fd(_before: Any, self: DeviceState, _wanted: StateTransfer, fds: Any) -> U64:
+        self._begin("saved", fds[0], partial(self._save, saved_state.save(self._state.device)))
+        return NO_FD
+
+    replace(DeviceState, "set_device_state_fd", set_device_state_fd)
+
+
+@breaks("MIG-18", "was ended by signal 9")
+def dies_with_a_transfer() -> None:
+    """A front-end that goes while a state is transferred ends the program."""
+
+    async def close(before: Any, self: DeviceState) -> None:
+        if self._transfer is not None and not self._transfer.done():
+            signal.raise_signal(signal.SIGKILL)
+        await before(self)
+
+    replace(DeviceState, "close", close)
+
+
+@breaks("MIG-19", "was ended by signal 9")
+def relies_on_a_transfer() -> None:
+    """CHECK_DEVICE_STATE without a transfer ends the program."""
+
+    async def check(before: Any, self: DeviceState, empty: Any) -> U64:
+        if self._transfer is None:
+            signal.raise_signal(signal.SIGKILL)
+        result: U64 = await before(self, empty)
+        return result
+
+    replace(DeviceState, "check_device_state", check)

@@ -1,16 +1,27 @@
 """Faults that show when a front-end fails."""
 
+import asyncio
+import fcntl
 import os
+import select
 import signal
+import socket
+import termios
 import time
+from array import array
+from contextlib import suppress
 from typing import Any
 
 from tests.conformance.faults import SILENCE, breaks, replace
 from vhostd.errors import MalformedMessage, RefusedRequest
+from vhostd.program.server import Server, _hung_up
+from vhostd.vhost_user import link, vring
 from vhostd.vhost_user.dispatch import Dispatcher
+from vhostd.vhost_user.notification import Notification
 from vhostd.vhost_user.session import Session
 from vhostd.vhost_user.vring import Vring
 from vhostd.wire.channel import Channel
+from vhostd.wire.framing import Message
 
 KEPT: list[Any] = []
 DIED = "was ended by signal 9"
@@ -62,6 +73,35 @@ def dies_of_a_reply() -> None:
     replace(Dispatcher, "_send", send)
 
 
+@breaks("ROB-4", "requests that were sent at once, ", patience=SILENCE)
+def answers_the_last() -> None:
+    """A request behind which another waits has no reply."""
+
+    async def send(before: Any, self: Dispatcher, message: Any, reply: Any) -> bool:
+        waiting = array("i", [0])
+        fcntl.ioctl(self._channel._socket, termios.FIONREAD, waiting)
+        done: bool = bool(waiting[0]) or await before(self, message, reply)
+        return done
+
+    replace(Dispatcher, "_send", send)
+
+
+@breaks("ROB-5", "is kept open", patience=SILENCE)
+def waits_for_more() -> None:
+    """A front-end that says no more is waited for, until it goes."""
+
+    async def receive(before: Any, self: Channel) -> Any:
+        message = await before(self)
+        if message is None:
+            end = select.poll()
+            end.register(self._socket, select.POLLHUP)
+            while not end.poll(0):
+                await asyncio.sleep(0.01)
+        return message
+
+    replace(Channel, "receive", receive)
+
+
 @breaks("ROB-6", "fds, and after 20 front-ends", patience=5.0)
 def leaves_fds() -> None:
     """Each session leaves an fd behind."""
@@ -82,6 +122,98 @@ def leaves_memory() -> None:
         return before(self)
 
     replace(Session, "_close", close)
+
+
+@breaks("ROB-8", "closed", patience=SILENCE)
+def newest_only() -> None:
+    """Whoever comes ends the connection before."""
+
+    def accept(before: Any, self: Server) -> None:
+        with suppress(OSError):  # it has gone
+            if self._current is not None:
+                self._current.shutdown(socket.SHUT_RDWR)
+        before(self)
+
+    replace(Server, "_accept", accept)
+
+
+@breaks("ROB-9", "a second front-end hears nothing", patience=SILENCE)
+def leaves_it_waiting() -> None:
+    """A second front-end is let in, and has no answer."""
+
+    def accept(before: Any, self: Server) -> None:
+        if self._current is None or _hung_up(self._current):
+            before(self)
+        else:
+            KEPT.append(self._endpoint.socket.accept())
+
+    replace(Server, "_accept", accept)
+
+
+@breaks("ROB-12", DIED)
+def eventfds_only() -> None:
+    """An fd that carries no notifications ends the program."""
+
+    def make(before: Any, fd: Any) -> Any:
+        try:
+            return before(fd)
+        except RefusedRequest:
+            die()
+
+    replace(vring, "notification", make)
+
+
+@breaks("ROB-13", DIED)
+def few_fds() -> None:
+    """More than 8 fds end the program."""
+
+    async def answer(before: Any, self: Dispatcher, message: Message) -> Any:
+        if len(message.fds) > 8:
+            die()
+        return await before(self, message)
+
+    replace(Dispatcher, "_answer", answer)
+
+
+@breaks("ROB-16", DIED)
+def replies_or_death() -> None:
+    """A socket for requests that ends has the program end."""
+
+    async def take_replies(before: Any, caller: Any) -> None:
+        await before(caller)
+        die()
+
+    replace(link, "_take_replies", take_replies)
+
+
+@breaks("ROB-18", "", patience=SILENCE)
+def room_for_interrupts() -> None:
+    """A call fd that is full is a fault of the program's own."""
+
+    def tell(before: Any, self: Notification) -> None:
+        if _is_full(self):
+            raise BlockingIOError("planted")
+        before(self)
+
+    replace(Notification, "signal", tell)
+
+
+@breaks("ROB-19", "afterwards it served no new front-end", patience=SILENCE)
+def patient_interrupts() -> None:
+    """A call fd is written to, however long that takes."""
+
+    def tell(before: Any, self: Notification) -> None:
+        if _is_full(self):
+            os.write(self.fileno(), (1).to_bytes(8, "little"))
+        before(self)
+
+    replace(Notification, "signal", tell)
+
+
+def _is_full(notification: Notification) -> bool:
+    room = select.poll()
+    room.register(notification, select.POLLOUT)
+    return not room.poll(0)
 
 
 @breaks("ROB-17", "afterwards it served no new front-end", patience=SILENCE)

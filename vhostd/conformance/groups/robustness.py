@@ -119,11 +119,21 @@ async def goes_with_requests(trial: Trial) -> None:
 
 @ROBUSTNESS.must(3, "Front-end disconnect", "A front-end may go without taking its replies.")
 async def goes_with_replies(trial: Trial) -> None:
-    """Sends GET_FEATURES 2000 times, reads no reply, and goes; a new front-end is served afterwards."""
+    """Sends GET_FEATURES 2000 times, reads no more than the first reply, and goes; then the same on a
+    connection that is shut down for reading. A new front-end is served after each.
+    """
+    requests = trial.message(GET_FEATURES, Empty()) * FLOOD
     frontend = await trial.connect()
     with suppress(*CLOSED, TimeoutError):
-        await frontend.send_raw(trial.message(GET_FEATURES, Empty()) * FLOOD)
+        await frontend.send_raw(requests)
+        await frontend.receive_raw()
     await trial.survived(frontend, "a front-end that goes with replies unread")
+    frontend = await trial.connect()
+    frontend.hear_no_more()
+    with suppress(*CLOSED, TimeoutError):
+        await frontend.send_raw(requests)
+        await frontend.taken()
+    await trial.survived(frontend, "a front-end that reads no replies")
 
 
 @ROBUSTNESS.should(4, "Message Specification", "Replies that are taken late are not lost.")
@@ -323,8 +333,9 @@ async def noise(trial: Trial) -> None:
     """
     for seed in range(8):
         frontend = await trial.connect()
-        with suppress(*CLOSED):
+        with suppress(*CLOSED, TimeoutError):
             await frontend.send_raw(random.Random(seed).randbytes(4096))
+            await frontend.taken()  # else it may hear of the next front-end first, and never read this
         await trial.survived(frontend, f"noise number {seed} in place of messages")
 
 

@@ -6,7 +6,7 @@ VHOST_VRING_F_LOG with the used ring's own guest address, while the rings run: s
 is marked though it was not written is only sent once more: a should.
 
 **SET_LOG_BASE has a reply** of its own with LOG_SHMFD, by the list in "Communication" and by what front-ends
-wait for; the table says N/A. Its value is not said.
+wait for; the table says N/A. Its value is not said: libvhost-user sends a u64, and DPDK an empty payload.
 
 **A log that is too short** is a front-end's fault, as a region that is longer than its file is. To refuse it
 is best: without a log a migration must not go on.
@@ -55,6 +55,7 @@ class SharedLog:
     """A dirty log for a memory, in a file of the check's; `offset` bytes of the file lie before it."""
 
     def __init__(self, trial: Trial, memory: SharedMemory, offset: int = 0) -> None:
+        self._trial = trial
         self.fd = trial.fd(os.memfd_create("log", os.MFD_CLOEXEC))
         self.place = Log((memory.guest_addr + memory.size - 1) // PAGE // 8 + 1, offset)
         os.ftruncate(self.fd.fileno(), offset + self.place.mmap_size)
@@ -76,12 +77,14 @@ class SharedLog:
 
     async def share(self, frontend: Frontend) -> None:
         """Gives it to the back-end."""
+        await frontend.send_raw(self._trial.message(SET_LOG_BASE, self.place), self.fd)
         try:
-            await frontend.call(SET_LOG_BASE, self.place, self.fd)
+            reply = await self._trial.next_reply(frontend)
         except TimeoutError:
             raise Failed("SET_LOG_BASE got no reply") from None
         except CLOSED:
             raise Failed("SET_LOG_BASE closed the connection") from None
+        expect(reply.request == SET_LOG_BASE.request, f"the reply is one to request {reply.request}")
 
 
 async def switch(ring: Ring, *, on: bool) -> None:

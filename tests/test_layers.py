@@ -6,6 +6,7 @@ sockets and clocks, the core knows no device, and devices know the public names 
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -247,3 +248,10 @@ def test_imports_are_found_in_cython(tmp_path: Path) -> None:
     found = [(each.module, each.name) for each in imports_in(source)]
     assert found[:3] == [("libc.errno", "errno"), ("libc.errno", "EBADF"), ("os", "")]
     assert ("vhostd.x", "y") in found
+
+
+def test_all_packages_are_installed() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    named = {name for name in settings["tool"]["setuptools"]["packages"] if name.startswith("vhostd")}
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "vhostd").rglob("__init__.py")}
+    assert named == {".".join(folder.parts) for folder in folders}

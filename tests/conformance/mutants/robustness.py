@@ -102,7 +102,7 @@ def waits_for_more() -> None:
     replace(Channel, "receive", receive)
 
 
-@breaks("ROB-6", "fds, and after 20 front-ends", patience=5.0)
+@breaks("ROB-6", "fds, and after 20 front-ends", patience=3.0)
 def leaves_fds() -> None:
     """Each session leaves an fd behind."""
 

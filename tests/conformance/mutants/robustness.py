@@ -124,7 +124,7 @@ def leaves_memory() -> None:
     replace(Session, "_close", close)
 
 
-@breaks("ROB-8", "a valid request was not answered", patience=SILENCE)
+@breaks("ROB-8", "closed the connection", patience=SILENCE)
 def newest_only() -> None:
     """Whoever comes ends the connection before."""
 

@@ -138,8 +138,8 @@ async def edid(trial: Trial) -> None:
 
 @GPU.must(3, "5.7.6.8, RESOURCE_FLUSH", "What was transferred and flushed is shown.", IS_GPU)
 async def a_picture(trial: Trial) -> None:
-    """Creates a resource of random pixels, shows it, transfers and flushes: the display has those pixels. Then
-    the same with other pixels.
+    """Creates a resource of random pixels, shows it, transfers and flushes: the display has those pixels.
+    Then the same with other pixels.
     """
     card = await Card.start(trial)
     picture, pixels = await card.picture()

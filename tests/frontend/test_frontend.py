@@ -152,6 +152,17 @@ def test_a_message_by_hand(run_async: Run) -> None:
     run_async(main)
 
 
+def test_a_front_end_that_hears_no_more(run_async: Run) -> None:
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, _):
+            frontend.hear_no_more()
+            await frontend.send_raw(raw_message(GET_FEATURES.request))
+            assert await frontend.receive_raw() == (b"", [])
+            await frontend.hang_up()
+
+    run_async(main)
+
+
 MALFORMED = {
     "version": raw_message(GET_FEATURES.request, flags=2),
     "reply": raw_message(GET_FEATURES.request, flags=VERSION | REPLY),

@@ -57,7 +57,7 @@ class Vsock(Device):
     def answer(self, packet: Packet) -> None:
         """Has RST sent to where the packet came from."""
         back = Packet(
-            packet.dst_cid, packet.src_cid, packet.dst_port, packet.src_port, 0, packet.type, RST, 0, 0, 0
+            packet.dst_cid, packet.src_cid, packet.dst_port, packet.src_port, 0, packet.type, RST, 0
         )
         self.send(back)
 

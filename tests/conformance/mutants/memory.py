@@ -6,12 +6,11 @@ from typing import Any
 
 from tests.conformance.faults import SILENCE, breaks, replace
 from tests.conformance.rings import Lair, refuse
-from vhostd.errors import GuestError, MalformedMessage, RefusedRequest
+from vhostd.errors import MalformedMessage, RefusedRequest
 from vhostd.ring import Chain, GuestMemory, Region
 from vhostd.vhost_user import memory as memory_module
 from vhostd.vhost_user.memory import Memory
 from vhostd.vhost_user.messages import REM_MEM_REG, MemoryTable, SingleRegion
-from vhostd.virtio.queue_runner import QueueRunner
 from vhostd.wire.framing import Message
 from vhostd.wire.rows import U64
 
@@ -218,10 +217,12 @@ def trusts_files() -> None:
 def trusts_mapped_files() -> None:
     """A page that has gone from its file ends the program."""
 
-    def break_it(_before: Any, _self: QueueRunner, _error: GuestError) -> None:
-        signal.raise_signal(signal.SIGBUS)
+    def make(before: Any, *arguments: Any, **keywords: Any) -> Region:
+        made: Region = before(*arguments, **keywords)
+        signal.signal(signal.SIGBUS, signal.SIG_DFL)  # which the region has handled
+        return made
 
-    replace(QueueRunner, "_break", break_it)
+    replace(memory_module, "Region", make)
 
 
 @breaks("MEM-23", "was ended by signal 11")

@@ -41,7 +41,7 @@ def _interrupt_always() -> None:
     replace(Virtqueue, "flush", lambda before, self: self._interrupt())
 
 
-@breaks("NOTE-1", "a chain was used without an interrupt")
+@breaks("NOTE-1", "a chain was used without an interrupt", patience=SILENCE)
 def silent() -> None:
     """Without EVENT_IDX there are no interrupts."""
     _interrupt_if(_has_events)
@@ -53,7 +53,7 @@ def loud() -> None:
     _interrupt_always()
 
 
-@breaks("NOTE-3", "the chain at the event was used without an interrupt")
+@breaks("NOTE-3", "the chain at the event was used without an interrupt", patience=SILENCE)
 def misses_events() -> None:
     """With EVENT_IDX there are no interrupts after three chains."""
     _interrupt_if(lambda lair: not _has_events(lair) or lair.count < 3)
@@ -65,13 +65,13 @@ def early() -> None:
     _interrupt_always()
 
 
-@breaks("NOTE-5", "NO_INTERRUPT counted")
+@breaks("NOTE-5", "NO_INTERRUPT counted", patience=SILENCE)
 def heeds_flags() -> None:
     """NO_INTERRUPT counts with EVENT_IDX, too."""
     _interrupt_if(lambda lair: lair.is_packed or not lair.word("avail", 0) & 1)
 
 
-@breaks("NOTE-6", "the used event counted")
+@breaks("NOTE-6", "the used event counted", patience=SILENCE)
 def heeds_events() -> None:
     """The used event counts without EVENT_IDX, too."""
     _interrupt_if(lambda lair: lair.is_packed or lair.word("avail", 4 + 2 * lair.size) != 1000)

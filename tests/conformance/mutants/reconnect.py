@@ -67,7 +67,7 @@ def begins_at_the_avail_index() -> None:
     replace(Vring, "_make_ring", make_ring)
 
 
-@breaks("CONN-5", "a valid request was not answered")
+@breaks("CONN-5", "closed the connection")
 def last_one_wins() -> None:
     """A second front-end takes the place of the first."""
 

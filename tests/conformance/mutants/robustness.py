@@ -102,7 +102,7 @@ def waits_for_more() -> None:
     replace(Channel, "receive", receive)
 
 
-@breaks("ROB-6", "fds, and after 20 front-ends", patience=5.0)
+@breaks("ROB-6", "fds, and after 20 front-ends", patience=3.0)
 def leaves_fds() -> None:
     """Each session leaves an fd behind."""
 
@@ -124,7 +124,7 @@ def leaves_memory() -> None:
     replace(Session, "_close", close)
 
 
-@breaks("ROB-8", "closed", patience=SILENCE)
+@breaks("ROB-8", "closed the connection", patience=SILENCE)
 def newest_only() -> None:
     """Whoever comes ends the connection before."""
 
@@ -186,7 +186,7 @@ def replies_or_death() -> None:
     replace(link, "_take_replies", take_replies)
 
 
-@breaks("ROB-18", "", patience=SILENCE)
+@breaks("ROB-18", "a request that was made available was not used", patience=SILENCE)
 def room_for_interrupts() -> None:
     """A call fd that is full is a fault of the program's own."""
 

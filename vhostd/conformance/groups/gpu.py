@@ -138,9 +138,17 @@ async def edid(trial: Trial) -> None:
 
 @GPU.must(3, "5.7.6.8, RESOURCE_FLUSH", "What was transferred and flushed is shown.", IS_GPU)
 async def a_picture(trial: Trial) -> None:
-    """Creates a resource of random pixels, shows it, transfers and flushes: the display has those pixels."""
+    """Creates a resource of random pixels, shows it, transfers and flushes: the display has those pixels.
+    Then the same with other pixels.
+    """
     card = await Card.start(trial)
-    await card.expect_shown(await card.show())
+    picture, pixels = await card.picture()
+    await card.driver.set_scanout(0, 1, WHOLE)
+    for _ in range(2):
+        await card.driver.present(1, WHOLE)
+        await card.expect_shown(pixels)
+        pixels = os.urandom(picture.size)
+        picture.write(0, pixels)
 
 
 @GPU.must(4, "5.7.6.8, RESOURCE_ATTACH_BACKING", "Backing may lie anywhere in the guest's memory.", IS_GPU)

@@ -176,6 +176,7 @@ async def second_front_end(trial: Trial) -> None:
     except (SetupError, TimeoutError):
         skip("it listens no more while a front-end is connected")
     await ring.work(2)
+    await trial.answers(ring.frontend, "a second front-end has closed the connection of the first")
 
 
 # --- The back-end's going -------------------------------------------------------------------------------

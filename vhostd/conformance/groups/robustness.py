@@ -219,6 +219,7 @@ async def second_disturbs_nobody(trial: Trial) -> None:
     if second is not None:
         second.close()
     await ring.work(2)
+    await trial.answers(ring.frontend, "a second front-end has closed the connection of the first")
 
 
 @ROBUSTNESS.should(9, "Front-end disconnect", "A second front-end is not left waiting.")

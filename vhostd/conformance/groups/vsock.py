@@ -25,7 +25,8 @@ VSOCK = Group("VSOCK", "Socket device", "virtio 1.3, 5.10")
 
 IS_VSOCK = Needs(kinds=("vsock",))
 HAS_CID = Needs(kinds=("vsock",), protocol=(ProtocolFeature.CONFIG,))
-HEADER = struct.Struct("<QQIIIHHIII")
+HEADER = struct.Struct("<QQIIIHHI8x")  # without its credit, which no check looks at
+CREDIT = struct.pack("<II", 1 << 18, 0)  # room for more than ever comes, and nothing taken of it
 HOST = 2
 RESERVED = (0, 1, HOST, 0xFFFF_FFFF)
 GUEST = 3  # where no config space tells another
@@ -46,8 +47,6 @@ class Packet(NamedTuple):
     type: int
     op: int
     flags: int
-    buf_alloc: int
-    fwd_cnt: int
 
 
 class Sockets:
@@ -71,7 +70,8 @@ class Sockets:
 
     def packet(self, op: int, port: int, *, kind: int = STREAM, length: int = 0) -> bytes:
         """A header from our port 1000 to the host's `port`."""
-        return HEADER.pack(self.cid, HOST, 1000, port, length, kind, op, 0, 1 << 18, 0)
+        header = HEADER.pack(self.cid, HOST, 1000, port, length, kind, op, 0)
+        return header[: -len(CREDIT)] + CREDIT
 
     async def send(self, *parts: bytes) -> None:
         """Sends a packet in parts, and waits until it is used."""

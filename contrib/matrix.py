@@ -42,9 +42,9 @@ from the source that the version names. [How to repeat it](#how-to-repeat-it). W
 clause is read so, stands in [CONFORMANCE.md](../CONFORMANCE.md).
 
 A deviation is not always a fault that a user meets: the front-ends in use avoid most of them. A *must* is
-what the specification demands, or what keeps a hostile guest from the host. Some programs end as soon as their
-guest or front-end does wrong, and mean to: passt, and the devices of rust-vmm. Each time that is a must here: a
-guest should not be able to end what others of its devices, or its operator, count on.
+what the specification demands, or what keeps a hostile guest from the host. Some programs end as soon as
+their guest or front-end does wrong, and mean to: passt, and devices of rust-vmm. Here that breaks a must too,
+since the other side alone should not be able to end a program of the host.
 """
 REPEAT = """\
 ## How to repeat it

@@ -32,7 +32,8 @@ LEVELS = {clause.id: clause.level for group in GROUPS for clause in group}  # as
 OURS = "vhostd"
 # In a reason: times, folders and processes, which are others each time.
 VARYING = re.compile(
-    r"/tmp/backend-\w+/|\d{4}-\d\d-\d\dT[\d:.]+Z |\d\d:\d\d:\d\d\.\d+: |:\d+(?=\))| from PID \d+"
+    r"/tmp/backend-\w+/|/\S+/vhostd/peers/(?:root/)?"
+    r"|\d{4}-\d\d-\d\dT[\d:.]+Z |\d\d:\d\d:\d\d\.\d+: |:\d+(?=\))| from PID \d+"
 )
 INTRODUCTION = """\
 # How back-ends conform

@@ -32,7 +32,8 @@ LEVELS = {clause.id: clause.level for group in GROUPS for clause in group}  # as
 OURS = "vhostd"
 # In a reason: times, folders and processes, which are others each time.
 VARYING = re.compile(
-    r"/tmp/backend-\w+/|\d{4}-\d\d-\d\dT[\d:.]+Z |\d\d:\d\d:\d\d\.\d+: |:\d+(?=\))| from PID \d+"
+    r"/tmp/backend-\w+/|/\S+/vhostd/peers/(?:root/)?"
+    r"|\d{4}-\d\d-\d\dT[\d:.]+Z |\d\d:\d\d:\d\d\.\d+: |:\d+(?=\))| from PID \d+"
 )
 INTRODUCTION = """\
 # How back-ends conform
@@ -43,8 +44,8 @@ clause is read so, stands in [CONFORMANCE.md](../CONFORMANCE.md).
 
 A deviation is not always a fault that a user meets: the front-ends in use avoid most of them. A *must* is
 what the specification demands, or what keeps a hostile guest from the host. Some programs end as soon as
-their guest or front-end does wrong, and mean to: passt, and the devices of rust-vmm. Each time that is a must
-here: a guest should not be able to end what others of its devices, or its operator, count on.
+their guest or front-end does wrong, and mean to: passt, and devices of rust-vmm. Here that breaks a must too,
+since the other side alone should not be able to end a program of the host.
 """
 REPEAT = """\
 ## How to repeat it

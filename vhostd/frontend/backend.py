@@ -99,7 +99,7 @@ class Backend:
 
     @property
     def output(self) -> str:
-        """The last 64 KiB of what it has said, on stdout and stderr."""
+        """The last 64 KiB of what it has said since it was started last, on stdout and stderr."""
         self._drain()
         return self._said.decode(errors="replace")
 
@@ -194,6 +194,7 @@ class Backend:
             self._connection, theirs = socket.socketpair()
             passed.append(Fd(theirs.detach()))
             places["{fd}"] = str(passed[-1].fileno())
+        self._said.clear()
         self._output, said = map(Fd, os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
         os.set_blocking(said.fileno(), True)
         try:

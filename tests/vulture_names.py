@@ -154,6 +154,4 @@ if TYPE_CHECKING:
         config.VirtioInputAbsinfo.res,
         Little.fourth,
         Little.signed,
-        Packet.buf_alloc,
-        Packet.fwd_cnt,
     )

@@ -28,6 +28,7 @@ from vhostd.vhost_user.messages import (
     GET_CONFIG,
     GET_STATUS,
     SET_CONFIG,
+    SET_FEATURES,
     SET_STATUS,
     ConfigSpace,
     ProtocolFeature,
@@ -150,7 +151,9 @@ async def status(trial: Trial) -> None:
 
 @CONFIG.must(9, "SET_STATUS", "A status of 0 resets the device.", STATUS_WORKS)
 async def reset_by_status(trial: Trial) -> None:
-    """Has a ring work, and writes 0: the status is 0. With DRIVER_OK the device then works once more."""
+    """Has a ring work, and writes 0: the status is 0. With features, memory, rings and DRIVER_OK the device
+    then works once more.
+    """
     frontend = await trial.negotiate(status=True)
     await frontend.call(SET_STATUS, U64(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK))
     ring = await trial.ring(frontend)
@@ -160,6 +163,8 @@ async def reset_by_status(trial: Trial) -> None:
     await frontend.call(SET_STATUS, U64(0))
     said = (await frontend.call(GET_STATUS, Empty())).value
     expect(not said, f"the status is {said:#x} after a reset")
+    await frontend.call(SET_FEATURES, U64(frontend.features))
+    await frontend.share(ring.memory)
     again = await trial.ring(frontend, ring.memory)
     await frontend.call(SET_STATUS, U64(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK))
     await again.work()

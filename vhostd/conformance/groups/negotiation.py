@@ -206,7 +206,7 @@ async def without_protocol_features(trial: Trial) -> None:
     """Negotiates no protocol feature, and no bit 30: the rings are enabled at once, and a valid request is
     answered.
     """
-    frontend = await trial.negotiate(features=~mask(Feature.PROTOCOL_FEATURES), protocol_features=0)
+    frontend = await trial.negotiate(protocol_features=0, without=(Feature.PROTOCOL_FEATURES,))
     try:
         await (await trial.ring(frontend)).work()
     except CLOSED:

@@ -61,6 +61,7 @@ LASTS = Needs(exchange=True, program=True)
 Step = tuple[Row[Any, Any], Any, list[Fd]]  # a request, and its fds
 
 SIZE = 1 << 20
+BIT_30 = (GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, SET_VRING_ENABLE)
 FLOOD = 2000  # requests whose replies no socket holds at once
 ROUNDS = 20  # connections
 SPARE = 1 << 20  # bytes that a program may grow in so many rounds
@@ -71,12 +72,15 @@ MOST_FDS = 253  # that a message can carry
 
 
 def handshake(trial: Trial) -> list[Step]:
-    """What a front-end says until its first ring runs, message by message, with their fds."""
+    """What a front-end says until its first ring runs, message by message, with their fds.
+
+    A back-end without bit 30 does not get those messages that need it, and need not answer them.
+    """
     memory = trial.memory(SIZE)
     kick, call = (trial.eventfd() for _ in range(2))
     area = memory.user_addr
     features = trial.subject.features & ~mask(Feature.LOG_ALL, Feature.ACCESS_PLATFORM, Feature.RING_PACKED)
-    return [
+    steps: list[Step] = [
         (GET_FEATURES, Empty(), []),
         (GET_PROTOCOL_FEATURES, Empty(), []),
         (SET_PROTOCOL_FEATURES, U64(trial.subject.protocol_features & mask(ProtocolFeature.MQ)), []),
@@ -90,6 +94,7 @@ def handshake(trial: Trial) -> list[Step]:
         (SET_VRING_CALL, VringFd(0), [call]),
         (SET_VRING_ENABLE, VringState(0, 1), []),
     ]
+    return [step for step in steps if trial.subject.has(Feature.PROTOCOL_FEATURES) or step[0] not in BIT_30]
 
 
 @ROBUSTNESS.must(1, "Front-end disconnect", "A front-end may go at any moment.")

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from vhost_user_gpu import commands, edid, pixels
     from vhost_user_gpu.config import VirtioGpuConfig
     from vhost_user_input import config
-    from vhostd.conformance.groups.vsock import Packet
     from vhostd.fuzz.operation import Await
     from vhostd.program.parser import Help, Parser
     from vhostd.ring import WriteLog

@@ -32,3 +32,5 @@ class EachFormat:
                 await self._observe(packed)
             except (Failed, FrontendError, DeviceError, GuestError, ConnectionError) as error:
                 raise Failed(f"with a packed ring: {error}") from None
+            except TimeoutError:
+                raise Failed("with a packed ring: it did not answer in time") from None

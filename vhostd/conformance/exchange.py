@@ -46,7 +46,7 @@ EXCHANGES = {
     "fs": Exchange(1, FUSE_INIT, 256, lambda answer: len(answer) >= 16, queues=2),
     "gpio": Exchange(0, GPIO_GET_DIRECTION, 2, _of_size(2)),
     "gpu": Exchange(0, GPU_GET_DISPLAY_INFO, 408, lambda answer: answer[:2] == b"\x01\x11", queues=2),
-    "i2c": Exchange(0, I2C_READ, 1, _of_size(1)),
+    "i2c-adapter": Exchange(0, I2C_READ, 1, _of_size(1)),
     "input": Exchange(1, INPUT_LED, 0, _of_size(0), queues=2),
     "net": Exchange(1, NET_HEADER + ARP, 0, _of_size(0), queues=2),
     "rng": Exchange(0, b"", 64, lambda answer: len(answer) > 0),

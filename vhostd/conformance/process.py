@@ -30,9 +30,10 @@ class Process:
 
     def maps(self, file: Fd) -> bool:
         """Whether it has mapped this file."""
-        inode = str(os.fstat(file.fileno()).st_ino)
+        device, inode = _identity(os.fstat(file.fileno()))
+        wanted = [f"{os.major(device):02x}:{os.minor(device):02x}", str(inode)]
         lines = self._look((self._path / "maps").read_text).splitlines()
-        return any(line.split()[4] == inode for line in lines)
+        return any(line.split()[3:5] == wanted for line in lines)
 
     def resident(self) -> int:
         """The bytes of memory that are its own: no file has them, and nobody else."""

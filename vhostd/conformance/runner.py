@@ -11,7 +11,7 @@ from vhostd.conformance.trial import Trial
 from vhostd.conformance.verdict import Failed, Outcome, Skipped
 from vhostd.errors import DeviceError, FrontendError, GuestError, SetupError, UsageError
 
-LIMIT = 3  # times its patience: no check waits longer than for a few answers in a row
+LIMIT = 3  # times the patience: no check takes longer, however many answers it waits for
 BROKEN = (FrontendError, DeviceError, GuestError, SetupError)  # what a back-end may do to a front-end
 
 
@@ -45,11 +45,13 @@ async def run(
 async def _observe(subject: Subject, check: Check) -> None:
     """Runs the check, then sees whether the back-end has survived it: that counts more than what it said."""
     failure: Exception | None = None
+    limit = asyncio.timeout(LIMIT * subject.patience)
     try:
-        async with asyncio.timeout(LIMIT * subject.patience), Trial(subject) as trial:
+        async with limit, Trial(subject) as trial:
             await check.observe(trial)
     except TimeoutError:
-        failure = Failed("it did not answer in time")
+        too_long = f"the check was not done after {LIMIT * subject.patience:g} s; --patience gives it longer"
+        failure = Failed(too_long if limit.expired() else "it did not answer in time")
     except ConnectionError:
         failure = Failed("it closed the connection")
     except UsageError as error:  # a program that is given its one connection

@@ -17,6 +17,7 @@ from vhostd.errors import SetupError, UsageError
 from vhostd.frontend.connecting import connected
 from vhostd.frontend.frontend import Frontend
 from vhostd.frontend.pipe import readable
+from vhostd.host.signals import signal_name
 from vhostd.wire.fds import Fd, close_all
 
 PATIENCE = 10.0  # seconds
@@ -283,5 +284,5 @@ def _replaced(word: str, places: Mapping[str, str]) -> str:
 
 def _ending(status: int | None) -> str:
     if status is not None and status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
+        return f"was ended by {signal_name(-status)}"
     return f"has ended with status {status}"

@@ -289,7 +289,8 @@ class Frontend:
         ours, theirs = map(Fd, os.pipe())
         with ours:
             await self._begin_transfer(StateTransfer.SAVE, theirs)
-            state = await read_all(ours)
+            async with asyncio.timeout(self.patience):
+                state = await read_all(ours)
         await self._check_state()
         return state
 
@@ -298,7 +299,8 @@ class Frontend:
         theirs, ours = map(Fd, os.pipe())
         with ours, suppress(BrokenPipeError):  # refused before its end
             await self._begin_transfer(StateTransfer.LOAD, theirs)
-            await write_all(ours, state)
+            async with asyncio.timeout(self.patience):
+                await write_all(ours, state)
         await self._check_state()
 
     async def _begin_transfer(self, direction: int, theirs: Fd) -> None:

@@ -8,6 +8,7 @@ import struct
 from collections import defaultdict
 from contextlib import suppress
 
+from vhostd.errors import DeviceError
 from vhostd.frontend.frontend import Frontend
 from vhostd.frontend.memory import PAGE, SharedMemory
 from vhostd.vhost_user.messages import (
@@ -60,6 +61,10 @@ class Postcopy:
         """Makes these memories the guest's, in place of any before."""
         table = MemoryTable(tuple(memory.region for memory in memories))
         reply = await self._frontend.call(TABLE, table, *(memory.fd for memory in memories))
+        if len(reply.regions) != len(memories):
+            raise DeviceError(
+                f"SET_MEM_TABLE was answered with {len(reply.regions)} regions, not {len(memories)}"
+            )
         self._seen = [(memory, at.user_addr) for memory, at in zip(memories, reply.regions, strict=True)]
         if ack:
             await self.ack()

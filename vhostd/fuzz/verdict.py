@@ -1,11 +1,11 @@
 """What counts as a finding, and how it is noticed."""
 
 import re
-import signal
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from vhostd.fuzz.target import Target
+from vhostd.host.signals import signal_name
 
 REPORTS = re.compile(
     r"ERROR: \w+Sanitizer|runtime error:|WARNING: \w+Sanitizer|panicked at|^panic: |^Traceback \(most"
@@ -45,7 +45,7 @@ def ended(target: Target, usual: int | None, lines: Sequence[str]) -> Finding | 
         return None
     said = f": {lines[-1]}" if lines else ""
     if status < 0:
-        return Finding(f"signal {-status}", f"killed by {signal.Signals(-status).name}{said}")
+        return Finding(f"signal {-status}", f"killed by {signal_name(-status)}{said}")
     return Finding(f"status {status} {shape(said)}".strip(), f"ended with status {status}{said}")
 
 

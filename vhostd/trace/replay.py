@@ -28,7 +28,7 @@ from vhostd.vhost_user.messages import (
 from vhostd.wire.fds import Fd, close_all
 from vhostd.wire.rows import U64
 
-PATIENCE = 10.0  # seconds for a reply, and for the device to give a request back
+PATIENCE = 10.0  # seconds: for a message to be read, for its reply, and for a request to be given back
 POLL = 0.001  # seconds
 ACCEPTED = {  # which request accepts what another one's reply offers
     GET_FEATURES.request: SET_FEATURES.request,
@@ -86,7 +86,11 @@ class Replay:
         fds = [self._between(message)] if message.request in LINES else list(map(self._fds.of, message.fds))
         self._hear(message, fds)
         try:
-            await self._voice.say(_cut(message), fds)
+            async with asyncio.timeout(PATIENCE):
+                await self._voice.say(_cut(message), fds)
+        except TimeoutError:
+            self._differ(f"the back-end has not read {self._named(message)} for {PATIENCE:.0f} s")
+            return False
         except OSError:
             self._differ(f"the back-end has closed the connection before {self._named(message)}")
             return False

@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from selectors import EVENT_READ, DefaultSelector
 
+from vhostd.host.signals import signal_name
+
 PATIENCE = 10.0  # seconds
 OUTPUT_LIMIT = 4 << 20  # bytes
 ARGUMENT = "--print-capabilities"
@@ -36,12 +38,8 @@ class Answer:
     def end(self) -> str:
         """How the program ended, as the end of a sentence; empty for exit status 0."""
         if self.status < 0:
-            return f"is killed by {_name(-self.status)}"
+            return f"is killed by {signal_name(-self.status)}"
         return f"exits with status {self.status}" if self.status else ""
-
-
-def _name(number: int) -> str:
-    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 def ask(binary: str | None, patience: float = PATIENCE) -> Answer:

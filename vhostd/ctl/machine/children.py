@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vhostd.errors import SetupError
+from vhostd.host.signals import signal_name
 from vhostd.host.syscall import PRCTL, syscall
 
 PR_SET_PDEATHSIG = 1
@@ -81,6 +82,5 @@ async def first_of(*futures: asyncio.Future[Any]) -> None:
 def how_it_ended(status: int) -> str:
     """The end of a sentence."""
     if status < 0:
-        names = {each.value: each.name for each in signal.Signals}
-        return f"was killed by {names.get(-status, f'signal {-status}')}"
+        return f"was killed by {signal_name(-status)}"
     return f"ended with status {status}"

@@ -119,6 +119,10 @@ def test_junits_xml(capfd: pytest.CaptureFixture[str]) -> None:
         (["--exec", "rng"], "rng: a command needs {socket} in place of its socket's path, or {fd}"),
         (["--exec", ""], "--exec: the command is empty"),
         (["--exec", "rng '"], "--exec: No closing quotation"),
+        (
+            ["--exec", "rng {socket}", "--type", "rng", "--only", "BLK"],
+            "--only: none of these is a check of a device of type rng",
+        ),
     ],
 )
 def test_what_makes_no_sense(arguments: list[str], error: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,8 @@ def test_a_corpus_grows_where_nothing_is_found(capfd: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--exec=true"], "error: true: a command needs {socket} in place of its socket's path"),
+        (["--exec=true"], "error: --exec: the command needs {socket}"),
+        (["--exec=x '{socket}"], "error: --exec: No closing quotation"),
         (["--exec=x {socket}", "--type=lamp"], "error: no requests are known of type lamp"),
         (["--exec=x {socket}", "--time=soon"], "error: argument --time: soon is no time"),
         (["--exec=x {socket}", "--jobs=0"], "error: argument --jobs: 0 is no number from 1 on"),

@@ -1,9 +1,8 @@
 """Checks a back-end, anybody's, against the specifications of vhost-user and virtio.
 
-CMD is a command line in which {socket} stands for the path of the program's socket: --exec 'vhost-user-rng
---socket-path={socket}'. {folder} is a fresh folder; a program that takes a socket by its fd has {listener} or
-{fd} in place of its number. With --socket the back-end already runs, and must have no front-end. With
---description it is started as libvirt would.
+CMD is a command line, such as 'vhost-user-rng --socket-path={socket}'. A program that takes its socket as an
+fd has {listener} in place of its number, or {fd} for a socket that is connected. With --socket the back-end
+already runs, and must have no front-end. With --description it is started as libvirt would.
 
 Every clause that a front-end can observe is a check with a number. Its level is must, should or advice. The
 exit status is 1 if a must failed. A check that is skipped says why, and is never a pass. What may change what
@@ -16,11 +15,12 @@ from pathlib import Path
 
 from vhostd.conformance.document import Report
 from vhostd.ctl.output import add_json
+from vhostd.ctl.target_options import add_exec
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     backend = parser.add_mutually_exclusive_group()
-    backend.add_argument("--exec", metavar="CMD", help="start the program with this command")
+    add_exec(backend)
     backend.add_argument("--socket", metavar="PATH", type=Path, help="the socket of a back-end that runs")
     backend.add_argument("--description", metavar="FILE", type=Path, help="a description of a program")
     parser.add_argument("--type", metavar="TYPE", help="the type of its device; by default what it says")

@@ -19,6 +19,7 @@ from vhostd.ctl.libvirt.answer import ask
 from vhostd.ctl.libvirt.json_text import NotJson, read_as_libvirt
 from vhostd.ctl.output import printable, show, show_json
 from vhostd.ctl.shown import Shown
+from vhostd.ctl.target_options import words_of
 from vhostd.errors import SetupError, UsageError
 
 
@@ -46,6 +47,8 @@ async def _check(options: argparse.Namespace) -> list[Result]:
     """Runs the checks and prints what was asked for, each as soon as it is known."""
     name, command, kind = _backend(options)
     checks = matching(GROUPS, options.only, kind)
+    if not checks:
+        raise UsageError(f"--only: none of these is a check of a device of type {kind}")
     subject = Subject(
         command=command,
         socket=options.socket,
@@ -82,18 +85,8 @@ def _backend(options: argparse.Namespace) -> tuple[str, str, str]:
         return printable(binary), command, options.type or kind
     if options.exec is None:
         raise UsageError("say which back-end: --exec CMD, --socket PATH or --description FILE")
-    words = _words(options.exec)
+    words = words_of(options.exec)
     return printable(words[0]), options.exec, options.type or _type_of(words[0])
-
-
-def _words(command: str) -> list[str]:
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise UsageError(f"--exec: {error}") from None
-    if not words:
-        raise UsageError("--exec: the command is empty")
-    return words
 
 
 def _described(path: Path) -> tuple[str, str]:

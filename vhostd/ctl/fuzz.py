@@ -1,9 +1,9 @@
 """Runs a back-end against hostile front-ends and drivers, made from a seed, and minimises what it finds.
 
-COMMAND is a back-end's command line with {socket} in place of its socket's path; it may be anybody's. A case
-is a list of operations: messages, and what a driver does to a ring. Most begin with a valid set-up; then come
-wrong numbers, flags, sizes and fds, descriptors that lead anywhere, memory that is replaced or gets shorter,
-and ends in the middle of something. The same seed, corpus and offer of the back-end make the same cases.
+CMD is the command line of a back-end, which may be anybody's. A case is a list of operations: messages, and
+what a driver does to a ring. Most begin with a valid set-up. Then come wrong numbers, flags, sizes and fds,
+descriptors that lead anywhere, memory that is replaced or gets shorter, and ends in the middle of something.
+The same seed, corpus and offer of the back-end make the same cases.
 
 A finding is: the program ended; it does not answer any more; a sanitizer's report, a panic or a traceback in
 what it says; fds or memory that grow; a busy processor with nobody connected. Each is made as small as it
@@ -19,6 +19,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from vhostd.ctl.output import add_json, show_json
+from vhostd.ctl.target_options import add_exec
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -50,9 +51,7 @@ class Report(BaseModel):
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--exec", metavar="COMMAND", required=True, help="the back-end, with {socket} for its socket's path"
-    )
+    add_exec(parser, required=True)
     parser.add_argument(
         "--seed", metavar="N", type=int, help="the seed of all cases; by default a random one"
     )

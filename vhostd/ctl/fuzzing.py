@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vhostd.ctl.fuzz import Finding, Report
 from vhostd.ctl.output import printable
+from vhostd.ctl.target_options import words_with_socket
 from vhostd.errors import UsageError
 from vhostd.fuzz.campaign import Campaign, Found, Plan, Progress
 from vhostd.fuzz.corpus import load
@@ -24,7 +25,8 @@ class Fuzzing:
     """One run, and what it has come to."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        """Raises UsageError for a type that is none."""
+        """Raises UsageError for a type that is none, or a command that cannot be."""
+        words_with_socket(options.exec)
         self._seed = random.randrange(SEEDS) if options.seed is None else options.seed
         self._plan = Plan(
             command=options.exec,
@@ -94,7 +96,8 @@ class Fuzzing:
 
 
 def run_case(options: argparse.Namespace) -> Report:
-    """Runs one case that was kept."""
+    """Runs one case that was kept. Raises as Fuzzing does."""
+    words_with_socket(options.exec)
     case = load(options.case)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         found = Campaign.alone(options.exec, case, Path(folder))

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import os
-import shlex
 import signal
 import socket
 import tempfile
@@ -12,8 +11,8 @@ from types import TracebackType
 from typing import Self
 
 from vhostd.ctl.machine.children import Child, how_it_ended
-from vhostd.ctl.target_options import FOLDER, PLACE
-from vhostd.errors import SetupError, UsageError
+from vhostd.ctl.target_options import FOLDER, PLACE, words_with_socket
+from vhostd.errors import SetupError
 
 PATIENCE = 10.0  # seconds that a program has to listen, and for its end
 PAUSE = 0.01
@@ -25,7 +24,7 @@ class Target:
     def __init__(self, options: argparse.Namespace) -> None:
         """Raises UsageError for a command that cannot be."""
         self._path: str = options.connect or ""
-        self._command = _words(options.exec) if options.exec else []
+        self._command = words_with_socket(options.exec) if options.exec else []
         self._child: Child | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -82,13 +81,3 @@ class Target:
         folder = str(Path(self._path).parent)
         command = [word.replace(PLACE, self._path).replace(FOLDER, folder) for word in self._command]
         self._child = Child(command, folder=Path.cwd(), environment=os.environ, fds=())
-
-
-def _words(command: str) -> list[str]:
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise UsageError(f"--exec: {error}") from None
-    if not any(PLACE in word for word in words):
-        raise UsageError(f"--exec: the command needs {PLACE}, as in 'PROGRAM --socket-path={PLACE}'")
-    return words

@@ -28,7 +28,7 @@ def trace(options: argparse.Namespace) -> int:
     sys.setswitchinterval(TURN)
     endpoint = listen(options.listen)
     try:
-        with _outlets(options) as outlets, Target(options) as target, asyncio.Runner() as runner:
+        with Target(options) as target, _outlets(options) as outlets, asyncio.Runner() as runner:
             tracer = Tracer(endpoint.socket, target.connect, outlets, memory=options.memory)
             runner.run(_run(tracer, target))
     finally:

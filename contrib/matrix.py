@@ -139,8 +139,12 @@ def check_all(reports: Path, names: Sequence[str]) -> None:
     """Writes a report for each, or for those that are named, and says how it went."""
     reports.mkdir(parents=True, exist_ok=True)
     folder = peers_folder()
+    there = versions(folder)
     for back_end in back_ends():
         if names and back_end.name not in names:
+            continue
+        if back_end.package and back_end.package not in there:
+            print(f"{back_end.name}: it is not in {folder}")
             continue
         found = check(back_end, folder)
         (reports / f"{back_end.name}.json").write_text(found.model_dump_json(indent=2))

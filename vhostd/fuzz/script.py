@@ -165,7 +165,7 @@ async def main(options):
 
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--exec", required=True, metavar="COMMAND")
+parser.add_argument("--exec", required=True, metavar="CMD")
 parser.add_argument("--times", type=int, default=TIMES)
 raise SystemExit(asyncio.run(main(parser.parse_args())))
 '''
@@ -177,7 +177,7 @@ def script(case: o.Case, finding: Finding, command: str, name: str, usual: int |
     `usual` is the status with which it ends when its front-end goes.
     """
     head = HEAD.format(
-        text=finding.text.replace("\\", "\\\\").replace('"', "'"),
+        text=repr(finding.text)[1:-1].replace('"', "'"),  # a log line may hold anything
         name=name,
         command=command,
         user=USER,

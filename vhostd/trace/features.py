@@ -40,6 +40,10 @@ DEVICES: Mapping[str, Mapping[int, str]] = {
     "fs": {0: "NOTIFICATION"},
     "gpio": {0: "IRQ"},
     "i2c-adapter": {0: "ZERO_LENGTH_REQUEST"},
+    "scmi": {0: "P2A_CHANNELS", 1: "SHARED_MEMORY"},
+    # These have none of their own.
+    "input": {},
+    "rng": {},
 }
 OTHERS = {24: "NOTIFY_ON_EMPTY", 27: "ANY_LAYOUT", 36: "ORDER_PLATFORM", 37: "SR_IOV"}
 OTHERS |= {38: "NOTIFICATION_DATA", 39: "NOTIF_CONFIG_DATA", 41: "ADMIN_VQ"}

@@ -137,7 +137,7 @@ def broken_and_silent() -> None:
     replace(VirtioState, "_broke", lambda _before, _self: None)
 
 
-@breaks("CONF-12", "did not answer in time", program="gpu", patience=SILENCE)
+@breaks("CONF-12", "no CONFIG_CHANGE_MSG came", program="gpu", patience=SILENCE)
 def needs_reset_unseen() -> None:
     """The status has the bit, and nobody is told."""
 

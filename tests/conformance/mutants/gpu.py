@@ -91,7 +91,7 @@ def flushes_all() -> None:
     _flush_all()
 
 
-@breaks("GPU-7", "did not answer in time", program="gpu", patience=SILENCE)
+@breaks("GPU-7", "the monitor was not switched off", program="gpu", patience=SILENCE)
 def stays_on() -> None:
     """A monitor is never switched off."""
 

@@ -20,9 +20,9 @@ from contextlib import suppress
 
 from vhostd.conformance.check import Group, Needs
 from vhostd.conformance.trial import CLOSED, Trial
-from vhostd.conformance.verdict import expect, skip
+from vhostd.conformance.verdict import Failed, expect, skip
 from vhostd.errors import GuestError, RefusedRequest
-from vhostd.frontend import BackendRequests, Frontend, raw_message
+from vhostd.frontend import Frontend, raw_message
 from vhostd.vhost_user.messages import (
     CONFIG_CHANGE_MSG,
     GET_CONFIG,
@@ -202,14 +202,13 @@ async def needs_reset(trial: Trial) -> None:
 async def told_of_a_reset(trial: Trial) -> None:
     """Breaks a ring in the same way, after DRIVER_OK: a CONFIG_CHANGE_MSG comes."""
     frontend = await trial.negotiate(status=True)
-    requests = BackendRequests(frontend)
-    await requests.connect()
+    requests = await trial.requests(frontend)
+    await frontend.call(SET_STATUS, U64(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK))
+    await _break(trial, frontend)
     try:
-        await frontend.call(SET_STATUS, U64(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK))
-        await _break(trial, frontend)
         await requests.told(CONFIG_CHANGE_MSG)
-    finally:
-        await requests.close()
+    except TimeoutError:
+        raise Failed("a ring is broken, and no CONFIG_CHANGE_MSG came") from None
 
 
 async def _around(trial: Trial, *writes: tuple[int, bytes]) -> tuple[bytes, bytes]:

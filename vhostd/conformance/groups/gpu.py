@@ -6,7 +6,7 @@ cannot be done must get *an* error; which one is a should.
 
 import os
 import struct
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
 from vhostd.conformance.check import Group, Needs
@@ -85,8 +85,17 @@ class Card:
         await self.driver.transfer(CURSOR, shape.whole)
         await self.driver.update_cursor(0, 5, 6, CURSOR, 1, 2)
         there = self.display.monitors[0].cursor
-        await self.display.until(lambda: there.is_visible and there.shape == pixels)
+        await self.soon(
+            lambda: there.is_visible and there.shape == pixels, "the display did not get the cursor"
+        )
         return there
+
+    async def soon(self, holds: Callable[[], bool], otherwise: str) -> None:
+        """Expects this of the display, after some messages."""
+        try:
+            await self.display.until(holds)
+        except TimeoutError:
+            raise Failed(otherwise) from None
 
     async def expect_shown(self, pixels: bytes) -> None:
         """Expects the first monitor to show these pixels soon."""
@@ -197,7 +206,7 @@ async def switch_off(trial: Trial) -> None:
     card = await Card.start(trial)
     await card.expect_shown(await card.show())
     await card.driver.set_scanout(0, 0)
-    await card.display.until(lambda: not card.display.monitors[0].width)
+    await card.soon(lambda: not card.display.monitors[0].width, "the monitor was not switched off")
 
 
 @GPU.must(9, "5.7.6.7", "A fence is named in the answer.", IS_GPU)
@@ -331,7 +340,7 @@ async def cursor(trial: Trial) -> None:
     there = await card.point()
     expect((there.x, there.y) == (5, 6), f"the cursor is at {there.x}, {there.y}, not at 5, 6")
     await card.driver.move_cursor(0, 7, 8, CURSOR)
-    await card.display.until(lambda: (there.x, there.y) == (7, 8))
+    await card.soon(lambda: (there.x, there.y) == (7, 8), "the cursor was not moved")
 
 
 @GPU.should(23, "5.7.6.10", "UPDATE_CURSOR with resource 0 hides the cursor, as Linux has it.", IS_GPU)
@@ -340,10 +349,7 @@ async def hidden_cursor(trial: Trial) -> None:
     card = await Card.start(trial)
     there = await card.point()
     await card.driver.update_cursor(0, 5, 6, 0)
-    try:
-        await card.display.until(lambda: not there.is_visible)
-    except TimeoutError:
-        raise Failed("the cursor is still shown") from None
+    await card.soon(lambda: not there.is_visible, "the cursor is still shown")
 
 
 @GPU.should(

@@ -123,10 +123,11 @@ def test_one_that_serves_no_more_is_started_again(run_async: Run, manner: str, r
     run_async(main)
 
 
+@pytest.mark.parametrize("leaving", [0.0, 10.0])  # seconds: it is slow, or quick
 def test_one_that_ends_with_its_front_end_is_started_for_the_next(
-    run_async: Run, monkeypatch: pytest.MonkeyPatch
+    run_async: Run, monkeypatch: pytest.MonkeyPatch, leaving: float
 ) -> None:
-    monkeypatch.setattr(module, "LEAVING", 10.0)  # however busy the machine is
+    monkeypatch.setattr(module, "LEAVING", leaving)
 
     async def main() -> None:
         async with Subject(command=fake("once")) as subject:
@@ -141,10 +142,11 @@ def test_one_that_ends_with_its_front_end_is_started_for_the_next(
     run_async(main)
 
 
+@pytest.mark.parametrize("leaving", [0.0, 10.0])
 def test_one_that_makes_its_socket_anew_for_each_front_end_is_waited_for(
-    run_async: Run, monkeypatch: pytest.MonkeyPatch
+    run_async: Run, monkeypatch: pytest.MonkeyPatch, leaving: float
 ) -> None:
-    monkeypatch.setattr(module, "LEAVING", 10.0)
+    monkeypatch.setattr(module, "LEAVING", leaving)
 
     async def main() -> None:
         async with Subject(command=fake("renewing")) as subject:
@@ -158,11 +160,7 @@ def test_one_that_makes_its_socket_anew_for_each_front_end_is_waited_for(
     run_async(main)
 
 
-def test_one_that_no_more_ends_with_its_front_end_has_failed(
-    run_async: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "LEAVING", 10.0)
-
+def test_one_that_no_more_ends_with_its_front_end_has_failed(run_async: Run) -> None:
     async def main() -> None:
         async with Subject(command=fake("once")) as subject:
             assert subject.program is not None

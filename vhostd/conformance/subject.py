@@ -19,7 +19,7 @@ from vhostd.wire.rows import Bit, Empty
 
 PATIENCE = 10.0  # seconds for what takes milliseconds, on a busy machine too
 HINT = "note: "  # how Rust begins the last line of a panic, which says nothing of it
-LEAVING = 0.5  # seconds in which a program ends that serves one connection only
+LEAVING = 0.5  # seconds in which a program mostly ends that serves one connection only
 DYING = 0.5  # seconds in which the end of one that has closed its connections is noticed
 UNREACHABLE = (ConnectionError, FileNotFoundError, FrontendError, SetupError, TimeoutError)
 
@@ -168,12 +168,22 @@ class Subject:
             await self._learn_what_follows(self.program)
 
     async def _learn_what_follows(self, program: Backend) -> None:
-        """Finds out what it does when its front-end has gone: it ends, makes its socket anew, or neither."""
+        """Finds out what it does when its front-end has gone: it ends, makes its socket anew, or neither.
+
+        If it does neither, it serves another front-end. One that does not is only slow, and is waited for.
+        """
+        since = self._listens_since
         with suppress(TimeoutError):
             async with asyncio.timeout(LEAVING):
-                await program.listens_anew(self._listens_since)
+                await program.listens_anew(since)
+        if program.status is None and program.listens_since <= since:
+            try:
+                await self._greet()
+            except UNREACHABLE:
+                with suppress(TimeoutError):
+                    await program.listens_anew(since)
         self.is_one_shot = program.status is not None
-        self._renews_socket = not self.is_one_shot and program.listens_since > self._listens_since
+        self._renews_socket = not self.is_one_shot and program.listens_since > since
 
     async def _has_left(self, seconds: float) -> bool:
         """Whether the program ends within so many seconds."""

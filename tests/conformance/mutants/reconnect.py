@@ -2,15 +2,12 @@
 
 import os
 import signal
-import socket
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tests.conformance.faults import SILENCE, breaks, replace
 from vhostd.errors import RefusedRequest
-from vhostd.program.server import Server
 from vhostd.vhost_user import rings as rings_module
 from vhostd.vhost_user import vring as vring_module
 from vhostd.vhost_user.messages import Inflight
@@ -65,19 +62,6 @@ def begins_at_the_avail_index() -> None:
         return before(self, memory)
 
     replace(Vring, "_make_ring", make_ring)
-
-
-@breaks("CONN-5", "closed the connection")
-def last_one_wins() -> None:
-    """A second front-end takes the place of the first."""
-
-    def accept(before: Any, self: Server) -> None:
-        if self._current is not None:
-            with suppress(OSError):
-                self._current.shutdown(socket.SHUT_RDWR)
-        before(self)
-
-    replace(Server, "_accept", accept)
 
 
 @breaks("CONN-6", "the program ended with status 1: it runs already")

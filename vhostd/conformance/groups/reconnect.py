@@ -20,7 +20,7 @@ from contextlib import suppress
 from vhostd.conformance.check import Group, Needs
 from vhostd.conformance.trial import CLOSED, REACTION, Ring, Trial
 from vhostd.conformance.verdict import Failed, Skipped, expect, skip
-from vhostd.errors import GuestError, RefusedRequest, SetupError
+from vhostd.errors import GuestError, RefusedRequest
 from vhostd.frontend import Frontend, GpuDisplay
 from vhostd.vhost_user.messages import GET_INFLIGHT_FD, Inflight, ProtocolFeature
 from vhostd.wire.fds import Fd, close_all
@@ -162,21 +162,6 @@ async def posted_meanwhile(trial: Trial) -> None:
     for _ in range(2):
         await ring.answer()
     await ring.work()
-
-
-@RECONNECT.should(5, "Communication", "A second front-end does not disturb the first.", WORKS)
-async def second_front_end(trial: Trial) -> None:
-    """Connects once more while a ring runs; whatever becomes of that, the ring goes on."""
-    if trial.subject.program is not None and "{fd}" in " ".join(trial.subject.program.command):
-        skip("it has a single connection")
-    ring = await trial.ring()
-    await ring.work()
-    try:
-        (await trial.connect()).close()
-    except (SetupError, TimeoutError):
-        skip("it listens no more while a front-end is connected")
-    await ring.work(2)
-    await trial.answers(ring.frontend, "a second front-end has closed the connection of the first")
 
 
 # --- The back-end's going -------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from vhostd.conformance.groups.notification import NOTIFICATION
 from vhostd.conformance.groups.packed import PACKED
 from vhostd.conformance.groups.reconnect import RECONNECT
 from vhostd.conformance.groups.reset import RESET
-from vhostd.conformance.groups.rings import RINGS
+from vhostd.conformance.groups.ring_requests import RINGS
 from vhostd.conformance.groups.rng import RNG
 from vhostd.conformance.groups.robustness import ROBUSTNESS
 from vhostd.conformance.groups.split import SPLIT

@@ -13,7 +13,7 @@ must be there.
 from collections.abc import Sequence
 
 from vhostd.conformance.check import Group, Needs
-from vhostd.conformance.groups.rings import expect_refusal
+from vhostd.conformance.groups.ring_requests import expect_refusal
 from vhostd.conformance.ring import Buffer, Ring
 from vhostd.conformance.trial import Trial
 from vhostd.conformance.verdict import expect

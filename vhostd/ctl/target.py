@@ -13,6 +13,7 @@ from typing import Self
 from vhostd.ctl.machine.children import Child, how_it_ended
 from vhostd.ctl.target_options import FOLDER, PLACE, words_with_socket
 from vhostd.errors import SetupError
+from vhostd.frontend.connecting import connected
 
 PATIENCE = 10.0  # seconds that a program has to listen, and for its end
 PAUSE = 0.01
@@ -52,21 +53,12 @@ class Target:
                 self._start()
                 started = True
             try:
-                return await self._connected()
+                return await connected(self._path, PATIENCE)
             except OSError as error:
                 if self._child is None or loop.time() > end:
-                    raise SetupError(f"cannot connect to {self._path}: {error.strerror}") from None
+                    why = error.strerror or str(error) or f"nobody has taken it for {PATIENCE:.0f} s"
+                    raise SetupError(f"cannot connect to {self._path}: {why}") from None
             await asyncio.wait([self._child.ended], timeout=PAUSE)
-
-    async def _connected(self) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        try:
-            await asyncio.get_running_loop().sock_connect(sock, self._path)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
 
     async def stop(self) -> None:
         """Ends the program that was started, by SIGKILL if it takes long."""

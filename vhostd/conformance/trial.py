@@ -11,7 +11,7 @@ from vhostd.conformance.process import Process
 from vhostd.conformance.ring import CLOSED, Ring
 from vhostd.conformance.subject import Subject
 from vhostd.conformance.verdict import Failed, skip
-from vhostd.errors import DeviceError, GuestError, RefusedRequest
+from vhostd.errors import DeviceError, GuestError, MalformedMessage, RefusedRequest
 from vhostd.frontend import BackendRequests, Frontend, GpuDisplay, Queue, SharedMemory, raw_message
 from vhostd.frontend.frontend import KNOWN_PROTOCOL, UNWANTED, UNWANTED_PROTOCOL
 from vhostd.frontend.pipe import read_all
@@ -266,8 +266,10 @@ class Trial:
             raise Failed(f"{what}: {failed}") from None
 
     async def answers(self, frontend: Frontend, otherwise: str) -> None:
-        """Expects it to go on serving this connection."""
+        """Expects it to go on serving this connection; `otherwise` it has closed that."""
         try:
             await frontend.call(GET_FEATURES, Empty())
-        except CLOSED:
+        except ConnectionError:
             raise Failed(otherwise) from None
+        except MalformedMessage as error:
+            raise Failed(f"what came was no reply to GET_FEATURES: {error}") from None

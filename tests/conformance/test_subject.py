@@ -99,7 +99,7 @@ def test_a_socket_where_nobody_is(run_async: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("manner", "reason"),
     [
-        ("dying", "the program was ended by signal 9: listening"),
+        ("dying", "the program was ended by SIGKILL: listening"),
         ("ending", "the program ended with status 1: it cannot go on"),
         ("hanging", "afterwards it served no new front-end: no answer"),
     ],
@@ -136,7 +136,7 @@ def test_one_that_ends_with_its_front_end_is_started_for_the_next(
             await subject.settle()
         async with Subject(command=fake("once-dying")) as subject:
             await own(subject)
-            with pytest.raises(Failed, match="ended by signal 9"):
+            with pytest.raises(Failed, match="ended by SIGKILL"):
                 await subject.settle()
 
     run_async(main)

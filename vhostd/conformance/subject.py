@@ -13,6 +13,7 @@ from vhostd.conformance.verdict import Failed
 from vhostd.errors import FrontendError, RefusedRequest, SetupError
 from vhostd.frontend import Backend, Frontend
 from vhostd.frontend.connecting import connected
+from vhostd.host.signals import signal_name
 from vhostd.vhost_user.messages import GET_FEATURES, GET_PROTOCOL_FEATURES, ProtocolFeature
 from vhostd.virtio.vocabulary import Feature
 from vhostd.wire.rows import Bit, Empty
@@ -138,14 +139,14 @@ class Subject:
                 await self.revive()
             raise Failed("it did not end when its front-end had gone, as it did before") from None
         if status < 0:
-            raise Failed(f"the program was ended by signal {-status}: {self._last_words()}")
+            raise Failed(f"the program was ended by {signal_name(-status)}: {self._last_words()}")
 
     def _loss(self, error: Exception) -> str:
         """Why it serves no more."""
         status = None if self.program is None else self.program.status
         if status is None:
             return f"afterwards it served no new front-end: {str(error) or 'no answer'}"
-        what = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        what = f"was ended by {signal_name(-status)}" if status < 0 else f"ended with status {status}"
         return f"the program {what}: {self._last_words()}"
 
     def _last_words(self) -> str:

@@ -26,6 +26,8 @@ from vhostd.errors import SetupError, UsageError
 def check(options: argparse.Namespace) -> int:
     """Prints what the options ask for; the exit status."""
     _expect_known(options.only)
+    if options.patience is not None and options.patience <= 0:
+        raise UsageError("--patience: it takes more than 0 seconds")
     if options.json and (options.tap or options.junit or options.trace):
         raise UsageError("--json goes with no other format")
     if options.list:

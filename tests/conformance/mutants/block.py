@@ -88,7 +88,7 @@ def status_of_its_own() -> None:
     change("_read", read)
 
 
-@breaks("BLK-10", "was ended by signal 9", program="block")
+@breaks("BLK-10", "was ended by SIGKILL", program="block")
 def status_without_room() -> None:
     """The status is written whether there is room or not."""
 
@@ -100,7 +100,7 @@ def status_without_room() -> None:
     change("_start", start)
 
 
-@breaks("BLK-11", "was ended by signal 9", program="block")
+@breaks("BLK-11", "was ended by SIGKILL", program="block")
 def header_of_any_size() -> None:
     """The first buffer is a header, however short it is."""
 
@@ -112,7 +112,7 @@ def header_of_any_size() -> None:
     change("_start", start)
 
 
-@breaks("BLK-12", "was ended by signal 9", program="block")
+@breaks("BLK-12", "was ended by SIGKILL", program="block")
 def whole_sectors_only() -> None:
     """It relies on whole sectors."""
 

@@ -46,7 +46,7 @@ def other_memory() -> None:
     replace(Config, "get_config", get_config)
 
 
-@breaks("CONF-4", "the program was ended by signal 9", program="gpu")
+@breaks("CONF-4", "the program was ended by SIGKILL", program="gpu")
 def size_is_trusted() -> None:
     """The size that is said is made room for, and that is too much."""
     before = ConfigSpace.unpack
@@ -86,7 +86,7 @@ def everything_is_writable() -> None:
     replace(GpuConfig, "read", read)
 
 
-@breaks("CONF-7", "the program was ended by signal 9", program="gpu")
+@breaks("CONF-7", "the program was ended by SIGKILL", program="gpu")
 def missing_payload() -> None:
     """A payload that is not there is read all the same."""
     before = ConfigSpace.unpack

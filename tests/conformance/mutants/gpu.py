@@ -160,7 +160,7 @@ def any_command() -> None:
     forgive("_execute")
 
 
-@breaks("GPU-18", "was ended by signal 9", program="gpu")
+@breaks("GPU-18", "was ended by SIGKILL", program="gpu")
 def cut_commands() -> None:
     """A header is read whether it is there or not."""
 

@@ -11,7 +11,7 @@ from vhostd.vhost_user.rings import Rings
 from vhostd.virtio.queue_runner import QueueRunner
 from vhostd.virtio.virtqueue import Virtqueue
 
-FATAL = "was ended by signal 11"
+FATAL = "was ended by SIGSEGV"
 BLOCK_HEADER = 16  # bytes
 
 

@@ -65,7 +65,7 @@ def no_ranges() -> None:
     answers(lambda select, _, space: with_answer(space, b"") if select == ABS_INFO else space)
 
 
-@breaks("INP-7", "was ended by signal 9", program="input")
+@breaks("INP-7", "was ended by SIGKILL", program="input")
 def whole_events_only() -> None:
     """It relies on whole events."""
 

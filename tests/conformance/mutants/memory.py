@@ -161,7 +161,7 @@ def mapped_for_ever() -> None:
     _keeps("close")
 
 
-@breaks("MEM-15", "was ended by signal 11")
+@breaks("MEM-15", "was ended by SIGSEGV")
 def trusts_sizes() -> None:
     """A region that cannot be mapped is used all the same."""
     _dies_of_refusal("_map_region")
@@ -173,7 +173,7 @@ def any_table() -> None:
     replace(Memory, "set_mem_table", _suppressed)
 
 
-@breaks("MEM-17", "was ended by signal 11")
+@breaks("MEM-17", "was ended by SIGSEGV")
 def counts_no_fds() -> None:
     """The fds of a table are not counted before they are used."""
     _dies_of_refusal("set_mem_table")
@@ -189,7 +189,7 @@ def fds_that_are_there() -> None:
     replace(Memory, "set_mem_table", set_mem_table)
 
 
-@breaks("MEM-19", "was ended by signal 11")
+@breaks("MEM-19", "was ended by SIGSEGV")
 def counts_no_regions() -> None:
     """More regions than there is room for are read."""
 
@@ -201,19 +201,19 @@ def counts_no_regions() -> None:
     replace(MemoryTable, "unpack", unpack)
 
 
-@breaks("MEM-20", "was ended by signal 11")
+@breaks("MEM-20", "was ended by SIGSEGV")
 def maps_anything() -> None:
     """What cannot be mapped is not noticed."""
     _dies_of_refusal("_map_region")
 
 
-@breaks("MEM-21", "was ended by signal 7")
+@breaks("MEM-21", "was ended by SIGBUS")
 def trusts_files() -> None:
     """A region that is longer than its file is mapped."""
     _dies_of_refusal("_map_region", signal.SIGBUS)
 
 
-@breaks("MEM-22", "was ended by signal 7")
+@breaks("MEM-22", "was ended by SIGBUS")
 def trusts_mapped_files() -> None:
     """A page that has gone from its file ends the program."""
 
@@ -225,7 +225,7 @@ def trusts_mapped_files() -> None:
     replace(memory_module, "Region", make)
 
 
-@breaks("MEM-23", "was ended by signal 11")
+@breaks("MEM-23", "was ended by SIGSEGV")
 def rings_anywhere() -> None:
     """A ring that lies in no region is looked at."""
     from vhostd.vhost_user.vring import Vring

@@ -22,7 +22,7 @@ KEPT: list[object] = []  # what is never closed
 
 @breaks("MSG-1", "the reply has more flags")
 def flags_of_its_own() -> None:
-    """The replies of the second connection have a flag more."""
+    """The replies of the third connection, which is that of the check, have a flag more."""
     sessions: list[Session] = []
 
     def init(before: Any, self: Session, *arguments: Any) -> None:
@@ -32,7 +32,7 @@ def flags_of_its_own() -> None:
     def encode(before: Any, self: Dialect, *arguments: Any, **keywords: Any) -> bytes:
         data: bytes = before(self, *arguments, **keywords)
         request, flags, size = HEADER.unpack_from(data)
-        flags |= FLAG if len(sessions) == 2 else 0
+        flags |= FLAG if len(sessions) == 3 else 0
         return HEADER.pack(request, flags, size) + data[HEADER.size :]
 
     replace(Session, "__init__", init)
@@ -79,7 +79,7 @@ def any_version() -> None:
     replace(MessageReader, "_check_header", check_header)
 
 
-@breaks("MSG-5", "was ended by signal 9")
+@breaks("MSG-5", "was ended by SIGKILL")
 def payload_of_any_size() -> None:
     """Memory is allocated for whatever the header says."""
 

@@ -109,13 +109,13 @@ def rings_that_run() -> None:
     replace(VirtioState, "log_writes", log_writes)
 
 
-@breaks("MIG-9", "was ended by signal 7")
+@breaks("MIG-9", "was ended by SIGBUS")
 def any_log() -> None:
     """A log that is too short is used."""
     _dies_of_refusal()
 
 
-@breaks("MIG-10", "was ended by signal 7")
+@breaks("MIG-10", "was ended by SIGBUS")
 def any_file() -> None:
     """A log whose file is too short is used."""
     _dies_of_refusal()
@@ -204,7 +204,7 @@ def saves_at_any_time() -> None:
     replace(DeviceState, "set_device_state_fd", set_device_state_fd)
 
 
-@breaks("MIG-18", "was ended by signal 9")
+@breaks("MIG-18", "was ended by SIGKILL")
 def dies_with_a_transfer() -> None:
     """A front-end that goes while a state is transferred ends the program."""
 
@@ -216,7 +216,7 @@ def dies_with_a_transfer() -> None:
     replace(DeviceState, "close", close)
 
 
-@breaks("MIG-19", "was ended by signal 9")
+@breaks("MIG-19", "was ended by SIGKILL")
 def relies_on_a_transfer() -> None:
     """CHECK_DEVICE_STATE without a transfer ends the program."""
 

@@ -63,37 +63,37 @@ def some_are_kept() -> None:
     replace(Net, "transmitq", transmitq)
 
 
-@breaks("NET-4", "the program was ended by signal 9", program="net")
+@breaks("NET-4", "the program was ended by SIGKILL", program="net")
 def cut_header() -> None:
     """A header is read without a look at its size."""
     _dies(lambda chain: 0 < chain.readable < HEADER.size)
 
 
-@breaks("NET-5", "the program was ended by signal 9", program="net")
+@breaks("NET-5", "the program was ended by SIGKILL", program="net")
 def checksum_is_written() -> None:
     """The checksum goes where the driver says."""
     _dies_of_header(lambda flags, _gso, _hdr, _size, start, *_: bool(flags) and start == 0xFFFF)
 
 
-@breaks("NET-6", "the program was ended by signal 9", program="net")
+@breaks("NET-6", "the program was ended by SIGKILL", program="net")
 def division_by_nothing() -> None:
     """The number of segments is calculated."""
     _dies_of_header(lambda _flags, gso, _hdr, size, *_: bool(gso) and not size)
 
 
-@breaks("NET-7", "the program was ended by signal 9", program="net")
+@breaks("NET-7", "the program was ended by SIGKILL", program="net")
 def no_limit() -> None:
     """A packet is copied, whatever its size."""
     _dies(lambda chain: chain.readable > 1 << 16)
 
 
-@breaks("NET-8", "the program was ended by signal 9", program="net")
+@breaks("NET-8", "the program was ended by SIGKILL", program="net")
 def no_room_is_expected() -> None:
     """What the device may write is none of its business."""
     _dies(lambda chain: bool(chain.writable))
 
 
-@breaks("NET-9", "the program was ended by signal 9", program="net")
+@breaks("NET-9", "the program was ended by SIGKILL", program="net")
 def packets_fit() -> None:
     """A buffer to receive into is large enough."""
 
@@ -105,7 +105,7 @@ def packets_fit() -> None:
     replace(Net, "receiveq", receiveq)
 
 
-@breaks("NET-10", "the program was ended by signal 9", program="net")
+@breaks("NET-10", "the program was ended by SIGKILL", program="net")
 def a_frame_is_expected() -> None:
     """Behind the header there is a frame."""
     _dies(lambda chain: chain.readable == HEADER.size)

@@ -113,7 +113,7 @@ def forgetful() -> None:
     lose(lambda lair, chain: lair.count == 16)
 
 
-@breaks("NOTE-11", "ended by signal 9")
+@breaks("NOTE-11", "ended by SIGKILL")
 def hates_idle_kicks() -> None:
     """The third kick of an empty ring is the last."""
     idle: list[Lair] = []

@@ -34,7 +34,7 @@ def rings_of_one_session() -> None:
     replace(Rings, "set_vring_kick", set_vring_kick)
 
 
-@breaks("CONN-2", "the program was ended by signal 9")
+@breaks("CONN-2", "the program was ended by SIGKILL")
 def dies_at_work() -> None:
     """A front-end that goes while rings run ends the program."""
 
@@ -146,13 +146,13 @@ def last_batch_is_redone() -> None:
     _when_set(advance)
 
 
-@breaks("CONN-13", "the program was ended by signal 9")
+@breaks("CONN-13", "the program was ended by SIGKILL")
 def bus_error() -> None:
     """An area whose file is too short is touched."""
     _when_set(lambda fd: None if os.fstat(fd).st_size else signal.raise_signal(signal.SIGKILL))
 
 
-@breaks("CONN-14", "the program was ended by signal 9")
+@breaks("CONN-14", "the program was ended by SIGKILL")
 def any_number_of_queues() -> None:
     """The number of queues in an area is trusted."""
 
@@ -164,7 +164,7 @@ def any_number_of_queues() -> None:
     replace(Rings, "set_inflight_fd", set_inflight_fd)
 
 
-@breaks("CONN-15", "the program was ended by signal 9")
+@breaks("CONN-15", "the program was ended by SIGKILL")
 def queues_of_no_size() -> None:
     """The size of a queue is divided by."""
 

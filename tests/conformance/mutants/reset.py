@@ -55,7 +55,7 @@ def reset_closes() -> None:
     replace(Status, "reset_device", _malformed)
 
 
-@breaks("RST-6", "the program was ended by signal 9")
+@breaks("RST-6", "the program was ended by SIGKILL")
 def reset_needs_rings() -> None:
     """RESET_DEVICE relies on rings that were set up."""
 

@@ -231,7 +231,7 @@ def fixed_while_it_runs() -> None:
     replace(Vring, "set_addr", set_addr)
 
 
-@breaks("RING-20", "ended by signal 9")
+@breaks("RING-20", "ended by SIGKILL")
 def dies_of_another_size() -> None:
     """The size of a ring that runs must not change."""
 

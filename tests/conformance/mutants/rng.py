@@ -41,7 +41,7 @@ def last_buffer_only() -> None:
     gives(lambda size: bytes(size - 64 if size > 64 else 0) + getrandom(min(size, 64)))
 
 
-@breaks("RNG-5", "was ended by signal 9")
+@breaks("RNG-5", "was ended by SIGKILL")
 def nowhere_to_write() -> None:
     """It writes also where it may only read."""
 

@@ -24,7 +24,7 @@ from vhostd.wire.channel import Channel
 from vhostd.wire.framing import Message
 
 KEPT: list[Any] = []
-DIED = "was ended by signal 9"
+DIED = "was ended by SIGKILL"
 
 
 def die() -> None:

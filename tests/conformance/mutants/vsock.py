@@ -88,19 +88,19 @@ def _dies(wrong: Any) -> None:
     replace(Vsock, "take", take)
 
 
-@breaks("VSOCK-8", "the program was ended by signal 9", program="vsock")
+@breaks("VSOCK-8", "the program was ended by SIGKILL", program="vsock")
 def more_than_len() -> None:
     """Data behind a packet are taken for a fault of its own."""
     _dies(lambda data: len(data) > HEADER.size and Packet(*HEADER.unpack_from(data)).op == REQUEST)
 
 
-@breaks("VSOCK-9", "the program was ended by signal 9", program="vsock")
+@breaks("VSOCK-9", "the program was ended by SIGKILL", program="vsock")
 def cut_header() -> None:
     """A header is read without a look at its size."""
     _dies(lambda data: len(data) < HEADER.size)
 
 
-@breaks("VSOCK-10", "the program was ended by signal 9", program="vsock")
+@breaks("VSOCK-10", "the program was ended by SIGKILL", program="vsock")
 def less_than_len() -> None:
     """`len` is trusted."""
     _dies(lambda data: len(data) < HEADER.size + Packet(*HEADER.unpack_from(data)).len)

@@ -26,6 +26,7 @@ from vhostd.conformance.trial import Trial
 from vhostd.conformance.verdict import Failed, expect, skip
 from vhostd.errors import SetupError
 from vhostd.frontend import Backend
+from vhostd.host.signals import signal_name
 from vhostd.vhost_user.messages import GET_FEATURES
 from vhostd.wire.rows import Empty
 
@@ -151,7 +152,7 @@ async def ends_well(trial: Trial) -> None:
     """Sends SIGTERM: its exit status is 0, and it was not the signal that has ended it."""
     await trial.connect()
     status = await _terminate(trial)
-    expect(status >= 0, f"it was ended by signal {-status}, without having had a say")
+    expect(status >= 0, f"it was ended by {signal_name(-status)}, without having had a say")
     expect(not status, f"its exit status is {status}")
 
 

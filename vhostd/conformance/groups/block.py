@@ -361,7 +361,7 @@ async def discard_with_a_flag(trial: Trial) -> None:
     await disk.expect(UNSUPP, "DISCARD with the unmap flag", block.DISCARD, data=what)
 
 
-@BLOCK.should(
+@BLOCK.must(
     23, "5.2.6.2", "An unknown flag of WRITE_ZEROES ends with UNSUPP.", needs(WRITE_ZEROES, destructive=True)
 )
 async def unknown_flag(trial: Trial) -> None:

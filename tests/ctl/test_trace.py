@@ -12,7 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import Program, connect, environment, executable, get_features, is_refused, listens_at
+from tests.programs import (
+    PATIENCE,
+    Program,
+    connect,
+    environment,
+    executable,
+    get_features,
+    is_refused,
+    listens_at,
+)
 from vhostd.frontend import Frontend, SharedMemory
 
 RNG = f"{executable('vhost-user-rng')} --socket-path={{socket}} --log-level=warning"
@@ -179,3 +188,18 @@ def test_what_cannot_be_is_told(tmp_path: Path, options: list[str], status: int,
     assert done.returncode == status
     assert error in done.stderr
     assert not (tmp_path / "listen").exists()
+
+
+def test_what_a_program_has_started_ends_with_it(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text(
+        f"sleep 1000 &\necho $! >{tmp_path}/pid\n{executable('vhost-user-rng')} --socket-path=$1\n"
+    )
+    with tracer(tmp_path, f"--exec=sh {script} {{socket}}") as program:
+        ask_for_entropy(tmp_path / "listen")
+        other = os.pidfd_open(int((tmp_path / "pid").read_text()))
+        end(program)
+    try:
+        assert select.select([other], [], [], PATIENCE)[0]
+    finally:
+        os.close(other)

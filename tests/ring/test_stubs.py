@@ -15,6 +15,7 @@ import vhostd
 ALLOWED = r"""
 vhostd\.ring\.memory\.Window\.__buffer__
 vhostd\.ring\.\w+\.__pyx_capi__
+vhostd\.ring\.arrivals\.Pages
 vhostd\.ring\.chain\.InFlight
 vhostd\.ring\.iotlb\.Extents
 vhostd\.ring\.memory\.Row

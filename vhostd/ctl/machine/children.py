@@ -32,10 +32,12 @@ class Child:
     ) -> None:
         """With `fds` the process is in the background: it has those fds and no others, and no terminal.
 
+        Then what it has started gets its signals, too, and is killed when it has ended.
+
         Without, it has all that we were started with. Raises SetupError if it cannot be started.
         """
         parent = os.getpid()
-        background = fds is not None
+        self._leads = background = fds is not None  # a process group
         try:
             self._process = subprocess.Popen(
                 command,
@@ -58,11 +60,19 @@ class Child:
     def send(self, number: signal.Signals) -> None:
         """Sends a signal, unless the process has ended."""
         if not self.ended.done():
-            with suppress(ProcessLookupError):
+            self._signal(number)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            if self._leads:
+                os.killpg(self._process.pid, number)
+            else:
                 signal.pidfd_send_signal(self._pidfd, number)
 
     def _reap(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
+        if self._leads:  # before it is reaped: nobody else can have its number
+            self._signal(signal.SIGKILL)
         os.close(self._pidfd)
         self.ended.set_result(self._process.wait())
 

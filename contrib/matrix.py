@@ -57,7 +57,8 @@ As root on Debian, in a checkout:
     .venv/bin/python -m contrib.matrix page build/reports
 
 The devices of rust-vmm that Debian has no package of are built from a checkout of their source:
-`contrib/peers.sh CHECKOUT`. `contrib/peers.toml` has the command line of each back-end. One of them alone:
+`contrib/peers.sh CHECKOUT`. `contrib/peers.toml` has the command line of each back-end. One of them alone,
+without `RUST_BACKTRACE`, since a program in a sandbox may be ended when it looks for a backtrace:
 
     vhostctl check --exec 'CMD --socket-path={socket}' --type TYPE --destructive
 """

@@ -60,7 +60,7 @@ class Subject:
             await self._learn()
         except UNREACHABLE as error:
             await self.__aexit__(None, None, None)
-            raise SetupError(f"it serves no front-end: {str(error) or 'it does not answer'}") from None
+            raise SetupError(self._unreachable(error)) from None
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
@@ -128,6 +128,15 @@ class Subject:
             await self.program.restart()
         if self.is_one_shot:
             await self._greet()  # and ends with that
+
+    def _unreachable(self, error: Exception) -> str:
+        """Why nothing can be checked."""
+        why = getattr(error, "strerror", None) or str(error) or "it does not answer"
+        if self._socket is None:
+            return f"it serves no front-end: {why}"
+        if isinstance(error, BrokenPipeError | ConnectionResetError):
+            why = "it closes the connection; has it a front-end already?"
+        return f"{self._socket} serves no front-end: {why}"
 
     async def _expect_clean_end(self) -> None:
         if self.program is None:

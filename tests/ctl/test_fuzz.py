@@ -9,6 +9,7 @@ import pytest
 
 from tests.fuzz.test_campaign import command
 from vhostd.ctl import main
+from vhostd.fuzz import execution
 
 
 def run(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any], str]:
@@ -53,6 +54,7 @@ def test_a_corpus_grows_where_nothing_is_found(capfd: pytest.CaptureFixture[str]
         (["--exec=true"], "error: --exec: the command needs {socket}"),
         (["--exec=x '{socket}"], "error: --exec: No closing quotation"),
         (["--exec=x {socket}", "--type=lamp"], "error: no requests are known of type lamp"),
+        (["--exec=x {socket}", "--without=foo"], "error: --without: no operation is called foo: await,"),
         (["--exec=x {socket}", "--time=soon"], "error: argument --time: soon is no time"),
         (["--exec=x {socket}", "--jobs=0"], "error: argument --jobs: 0 is no number from 1 on"),
     ],
@@ -76,3 +78,19 @@ def test_a_back_end_that_does_not_start_is_one_line(
 ) -> None:
     assert main(["fuzz", "--exec", words]) == 1
     assert said in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_a_back_end_without_a_socket_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(execution, "SOCKET", 0.2)
+    assert main(["fuzz", "--exec", "sh -c 'exec sleep 77' {socket}"]) == 1
+    assert "it has made no socket within 0.2 s" in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_a_folder_that_cannot_be_is_all_that_is_said(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["fuzz", "--exec=x {socket}", f"--findings={tmp_path / 'file'}"]) == 1
+    assert capfd.readouterr().err == f"vhostctl: error: {tmp_path / 'file'}: File exists\n"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vhostd.fuzz.campaign import Campaign, Found, Plan, Progress
+from vhostd.fuzz.campaign import Campaign, Plan, Progress
+from vhostd.fuzz.findings import Findings, Found, Written
 from vhostd.fuzz.grammar import Scope
 
 SCOPE = Scope(without=frozenset({"resize"}))  # which ends a program that has no handler for SIGBUS
@@ -17,13 +18,13 @@ def command(fault: str) -> str:
     return f"{sys.executable} -S -E {PLANTED} {{socket}} {fault}"
 
 
-def run(fault: str, folder: Path, cases: int = 60) -> tuple[list[Found], Progress]:
-    found, progress = [], Progress()
+def run(fault: str, folder: Path, cases: int = 60) -> tuple[list[Written], Progress]:
+    findings, progress = Findings(folder, command(fault)), Progress()
 
     def hear(said: Progress | Found) -> None:
         nonlocal progress
         if isinstance(said, Found):
-            found.append(said)
+            findings.add(said)
         else:
             progress = said
 
@@ -34,12 +35,11 @@ def run(fault: str, folder: Path, cases: int = 60) -> tuple[list[Found], Progres
         cases,
         None,
         None,
-        folder,
         patience=0.1 if fault == "hang" else 1.0,
         most=1,
     )
     Campaign(plan, folder, hear).run()
-    return found, progress
+    return findings.written, progress
 
 
 # The fault, what it is called, and the operations that show it.
@@ -57,9 +57,9 @@ def test_a_planted_fault_is_found_and_minimised(
     fault: str, kind: str, least: set[str], tmp_path: Path
 ) -> None:
     found = run(fault, tmp_path)[0]
-    assert found[0].finding.kind == kind
-    assert {*found[0].operations} - {"await"} == least
-    assert len(found[0].operations) <= 3
+    assert found[0].found.finding.kind == kind
+    assert {*found[0].found.operations} - {"await"} == least
+    assert len(found[0].found.operations) <= 3
     if fault != "hang":  # which takes as long again
         assert done_again(found[0], fault) == 1
         assert done_again(found[0], "none") == 0
@@ -67,14 +67,20 @@ def test_a_planted_fault_is_found_and_minimised(
 
 def test_a_fault_in_a_ring_is_found(tmp_path: Path) -> None:
     found = run("descriptor", tmp_path)[0]
-    assert found[0].finding.kind == "signal 6"
-    assert {*found[0].operations} >= {"connect", "SET_MEM_TABLE", "SET_VRING_NUM", "SET_VRING_ADDR", "kick"}
-    assert len(found[0].operations) <= 9
+    assert found[0].found.finding.kind == "signal 6"
+    assert {*found[0].found.operations} >= {
+        "connect",
+        "SET_MEM_TABLE",
+        "SET_VRING_NUM",
+        "SET_VRING_ADDR",
+        "kick",
+    }
+    assert len(found[0].found.operations) <= 9
     assert done_again(found[0], "descriptor") == 1
     assert done_again(found[0], "none") == 0
 
 
-def done_again(found: Found, fault: str) -> int:
+def done_again(found: Written, fault: str) -> int:
     assert found.script is not None
     return subprocess.run(
         [sys.executable, found.script, "--exec", command(fault)], stdout=subprocess.DEVNULL, check=False

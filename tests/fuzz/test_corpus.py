@@ -24,7 +24,10 @@ def test_the_same_case_has_one_file(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_case_is_named(tmp_path: Path) -> None:
     (tmp_path / "case-x.json").write_text("[1]")
-    with pytest.raises(SetupError, match=r"case-x\.json is not a case"):
+    with pytest.raises(SetupError, match=r"case-x\.json is no case: 0: "):
+        Corpus(tmp_path)
+    (tmp_path / "case-x.json").write_text('[{"op": "kick"}]')
+    with pytest.raises(SetupError, match=r"case-x\.json is no case: 0\.kick\.ring: Field required$"):
         Corpus(tmp_path)
     with pytest.raises(SetupError, match=r"nowhere\.json: No such file"):
         load(tmp_path / "nowhere.json")

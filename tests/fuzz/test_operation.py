@@ -46,6 +46,10 @@ def test_a_chain_becomes_shorter_and_then_empty() -> None:
     ]
 
 
+def test_the_size_of_a_ring_is_the_usual_one_where_it_does_not_matter() -> None:
+    assert [each.size for each in Connect(rings=1, size=4, packed=True).simpler()] == [64]
+
+
 def test_what_is_simple_has_nothing_simpler() -> None:
     for simple in (Kick(ring=0), Send(request=1, flags=1), Connect(rings=1, size=64, packed=False)):
         assert not list(simple.simpler())

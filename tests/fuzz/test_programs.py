@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.programs import executable
-from vhostd.fuzz.campaign import Campaign, Found, Plan, Progress
+from vhostd.fuzz.campaign import Campaign, Plan, Progress
+from vhostd.fuzz.findings import Found
 from vhostd.fuzz.grammar import Scope
 
 CASES = 25
@@ -22,7 +23,7 @@ def test_nothing_is_found(kind: str, tmp_path: Path) -> None:
     said: list[Progress | Found] = []
     name, _, options = PROGRAMS[kind].partition(" ")
     command = f"{executable(name)} --socket-path={{socket}} {options}"
-    plan = Plan(command, 17, Scope(types=(kind,)), CASES, None, None, tmp_path)
+    plan = Plan(command, 17, Scope(types=(kind,)), CASES, None, None)
     Campaign(plan, tmp_path, said.append).run()
     assert not [each for each in said if isinstance(each, Found)]
     assert isinstance(said[-1], Progress)

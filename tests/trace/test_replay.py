@@ -206,7 +206,16 @@ def test_a_device_that_does_less_is_told_of_once(run_async: Run, monkeypatch: py
         ("hello\n", "line 1: "),
         ('{"vhostd_trace": 2, "started": ""}\n', "line 1"),
         ('{"time": 0, "connection": 1, "note": ""}\n', "line 1"),
-        ('{"vhostd_trace": 1, "started": ""}\n{"time": 0, "connection": 1}\n', "line 2"),
+        (
+            '{"vhostd_trace": 1, "started": ""}\n{"time": 0, "connection": 1}\n',
+            "line 2: message.line: Field required",
+        ),
+        (
+            '{"vhostd_trace": 1, "started": ""}\n'
+            '{"time": 0, "connection": 1, "line": "main", "sender": "front-end", "request": 1, "flags": 1, '
+            '"size": 1, "payload": "zz"}\n',
+            "line 2: message.payload: non-hexadecimal",
+        ),
         ('{"vhostd_trace": 1, "started": ""}\n{"time": 0, "connection": 1, "note": "a"}\n', None),
     ],
 )

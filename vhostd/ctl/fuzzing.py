@@ -2,6 +2,7 @@
 
 import argparse
 import random
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -10,22 +11,25 @@ from vhostd.ctl.fuzz import Finding, Report
 from vhostd.ctl.output import printable
 from vhostd.ctl.target_options import words_with_socket
 from vhostd.errors import UsageError
-from vhostd.fuzz.campaign import Campaign, Found, Plan, Progress
+from vhostd.fuzz.campaign import Campaign, Plan, Progress
 from vhostd.fuzz.corpus import load
+from vhostd.fuzz.findings import Findings, Found
 from vhostd.fuzz.grammar import Scope
 from vhostd.fuzz.jobs import run_jobs
+from vhostd.fuzz.operation import leavable
 from vhostd.fuzz.requests import TYPES
 from vhostd.program.log import write_line
 
 TOLD = 10.0  # seconds between two lines of progress
 SEEDS = 1 << 32
+_NUMBERED = re.compile(r"request \d+")  # the name of a message that has none
 
 
 class Fuzzing:
     """One run, and what it has come to."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        """Raises UsageError for a type that is none, or a command that cannot be."""
+        """Raises UsageError for what is no type, operation or command; SetupError without a folder."""
         words_with_socket(options.exec)
         self._seed = random.randrange(SEEDS) if options.seed is None else options.seed
         self._plan = Plan(
@@ -35,17 +39,14 @@ class Fuzzing:
             cases=options.cases,
             seconds=None if options.cases else options.time,
             corpus=options.corpus,
-            findings=options.findings,
             jobs=options.jobs,
         )
         self._progress = Progress()
-        self._findings: list[Found] = []
+        self._findings = Findings(options.findings, options.exec)
         self._begin = self._told = time.monotonic()
 
     def run(self) -> Report:
         """Runs all cases."""
-        if self._plan.findings != Path():
-            self._plan.findings.mkdir(parents=True, exist_ok=True)
         _tell(f"seed {self._seed}, {self._plan.jobs} at a time")
         run_jobs(self._plan, self._hear)
         _tell(self._line())
@@ -53,11 +54,9 @@ class Fuzzing:
 
     def _hear(self, said: Progress | Found) -> None:
         if isinstance(said, Found):
-            known = {each.key for each in self._findings}
-            if said.key not in known:
-                self._findings.append(said)
+            if written := self._findings.add(said):
                 _tell(f"FOUND in case {said.number}: {said.finding.text}")
-                _tell(f"  {' '.join(said.operations[:20])}: {said.script or said.case}")
+                _tell(f"  {' '.join(said.operations[:20])}: {written.script or written.case}")
             return
         self._progress = said
         if time.monotonic() - self._told >= TOLD:
@@ -72,7 +71,7 @@ class Fuzzing:
             f"ring operations ({done.ring_operations / seconds:.0f}/s)": done.ring_operations,
             "starts": done.starts,
             "connections without an answer": done.stuck,
-            "findings": len(self._findings),
+            "findings": len(self._findings.written),
         }
         return f"{seconds:.0f} s: {', '.join(f'{count} {name}' for name, count in counts.items())}"
 
@@ -83,14 +82,14 @@ class Fuzzing:
             **self._progress._asdict(),
             findings=tuple(
                 Finding(
-                    kind=each.finding.kind,
-                    text=printable(each.finding.text),
-                    number=each.number,
-                    operations=each.operations,
+                    kind=each.found.finding.kind,
+                    text=printable(each.found.finding.text),
+                    number=each.found.number,
+                    operations=each.found.operations,
                     script=str(each.script) if each.script else None,
                     case=str(each.case),
                 )
-                for each in self._findings
+                for each in self._findings.written
             ),
         )
 
@@ -123,6 +122,10 @@ def run_case(options: argparse.Namespace) -> Report:
 def _scope(options: argparse.Namespace) -> Scope:
     if unknown := set(options.type or ()) - set(TYPES):
         raise UsageError(f"no requests are known of type {', '.join(sorted(unknown))}: {', '.join(TYPES)}")
+    names = leavable()
+    if unknown := {each for each in options.without if not (each in names or _NUMBERED.fullmatch(each))}:
+        known = f"{', '.join(names)}, or 'request N'"
+        raise UsageError(f"--without: no operation is called {', '.join(sorted(unknown))}: {known}")
     return Scope(
         messages=not options.rings,
         rings=not options.messages,

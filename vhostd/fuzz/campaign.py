@@ -6,13 +6,12 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from vhostd.errors import SetupError
-from vhostd.fuzz.corpus import Corpus, save
+from vhostd.fuzz.corpus import Corpus
 from vhostd.fuzz.execution import PATIENCE, Execution
+from vhostd.fuzz.findings import Found
 from vhostd.fuzz.grammar import Grammar, Scope
 from vhostd.fuzz.minimise import Minimiser
 from vhostd.fuzz.operation import Case, Connect
-from vhostd.fuzz.script import script
 from vhostd.fuzz.target import Target
 from vhostd.fuzz.verdict import GROWING, SPINS, Finding
 
@@ -37,26 +36,10 @@ class Plan(NamedTuple):
     cases: int | None
     seconds: float | None
     corpus: Path | None
-    findings: Path
     job: int = 0
     jobs: int = 1
     patience: float = PATIENCE
     most: int = MOST
-
-
-class Found(NamedTuple):
-    """A finding as it is reported. Its files are named; without a `script` it could not be done again."""
-
-    number: int
-    finding: Finding
-    operations: tuple[str, ...]
-    script: Path | None
-    case: Path
-
-    @property
-    def key(self) -> tuple[str, ...]:
-        """What two findings that are the same have in common."""
-        return (self.finding.kind, *(sorted(set(self.operations)) if self.script else ()))
 
 
 class Progress(NamedTuple):
@@ -150,7 +133,7 @@ class Campaign:
         return Finding("growth", f"grown from {before >> 20} to {now >> 20} MiB")
 
     def _found(self, number: int, case: Case, found: Finding) -> None:
-        """Minimises, writes and reports a finding, unless it looks like one that was."""
+        """Minimises and reports a finding, unless it looks like one that was."""
         names = {each.name for each in case}
         alike = [known for kind, known in self._known if kind == found.kind and known <= names]
         if len(alike) >= (1 if found.kind in GROWING else ALIKE):
@@ -190,19 +173,9 @@ class Campaign:
         return again is not None and again.kind == found.kind
 
     def _tell(self, number: int, found: Finding, case: Case, *, done_again: bool) -> None:
-        path = save(case, self._plan.findings, "finding")
-        written = None
-        if done_again:
-            written = path.with_suffix(".py")
-            try:
-                written.write_text(
-                    script(case, found, self._plan.command, written.name, self._execution.usual_end)
-                )
-            except OSError as error:
-                raise SetupError(f"{written}: {error.strerror}") from None
         self._told += 1
         self._known.append((found.kind, {each.name for each in case}))
-        self._report(Found(number, found, tuple(each.name for each in case), written, path))
+        self._report(Found(number, found, case, done_again, self._execution.usual_end))
 
     def _progress(self) -> Progress:
         rig = self._execution.rig

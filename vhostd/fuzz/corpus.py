@@ -8,9 +8,12 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from vhostd.errors import SetupError
 from vhostd.fuzz.operation import Case, from_json, to_json
 from vhostd.fuzz.verdict import shape
+from vhostd.program.document import first_fault
 
 MOST_LINES = 50  # of one case that are looked at
 
@@ -50,8 +53,8 @@ def load(path: Path) -> Case:
         return from_json(path.read_bytes())
     except OSError as error:
         raise SetupError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise SetupError(f"{path} is not a case: {str(error).splitlines()[0]}") from None
+    except ValidationError as error:
+        raise SetupError(f"{path} is no case: {first_fault(error)}") from None
 
 
 def save(case: Case, folder: Path, name: str) -> Path:

@@ -10,7 +10,8 @@ from vhostd.fuzz.target import Target
 from vhostd.fuzz.traits import Traits, learn
 from vhostd.fuzz.verdict import LEAK, SPINS, Finding, ended, reports, spins
 
-START = 30.0  # seconds for a start
+SOCKET = 10.0  # seconds until there is a socket
+START = 30.0  # seconds from then on until it serves
 PATIENCE = 5.0  # seconds for an answer
 REPEATS = 4  # of a case that seems to leave something behind
 
@@ -36,6 +37,7 @@ class Execution:
             self.target.start()
             self.starts += 1
             try:
+                self.target.listens(SOCKET)
                 self._line = self.target.reach(START)
             except OSError as error:
                 raise SetupError(

@@ -9,7 +9,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from vhostd.errors import SetupError
-from vhostd.fuzz.campaign import Campaign, Found, Plan, Progress
+from vhostd.fuzz.campaign import Campaign, Plan, Progress
+from vhostd.fuzz.findings import Found
 
 Hear = Callable[[Progress | Found], None]
 

@@ -5,7 +5,7 @@ depends on: nothing is drawn by chance there, so that a case does the same again
 """
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -16,6 +16,7 @@ u8 = Annotated[int, Field(ge=0, lt=2**8)]
 u16 = Annotated[int, Field(ge=0, lt=2**16)]
 u32 = Annotated[int, Field(ge=0, lt=2**32)]
 u64 = Annotated[int, Field(ge=0, lt=2**64)]
+USUAL = 64  # the size of a ring to which it does not matter
 
 
 def _with_less(data: bytes) -> Iterator[bytes]:
@@ -67,6 +68,8 @@ class Connect(_Operation):
     def simpler(self) -> Iterator[Self]:
         if self.rings > 1:
             yield self.model_copy(update={"rings": 1})
+        if self.size != USUAL:
+            yield self.model_copy(update={"size": USUAL})
 
 
 class Send(_Operation):
@@ -282,6 +285,15 @@ Operation = (
 )
 Case = tuple[Operation, ...]
 _CASES: TypeAdapter[Case] = TypeAdapter(tuple[Annotated[Operation, Field(discriminator="op")], ...])
+
+
+def leavable() -> tuple[str, ...]:
+    """The names of operations without which a case can be: all but `connect`, and messages by their rows'."""
+    kinds = (str(each.model_fields["op"].default) for each in get_args(Operation))
+    return (
+        *(kind for kind in kinds if kind not in ("connect", "send")),
+        *(row.name for row in REQUESTS.values()),
+    )
 
 
 def to_json(case: Case) -> bytes:

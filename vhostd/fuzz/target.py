@@ -90,6 +90,13 @@ class Target:
         """Waits so long for its end; whether it has ended."""
         return bool(self._end.poll(seconds * 1000))
 
+    def listens(self, seconds: float) -> None:
+        """Waits until it has a socket, or has ended. Raises TimeoutError."""
+        patience = Patience(seconds, self.pid)
+        while self.status is None and not self._sockets():
+            if not patience.wait(self._end) and patience.is_over:
+                raise TimeoutError(f"it has made no socket within {seconds:g} s")
+
     def dial(self) -> socket.socket:
         """A connection to it. Raises OSError if it does not take one now."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

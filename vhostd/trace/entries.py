@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, PlainSerializer, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, Discriminator, PlainSerializer, Tag, TypeAdapter
 
 from vhostd.trace.passed import PassedFd
 
@@ -87,5 +87,17 @@ class Rings(Entry):
     memory: tuple[Piece, ...]
 
 
+def _kind(line: Any) -> str:
+    """What a line is to be, by the field that only such lines have; a message otherwise."""
+    own = {"vhostd_trace": "head", "event": "rings", "note": "note"}
+    return next((kind for field, kind in own.items() if isinstance(line, dict) and field in line), "message")
+
+
 AnyEntry = Head | Rings | Message | Note
-ENTRIES: TypeAdapter[AnyEntry] = TypeAdapter(AnyEntry)
+_Tagged = (
+    Annotated[Head, Tag("head")]
+    | Annotated[Rings, Tag("rings")]
+    | Annotated[Message, Tag("message")]
+    | Annotated[Note, Tag("note")]
+)
+ENTRIES: TypeAdapter[AnyEntry] = TypeAdapter(Annotated[_Tagged, Discriminator(_kind)])

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from vhostd.errors import SetupError
+from vhostd.program.document import first_fault
 from vhostd.trace.entries import ENTRIES, AnyEntry, Entry, Head
 
 
@@ -27,5 +28,5 @@ def _entry(path: Path, number: int, line: bytes) -> AnyEntry:
     try:
         return ENTRIES.validate_json(line)
     except ValidationError as error:
-        what = error.errors()[0]["msg"]
+        what = first_fault(error)
         raise SetupError(f"{path} is no recording of vhostctl trace: line {number}: {what}") from None

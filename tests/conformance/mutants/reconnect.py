@@ -135,17 +135,6 @@ def off_by_one() -> None:
     _when_set(shift)
 
 
-@breaks("CONN-12", "a valid request was not answered")
-def last_batch_is_redone() -> None:
-    """The used index in the area is taken to be the ring's."""
-
-    def advance(fd: int) -> None:
-        used = int.from_bytes(os.pread(fd, 2, USED_AT), "little")
-        os.pwrite(fd, (used + 1).to_bytes(2, "little"), USED_AT)
-
-    _when_set(advance)
-
-
 @breaks("CONN-13", "the program was ended by SIGKILL")
 def bus_error() -> None:
     """An area whose file is too short is touched."""

@@ -23,9 +23,9 @@ UNANSWERED = "a valid request was not answered"
 
 
 @breaks("RING-1", UNANSWERED, patience=SILENCE)
-def deaf() -> None:
-    """Kicks are not heeded."""
-    replace(Vring, "_kicked", lambda before, self: None)
+def never_begun() -> None:
+    """A ring is not started."""
+    replace(Vring, "start", lambda before, self, kick, memory, features: None)
 
 
 @breaks("RING-2", UNUSED, patience=SILENCE)

@@ -5,11 +5,9 @@ import fcntl
 import os
 import select
 import signal
-import socket
 import termios
 import time
 from array import array
-from contextlib import suppress
 from typing import Any
 
 from tests.conformance.faults import SILENCE, breaks, replace
@@ -122,19 +120,6 @@ def leaves_memory() -> None:
         return before(self)
 
     replace(Session, "_close", close)
-
-
-@breaks("ROB-8", "closed the connection", patience=SILENCE)
-def newest_only() -> None:
-    """Whoever comes ends the connection before."""
-
-    def accept(before: Any, self: Server) -> None:
-        with suppress(OSError):  # it has gone
-            if self._current is not None:
-                self._current.shutdown(socket.SHUT_RDWR)
-        before(self)
-
-    replace(Server, "_accept", accept)
 
 
 @breaks("ROB-9", "a second front-end hears nothing", patience=SILENCE)

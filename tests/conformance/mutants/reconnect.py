@@ -17,7 +17,7 @@ from vhostd.vhost_user.vring import Vring
 from vhostd.wire.fds import Fd
 
 HEADER_SIZE, STATE_SIZE = 16, 16  # of a queue's region, and of each descriptor there
-VERSION_AT, USED_AT = 8, 14
+VERSION_AT = 8
 
 
 @breaks("CONN-1", "SET_VRING_KICK was acked with 1")

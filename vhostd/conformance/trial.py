@@ -13,7 +13,7 @@ from vhostd.conformance.subject import Subject
 from vhostd.conformance.verdict import Failed, skip
 from vhostd.errors import DeviceError, GuestError, MalformedMessage, RefusedRequest
 from vhostd.frontend import BackendRequests, Frontend, GpuDisplay, Queue, SharedMemory, raw_message
-from vhostd.frontend.frontend import KNOWN_PROTOCOL, UNWANTED, UNWANTED_PROTOCOL
+from vhostd.frontend.frontend import INFLIGHT, KNOWN_PROTOCOL, UNWANTED, UNWANTED_PROTOCOL
 from vhostd.frontend.pipe import read_all
 from vhostd.vhost_user.messages import GET_FEATURES, ProtocolFeature
 from vhostd.virtio.vocabulary import Feature, mask
@@ -26,7 +26,6 @@ __all__ = ["CLOSED", "Ring", "Trial"]
 
 MEMORY_SIZE = 16 << 20
 STATUS = mask(ProtocolFeature.STATUS)
-IN_FLIGHT = mask(ProtocolFeature.INFLIGHT_SHMFD, ProtocolFeature.GET_VRING_BASE_INFLIGHT)
 PAUSE = 0.005  # seconds until it looks again
 REACTION = 0.5  # seconds
 
@@ -93,7 +92,7 @@ class Trial:
         if without:
             features = ~(UNWANTED | mask(*without) | (0 if packed else mask(Feature.RING_PACKED)))
         if protocol_features is None:
-            unwanted = UNWANTED_PROTOCOL | (0 if in_flight else IN_FLIGHT) | (0 if status else STATUS)
+            unwanted = UNWANTED_PROTOCOL | (0 if in_flight else INFLIGHT) | (0 if status else STATUS)
             protocol_features = KNOWN_PROTOCOL & ~unwanted
         await frontend.negotiate(features, protocol_features, packed=packed, resume=resume)
         return frontend

@@ -89,6 +89,7 @@ class Gpu(Device):
         self._display: Display | None = None
         self._announcement: asyncio.TimerHandle | None = None
         self._control: tuple[Virtqueue, asyncio.TaskGroup] | None = None  # while the controlq runs
+        self._turn = asyncio.Lock()  # of the controlq's commands, which may wait for the renderer
         self._use_scanouts()
 
     @classmethod
@@ -169,7 +170,8 @@ class Gpu(Device):
     async def _take(self, chain: Chain, queue: Virtqueue, later: asyncio.TaskGroup) -> None:
         """Executes a command of the controlq, now or later."""
         if self._engine is not None:
-            await self._engine.eased()
+            async with self._turn:  # so that none overtakes another
+                await self._engine.eased()
         request = Request(chain)
         if request.is_about_monitors and self._display is not None:
             later.create_task(self._execute_after(self._display.refresh(), queue, request))

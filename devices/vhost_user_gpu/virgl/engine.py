@@ -74,6 +74,7 @@ class Engine:
         """Forgets the renderer, and whatever the guest has in it."""
         if self._remote is not None:
             self._remote.close()
+            self._launcher.end()
             self._remote = self._regions = None
 
     def close(self) -> None:
@@ -141,6 +142,7 @@ class Engine:
         return self._remote
 
     def _say_lost(self, why: str) -> None:
+        self._launcher.end()
         log.error("the renderer is lost: %s; the guest has no 3D until its driver is reset", why)
 
 

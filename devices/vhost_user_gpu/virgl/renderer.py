@@ -208,7 +208,8 @@ def main() -> None:
             confine_renderer()
         renderer = Renderer(sock, Virgl(node))
     except Exception as error:
-        sock.send(Hello(0, 0, 0, b"", b"").pack() + str(error).encode())
+        reason = getattr(error, "strerror", None) or str(error)
+        sock.send(Hello(0, 0, 0, b"", b"").pack() + reason.encode())
         return
     try:
         renderer.greet()

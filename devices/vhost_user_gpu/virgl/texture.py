@@ -41,8 +41,8 @@ class Texture(Picture):
 
     @property
     def picture_size(self) -> int:
-        """The bytes of its pixels."""
-        return self.stride * self.height
+        """The bytes that its pixels take here, and the row beyond them that the library wants."""
+        return self.stride * (self.height + 1)
 
     @property
     def has_pixels(self) -> bool:

@@ -20,7 +20,6 @@ from tests.devices.vhost_user_gpu.virgl.machine import (
     refused,
     resident,
 )
-from tests.programs import Program, executable
 from vhostd.errors import RefusedRequest
 from vhostd.frontend.drivers.gpu import (
     ERR_OUT_OF_MEMORY,
@@ -42,6 +41,9 @@ from vhostd.frontend.drivers.gpu_3d import (
     clear,
     create_3d,
 )
+
+# Whose loop the script has does not matter to the program.
+pytestmark = pytest.mark.parametrize("run_async", ["uvloop"], indirect=True)
 
 ERR_CONTEXT = 0x1204
 ALL = Box(0, 0, 0, *SIZE, 1)
@@ -523,19 +525,6 @@ def test_a_state_of_2d_alone_is_saved(run_async: Run) -> None:
             assert len(await it.frontend.save()) > SIZE[0] * SIZE[1] * PIXEL
 
     run_async(main)
-
-
-def test_a_host_that_cannot_render_is_an_error_at_the_start() -> None:
-    command = [executable("vhost-user-gpu"), "--socket-path=/nonexistent/x", "--render-node=/nonexistent/node"]
-    with Program(command) as program:
-        status, lines = program.ends()
-    assert status == 1
-    assert lines[-1].endswith("error: --render-node=/nonexistent/node: No such file or directory")
-
-
-def test_the_log_says_at_the_start_who_renders() -> None:
-    with Program([executable("vhost-user-gpu"), "--socket-path=/nonexistent/x", "--virgl"]) as program:
-        assert "OpenGL" in program.hear("3D by ")
 
 
 def content(it: Machine, picture: Framebuffer) -> bytes:

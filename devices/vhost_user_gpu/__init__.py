@@ -1,4 +1,4 @@
-"""vhost-user-gpu: a display for a guest, in 2D without a GPU, or in 3D by the host's OpenGL (virtio 1.3, 5.7).
+"""vhost-user-gpu: a display for a guest, in 2D without a GPU, or in 3D by OpenGL (virtio 1.3, 5.7).
 
     vhost-user-gpu --socket-path=/tmp/gpu.sock
 

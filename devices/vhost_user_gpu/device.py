@@ -108,7 +108,12 @@ class Gpu(Device):
         )
         add("--dmabuf", action="store_true", help="share blobs with a front-end that shows by GL, uncopied")
         add("-v", "--virgl", action="store_true", help="3D, by libvirglrenderer on the host's OpenGL")
-        add("-r", "--render-node", metavar="PATH", help="with --virgl: 3D on this GPU, such as /dev/dri/renderD128")
+        add(
+            "-r",
+            "--render-node",
+            metavar="PATH",
+            help="with --virgl: 3D on this GPU, such as /dev/dri/renderD128",
+        )
 
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> Self:

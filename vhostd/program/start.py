@@ -18,7 +18,7 @@ from vhostd.program.stdout import say
 
 
 def start(device: str | type[object], command: CommandLine, *, capabilities: object) -> int:
-    """Runs a device's program and returns its exit status (main.py). `capabilities` become text if printed."""
+    """Runs a device's program and returns its exit status (main.py). `capabilities` are printed if asked for."""
     try:
         if not {"--print-capabilities", "-c"}.isdisjoint(command.arguments):  # which ignores all else
             say(f"{capabilities}\n")

@@ -38,7 +38,7 @@ class Engine:
         *,
         fence: Fence = UNFENCED,
     ) -> Pending:
-        """Sends a request. If it is executed, `then` is called, which may raise CommandError, before the answer."""
+        """Sends a request. When it has been executed, `then` is called, which may raise CommandError."""
 
         def answer(error: int) -> Answer:
             try:
@@ -118,7 +118,9 @@ class Engine:
             self._regions.forget(texture.region)
         return pending
 
-    def read(self, texture: Texture, rect: Rect, then: Callable[[], object], fence: Fence = UNFENCED) -> Pending:
+    def read(
+        self, texture: Texture, rect: Rect, then: Callable[[], object], fence: Fence = UNFENCED
+    ) -> Pending:
         """Copies a rectangle of a texture to its pixels here, for which there is room; then calls `then`."""
         if not texture.region and self._regions is not None:
             texture.region = self._regions.share_picture(texture.fileno())

@@ -2,8 +2,8 @@
 
     python -m vhost_user_gpu.virgl.renderer SOCKET [--node=PATH] [--memory=BYTES] [--sandbox=none]
 
-SOCKET is the number of a connected socket's fd. The process ends when the other end is closed. A command of the
-guest that crashes the GL driver ends only this process.
+SOCKET is the number of a connected socket's fd. The process ends when the other end is closed. A command of
+the guest that crashes the GL driver ends only this process.
 """
 
 import argparse
@@ -221,7 +221,7 @@ def main() -> None:
 
 
 def _open_node(path: str) -> int:
-    """A render node's fd; raises OSError for anything else, in whose place the library would take what it likes."""
+    """A render node's fd; OSError for anything else, in whose place the library would take what it likes."""
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     status = os.fstat(fd)
     if not stat.S_ISCHR(status.st_mode) or os.major(status.st_rdev) != DRM_MAJOR:
@@ -231,7 +231,7 @@ def _open_node(path: str) -> int:
 
 
 def _limit(memory: int) -> None:
-    """Limits what this process may allocate: a guest's contexts, shaders and queries are counted nowhere else."""
+    """Limits what this process allocates. A guest's contexts and shaders are counted nowhere else."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     most = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))

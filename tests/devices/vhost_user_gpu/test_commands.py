@@ -149,15 +149,6 @@ VECTORS = [
         """,
     ),
     golden(
-        commands.CapsetInfo,
-        """
-        02 00 00 00  capset_id = 2
-        03 00 00 00  capset_max_version = 3
-        60 05 00 00  capset_max_size = 1376
-        00 00 00 00  padding = 0
-        """,
-    ),
-    golden(
         commands.CtxCreate,
         f"""
         04 00 00 00  nlen = 4

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import vhost_user_gpu
 from tests.conftest import Run
 from tests.devices.vhost_user_gpu.guest import (
     COMMANDS,
@@ -27,7 +28,6 @@ from tests.devices.vhost_user_gpu.guest import (
     move_cursor,
     set_scanout,
 )
-import vhost_user_gpu
 from vhost_user_gpu import MANIFEST
 from vhost_user_gpu import device as gpu_device
 from vhost_user_gpu.device import Gpu

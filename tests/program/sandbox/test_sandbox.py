@@ -198,7 +198,9 @@ def test_all_that_serving_takes_is_imported_with_the_device(command: list[str], 
             manager.until("READY=1")
             for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
                 program.send(number)
-            if "input" not in Path(command[0]).name:  # whose first queue is for events, of which there are none
+            if (
+                "input" not in Path(command[0]).name
+            ):  # whose first queue is for events, of which there are none
                 asyncio.run(asyncio.wait_for(serve_all_of_it(), 60))
             program.send()
             status, lines = program.ends()

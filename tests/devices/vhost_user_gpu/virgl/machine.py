@@ -1,4 +1,4 @@
-"""The installed program with --virgl, a guest with its hands on it, and a front-end that shows what it shows."""
+"""The installed program with --virgl, a guest with its hands on it, and a front-end that shows it."""
 
 import os
 from collections.abc import AsyncIterator, Awaitable

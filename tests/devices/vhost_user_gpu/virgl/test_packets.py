@@ -27,5 +27,10 @@ def test_nothing_waits_that_is_not_to() -> None:
         with pytest.raises(BlockingIOError):
             packets.receive(ours, 16, socket.MSG_DONTWAIT)
         with pytest.raises(BlockingIOError):
-            while True:
-                packets.send(ours, bytes(1024), flags=socket.MSG_DONTWAIT)
+            fill(ours)
+
+
+def fill(sock: socket.socket) -> None:
+    """Sends packets until there is no room."""
+    while True:
+        packets.send(sock, bytes(1024), flags=socket.MSG_DONTWAIT)

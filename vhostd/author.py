@@ -3,7 +3,7 @@
     a device            Device, DeviceType, Handler, Virtqueue, Chain, Gather
     a program           Manifest; run, for a device in one file
     its options         positive, size, socket_mode, socket_group; SetupError, UsageError
-    its sandbox         Grants, Ioctl, Folder; confine, for a process of the device's own
+    its sandbox         Grants, Ioctl, Folder
     its signals         Signals
     a wrong request     BadRequest
     messages            Row, Bit, Layout with its fields (u8 to u64, s32, array), U64, Empty; Call, answer,
@@ -11,6 +11,7 @@
     to its front-end    Link
     a saved state       Unpacker
     work beside         Threads, Reader, Budget, pause
+    a process beside    vhostd.host.helper, vhostd.wire.packets; confine, for its own sandbox
     native code         Shortcut, Outcome; `vhostd/__init__.pxd` has more
     sockets of its own  listen, connected_stream, Channel, Caller, Dialect, rows_of
 

@@ -30,6 +30,7 @@ class Netdev(ABC):
         self.is_open = False
         self.changed: Callable[[], None] = lambda: None
         self._fds: list[Fd] = []
+        self._agreed = VERSION_1  # features, with the driver
         self._lost = asyncio.Event()
 
     @abstractmethod
@@ -63,7 +64,8 @@ class Netdev(ABC):
             await self._open_again()
 
     def negotiate(self, features: int) -> None:
-        """Makes packets as the driver has agreed on."""
+        """Makes packets as the driver has agreed on, from now on."""
+        self._agreed = features
         mergeable = bool(features & mask(Feature.MRG_RXBUF))
         header = HEADER if mergeable or features & VERSION_1 else SHORT_HEADER
         for pair in self.pairs:

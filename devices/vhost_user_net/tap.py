@@ -73,6 +73,7 @@ class Tap(Netdev):
         wanted, self._attached = self._attached, [True] * len(fds)
         for index, on in enumerate(wanted):
             self._attach(index, on=on)
+        self.negotiate(self._agreed)
 
     def negotiate(self, features: int) -> None:
         """Tells the kernel the header's size, and what the driver takes."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+MAC = "52:54:00:ff:ff:01"
 HOLD = "ip link set lo up && echo there && exec sleep infinity"
 
 
@@ -48,6 +49,7 @@ class Namespace:
     def make_tap(self, name: str, address: str, *, queues: bool = False) -> None:
         """Makes a tap device, whose host has this address, with the length of its network's prefix."""
         self.run(f"ip tuntap add dev {name} mode tap{' multi_queue' if queues else ''}")
+        self.run(f"ip link set {name} address {MAC}")  # the same each time: nobody has to ask for it anew
         # No router advertisements and the like, which nobody has asked for.
         self.run(f"sysctl -qw net.ipv6.conf.{name}.disable_ipv6=1")
         self.run(f"ip addr add {address} dev {name}")

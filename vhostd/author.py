@@ -12,7 +12,7 @@
     a saved state       Unpacker
     work beside         Threads, Reader, Budget, pause
     native code         Shortcut, Outcome; `vhostd/__init__.pxd` has more
-    sockets of its own  listen, connected_stream, Channel, Caller, Dialect, rows_of
+    sockets of its own  listen, receive_at, connected_stream, Channel, Caller, Dialect, rows_of
 
 The docstring of each says how it is used.
 """
@@ -33,6 +33,7 @@ from vhostd.host.pause import pause as pause
 from vhostd.host.reader import Reader as Reader
 from vhostd.host.threads import Threads as Threads
 from vhostd.program.endpoint import listen as listen
+from vhostd.program.endpoint import receive_at as receive_at
 from vhostd.program.main import run as run
 from vhostd.program.manifest import Manifest as Manifest
 from vhostd.program.options import positive as positive

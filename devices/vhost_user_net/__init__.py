@@ -1,4 +1,4 @@
-"""vhost-user-net: a network card that leads to a tap device of the host, to passt, or to another guest (virtio 1.3, 5.1).
+"""vhost-user-net: a network card, on a tap device of the host, passt, or another guest (virtio 1.3, 5.1).
 
     ip tuntap add dev tap0 mode tap user $USER && ip link set tap0 up
     vhost-user-net --socket-path=/tmp/net.sock --tap=tap0

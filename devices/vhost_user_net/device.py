@@ -42,13 +42,13 @@ class Net(Device):
     protocol_features = 1 << ProtocolFeature.MTU | 1 << ProtocolFeature.RARP
 
     def __init__(self, netdev: Netdev, *, mac: bytes | None = None, mtu: int | None = None) -> None:
-        """Owns the netdev. `mac` and `mtu` are for front-ends that leave these to the device; QEMU does not."""
+        """Owns the netdev. `mac` and `mtu` are for front-ends that leave them to the device, unlike QEMU."""
         self._netdev = netdev
         self._mac = mac
         self._mtu = mtu
-        self.queue_num = len(netdev.pairs)
+        self._pair_count = len(netdev.pairs)
         self.features = netdev.features | mask(Feature.MRG_RXBUF) | VERSION_1
-        if self.queue_num > 1:
+        if self._pair_count > 1:
             self.features |= mask(Feature.MQ)
         if mac is not None:
             self.features |= mask(Feature.MAC)
@@ -71,13 +71,27 @@ class Net(Device):
             action="append",
             help="an fd of a tap device, opened with vnet_hdr; once for each queue pair",
         )
-        add("--stream", metavar="PATH", help="a unix socket that passt, a switch or QEMU's stream netdev listens at")
+        add(
+            "--stream",
+            metavar="PATH",
+            help="a unix socket that passt, a switch or QEMU's stream netdev listens at",
+        )
         add("--dgram", metavar="PATH", help="a unix datagram socket, of QEMU's dgram netdev or another card")
         add = group.add_argument
         add("--dgram-local", metavar="PATH", help="the datagram socket to receive at, which is made")
-        add("--queue-pairs", metavar="N", type=_pairs, help="of a tap device; default: 1, or the number of fds")
+        add(
+            "--queue-pairs",
+            metavar="N",
+            type=_pairs,
+            help="of a tap device; default: 1, or the number of fds",
+        )
         add("--mac", type=_mac, help="the card's address, for front-ends that give it none; QEMU does")
-        add("--mtu", metavar="N", type=_mtu, help="the card's MTU, for front-ends that give it none; QEMU does")
+        add(
+            "--mtu",
+            metavar="N",
+            type=_mtu,
+            help="the card's MTU, for front-ends that give it none; QEMU does",
+        )
 
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> Self:
@@ -90,8 +104,12 @@ class Net(Device):
 
     @property
     def queues(self) -> Sequence[Handler]:
-        """A receiveq and a transmitq for each pair (5.1.2). QEMU serves the control queue itself."""
-        return [handler for pair in range(self.queue_num) for handler in (self.receiveq, self.transmitq)]
+        """A receiveq and a transmitq for each pair (5.1.2). QEMU serves the control queue itself.
+
+        GET_QUEUE_NUM tells all of them, as the specification has it: User-mode Linux counts so. QEMU takes
+        them for pairs.
+        """
+        return [handler for pair in range(self._pair_count) for handler in (self.receiveq, self.transmitq)]
 
     async def receiveq(self, queue: Virtqueue) -> None:
         """Gives the driver packets."""
@@ -115,7 +133,7 @@ class Net(Device):
         return CONFIG.pack(
             self._mac or bytes(MAC_SIZE),
             LINK_UP if self._netdev.is_open else 0,
-            self.queue_num,
+            self._pair_count,
             self._mtu or 0,
         )
 
@@ -138,7 +156,7 @@ class Net(Device):
 
     def close(self) -> None:
         """Closes what it leads to."""
-        self._netdev.close()
+        self._netdev.end()
 
     @property
     def _has_config(self) -> bool:

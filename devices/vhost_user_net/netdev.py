@@ -16,7 +16,7 @@ SHORT_HEADER, HEADER = 10, 12  # bytes of struct virtio_net_hdr, without and wit
 
 
 class Netdev(ABC):
-    """Has fds that packets come from and go to, one for each pair of queues, and opens them again when they are lost.
+    """Has fds that packets come from and go to, one for each pair of queues; opens them again when lost.
 
     `changed` is called when it is lost, and when it is back.
     """
@@ -75,6 +75,10 @@ class Netdev(ABC):
     def grants(self) -> Grants:
         """What opening it again needs."""
         return Grants()
+
+    def end(self) -> None:
+        """Closes all that it has: the program ends."""
+        self.close()
 
     def close(self) -> None:
         """Closes the fds, which nobody uses any more."""

@@ -12,8 +12,8 @@ from vhostd import Virtqueue
 class Pair:
     """Moves packets between two queues and an fd, which may be lost, and be another one later.
 
-    While there is none, packets of the driver are dropped: a card without a cable. `enabled` is told whether the
-    driver's receive queue takes packets.
+    While there is none, packets of the driver are dropped, as by a card without a cable. `enabled` is told
+    whether the driver's receive queue takes packets.
     """
 
     def __init__(
@@ -28,7 +28,9 @@ class Pair:
         self._unused = asyncio.Event()
         self._unused.set()
         self._pumping: asyncio.Task[None] | None = None
-        self._writable: asyncio.Future[None] | None = None  # who waits until the fd takes a packet waits for this
+        self._writable: asyncio.Future[None] | None = (
+            None  # who waits until the fd takes a packet waits for this
+        )
         self._watches = False  # whether it does
         transmit.stuck = self._watch
 

@@ -7,6 +7,7 @@ from vhostd import Shortcut
 @disjoint_base
 class Receive(Shortcut):
     fd: int
+    patience: float
     packets: int
     octets: int
     dropped: int

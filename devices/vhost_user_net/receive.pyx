@@ -37,7 +37,7 @@ cdef enum:  # bytes
 cdef enum:
     MOST_DROPPED = 64  # packets in a row
 
-cdef double PATIENCE = 1.0  # seconds in which a driver adds buffers for a packet that they do not hold
+PATIENCE = 1.0  # seconds in which a driver adds buffers for a packet that they do not hold
 
 
 cdef class Receive(Shortcut):
@@ -47,6 +47,7 @@ cdef class Receive(Shortcut):
     """
 
     cdef public int fd
+    cdef public double patience
     cdef size_t header  # bytes of it, as negotiated
     cdef bint mergeable
     cdef object lost
@@ -62,6 +63,7 @@ cdef class Receive(Shortcut):
     def __init__(self, lost):
         self.lost = lost
         self.fd = -1
+        self.patience = PATIENCE
         self.header = HEADER
 
     def clear(self):
@@ -177,7 +179,7 @@ cdef class Receive(Shortcut):
         cdef double now = time.monotonic()
         if self.room != self.had:
             self.had, self.since = self.room, now
-        if now - self.since >= PATIENCE:
+        if now - self.since >= self.patience:
             self.drop()
             self.dropped += 1
             self.had = 0
@@ -186,7 +188,7 @@ cdef class Receive(Shortcut):
         self.keep()
         self.put_back(ring, 1)
         if not ring.is_held:
-            queue.starve(PATIENCE)
+            queue.starve(self.patience)
         return LEFT
 
     cdef int copy(self, const uint8_t *data, size_t size) except -1:

@@ -110,7 +110,9 @@ class Tap(Netdev):
         try:
             return self.open()
         except OSError as error:
-            raise SetupError(f"{self.name}: {_remedy(error, self._device, is_multi=self._is_multi)}") from None
+            raise SetupError(
+                f"{self.name}: {_remedy(error, self._device, is_multi=self._is_multi)}"
+            ) from None
 
     def _adopt(self, numbers: Sequence[int]) -> list[Fd]:
         """Fds that a launcher has opened, all of one tap device with vnet_hdr."""
@@ -166,7 +168,9 @@ def _remedy(error: OSError, name: str, *, is_multi: bool) -> str:
     if error.errno == errno.EBUSY:
         return f"{error.strerror}: another program uses it"
     if error.errno == errno.EINVAL:
-        return f"{error.strerror}: is it a tap device, made with{'' if is_multi else 'out'} multi_queue? {make}"
+        return (
+            f"{error.strerror}: is it a tap device, made with{'' if is_multi else 'out'} multi_queue? {make}"
+        )
     if error.errno == errno.ENOENT:
         return f"{NODE}: {error.strerror}: load the module tun"
     return f"{error.strerror}"

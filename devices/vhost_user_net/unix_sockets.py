@@ -1,4 +1,4 @@
-"""Unix sockets that lead to passt, to a switch, or to another guest, as QEMU's netdevs `stream` and `dgram` use them."""
+"""Unix sockets that lead to passt, a switch or another guest, as QEMU's netdevs `stream` and `dgram` do."""
 
 import logging
 import os
@@ -8,16 +8,16 @@ from vhost_user_net.netdev import Netdev
 from vhost_user_net.pair import Pair
 from vhost_user_net.receive import DatagramReceive, StreamReceive
 from vhost_user_net.transmit import DatagramTransmit, StreamTransmit
-from vhostd import Destination, Fd, Grants, SetupError
+from vhostd import Destination, Fd, Grants, SetupError, receive_at
 
 log = logging.getLogger(__name__)
 
 
 class Stream(Netdev):
-    """A stream socket that somebody listens at. Each frame comes behind its length, of 4 bytes, big-endian."""
+    """A stream socket that somebody listens at. Each frame comes behind its length: 4 bytes, big-endian."""
 
     def __init__(self, path: str) -> None:
-        """Connects; if nobody is there yet, `run` does so later. Raises SetupError for a path that none can have."""
+        """Connects; if nobody is there yet, `run` does so later. SetupError: no socket can have the path."""
         super().__init__(f"--stream={path}")
         self._destination = _destination(self.name, path)
         self.pairs = [Pair(StreamTransmit(self.lose), StreamReceive(self.lose))]
@@ -52,8 +52,7 @@ class Datagrams(Netdev):
         """Makes our socket at `own`; raises SetupError."""
         super().__init__(f"--dgram={path}")
         self._destination = _destination(self.name, path)
-        self._socket = _bound(own)
-        self._own = own
+        self._endpoint = receive_at(own)
         self.pairs = [Pair(DatagramTransmit(self.lose), DatagramReceive(self.lose))]
         try:
             self.take(self.open())
@@ -62,19 +61,14 @@ class Datagrams(Netdev):
 
     def open(self) -> list[Fd]:
         """Connects our socket, which stays the same, as whoever sends to it cannot know of another."""
-        self._destination.connect(self._socket)
-        return [Fd(os.dup(self._socket.fileno()))]
+        self._destination.connect(self._endpoint.socket)
+        return [Fd(os.dup(self._endpoint.socket.fileno()))]
 
     def grants(self) -> Grants:
-        """Connecting there."""
-        return Grants(connected=(self._destination,))
+        """Connecting there, and the removal of our socket's file."""
+        return Grants.together([Grants(connected=(self._destination,)), self._endpoint.grants()])
 
-
-def _bound(path: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    try:
-        sock.bind(path)
-    except OSError as error:
-        sock.close()
-        raise SetupError(f"--dgram-local={path}: {error.strerror}") from None
-    return sock
+    def end(self) -> None:
+        """Closes it all, and removes our socket's file."""
+        super().end()
+        self._endpoint.close()

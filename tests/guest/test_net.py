@@ -1,12 +1,12 @@
 """vhost-user-net in a real guest, with two cards: one on a tap device of four queues, one on passt."""
 
+import asyncio
 import os
 import re
 import signal
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,8 @@ from tests.guest.modules import load_modules
 from tests.net import echo
 from tests.net.namespace import Namespace
 from tests.program.metrics.scraping import scrape
-from vhostd.frontend.drivers.net import NetDriver
+from vhostd.conformance.exchange import ARP
+from vhostd.frontend import Frontend, NetDriver, SharedMemory
 
 pytestmark = pytest.mark.guest
 
@@ -67,7 +68,9 @@ def passt(network: Namespace, folder: Path) -> Iterator[Path]:
     """The socket of a passt, as a user starts it."""
     path = folder / "passt.sock"
     command = ["passt", "--foreground", "--socket", str(path), "--interface", "uplink", "--dns", PASST]
-    process = subprocess.Popen([*network.launcher, *command, "--runas", "0"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*network.launcher, *command, "--runas", "0"], stderr=subprocess.PIPE, text=True
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if str(path) in line:
@@ -213,7 +216,9 @@ def test_the_program_ends_and_comes_back(guest: Guest, card: Backend, end: signa
     under_load(guest, lambda: card.restart(end=end))
 
 
-def test_the_tap_device_goes_and_comes_back(guest: Guest, card: Backend, network: Namespace, folder: Path) -> None:
+def test_the_tap_device_goes_and_comes_back(
+    guest: Guest, card: Backend, network: Namespace, folder: Path
+) -> None:
     def disturb() -> None:
         network.run("ip link del tap0")
         make_tap(network)
@@ -234,9 +239,7 @@ def test_an_address_of_passt(guest: Guest) -> None:
 
 
 def test_a_reboot(guest: Guest, folder: Path) -> None:
-    guest.reboot()
-    set_up(guest, folder)
-    sh(guest, f"{TALK} tcp {HOST} {PORT} {MIB}")
+    """By the reset button, while the card is in use."""
     guest.reset()
     set_up(guest, folder)
     sh(guest, f"{TALK} tcp {HOST} {PORT} {MIB}")
@@ -250,6 +253,13 @@ def test_nothing_was_wrong(guest: Guest, card: Backend, stream_card: Backend) ->
 def test_the_next_front_end_after_one_that_is_killed(guest: Guest, card: Backend) -> None:
     """The last test: the guest is gone then."""
     os.kill(guest.pid, signal.SIGKILL)
-    assert NetDriver
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.connect(str(card.path))
+
+    async def main() -> None:
+        frontend = await Frontend.connect(str(card.path))
+        await frontend.negotiate()
+        with closing(SharedMemory(8 * MIB)) as memory, closing(frontend):
+            await frontend.share(memory)
+            with closing(await NetDriver.start(frontend, memory)) as driver:
+                await driver.send(ARP)
+
+    asyncio.run(main())

@@ -1,4 +1,4 @@
-"""`python3 echo.py PORT [NAME]`: gives back what it gets, over TCP and UDP; with a name, it answers DNS for that, too.
+"""`python3 echo.py PORT [dns]`: gives back what it gets, over TCP and UDP; it may answer DNS, too.
 
 It needs the standard library only: any Python runs it, in any namespace.
 """

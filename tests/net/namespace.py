@@ -1,7 +1,7 @@
-"""A network of the test's own: a network namespace of the kernel, with nothing in it but what a test puts there.
+"""A network of the test's own: a namespace of the kernel, with nothing in it but what a test puts there.
 
-    with Namespace() as namespace:
-        namespace.run("ip link add one type dummy")
+with Namespace() as namespace:
+    namespace.run("ip link add one type dummy")
 """
 
 import shlex
@@ -21,7 +21,10 @@ class Namespace:
 
     def __init__(self) -> None:
         self._holder = subprocess.Popen(
-            ["unshare", "--net", "sh", "-c", HOLD], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+            ["unshare", "--net", "sh", "-c", HOLD],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
         )
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == "there\n"

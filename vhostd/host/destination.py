@@ -30,4 +30,6 @@ class Destination:
 
     def connect(self, sock: socket.socket) -> None:
         """Connects a socket, which does not block; raises OSError, also where one would have to wait."""
-        syscall(CONNECT, sock.fileno(), self.fixed if self._address is None else self._address, len(self.fixed))
+        syscall(
+            CONNECT, sock.fileno(), self.fixed if self._address is None else self._address, len(self.fixed)
+        )

@@ -126,7 +126,7 @@ class Negotiation:
         self._agreed.protocol_features = features.value
 
     def get_queue_num(self, _: Empty) -> U64:
-        return U64(self._state.device.queue_num or len(self._state.queues))
+        return U64(len(self._state.queues))
 
 
 def _answered(topics: Iterable[Topic]) -> int:

@@ -43,7 +43,6 @@ class Device:
     link: Link = Link()  # to the front-end; it leads nowhere while there is none
     keeps_memory: bool = False  # it uses `Chain.gather`: such memory cannot be taken back, nor come late
     generation: int = 0  # how often the config space has changed (2.5)
-    queue_num: int = 0  # what GET_QUEUE_NUM answers, where front-ends count otherwise: pairs, of a network card
     state_version: int = 1  # of the format in which `save` gives the state; 2 once that has changed
     state_limit: int = 1 << 16  # bytes of a state that `load` takes at most
 
@@ -98,7 +97,7 @@ class Device:
         return {}
 
     def counts(self) -> Mapping[str, int]:
-        """What the device itself counts, by names in small letters: the metrics show it. None of it ever decreases."""
+        """What the device itself counts, for the metrics, by names in small letters. None of it decreases."""
         return {}
 
     async def run(self) -> None:

@@ -134,8 +134,8 @@ class Virtqueue:
     def starve(self, patience: float) -> None:
         """For a pump that needs more chains than there are, all of which it has seen, and puts back.
 
-        It asks `Ring.arm` before it puts them back, and leaves the chain that it was given. Nobody looks at its
-        fd before the next kick, or before so many seconds have passed.
+        It asks `Ring.arm` before it puts them back, and leaves the chain that it was given. Nobody looks at
+        its fd before the next kick, or before so many seconds have passed.
         """
         self._starves = True
         self._loop.call_later(patience, self.wake_handler)

@@ -3,7 +3,7 @@
     udp HOST PORT FIRST LAST STEP     a datagram of each of these sizes
     tcp HOST PORT BYTES               so many bytes, both ways at once
 
-Both print `talks` after the first answer. TCP loses nothing, whatever happens to the card: it waits for a minute.
+Both print `talks` after the first answer. TCP loses nothing, whatever happens to the card meanwhile.
 """
 
 import random
@@ -76,7 +76,11 @@ def send(sock: socket.socket, size: int) -> None:
 def main() -> None:
     """What the command line asks for."""
     kind, host, port, *numbers = sys.argv[1:]
-    {"udp": udp, "tcp": tcp}[kind]((host, int(port)), *map(int, numbers))
+    if kind == "udp":
+        first, last, step = map(int, numbers)
+        udp((host, int(port)), first, last, step)
+    else:
+        tcp((host, int(port)), int(numbers[0]))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Names that nobody can change any more, so that a filter of system calls can tell one from another.
 
-seccomp cannot read a name, but it sees where it lies. So the names of what may be removed, and the addresses of
-sockets that may be connected to, lie in memory that can only be read, below all other memory. The filter refuses to change, to move, to replace or to take away
-memory that begins below `end`; what begins above does not reach down.
+seccomp cannot read a name, but it sees where it lies. So the names of what may be removed, and the addresses
+of sockets that may be connected to, lie in memory that can only be read, below all other memory. The filter
+refuses to change, to move, to replace or to take away memory that begins below `end`; what begins above does
+not reach down.
 """
 
 import fcntl

@@ -23,9 +23,14 @@ TYPES = {
     "vhost-user-blk": "block",
     "vhost-user-gpu": "gpu",
     "vhost-user-input": "input",
+    "vhost-user-net": "net",
     "vhost-user-rng": "rng",
 }
-OPTIONS = {"vhost-user-blk": ["--ram=1M"], "vhost-user-input": ["--event-socket=/run/events.sock"]}
+OPTIONS = {
+    "vhost-user-blk": ["--ram=1M"],
+    "vhost-user-input": ["--event-socket=/run/events.sock"],
+    "vhost-user-net": ["--stream=/run/passt.sock"],
+}
 PATIENCE = 20.0
 
 

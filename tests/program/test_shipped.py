@@ -90,7 +90,7 @@ def test_a_wheel_has_all_that_is_installed(venv: Path, tmp_path: Path) -> None:
 
 
 def test_a_wheel_s_programs_run(venv: Path) -> None:
-    for name in ("vhost-user-blk", "vhost-user-gpu", "vhost-user-input", "vhost-user-rng"):
+    for name in ("vhost-user-blk", "vhost-user-gpu", "vhost-user-input", "vhost-user-net", "vhost-user-rng"):
         done = subprocess.run(
             [venv / "bin" / name, "--print-capabilities"], stdout=subprocess.PIPE, text=True, check=True
         )

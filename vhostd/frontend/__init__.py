@@ -4,7 +4,8 @@
     the protocol        Frontend; BackendRequests, Iommu and SharedObjects for what a back-end asks
     the guest's memory  SharedMemory; Postcopy, for pages that come late
     rings               Queue, Pipeline; signalled
-    drivers             BlockDriver, GpuDriver with Framebuffer and GpuDisplay, InputDriver, RngDriver
+    drivers             BlockDriver, GpuDriver with Framebuffer and GpuDisplay, InputDriver, NetDriver,
+                        RngDriver
     nonsense            raw_message, `Frontend.send_raw`, and the rings themselves: `Queue.driver`
 
 `docs/testing-a-backend.md` shows how they go together.
@@ -17,6 +18,7 @@ from vhostd.frontend.drivers import (
     GpuDisplay,
     GpuDriver,
     InputDriver,
+    NetDriver,
     RngDriver,
 )
 from vhostd.frontend.frontend import Frontend
@@ -39,6 +41,7 @@ __all__ = [
     "GpuDriver",
     "InputDriver",
     "Iommu",
+    "NetDriver",
     "Pipeline",
     "Postcopy",
     "Queue",

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import NamedTuple, Self
 
+from vhostd.host.destination import Destination
 from vhostd.host.ioctls import Ioctl
 from vhostd.host.removal import Removal
 
@@ -18,6 +19,7 @@ class Grants(NamedTuple):
 
     written: tuple[str, ...] = ()  # folders in which files are made, replaced and removed
     removed: tuple[Removal, ...] = ()  # files that are removed, such as a socket's at the end
+    connected: tuple[Destination, ...] = ()  # unix sockets that are connected to
     ioctls: tuple[Ioctl, ...] = ()
     read: tuple[str, ...] = ()  # folders whose files are read
     devices: tuple[str, ...] = ()  # folders whose device nodes are opened, and asked by ioctls

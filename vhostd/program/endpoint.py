@@ -107,6 +107,19 @@ def listen(
         raise
 
 
+def receive_at(path: str) -> Endpoint:
+    """Makes a socket for datagrams at `path`. Replaces a stale one; SetupError if the path is in use."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        return Endpoint(sock, SocketFile(sock, path, backlog=None))
+    except OSError as error:
+        sock.close()
+        raise SetupError(f"cannot receive at {path}: {error.strerror or error}") from None
+    except BaseException:
+        sock.close()
+        raise
+
+
 def group_id(name: str) -> int:
     """The id of a group given by name or number; ValueError if there is none."""
     if name.isdecimal() and len(name) <= 10 and int(name) <= MAX_ID:

@@ -6,7 +6,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from vhostd.ring.iotlb cimport Extent, Extents
 from vhostd.ring.memory cimport GuestMemory
-from vhostd.ring.system_calls cimport PREADV, PWRITEV, iovec
+from vhostd.ring.system_calls cimport PREADV, PWRITEV, SENDMSG, iovec
 from vhostd.ring.write_log cimport WriteLog
 
 
@@ -16,9 +16,10 @@ cdef enum:
 
 
 cdef enum:
-    # What `attempt` does: from a file to the writable stream, or from the readable stream to a file.
+    # What `attempt` does: from a file to the writable stream; or from the readable stream to a file, or a socket.
     READ = PREADV
     WRITE = PWRITEV
+    SEND = SENDMSG
 
 
 cdef enum:

@@ -256,7 +256,7 @@ cdef class Chain:
     cdef ssize_t attempt(
         self, int call, int fd, long long offset, size_t n, int flags, size_t skip=0
     ) except? -1:
-        """Has a file's bytes read into the writable stream (READ), or the readable one written to it (WRITE).
+        """Has a file's bytes read into the writable stream (READ), or the readable one written (WRITE) or sent (SEND).
 
         As `preadv` and `pwritev`, for the `n` bytes behind the next `skip`, both of which must be left; but
         the stream stays where it is, and a system call that fails is -errno.

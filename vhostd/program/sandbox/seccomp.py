@@ -97,8 +97,11 @@ class Filter:
         self._add_threads()
         self._add_memory(names.end)
         self._add_sockets()
-        for address in names.addresses:
+        removed, connected = names.addresses[: len(grants.removed)], names.addresses[len(grants.removed) :]
+        for address in removed:
             self._add("unlinkat", _equal(1, address, LONG), _equal(2, 0))
+        for address in connected:
+            self._add("connect", _equal(1, address, LONG))
         for command in FCNTLS:
             self._add("fcntl", _equal(1, command))
         # Those of a terminal could type at it.

@@ -4,7 +4,7 @@
     the protocol        Frontend; BackendRequests, Iommu and SharedObjects for what a back-end asks
     the guest's memory  SharedMemory; Postcopy, for pages that come late
     rings               Queue, Pipeline; signalled
-    drivers             BlockDriver, GpuDriver with Framebuffer and GpuDisplay, InputDriver, RngDriver
+    drivers             BlockDriver, GpuDriver with Framebuffer and GpuDisplay, InputDriver, RngDriver, VsockDriver
     nonsense            raw_message, `Frontend.send_raw`, and the rings themselves: `Queue.driver`
 
 `docs/testing-a-backend.md` shows how they go together.
@@ -18,6 +18,7 @@ from vhostd.frontend.drivers import (
     GpuDriver,
     InputDriver,
     RngDriver,
+    VsockDriver,
 )
 from vhostd.frontend.frontend import Frontend
 from vhostd.frontend.iommu import Iommu
@@ -45,6 +46,7 @@ __all__ = [
     "RngDriver",
     "SharedMemory",
     "SharedObjects",
+    "VsockDriver",
     "raw_message",
     "signalled",
 ]

@@ -34,6 +34,7 @@ cdef class Connection:
     cdef unsigned wants
     cdef bint speaks
     cdef bint is_ready
+    cdef bint is_partial
     cdef int inward
     cdef int outward
     cdef uint32_t buf_alloc

@@ -112,6 +112,7 @@ cdef class Traffic:
     cdef int outward
     cdef int bell  # an eventfd in `inward`: there are speakers or resets
     cdef bint rung
+    cdef int partial  # ready connections of which a part of a message was read, and is not told yet
 
     def __cinit__(self):
         self.inward = self.outward = self.bell = -1
@@ -259,7 +260,8 @@ cdef class Traffic:
         return 0
 
     cdef int quiet(self) except -1:
-        if self.rung:
+        """There are neither: the fd is to be readable for the host's sockets alone."""
+        if self.rung and not self.partial:
             self.rung = False
             os.eventfd_read(self.bell)
         return 0
@@ -276,24 +278,29 @@ cdef class Traffic:
                 if connection is None:
                     continue
                 if connection.inward == EPOLLIN:
-                    if not connection.is_ready:
-                        connection.is_ready = True
-                        self.ready.append(connection)
+                    self.keep_ready(connection)
                 elif connection.inward != NOT_WATCHED:  # it is watched for its close alone
                     self.look_in(connection, NOT_WATCHED)
                     self.switchboard.ended(connection, SHUT_BOTH)
         while self.ready:
             connection = self.ready.popleft()
             connection.is_ready = False
+            self.partial -= connection.is_partial
+            connection.is_partial = False
             if connection.inward == EPOLLIN:
                 return connection
         return None
 
     cdef int keep_ready(self, Connection connection) except -1:
         """It may have more, and gets its next turn after all others that have something."""
-        if not connection.is_ready:
-            connection.is_ready = True
-            self.ready.append(connection)
+        if connection.is_ready:
+            return 0
+        connection.is_ready = True
+        self.ready.append(connection)
+        if connection.message is not None:
+            connection.is_partial = True
+            self.partial += 1
+            self.ring()
         return 0
 
     # --- To the host's end ------------------------------------------------------------------------------
@@ -610,6 +617,8 @@ cdef class Outbound(Shortcut):
         if connection.inward == NOT_WATCHED and connection.fd >= 0 and not connection.told & SHUT_SEND:
             if connection.credit():
                 traffic.look_in(connection, EPOLLIN)
+                if connection.message is not None:
+                    traffic.keep_ready(connection)
         if header.op == CREDIT_REQUEST:
             traffic.want(connection, CREDIT_UPDATE)
         elif header.op == RW and header.len:

@@ -65,7 +65,7 @@ class VsockConnection:
         """Sends bytes, or a message; raises BrokenPipeError when the other end takes no more."""
         view = memoryview(data)
         while view:
-            await self._until(lambda: self.credit > 0 or self.closed or bool(self.peer_shutdown & 1))
+            await self.until(lambda: self.credit > 0 or self.closed or bool(self.peer_shutdown & 1))
             if self.closed or self.peer_shutdown & SHUTDOWN_RECEIVE:
                 raise BrokenPipeError
             part = view[: min(self.credit, MOST_PACKET)]
@@ -76,7 +76,7 @@ class VsockConnection:
 
     async def receive(self, most: int = BUF_ALLOC) -> bytes:
         """The next bytes, so many at most; none when the other end sends no more."""
-        await self._until(self._has_something)
+        await self.until(self._has_something)
         if not self._arrived:
             return b""
         data, flags = self._arrived.popleft()
@@ -99,7 +99,7 @@ class VsockConnection:
         """The next message, and the flags at its end; no bytes when the other end sends no more."""
         parts, flags = [], 0
         while not flags & SEQ_EOM:
-            await self._until(self._has_something)
+            await self.until(self._has_something)
             if not self._arrived:
                 return b"", 0
             data, flags = self._arrived.popleft()
@@ -115,11 +115,11 @@ class VsockConnection:
         """Says that this end is closed, and waits until the device has answered."""
         if not self.closed:
             await self.shutdown(SHUTDOWN_RECEIVE | SHUTDOWN_SEND)
-            await self._until(lambda: self.closed)
+            await self.until(lambda: self.closed)
 
     async def until_closed(self) -> None:
         """Waits for RST."""
-        await self._until(lambda: self.closed)
+        await self.until(lambda: self.closed)
 
     async def tell(self, op: int, flags: int = 0, data: bytes = b"") -> None:
         """Sends a packet of this connection, with its credit."""
@@ -164,7 +164,7 @@ class VsockConnection:
         if self._forwarded - self._announced > self.buf_alloc // 4 and not self.closed:
             await self.tell(CREDIT_UPDATE)
 
-    async def _until(self, condition: Callable[[], bool]) -> None:
+    async def until(self, condition: Callable[[], bool]) -> None:
         """Waits for a packet after which this is so; raises what has ended the driver."""
         while not condition():
             self._driver.check()
@@ -209,12 +209,16 @@ class VsockDriver:
         rx, tx = [await frontend.start(memory, index, size) for index in range(2)]
         return cls(rx, tx, cid, room=room)
 
-    async def connect(self, port: int, *, kind: int = STREAM, cid: int = HOST) -> VsockConnection:
+    async def connect(
+        self, port: int, *, kind: int = STREAM, cid: int = HOST, local_port: int | None = None
+    ) -> VsockConnection:
         """A connection to a port of the host, or of another guest; ConnectionRefusedError if nobody takes it."""
-        connection = self._open(self._next_port, (cid, port), kind)
-        self._next_port += 1
+        if local_port is None:
+            local_port = self._next_port
+            self._next_port += 1
+        connection = self._open(local_port, (cid, port), kind)
         await connection.tell(REQUEST)
-        await connection._until(lambda: connection.closed or connection._peer_buf_alloc > 0)
+        await connection.until(lambda: connection.closed or connection._peer_buf_alloc > 0)
         if connection.closed:
             raise ConnectionRefusedError
         return connection

@@ -91,7 +91,11 @@ class Vsock(Device):
     async def rxq(self, queue: Virtqueue) -> None:
         """Fills the driver's buffers."""
         inbound = self._board.traffic.inbound
-        await queue.pump(inbound, inbound.fileno())
+        self._board.rx = queue
+        try:
+            await queue.pump(inbound, inbound.fileno())
+        finally:
+            self._board.rx = None
 
     async def txq(self, queue: Virtqueue) -> None:
         """Takes the driver's packets; none while too many wait that answer them."""

@@ -92,7 +92,8 @@ def connect_unix(path: str, kind: int) -> socket.socket:
     """A socket that is connected to the server at a path. It waits for nobody: a full backlog is EAGAIN."""
     sock = socket.socket(socket.AF_UNIX, kind | FLAGS)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        if kind == socket.SOCK_SEQPACKET:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         sock.connect(path)
     except BaseException:
         sock.close()

@@ -19,6 +19,7 @@ from vhost_user_vsock.connection import Connection
 from vhost_user_vsock.protocol import HOST_CID, Kind, Op, Shutdown
 from vhost_user_vsock.routes import Route
 from vhost_user_vsock.traffic import Traffic
+from vhostd import Virtqueue
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Switchboard:
         self._closing: dict[Connection, asyncio.TimerHandle] = {}
         self._next_port = FIRST_PORT
         self._ease = asyncio.Event()
+        self.rx: Virtqueue | None = None  # while it runs
 
     @property
     def room(self) -> int:
@@ -69,6 +71,7 @@ class Switchboard:
         if not self.room or self.traffic.find(host_cid, host_port, port) is not None:
             raise ConnectionRefusedError
         connection = self._add(sock, kind, host_cid, host_port, port, is_call=True)
+        self.traffic.watch(connection, 0)
         self.traffic.tell(connection, Op.REQUEST)
 
     def linked(self, connection: Connection) -> None:
@@ -162,6 +165,11 @@ class Switchboard:
         self._refuse(connection)
         self.traffic.detach(connection)
         self._close(connection)
+
+    def pump(self) -> None:
+        """There is something to tell the guest at once."""
+        if self.rx is not None:
+            self.rx.pump_now()
 
     def eased(self) -> None:
         """Few resets wait for the guest."""

@@ -112,6 +112,7 @@ cdef class Traffic:
     cdef int outward
     cdef int bell  # an eventfd in `inward`: there are speakers or resets
     cdef bint rung
+    cdef bint bursts  # packets of the driver's are taken: what there is to tell is told at the end
     cdef int partial  # ready connections of which a part of a message was read, and is not told yet
 
     def __cinit__(self):
@@ -151,13 +152,12 @@ cdef class Traffic:
         return iter(list(self.table.values()))
 
     def add(self, Connection connection not None):
-        """Has packets of these addresses be the connection's. It notices when the host's end is closed."""
+        """Has packets of these addresses be the connection's."""
         self.table[key_of(connection.host_cid, connection.host_port, connection.guest_port)] = connection
         self.by_fd[connection.fd] = connection
-        self.look_out(connection, 0)
 
     def watch(self, Connection connection not None, int events):
-        """Has the switchboard told by `linked` of these events at the host's end, which is not connected yet."""
+        """Watches the host's end before data may pass: `linked` tells of these events, `abandoned` of its close."""
         self.look_out(connection, events)
 
     def establish(self, Connection connection not None):
@@ -254,9 +254,19 @@ cdef class Traffic:
         return 0
 
     cdef int ring(self) except -1:
-        if not self.rung:
+        """There is something to tell."""
+        if not self.rung and not self.bursts:
             self.rung = True
             os.eventfd_write(self.bell, 1)
+        return 0
+
+    cdef int end_burst(self) except -1:
+        """Tells at once what there is to tell, as far as the driver has buffers."""
+        if self.resets or self.speakers:
+            self.switchboard.pump()
+        self.bursts = False  # what the driver has no buffers for waits until it has
+        if self.resets or self.speakers or self.partial:
+            self.ring()
         return 0
 
     cdef int quiet(self) except -1:
@@ -418,12 +428,12 @@ cdef class Inbound(Shortcut):
         cdef Connection connection
         if chain.sink.left < HEADER:
             raise BadRequest(f"a receive buffer of {chain.sink.left} bytes, less than a header")
-        if traffic.rung and self._tell(chain):
+        if self._tell(chain):
             return DONE
         while True:
             connection = traffic.next_ready()
             if connection is None:
-                if traffic.rung and self._tell(chain):  # looking has brought something to tell
+                if self._tell(chain):  # looking has brought something to tell
                     return DONE
                 return LEFT
             if self._bring(chain, connection):
@@ -572,19 +582,26 @@ cdef class Outbound(Shortcut):
         cdef Header header
         if len(traffic.resets) >= MOST_RESETS:
             return LEFT
+        traffic.bursts = True
         chain.take(&header, HEADER)
         if header.len > chain.source.left:
             raise BadRequest(f"a packet that says {header.len} bytes, and has {chain.source.left}")
         if header.src_cid != traffic.guest_cid:
             return DONE
         connection = traffic.table.get(key_of(header.dst_cid, header.dst_port, header.src_port))
+        if connection is not None and connection.kind == header.type and connection.established:
+            if header.op == RW or header.op == CREDIT_UPDATE or header.op == CREDIT_REQUEST:
+                self._take_data(connection, chain, &header)
+                return DONE
         if connection is None or connection.kind != header.type:
             self._take_strange(&header)
-        elif not connection.established or header.op not in (RW, CREDIT_UPDATE, CREDIT_REQUEST):
-            self._take_control(connection, &header)
         else:
-            self._take_data(connection, chain, &header)
+            self._take_control(connection, &header)
+        traffic.end_burst()  # the driver waits for the answer, rather than for this packet
         return DONE
+
+    cpdef void submit(self) except *:
+        self.traffic.end_burst()
 
     cdef int _take_strange(self, Header *header) except -1:
         """A packet of no connection: a request may begin one."""

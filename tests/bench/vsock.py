@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import select
 import shlex
+import signal
 import socket
 import struct
 import time
@@ -186,7 +187,14 @@ class Server:
         self.samples.setdefault(what, []).append(value)
 
     def measure(self, seconds: float) -> None:
-        """One round."""
+        """One round, in which the program runs; otherwise it stands still, so that it costs the other nothing."""
+        os.kill(self.program.pid, signal.SIGCONT)
+        try:
+            self._measure(seconds)
+        finally:
+            os.kill(self.program.pid, signal.SIGSTOP)
+
+    def _measure(self, seconds: float) -> None:
         for what, port in (("to the host", SINK), ("to the guest", SOURCE)):
             self.driver.connect(port)
             before, begin = cpu_time(self.program.pid), time.perf_counter()

@@ -18,11 +18,13 @@ BURST = 16  # clients that are accepted at once
 class Clients:
     """Takes clients at sockets that listen, and calls the guest for them.
 
-    A client of a unix socket says which port it wants. `siblings` are the CIDs in the name of which it may ask.
-    A client of an AF_VSOCK socket wants the port that it has connected to.
+    A client of a unix socket says which port it wants. `siblings` are the CIDs in the name of which it may
+    ask. A client of an AF_VSOCK socket wants the port that it has connected to.
     """
 
-    def __init__(self, board: Switchboard, listeners: Sequence[socket.socket], siblings: Collection[int]) -> None:
+    def __init__(
+        self, board: Switchboard, listeners: Sequence[socket.socket], siblings: Collection[int]
+    ) -> None:
         self._board = board
         self._listeners = listeners
         self._siblings = siblings

@@ -25,6 +25,7 @@ from vhostd import (
 
 BUFFER = 1 << 18  # bytes for each connection, as Linux has it
 LEAST_BUFFER, MOST_BUFFER = 1 << 12, 1 << 26
+CID = 3
 CONNECTIONS = 1024
 MOST_CONNECTIONS = 3072  # the program may have 4096 fds
 MOST_CID = 0xFFFF_FFFE
@@ -46,12 +47,19 @@ class Vsock(Device):
     @classmethod
     def add_options(cls, parser: argparse.ArgumentParser) -> None:
         add = parser.add_argument_group("sockets").add_argument
-        add("--guest-cid", metavar="CID", type=_cid, help="the guest's address, 3 or more")
+        add("--guest-cid", metavar="CID", type=_cid, default=CID, help="the guest's address; default: 3")
         add("--uds-path", metavar="PATH", help="take clients at this unix socket; servers are at PATH_<port>")
         add("--uds-mode", metavar="MODE", type=socket_mode, help="that socket's mode, such as 0660")
         add("--uds-group", metavar="GROUP", type=socket_group, help="that socket's group")
-        add("--forward-cid", metavar="CID", type=positive, help="AF_VSOCK servers are at this CID; 1 is the host")
-        add("--forward-listen", metavar="PORTS", type=_ports, help="take AF_VSOCK clients at ports: 9001+9002")
+        add(
+            "--forward-cid",
+            metavar="CID",
+            type=positive,
+            help="AF_VSOCK servers are at this CID; 1 is the host",
+        )
+        add(
+            "--forward-listen", metavar="PORTS", type=_ports, help="take AF_VSOCK clients at ports: 9001+9002"
+        )
         add(
             "--sibling",
             metavar="CID=PATH",
@@ -65,8 +73,6 @@ class Vsock(Device):
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> Self:
         """Opens the places; raises UsageError for options that do not fit together."""
-        if options.guest_cid is None:
-            raise UsageError("--guest-cid is needed: the guest's address")
         _check_places(options)
         buffer, most = options.tx_buffer_size or BUFFER, options.max_connections or CONNECTIONS
         if not LEAST_BUFFER <= buffer <= MOST_BUFFER:
@@ -132,6 +138,11 @@ class Vsock(Device):
         """Has the driver told that its connections are gone, if its front-end lends us the event queue."""
         self._has_gone_on = True
 
+    def load(self, state: bytes, version: int) -> None:
+        """The driver comes from another program, with its connections, of which nothing comes along."""
+        super().load(state, version)
+        self.resume()
+
     def reset(self) -> None:
         """Closes the connections of a driver that has gone."""
         self._has_gone_on = False
@@ -177,5 +188,3 @@ def _check_places(options: argparse.Namespace) -> None:
     siblings = [cid for cid, _ in options.sibling or ()]
     if options.guest_cid in siblings or len(set(siblings)) < len(siblings):
         raise UsageError("--sibling: each is another guest")
-
-

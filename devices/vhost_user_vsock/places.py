@@ -53,7 +53,9 @@ class Places:
             listener.bind((cid, port))
             listener.listen(BACKLOG)
         except OSError as error:
-            raise SetupError(f"cannot listen at AF_VSOCK {cid}:{port}: {error.strerror}{_hint(cid)}") from None
+            raise SetupError(
+                f"cannot listen at AF_VSOCK {cid}:{port}: {error.strerror}{_hint(cid)}"
+            ) from None
         self.listeners.append(listener)
         self.described.append(f"clients are taken at AF_VSOCK {cid}:{port}")
 

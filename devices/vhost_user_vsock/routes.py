@@ -16,7 +16,7 @@ SEQPACKET_SUFFIX = "_seqpacket"  # of the path where clients are accepted for SE
 class Route(Protocol):
     """A way to servers: those of one CID, as the guest sees it."""
 
-    awaits: int  # epoll(7) events at a socket that say that it may be connected; 0 if it is at once
+    awaits: int  # epoll(7) events at a socket that say that it may be connected; 0 if it is so at once
 
     def open(self, kind: int, port: int, source: tuple[int, int]) -> socket.socket:
         """A socket to the server at a port, on behalf of the guest's CID and port; raises OSError."""
@@ -41,7 +41,7 @@ class UnixServers:
 
 
 class VsockServers:
-    """Servers that listen at AF_VSOCK ports of a CID: of the host itself (1), or of a machine around it (2)."""
+    """Servers that listen at AF_VSOCK ports of a CID: of the host (1), or of a machine around it (2)."""
 
     awaits = select.EPOLLOUT
 

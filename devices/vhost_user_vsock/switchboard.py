@@ -2,18 +2,19 @@
 
 What a connection tells its guest, and when its socket is closed:
 
-    the host's end             the guest is told     the guest                        the host's end is
-    sends no more              SHUTDOWN SEND         SHUTDOWN SEND                    shut down for writing
-    takes no more              SHUTDOWN RECEIVE      SHUTDOWN RECEIVE                 shut down for reading
-    is closed                  SHUTDOWN of both      SHUTDOWN of both, or RST         closed, once it has all bytes
+    the host's end    the guest is told    the guest says               the host's end is
+    sends no more     SHUTDOWN SEND        SHUTDOWN SEND                shut down for writing
+    takes no more     SHUTDOWN RECEIVE     SHUTDOWN RECEIVE             shut down for reading
+    is closed         SHUTDOWN of both     SHUTDOWN of both, or RST     closed, once it has all bytes
 
-The guest's answer to SHUTDOWN of both is RST; if it gives none for a while, it is told RST (virtio 1.3, 5.10.6.5).
+The guest's answer to SHUTDOWN of both is RST. If it gives none for a while, it is told RST (5.10.6.5).
 """
 
 import asyncio
 import logging
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 
 from vhost_user_vsock.connection import Connection
 from vhost_user_vsock.protocol import HOST_CID, Kind, Op, Shutdown
@@ -33,8 +34,8 @@ KINDS = {Kind.STREAM: socket.SOCK_STREAM, Kind.SEQPACKET: socket.SOCK_SEQPACKET}
 class Switchboard:
     """All connections of one guest, of which there are `most` at once.
 
-    `routes` say where the guest's requests lead, by the CID that it asks for. `buf_alloc` is how many bytes of each
-    connection are kept for a slow end on the host.
+    `routes` say where the guest's requests lead, by the CID that it asks for. `buf_alloc` is how many bytes
+    of each connection are kept for a slow end on the host.
     """
 
     def __init__(self, guest_cid: int, routes: Mapping[int, Route], *, most: int, buf_alloc: int) -> None:
@@ -86,7 +87,7 @@ class Switchboard:
             self._establish(connection)
 
     def abandoned(self, connection: Connection) -> None:
-        """The host's end was closed before the guest has answered. What it has sent is still for the guest."""
+        """The host's end was closed before the guest has answered. What it has sent is the guest's still."""
         if connection.sock is not None and not _has_bytes(connection.sock):
             self.broke(connection, "the client has gone")
 
@@ -137,10 +138,8 @@ class Switchboard:
         """The guest takes the host's call."""
         sock = connection.sock
         if sock is not None and sock.family == socket.AF_UNIX:
-            try:
+            with suppress(OSError):  # the client may read nothing, and send all the same
                 sock.send(b"OK %d\n" % connection.host_port, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            except OSError:  # the client reads nothing, and may send all the same
-                pass
         self.traffic.establish(connection)
 
     def shut(self, connection: Connection, flags: int) -> None:
@@ -261,22 +260,18 @@ class Switchboard:
 
 
 def close_gently(sock: socket.socket) -> None:
-    """Closes a socket. What its other end has sent is read before, since that would get an error otherwise."""
+    """Closes a socket. Its other end would get an error if anything that it has sent was not read."""
     _shut(sock, socket.SHUT_RDWR)
-    try:
+    with suppress(OSError):  # there is nothing left
         while sock.recv(SCRAP, socket.MSG_DONTWAIT):
             pass
-    except OSError:  # there is nothing left
-        pass
     sock.close()
 
 
 def _shut(sock: socket.socket | None, how: int) -> None:
-    try:
-        if sock is not None:
+    if sock is not None:
+        with suppress(OSError):  # its other end has gone
             sock.shutdown(how)
-    except OSError:  # its other end has gone
-        pass
 
 
 def _has_bytes(sock: socket.socket) -> bool:

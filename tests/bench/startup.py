@@ -129,6 +129,7 @@ def main() -> None:
             "vhost-user-gpu": [],
             "vhost-user-blk": ["--ram=16M"],
             "vhost-user-input": [f"--event-socket={os.path.join(folder, 'events')}"],
+            "vhost-user-vsock": [f"--uds-path={os.path.join(folder, 'vm')}"],
         }
         subjects: dict[str, Measure] = {
             PASS[0]: lambda: run_time([python, "-c", PASS[1]]),

@@ -4,9 +4,9 @@
 
 COMMAND is the peer's, up to its options; by default it is looked for where contrib/peers.sh has put it.
 
-The driver is a loop in this process, which keeps credit as Linux does: its receive buffers have 4 KiB, as Linux'
-have, its packets 64 KiB. The host's end is another process, which reads or writes 256 KiB at a time. CPU is all
-that the back-end's process has used meanwhile, for each byte.
+The driver is a loop in this process, which keeps credit as Linux does: its receive buffers have 4 KiB, as
+Linux' have, its packets 64 KiB. The host's end is another process, which reads or writes 256 KiB at a time.
+CPU is all that the back-end's process has used meanwhile, for each byte.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -62,10 +62,8 @@ def serve(path: str, port: int) -> None:
         while True:
             client, _ = listener.accept()
             with client:
-                try:
+                with suppress(OSError):
                     serve_one(client, port, buffer)
-                except OSError:
-                    pass
 
 
 def serve_one(client: socket.socket, port: int, buffer: bytearray) -> None:
@@ -119,7 +117,18 @@ class Driver:
         self.until(lambda: bool(self._slots))
         slot = self._slots.pop()
         self.announced = self.received
-        fields = CID, HOST, self.local_port, self.port, size, STREAM, op, flags, BUF_ALLOC, self.received % 2**32
+        fields = (
+            CID,
+            HOST,
+            self.local_port,
+            self.port,
+            size,
+            STREAM,
+            op,
+            flags,
+            BUF_ALLOC,
+            self.received % 2**32,
+        )
         self.memory.map.write(slot, HEADER.pack(*fields))
         self._busy[self.tx.driver.add([(slot, HEADER.size + size, False)])] = slot
         self.sent += size
@@ -187,7 +196,7 @@ class Server:
         self.samples.setdefault(what, []).append(value)
 
     def measure(self, seconds: float) -> None:
-        """One round, in which the program runs; otherwise it stands still, so that it costs the other nothing."""
+        """One round, in which the program runs. It stands still otherwise, and costs the other nothing."""
         os.kill(self.program.pid, signal.SIGCONT)
         try:
             self._measure(seconds)

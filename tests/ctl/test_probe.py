@@ -20,6 +20,7 @@ OURS = {
     "vhost-user-rng": "rng",
     "vhost-user-blk": "block",
     "vhost-user-input": "input",
+    "vhost-user-vsock": "vsock",
 }
 
 

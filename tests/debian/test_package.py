@@ -24,8 +24,13 @@ TYPES = {
     "vhost-user-gpu": "gpu",
     "vhost-user-input": "input",
     "vhost-user-rng": "rng",
+    "vhost-user-vsock": "vsock",
 }
-OPTIONS = {"vhost-user-blk": ["--ram=1M"], "vhost-user-input": ["--event-socket=/run/events.sock"]}
+OPTIONS = {
+    "vhost-user-blk": ["--ram=1M"],
+    "vhost-user-input": ["--event-socket=/run/events.sock"],
+    "vhost-user-vsock": ["--uds-path=/run/vm"],
+}
 PATIENCE = 20.0
 
 

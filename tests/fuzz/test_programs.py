@@ -15,6 +15,7 @@ PROGRAMS = {
     "gpu": "vhost-user-gpu",
     "input": "vhost-user-input --event-socket={folder}/events",
     "block": "vhost-user-blk --ram=16M",
+    "vsock": "vhost-user-vsock --uds-path={folder}/vm",
 }
 
 

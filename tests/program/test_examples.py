@@ -8,7 +8,7 @@ import pytest
 
 from tests.programs import executable, listening
 
-PROGRAMS = ("vhost-user-rng", "vhost-user-blk", "vhost-user-gpu", "vhost-user-input")
+PROGRAMS = ("vhost-user-rng", "vhost-user-blk", "vhost-user-gpu", "vhost-user-input", "vhost-user-vsock")
 PATIENCE = 60.0  # seconds that QEMU has, which takes one
 
 

@@ -12,7 +12,7 @@ from vhostd.program.command_line import CommandLine
 from vhostd.program.start import start
 
 PROFILED = {"PYTHONPROFILEIMPORTTIME": "1"}
-PROGRAMS = ("vhost-user-rng", "vhost-user-gpu", "vhost-user-blk", "vhost-user-input")
+PROGRAMS = ("vhost-user-rng", "vhost-user-gpu", "vhost-user-blk", "vhost-user-input", "vhost-user-vsock")
 # What costs much and what nobody needs for serving, or only those who ask for it by an option.
 ABSENT = {
     *("inspect", "ast", "subprocess", "gettext", "locale", "glob", "textwrap", "tokenize"),
@@ -27,7 +27,11 @@ MOST_ANONYMOUS = 14 << 10  # KiB, which is each program's own
 
 @pytest.fixture(params=PROGRAMS)
 def command(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
-    options = {"vhost-user-blk": ["--ram=1M"], "vhost-user-input": [f"--event-socket={tmp_path / 'events'}"]}
+    options = {
+        "vhost-user-blk": ["--ram=1M"],
+        "vhost-user-input": [f"--event-socket={tmp_path / 'events'}"],
+        "vhost-user-vsock": [f"--uds-path={tmp_path / 'vm'}"],
+    }
     return [executable(request.param), *options.get(request.param, [])]
 
 

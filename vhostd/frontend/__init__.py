@@ -4,7 +4,8 @@
     the protocol        Frontend; BackendRequests, Iommu and SharedObjects for what a back-end asks
     the guest's memory  SharedMemory; Postcopy, for pages that come late
     rings               Queue, Pipeline; signalled
-    drivers             BlockDriver, GpuDriver with Framebuffer and GpuDisplay, InputDriver, RngDriver, VsockDriver
+    drivers             BlockDriver, GpuDriver with Framebuffer and GpuDisplay, InputDriver, RngDriver,
+                        VsockDriver
     nonsense            raw_message, `Frontend.send_raw`, and the rings themselves: `Queue.driver`
 
 `docs/testing-a-backend.md` shows how they go together.

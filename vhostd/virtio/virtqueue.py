@@ -72,7 +72,9 @@ class Virtqueue:
         self._stopped = False
         self._shortcut: Shortcut | None = None
         self._ahead: Chain | None = None  # what the shortcut left while the handler slept
-        self._pumps: tuple[Shortcut, int] | None = None  # with its fd, while there are chains: the loop looks at it
+        self._pumps: tuple[Shortcut, int] | None = (
+            None  # with its fd, while there are chains: the loop looks at it
+        )
         self._poll = 0.0
         self._turn = Turn()
         self._spent = 0  # of a burst, since others had a turn
@@ -126,7 +128,7 @@ class Virtqueue:
             self._end_pumping(fd)
 
     def pump_now(self) -> None:
-        """Has the pump fill chains as if its fd were readable, if there are some. It saves a turn of the loop."""
+        """Has the pump fill chains, if there are some, as if its fd were readable: a turn of the loop earlier."""
         if self._pumps is not None:
             self._pump(*self._pumps)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.sessions import negotiated
 from vhost_user_vsock.device import Vsock
 from vhostd.frontend import Frontend, SharedMemory, VsockDriver
+from vhostd.frontend.drivers.vsock import VsockConnection
 from vhostd.program.command_line import CommandLine
 from vhostd.program.options import parse
 
@@ -66,6 +67,12 @@ class Rig:
         """Sends all of it."""
         async with asyncio.timeout(PATIENCE):
             await self._loop.sock_sendall(sock, data)
+
+
+async def send_for_ever(connection: VsockConnection) -> None:
+    """Sends until that fails."""
+    while True:
+        await connection.send(bytes(1000))
 
 
 def make(path: Path, *options: str) -> Vsock:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Run
-from tests.devices.vhost_user_vsock.rig import CID, Rig, rig
+from tests.devices.vhost_user_vsock.rig import CID, Rig, rig, send_for_ever
 from vhost_user_vsock import switchboard
 from vhostd.frontend.drivers.vsock import (
     HOST,
@@ -97,8 +97,7 @@ def test_the_host_takes_no_more(tmp_path: Path, run_async: Run) -> None:
             ours, theirs = await connected(there)
             theirs.shutdown(socket.SHUT_RD)
             with pytest.raises(BrokenPipeError):
-                while True:
-                    await ours.send(bytes(1000))
+                await send_for_ever(ours)
             assert ours.peer_shutdown == SHUTDOWN_RECEIVE
             await there.send(theirs, b"still sent")
             assert await ours.receive() == b"still sent"
@@ -190,7 +189,8 @@ def test_a_reset_is_not_answered(tmp_path: Path, run_async: Run) -> None:
             assert await there.receive(theirs) == b""
             with pytest.raises(ConnectionRefusedError):
                 await there.driver.connect(1)
-            assert not there.driver.strays and not ours.closed
+            assert not there.driver.strays
+            assert not ours.closed
 
     run_async(main)
 
@@ -202,6 +202,8 @@ def test_a_shutdown_of_no_connection_is_answered(tmp_path: Path, run_async: Run)
             await there.driver.send(Packet(src_cid=CID, dst_cid=HOST, op=SHUTDOWN, flags=3, **numbers))
             with pytest.raises(ConnectionRefusedError):
                 await there.driver.connect(1)
-            assert [(stray.op, stray.src_port, stray.dst_port) for stray in there.driver.strays] == [(RST, 2, 1)]
+            assert [(stray.op, stray.src_port, stray.dst_port) for stray in there.driver.strays] == [
+                (RST, 2, 1)
+            ]
 
     run_async(main)

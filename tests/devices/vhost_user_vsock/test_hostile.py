@@ -33,7 +33,15 @@ WORD = 0xFFFF_FFFF
 
 def packet(**changes: int) -> Packet:
     """A packet of no connection, with these changes."""
-    usual = {"src_cid": CID, "dst_cid": HOST, "src_port": 1, "dst_port": 2, "len": 0, "type": STREAM, "op": RW}
+    usual = {
+        "src_cid": CID,
+        "dst_cid": HOST,
+        "src_port": 1,
+        "dst_port": 2,
+        "len": 0,
+        "type": STREAM,
+        "op": RW,
+    }
     return Packet(**{**usual, "flags": 0, "buf_alloc": 1 << 18, "fwd_cnt": 0, **changes})
 
 

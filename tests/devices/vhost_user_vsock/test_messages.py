@@ -48,7 +48,11 @@ def test_a_client_of_the_host_sends_messages(tmp_path: Path, run_async: Run) -> 
             assert await there.receive(theirs) == b"OK %d\n" % ours.peer[1]
             for size in (10, 5000, 1):
                 await there.send(theirs, message(size))
-            assert [(await ours.receive_message())[0] for _ in range(3)] == [message(10), message(5000), message(1)]
+            assert [(await ours.receive_message())[0] for _ in range(3)] == [
+                message(10),
+                message(5000),
+                message(1),
+            ]
 
     run_async(main)
 
@@ -90,7 +94,9 @@ def test_a_message_that_waits_for_credit_goes_on(tmp_path: Path, run_async: Run)
     run_async(main)
 
 
-def test_a_message_that_the_guest_could_never_take_ends_the_connection(tmp_path: Path, run_async: Run) -> None:
+def test_a_message_that_the_guest_could_never_take_ends_the_connection(
+    tmp_path: Path, run_async: Run
+) -> None:
     async def main() -> None:
         async with rig(tmp_path) as there:
             server = there.serve(PORT, KIND)

@@ -2,24 +2,12 @@
 
 import asyncio
 import random
-import socket
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Run
-from tests.devices.vhost_user_vsock.rig import CID, rig
-from vhostd.frontend.drivers.vsock import (
-    HOST,
-    RST,
-    RW,
-    SEQ_EOM,
-    SEQPACKET,
-    SHUTDOWN_RECEIVE,
-    SHUTDOWN_SEND,
-    STREAM,
-    Packet,
-)
+from tests.devices.vhost_user_vsock.rig import rig
 
 PORT = 5000
 SIZES = (1, 43, 44, 45, 4051, 4052, 4053, 65535, 65536, 65537, 300_000, 1 << 20)

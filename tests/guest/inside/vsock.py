@@ -1,10 +1,10 @@
 """Sockets in a guest: servers for what the host asks, and a client of the host's servers.
 
-    vsock.py serve
-    vsock.py connect PORT COUNT SIZE      so many connections at once, each an echo of so many bytes
-    vsock.py messages PORT SIZES...       SEQPACKET messages of these sizes, each an echo
-    vsock.py refused CID PORT             what connecting there says
-    vsock.py half PORT SIZE               sends so many bytes, says that it is all, and reads a digest of it
+vsock.py serve
+vsock.py connect PORT COUNT SIZE      so many connections at once, each an echo of so many bytes
+vsock.py messages PORT SIZES...       SEQPACKET messages of these sizes, each an echo
+vsock.py refused CID PORT             what connecting there says
+vsock.py half PORT SIZE               sends so many bytes, says that it is all, and reads a digest of it
 """
 
 import hashlib

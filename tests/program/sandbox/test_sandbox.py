@@ -26,6 +26,7 @@ PROGRAMS = {
     "vhost-user-gpu": [],
     "vhost-user-blk": ["--ram=1M"],
     "vhost-user-input": ["--event-socket=EVENTS"],
+    "vhost-user-vsock": ["--uds-path=EVENTS"],
 }
 
 

@@ -43,7 +43,7 @@ class Packet(Layout):
 
 
 class VsockConnection:
-    """A connected socket of the guest's. Its bytes are read by `receive`, whole messages by `receive_message`."""
+    """A connected socket of the guest's. `receive` reads its bytes, `receive_message` whole messages."""
 
     def __init__(self, driver: "VsockDriver", local_port: int, peer: tuple[int, int], kind: int) -> None:
         self.local_port, self.peer, self.kind = local_port, peer, kind
@@ -212,7 +212,7 @@ class VsockDriver:
     async def connect(
         self, port: int, *, kind: int = STREAM, cid: int = HOST, local_port: int | None = None
     ) -> VsockConnection:
-        """A connection to a port of the host, or of another guest; ConnectionRefusedError if nobody takes it."""
+        """A connection to a port of the host, or of another guest; or ConnectionRefusedError."""
         if local_port is None:
             local_port = self._next_port
             self._next_port += 1

@@ -75,7 +75,7 @@ def test_nothing_runs(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixt
     assert ctl.main(["status"]) == 0
     assert capfd.readouterr().out == (
         "none of these runs here: "
-        "vhost-user-blk, vhost-user-gpu, vhost-user-input, vhost-user-net, vhost-user-rng\n"
+        "vhost-user-blk, vhost-user-gpu, vhost-user-input, vhost-user-net, vhost-user-rng, vhost-user-vsock\n"
     )
     assert ctl.main(["status", "--json"]) == 0
     assert json.loads(capfd.readouterr().out) == {"programs": []}

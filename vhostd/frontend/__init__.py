@@ -20,6 +20,7 @@ from vhostd.frontend.drivers import (
     InputDriver,
     NetDriver,
     RngDriver,
+    VsockDriver,
 )
 from vhostd.frontend.frontend import Frontend
 from vhostd.frontend.iommu import Iommu
@@ -48,6 +49,7 @@ __all__ = [
     "RngDriver",
     "SharedMemory",
     "SharedObjects",
+    "VsockDriver",
     "raw_message",
     "signalled",
 ]

@@ -25,6 +25,9 @@ class Grants(NamedTuple):
     devices: tuple[str, ...] = ()  # folders whose device nodes are opened, and asked by ioctls
     system_calls: tuple[str, ...] = ()  # their names; those of other architectures have no effect
     userfaultfds: tuple[int, ...] = ()  # with these flags
+    sockets: tuple[
+        tuple[int, int], ...
+    ] = ()  # that are made: family and type, such as AF_UNIX, SOCK_SEQPACKET
 
     @classmethod
     def together(cls, parts: Iterable[Self]) -> Self:

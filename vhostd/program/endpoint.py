@@ -87,16 +87,22 @@ def adopt(fd: Fd) -> Endpoint:
 
 
 def listen(
-    path: str, *, mode: int | None = None, group: int | None = None, backlog: int = BACKLOG
+    path: str,
+    *,
+    mode: int | None = None,
+    group: int | None = None,
+    backlog: int = BACKLOG,
+    kind: int = socket.SOCK_STREAM,
 ) -> Endpoint:
     """Makes a socket at `path` and listens. Replaces a stale one; raises SetupError if the path is in use.
 
     `backlog` clients may wait until they are accepted. Further clients wait in connect(2); if they are
     non-blocking, they are refused.
 
-    Nobody can connect before mode and group are set.
+    Nobody can connect before mode and group are set. `kind` is the type of the socket: a stream, or
+    SOCK_SEQPACKET.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_UNIX, kind)
     try:
         return Endpoint(sock, SocketFile(sock, path, backlog=backlog, mode=mode, group=group))
     except OSError as error:

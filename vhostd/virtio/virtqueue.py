@@ -72,7 +72,7 @@ class Virtqueue:
         self._stopped = False
         self._shortcut: Shortcut | None = None
         self._ahead: Chain | None = None  # what the shortcut left while the handler slept
-        self._pumps = False  # there are chains, and the loop looks at the pump's fd
+        self._pumps: tuple[Shortcut, int] | None = None  # with its fd, which is looked at: there are chains
         self._starves = False  # the pump needs more chains than there are
         self._when_enabled: Callable[[bool], None] | None = None
         self._poll = 0.0
@@ -119,8 +119,8 @@ class Virtqueue:
         """
         try:
             while await self.ready():
-                if not self._pumps:  # to add it again would call off what the loop is just about to do
-                    self._pumps = True
+                if self._pumps is None:  # to add it again would call off what the loop is just about to do
+                    self._pumps = pump, fd
                     self._loop.add_reader(fd, self._pump, pump, fd)
                     if pump.keeps:
                         self._loop.call_soon(self._pump, pump, fd)
@@ -144,6 +144,11 @@ class Virtqueue:
         """Has `call` told at once, and whenever that changes, whether the queue gives chains."""
         self._when_enabled = call
         call(self._runs)
+
+    def pump_now(self) -> None:
+        """Has the pump fill chains, if there are some, as if its fd had just been found readable."""
+        if self._pumps is not None:
+            self._pump(*self._pumps)
 
     def poll(self, seconds: float) -> None:
         """Has the queue look for chains that long before it waits for kicks, while no other is in flight.
@@ -341,7 +346,7 @@ class Virtqueue:
         self.wake_handler()
 
     def _end_pumping(self, fd: int) -> None:
-        self._pumps = False
+        self._pumps = None
         self._loop.remove_reader(fd)
 
     def _fail_handler(self, error: Exception) -> None:

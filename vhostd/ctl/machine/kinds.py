@@ -87,4 +87,13 @@ KINDS = (
         metavar="PATH[,OPTION...]",
         source="rng-source",
     ),
+    Kind(
+        name="vsock",
+        program="vhost-user-vsock",
+        device="vhost-user-vsock-pci",
+        help="sockets between guest and host: a path where clients of the host are taken",
+        metavar="PATH[,OPTION...]",
+        source="uds-path",
+        needs_value=True,
+    ),
 )

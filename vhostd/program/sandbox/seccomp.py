@@ -96,7 +96,7 @@ class Filter:
             self._add(name)
         self._add_threads()
         self._add_memory(names.end)
-        self._add_sockets()
+        self._add_sockets(grants)
         removed, connected = names.addresses[: len(grants.removed)], names.addresses[len(grants.removed) :]
         for address in removed:
             self._add("unlinkat", _equal(1, address, LONG), _equal(2, 0))
@@ -133,8 +133,10 @@ class Filter:
         self._add("mremap", _without(3, MREMAP_FIXED), _from(0, end))
         self._add("memfd_create", _without(1, INT & ~(os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)))
 
-    def _add_sockets(self) -> None:
+    def _add_sockets(self, grants: Grants) -> None:
         """The event loop's pairs of sockets; none of datagrams, which would reach any server's path."""
+        for family, kind in grants.sockets:
+            self._add("socket", _equal(0, family), _equal(1, kind, SOCK_TYPE_MASK))
         for name in ("socket", "socketpair"):
             self._add(name, _equal(0, socket.AF_UNIX), _equal(1, socket.SOCK_STREAM, SOCK_TYPE_MASK))
         # A name that the kernel chooses, for a socket that has none (sockaddr_un, cut after the family).

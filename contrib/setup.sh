@@ -32,6 +32,7 @@ readonly test_packages=(
     mandoc groff-base zsh fish         # to check manual pages and completions
     fio util-linux dmsetup             # used in the guest, on a disk
     user-mode-linux                    # a kernel that runs as a process: another front-end
+    iperf3 passt iproute2              # a guest's network
 )
 readonly qemu_packages=(qemu-system-x86 qemu-system-common qemu-system-data seabios)
 readonly qemu_test_packages=(qemu-system-modules-opengl) # -display dbus

@@ -6,6 +6,7 @@ from typing import Protocol
 from vhost_user_gpu.card import Card
 from vhost_user_gpu.outputs import Outputs
 from vhost_user_gpu.scanout import Scanout
+from vhostd import Grants
 
 
 class Accelerator(Protocol):
@@ -21,6 +22,9 @@ class Accelerator(Protocol):
 
     def card(self, outputs: Outputs, memory: int, changed: Callable[[Scanout], None]) -> Card:
         """A card with 3D, in place of a `Card` of the same arguments."""
+
+    def grants(self) -> Grants:
+        """What it needs of the system later on."""
 
     def listen(self) -> None:
         """Logs what it has to say; the event loop runs."""

@@ -135,8 +135,8 @@ class Gpu(Device):
         return cls(options.scanouts, options.resolution, memory, target, exporter, accelerator)
 
     def grants(self) -> Grants:
-        """The folder of the screenshots, and what makes dmabufs."""
-        parts = (self._screenshots, self._exporter)
+        """The folder of the screenshots, what makes dmabufs, and what starts renderers."""
+        parts = (self._screenshots, self._exporter, self._accelerator)
         return Grants.together(part.grants() for part in parts if part is not None)
 
     @property

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from vhostd.errors import SetupError
+from vhostd.host.grants import Grants
 from vhostd.host.spawner import STATUS
 from vhostd.wire.fds import Fd
 from vhostd.wire.packets import send_packet
@@ -48,6 +49,11 @@ class Helper:
             except SetupError:
                 self.close()
                 raise
+
+    @staticmethod
+    def grants() -> Grants:
+        """What `connect` takes in the sandbox."""
+        return Grants(sockets=((socket.AF_UNIX, socket.SOCK_SEQPACKET),))
 
     def connect(self) -> socket.socket:
         """Starts a new process, and ends the one before; the socket is closed at its end if there is none."""

@@ -9,6 +9,8 @@ from vhost_user_gpu.scanout import Scanout
 from vhost_user_gpu.virgl.card import VirglCard
 from vhost_user_gpu.virgl.engine import Engine
 from vhost_user_gpu.virgl.launcher import Launcher
+from vhostd import Grants
+from vhostd.host.helper import Helper
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,10 @@ class Acceleration:
     def card(self, outputs: Outputs, memory: int, changed: Callable[[Scanout], None]) -> VirglCard:
         """A card that has the engine, in place of a `Card` of the same arguments."""
         return VirglCard(outputs, memory, changed, self._engine)
+
+    def grants(self) -> Grants:
+        """What starting another renderer takes."""
+        return Helper.grants()
 
     def listen(self) -> None:
         """Logs what renderers have to say; the event loop runs."""

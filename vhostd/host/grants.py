@@ -28,7 +28,7 @@ class Grants(NamedTuple):
     sockets: tuple[
         tuple[int, int], ...
     ] = ()  # that are made: family and type, such as AF_UNIX, SOCK_SEQPACKET
-    code: tuple[str, ...] = ()  # who makes memory executable: a compiler, libraries that are loaded later
+    code: tuple[str, ...] = ()  # who makes memory executable, such as a compiler: for a helper alone
 
     @classmethod
     def together(cls, parts: Iterable[Self]) -> Self:

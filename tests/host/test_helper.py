@@ -5,6 +5,7 @@ import logging
 import os
 import select
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -12,7 +13,6 @@ import pytest
 
 from tests.conftest import Run
 from vhostd.errors import SetupError
-from vhostd.host import helper as module
 from vhostd.host.helper import Helper
 
 PATIENCE = 20.0
@@ -97,6 +97,6 @@ def test_the_log_says_how_it_has_ended(
 
 
 def test_a_python_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.sys, "executable", "/nonexistent/python")
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with pytest.raises(SetupError, match="/nonexistent/python: No such file or directory"):
         Helper("helper", "tests.host.helped")

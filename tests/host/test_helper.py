@@ -96,6 +96,13 @@ def test_the_log_says_how_it_has_ended(
         run_async(main)
 
 
+def test_why_it_ends_at_its_start() -> None:
+    with closing(Helper("helper", "tests.host.nothing")) as helper, helper.connect() as sock:
+        assert is_gone(sock)
+        assert helper.last_line().endswith("No module named tests.host.nothing")
+        assert helper.last_line() == ""
+
+
 def test_a_python_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with pytest.raises(SetupError, match="/nonexistent/python: No such file or directory"):

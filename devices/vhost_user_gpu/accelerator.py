@@ -1,6 +1,6 @@
 """What the device knows of 3D. What does it is loaded where 3D is asked for (virgl/acceleration.py)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from vhost_user_gpu.card import Card
@@ -25,6 +25,9 @@ class Accelerator(Protocol):
 
     def grants(self) -> Grants:
         """What it needs of the system later on."""
+
+    def counts(self) -> Mapping[str, int]:
+        """What it counts, for the metrics."""
 
     def listen(self) -> None:
         """Logs what it has to say; the event loop runs."""

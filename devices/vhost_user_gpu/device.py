@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import Self
@@ -222,6 +222,10 @@ class Gpu(Device):
         """Shows what the guest has made in another program. The driver will hear of other monitors."""
         saved_card.load(state, self._card, self._config)
         self._announce_later()
+
+    def counts(self) -> Mapping[str, int]:
+        """What is done in 3D, if there is any."""
+        return {} if self._accelerator is None else self._accelerator.counts()
 
     async def run(self) -> None:
         """Takes screenshots, if they are wanted."""

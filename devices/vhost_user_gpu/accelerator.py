@@ -35,5 +35,8 @@ class Accelerator(Protocol):
     async def eased(self) -> None:
         """Waits until it can take another command."""
 
+    async def settle(self) -> None:
+        """Waits until all commands have their answers: a ring stops. It does not take long."""
+
     def close(self) -> None:
         """Ends it."""

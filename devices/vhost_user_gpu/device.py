@@ -154,6 +154,7 @@ class Gpu(Device):
                     await self._take(chain, queue, later)
                 if self._display is not None:
                     self._display.give_up()
+                await self._settle()
         except ExceptionGroup as failed:  # the group is our own affair
             raise failed.exceptions[0] from None
         finally:
@@ -165,6 +166,12 @@ class Gpu(Device):
         async for chain in queue:
             await self._catch_up()
             self._execute(queue, Request(chain))
+        await self._settle()
+
+    async def _settle(self) -> None:
+        """A ring stops: no renderer keeps its chains for long."""
+        if self._accelerator is not None:
+            await self._accelerator.settle()
 
     async def _catch_up(self) -> None:
         """Executes what the controlq has: a driver that waits for no fence counts on that order."""

@@ -52,6 +52,14 @@ def test_each_connection_has_a_process_of_its_own(helper: Helper) -> None:
             assert is_gone(first)
 
 
+def test_it_has_nothing_of_the_program_s() -> None:
+    with open(os.devnull) as file:
+        os.set_inheritable(file.fileno(), True)
+        with closing(Helper("helper", "tests.host.helped")) as helper, helper.connect() as sock:
+            standard_and_its_own, of_the_listing = 4, 1
+            assert len(said(sock, b"fds").split()) == standard_and_its_own + of_the_listing
+
+
 def test_it_ends_when_it_is_told_to(helper: Helper) -> None:
     with helper.connect() as sock:
         assert pid_of(sock)

@@ -55,6 +55,10 @@ class Acceleration:
         """Waits until the renderer can take another command."""
         await self._engine.eased()
 
+    async def settle(self) -> None:
+        """Waits until all commands have their answers."""
+        await self._engine.settle()
+
     def close(self) -> None:
         """Ends the renderer."""
         self._engine.close()

@@ -65,6 +65,11 @@ class Engine:
         if self._remote is not None:
             await self._remote.eased()
 
+    async def settle(self) -> None:
+        """Waits until nothing is under way."""
+        if self._remote is not None:
+            await self._remote.settle()
+
     @property
     def is_congested(self) -> bool:
         """Whether the next command should wait until the renderer has `eased`."""

@@ -1,9 +1,9 @@
 """Draws with OpenGL inside the guest: run by tests/guest/test_gpu_3d.py, and by tests/bench.
 
-    python -m tests.guest.inside.gl_draw show SCENE SEED...      on the screen; SIGUSR1 shows the next seed
-    python -m tests.guest.inside.gl_draw read SCENE SEED SIZE    prints the pixels (gpu, or llvmpipe's by "read-here")
-    python -m tests.guest.inside.gl_draw race SECONDS            draws cubes; prints frames per second
-    python -m tests.guest.inside.gl_draw contexts COUNT          makes contexts, draws in each, and frees them
+python -m tests.guest.inside.gl_draw show SCENE SEED...      on the screen; SIGUSR1 shows the next seed
+python -m tests.guest.inside.gl_draw read SCENE SEED SIZE    prints the pixels (gpu, or llvmpipe's by "read-here")
+python -m tests.guest.inside.gl_draw race SECONDS            draws cubes; prints frames per second
+python -m tests.guest.inside.gl_draw contexts COUNT          makes contexts, draws in each, and frees them
 """
 
 import base64
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from tests.guest.agent_display import card_path
 from tests.guest.inside.gl_scenes import SCENES
 from tests.guest.inside.gles import OffScreen, OnScreen, check, gl, read_pixels
-from tests.guest.kms import Card
+from tests.guest.kms import Card, Mode
 
 NEXT = {signal.SIGUSR1}
 
@@ -44,6 +44,7 @@ def read_here(scene: str, seed: str, width: str, height: str) -> None:
 
 
 def print_picture(scene: str, seed: int, width: int, height: int, card: Card | None) -> None:
+    """Prints who draws, and what: RGB, compressed, in Base64."""
     context = OffScreen(width, height, card)
     SCENES[scene](width, height, seed)
     pixels = read_pixels(width, height)
@@ -77,10 +78,12 @@ def contexts(count: str) -> None:
         context.close()
 
 
-def on_screen():
+def on_screen() -> tuple[OnScreen, Mode]:
+    """The first connector in the mode that it prefers."""
     card = Card(card_path())
     connector = card.connector(0)
-    return OnScreen(card, connector, connector.modes[0]), connector.modes[0]
+    mode = connector.modes[0]
+    return OnScreen(card, connector, mode), mode
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

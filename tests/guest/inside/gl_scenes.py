@@ -54,7 +54,7 @@ void main() { gl_FragColor = vec4(v_place / 2. + .5, alpha); }
 """
 
 
-def computed(width: int, height: int, seed: int) -> None:  # noqa: ARG001
+def computed(width: int, height: int, seed: int) -> None:
     """A picture of pattern.py that a shader computes."""
     program = Program(FLAT, COMPUTED)
     program.set("height", height)
@@ -70,7 +70,7 @@ def looked_up(width: int, height: int, seed: int) -> None:
     program.draw(GL_TRIANGLE_STRIP, WHOLE, size=2)
 
 
-def cube(width: int, height: int, seed: int) -> None:  # noqa: ARG001
+def cube(width: int, height: int, seed: int) -> None:
     """A cube, and a glass one before it: depth, blending and colours between corners."""
     gl("glClearColor", 0.1, 0.2, 0.3, 1.0)
     gl("glClear", GL_COLOR_AND_DEPTH)
@@ -88,7 +88,7 @@ def cube(width: int, height: int, seed: int) -> None:  # noqa: ARG001
 
 def cube_places() -> list[float]:
     """The corners of the twelve triangles of a cube."""
-    places = []
+    places: list[float] = []
     for axis, side in product(range(3), (-1, 1)):
         for first, second in ((-1, -1), (1, -1), (-1, 1), (1, -1), (-1, 1), (1, 1)):
             corner = [first, second]

@@ -68,6 +68,7 @@ class Context:
     """An OpenGL ES 2 context; it is the current one."""
 
     def __init__(self, platform: int, native: int | None, surface_bit: int) -> None:
+        self._native = native
         self.display = _made("eglGetPlatformDisplay", platform, native, None)
         if not egl("eglInitialize", self.display, None, None):
             raise GlError("eglInitialize")
@@ -91,11 +92,13 @@ class Context:
         egl("eglMakeCurrent", self.display, None, None, None)
         egl("eglDestroyContext", self.display, self.context)
         egl("eglTerminate", self.display)
+        if self._native:
+            gbm("gbm_device_destroy", self._native)
 
     def _config(self, surface_bit: int) -> int:
         """The first configuration that can be shown as it is."""
-        wish = (EGL_SURFACE_TYPE, surface_bit, EGL_RENDERABLE_TYPE, EGL_ES2_BIT, EGL_RED_SIZE, 8)
-        wish += (EGL_GREEN_SIZE, 8, EGL_BLUE_SIZE, 8, EGL_DEPTH_SIZE, 16, EGL_NONE)
+        wish = [EGL_SURFACE_TYPE, surface_bit, EGL_RENDERABLE_TYPE, EGL_ES2_BIT, EGL_RED_SIZE, 8]
+        wish += [EGL_GREEN_SIZE, 8, EGL_BLUE_SIZE, 8, EGL_DEPTH_SIZE, 16, EGL_NONE]
         configs, count, visual = (c_void_p * MOST_CONFIGS)(), c_int(), c_int()
         egl("eglChooseConfig", self.display, (c_int * len(wish))(*wish), configs, MOST_CONFIGS, byref(count))
         for config in configs[: count.value]:

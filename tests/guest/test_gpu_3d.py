@@ -25,7 +25,7 @@ from tests.guest.screen import Picture, Screen
 pytestmark = pytest.mark.guest
 
 WIDTH, HEIGHT = 640, 480
-# Not 800x600, which glmark2's check of pixels is made for: glmark2 would take its window for one that is there.
+# Not 800x600, which glmark2 checks pixels for: it would believe that its window is there already.
 FEW_MODES = (808, 606)
 SMALL = (320, 200)
 DRAW = [sys.executable, "-m", "tests.guest.inside.gl_draw"]

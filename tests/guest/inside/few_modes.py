@@ -1,4 +1,6 @@
-"""Gives the first monitor an EDID without modes larger than WIDTH x HEIGHT: run inside the guest, before a resize.
+"""Gives the first monitor an EDID without larger modes than WIDTH x HEIGHT, from its next resize on.
+
+    python -m tests.guest.inside.few_modes WIDTH HEIGHT
 
 A program that takes the largest mode of all, which glmark2 does, is slow without KVM.
 """

@@ -1,9 +1,10 @@
 """Draws with OpenGL inside the guest: run by tests/guest/test_gpu_3d.py, and by tests/bench.
 
-python -m tests.guest.inside.gl_draw show SCENE SEED...      on the screen; SIGUSR1 shows the next seed
-python -m tests.guest.inside.gl_draw read SCENE SEED SIZE    prints the pixels (gpu, or llvmpipe's by "read-here")
-python -m tests.guest.inside.gl_draw race SECONDS            draws cubes; prints frames per second
-python -m tests.guest.inside.gl_draw contexts COUNT          makes contexts, draws in each, and frees them
+python -m tests.guest.inside.gl_draw show SCENE SEED...                  SIGUSR1 shows the next seed
+python -m tests.guest.inside.gl_draw read SCENE SEED WIDTH HEIGHT        prints the pixels
+python -m tests.guest.inside.gl_draw read-here SCENE SEED WIDTH HEIGHT   without the device
+python -m tests.guest.inside.gl_draw race SECONDS                        prints frames per second
+python -m tests.guest.inside.gl_draw contexts COUNT                      makes and frees contexts
 """
 
 import base64

@@ -31,7 +31,7 @@ readonly test_packages=(
     systemd evemu-tools edid-decode    # used by some tests
     mandoc groff-base zsh fish         # to check manual pages and completions
     fio util-linux dmsetup             # used in the guest, on a disk
-    libegl1 libgles2 libgbm1 libgl1-mesa-dri mesa-utils-bin kmscube glmark2-es2-drm # used in the guest, on a display
+    libegl1 libgles2 libgbm1 libgl1-mesa-dri mesa-utils kmscube glmark2-es2-drm # used in the guest, on a display
     user-mode-linux                    # a kernel that runs as a process: another front-end
 )
 readonly qemu_packages=(qemu-system-x86 qemu-system-common qemu-system-data seabios)

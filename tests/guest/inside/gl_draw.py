@@ -13,12 +13,14 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from functools import partial
 
 from tests.guest.agent_display import card_path
 from tests.guest.inside.gl_scenes import SCENES
-from tests.guest.inside.gles import OffScreen, OnScreen, check, gl, read_pixels
+from tests.guest.inside.gles import Context, OffScreen, OnScreen, check, gl, read_pixels
 from tests.guest.kms import Card, Mode
 
+UNSEEN = (640, 480)
 NEXT = {signal.SIGUSR1}
 
 
@@ -57,14 +59,26 @@ def print_picture(scene: str, seed: int, width: int, height: int, card: Card | N
 def race(seconds: str) -> None:
     """Shows a turning cube; the screen's size is that of its first mode."""
     screen, mode = on_screen()
-    SCENES["cube"](mode.width, mode.height, 0)
-    screen.show()
-    print(screen.renderer())
-    frames, start = 0, time.monotonic()
-    while (took := time.monotonic() - start) < float(seconds):
+    print_rate(screen, mode.width, mode.height, float(seconds), screen.show)
+
+
+def race_unseen(seconds: str) -> None:
+    """Draws a turning cube off screen."""
+    width, height = UNSEEN
+    context = OffScreen(width, height, Card(card_path()))
+    print_rate(context, width, height, float(seconds), partial(gl, "glFinish"))
+
+
+def print_rate(context: Context, width: int, height: int, seconds: float, finish: Callable[[], None]) -> None:
+    """Prints who draws, and frames per second."""
+    print(context.renderer())
+    frames, took, start = 0, 0.0, time.monotonic()
+    while took < seconds:
+        SCENES["cube"](width, height, frames)
+        finish()
+        took = time.monotonic() - start
         frames += 1
-        SCENES["cube"](mode.width, mode.height, frames)
-        screen.show()
+    check()
     print(frames / took)
 
 
@@ -92,6 +106,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "read": read,
     "read-here": read_here,
     "race": race,
+    "race-unseen": race_unseen,
     "contexts": contexts,
 }
 

@@ -3,7 +3,7 @@
     a device            Device, DeviceType, Handler, Virtqueue, Chain, Gather
     a program           Manifest; run, for a device in one file
     its options         positive, size, socket_mode, socket_group; SetupError, UsageError
-    its sandbox         Grants, Ioctl, Folder
+    its sandbox         Grants, Ioctl, Folder; confine, for a process of the device's own
     its signals         Signals
     a wrong request     BadRequest
     messages            Row, Bit, Layout with its fields (u8 to u64, s32, array), U64, Empty; Call, answer,
@@ -38,6 +38,7 @@ from vhostd.program.options import positive as positive
 from vhostd.program.options import size as size
 from vhostd.program.options import socket_group as socket_group
 from vhostd.program.options import socket_mode as socket_mode
+from vhostd.program.sandbox import confine as confine
 from vhostd.ring import Chain as Chain
 from vhostd.ring import Gather as Gather
 from vhostd.ring import Outcome as Outcome

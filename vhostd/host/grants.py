@@ -23,6 +23,7 @@ class Grants(NamedTuple):
     devices: tuple[str, ...] = ()  # folders whose device nodes are opened, and asked by ioctls
     system_calls: tuple[str, ...] = ()  # their names; those of other architectures have no effect
     userfaultfds: tuple[int, ...] = ()  # with these flags
+    code: tuple[str, ...] = ()  # who makes memory executable: a compiler, libraries that are loaded later
 
     @classmethod
     def together(cls, parts: Iterable[Self]) -> Self:

@@ -267,7 +267,7 @@ def refusal(code: str) -> str:
     """What a process says that enters the sandbox; the code has names of what it takes."""
     whole = (
         "from vhostd.errors import SetupError; from vhostd.host.grants import Grants; "
-        "from vhostd.program.sandbox import enter, seccomp\n"
+        "from vhostd.program.sandbox import confine, seccomp\n"
         f"try: {code}\nexcept SetupError as error: print(error)"
     )
     with Program([sys.executable, "-c", whole], stdout=-1, cwd=str(CHECKOUT)) as program:
@@ -277,15 +277,15 @@ def refusal(code: str) -> str:
 
 
 def test_a_host_without_libseccomp_is_told_of() -> None:
-    said = refusal("seccomp.LIBRARY = 'libnone.so.2'; enter(Grants())")
+    said = refusal("seccomp.LIBRARY = 'libnone.so.2'; confine(Grants())")
     assert said.startswith("no sandbox here: seccomp: libnone.so.2: cannot open shared object file")
     assert "--sandbox=none" in said
 
 
 def test_a_grant_of_a_system_call_that_nobody_knows_is_told_of() -> None:
-    said = refusal("enter(Grants(system_calls=('getsid', 'openatt')))")
+    said = refusal("confine(Grants(system_calls=('getsid', 'openatt')))")
     assert said == "a grant: libseccomp knows no system call 'openatt'\n"
 
 
 def test_a_grant_of_another_architecture_s_system_call_has_no_effect() -> None:
-    assert refusal("enter(Grants(system_calls=('arm_sync_file_range', 'send')))") == ""
+    assert refusal("confine(Grants(system_calls=('arm_sync_file_range', 'send')))") == ""

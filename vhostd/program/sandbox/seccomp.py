@@ -26,7 +26,7 @@ UNWINDER = "libgcc_s.so.1"  # which glibc loads when a thread ends while Python 
 # Linux, include/uapi/linux/{sched,memfd,net,mman}.h and asm-generic/{mman,ioctls}.h
 CLONE_THREAD = 0x10000
 SOCK_TYPE_MASK = 0xF
-PROT_EXEC, MAP_FIXED, MREMAP_FIXED = 4, 0x10, 2
+PROT_NONE, PROT_EXEC, MAP_FIXED, MREMAP_FIXED = 0, 4, 0x10, 2
 FIONREAD, FIONBIO, FIONCLEX, FIOCLEX = 0x541B, 0x5421, 0x5450, 0x5451
 INT, LONG = 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
 
@@ -95,7 +95,7 @@ class Filter:
                 raise SetupError(f"a grant: libseccomp knows no system call {name!r}")
             self._add(name)
         self._add_threads()
-        self._add_memory(names.end)
+        self._add_memory(names.end, PROT_NONE if grants.code else PROT_EXEC)
         self._add_sockets()
         for address in names.addresses:
             self._add("unlinkat", _equal(1, address, LONG), _equal(2, 0))
@@ -121,11 +121,14 @@ class Filter:
         with suppress(OSError):
             load_library(UNWINDER)
 
-    def _add_memory(self, end: int) -> None:
-        """Memory from this address on, none of it to be executed: what is executed was there before."""
-        self._add("mmap", _without(2, PROT_EXEC), _without(3, MAP_FIXED))
-        self._add("mmap", _without(2, PROT_EXEC), _from(0, end))
-        self._add("mprotect", _without(2, PROT_EXEC), _from(0, end))
+    def _add_memory(self, end: int, forbidden: int) -> None:
+        """Memory from this address on, none of it to be executed: what is executed was there before.
+
+        That holds unless `forbidden`, the protections that no memory gets, lacks PROT_EXEC.
+        """
+        self._add("mmap", _without(2, forbidden), _without(3, MAP_FIXED))
+        self._add("mmap", _without(2, forbidden), _from(0, end))
+        self._add("mprotect", _without(2, forbidden), _from(0, end))
         self._add("munmap", _from(0, end))
         self._add("mremap", _without(3, MREMAP_FIXED), _from(0, end))
         self._add("memfd_create", _without(1, INT & ~(os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)))

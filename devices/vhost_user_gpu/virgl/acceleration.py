@@ -1,0 +1,37 @@
+"""Acceleration: 3D for a device that has been asked for it. The device imports nothing else from here."""
+
+import logging
+from collections.abc import Callable
+
+from vhost_user_gpu.commands import GpuFeature
+from vhost_user_gpu.outputs import Outputs
+from vhost_user_gpu.scanout import Scanout
+from vhost_user_gpu.virgl.card import VirglCard
+from vhost_user_gpu.virgl.engine import Engine
+from vhost_user_gpu.virgl.launcher import Launcher
+
+log = logging.getLogger(__name__)
+
+
+class Acceleration:
+    """An engine that runs, and what it gives to its device."""
+
+    def __init__(self, node: str | None, memory: int, *, sandbox: bool) -> None:
+        """Renders on this node, or where EGL finds something; raises SetupError if there is no GL for it.
+
+        A guest's resources may take `memory` bytes.
+        """
+        launcher = Launcher(node, memory, sandbox=sandbox)
+        abilities = launcher.abilities
+        log.info("3D by %s, OpenGL %s", abilities.renderer, abilities.version)
+        self.engine = Engine(launcher)
+        self.capsets = len(abilities.capsets)
+        self.features = 1 << GpuFeature.VIRGL | int(abilities.has_context_init) << GpuFeature.CONTEXT_INIT
+
+    def card(self, outputs: Outputs, memory: int, changed: Callable[[Scanout], None]) -> VirglCard:
+        """A card that has the engine, in place of a `Card` of the same arguments."""
+        return VirglCard(outputs, memory, changed, self.engine)
+
+    def close(self) -> None:
+        """Ends the renderer."""
+        self.engine.close()

@@ -1,7 +1,7 @@
 """How many frames a second a guest draws with OpenGL: vhost-user-gpu --virgl beside others, in the same run.
 
     .venv/bin/python -m tests.bench.gpu_3d [--rounds N] [--seconds N] [--json FILE]
-    .venv/bin/python -m tests.bench.gpu_3d --opengl-display gtk,gl=on   # no GPU, but an X server
+    .venv/bin/python -m tests.bench.gpu_3d --opengl-display gtk,gl=on   # without a GPU, with an X server
 
 A turning cube of 640x480 pixels is drawn on the screen, and off screen. It is drawn by
 

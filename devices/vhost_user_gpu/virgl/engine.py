@@ -121,8 +121,7 @@ class Engine:
         """Copies a rectangle of a texture to its pixels here, for which there is room; then calls `then`."""
         if not texture.region and self._regions is not None:
             texture.region = self._regions.share_picture(texture.fileno())
-        flipped = texture.height if texture.is_flipped else 0
-        place = messages.Read(texture.number, texture.region, texture.stride, flipped, *rect)
+        place = messages.Read(texture.number, texture.region, texture.stride, *rect)
         return self.ask(messages.READ, place, then, fence=fence)
 
     def _clean_up(self, row: Row[Any, Any], texture: Texture, fence: Fence) -> Pending:

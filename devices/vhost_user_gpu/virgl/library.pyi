@@ -38,7 +38,6 @@ class Virgl:
         resource: int,
         into: Memory,
         stride: int,
-        flipped_height: int,
         x: int,
         y: int,
         width: int,

@@ -9,7 +9,6 @@ import os
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
 
 cdef extern from "<dlfcn.h>":
     enum:
@@ -164,8 +163,6 @@ cdef class Virgl:
     cdef Plain _poll
     cdef readonly int poll_fd
     cdef dict _held  # the memory of each resource's backing
-    cdef unsigned char *_scratch
-    cdef size_t _scratch_size
 
     def __cinit__(self, int node=-1):
         global drm_fd
@@ -307,41 +304,19 @@ cdef class Virgl:
         return copy(resource, ctx_id, level, stride, layer_stride, &place, offset, NULL, 0)
 
     def read(
-        self, uint32_t resource, Memory into not None, uint32_t stride, uint32_t flipped_height,
+        self, uint32_t resource, Memory into not None, uint32_t stride,
         uint32_t x, uint32_t y, uint32_t width, uint32_t height,
     ):
-        """Copies a rectangle of pixels of 4 bytes to its place in a picture, which may be flipped."""
-        cdef size_t row = 4 * <size_t> width, line
-        cdef uint32_t first = flipped_height - y - height if flipped_height else y
-        cdef Box box = Box(x, first, 0, width, height, 1)
+        """Copies a rectangle of pixels of 4 bytes to its place in a picture."""
+        cdef Box box = Box(x, y, 0, width, height, 1)
+        cdef size_t start = y * <size_t> stride + 4 * <size_t> x
+        cdef size_t size = (height - 1) * <size_t> stride + 4 * <size_t> width
         cdef iovec iov
-        cdef int result
-        if flipped_height and (y > flipped_height or height > flipped_height - y):
+        if not height or width > stride // 4:
             return errno.EINVAL
-        self._reserve(row * height)
-        iov.iov_base = self._scratch
-        iov.iov_len = row * height
-        result = self._read(resource, 0, 0, row, row * height, &box, 0, &iov, 1)
-        if result:
-            return result
-        for line in range(height):
-            memcpy(
-                into.at((y + line) * <size_t> stride + 4 * <size_t> x, row),
-                self._scratch + row * (height - 1 - line if flipped_height else line),
-                row,
-            )
-        return 0
-
-    cdef int _reserve(self, size_t size) except -1:
-        """Makes room for what is read, at least `size` bytes."""
-        if size > self._scratch_size:
-            free(self._scratch)
-            self._scratch_size = 0
-            self._scratch = <unsigned char *> calloc(1, size)
-            if self._scratch is NULL:
-                raise MemoryError
-            self._scratch_size = size
-        return 0
+        iov.iov_base = into.at(start, size)
+        iov.iov_len = size
+        return self._read(resource, 0, 0, stride, size, &box, 0, &iov, 1)
 
     # --- Fences -----------------------------------------------------------------------------------------
 

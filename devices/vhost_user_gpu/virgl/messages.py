@@ -168,7 +168,6 @@ class Read(Layout):
     resource_id: u32
     region: u32
     stride: u32
-    flipped_height: u32  # the whole picture's, if its first row is at the bottom; else 0
     x: u32
     y: u32
     width: u32

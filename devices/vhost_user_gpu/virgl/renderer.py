@@ -187,7 +187,7 @@ class Renderer:
         return self._virgl.transfer(it.resource_id, it.ctx_id, *how, box, it.offset)
 
     def _read(self, it: messages.Read) -> int:
-        place = (it.stride, it.flipped_height, it.x, it.y, it.width, it.height)
+        place = (it.stride, it.x, it.y, it.width, it.height)
         return self._virgl.read(it.resource_id, self._regions[it.region], *place)
 
 

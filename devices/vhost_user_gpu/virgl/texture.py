@@ -9,7 +9,6 @@ from vhost_user_gpu.resource import RESOURCE_COST, Picture, Resource
 from vhostd import Fd
 
 BUFFER = 0  # PIPE_BUFFER, a `target` of plain bytes
-Y_0_TOP = 1  # of `flags`: the first row is at the top
 # Bytes of a pixel, by virglrenderer's numbers (virgl_hw.h). A format that is not here counts as the largest.
 WIDEST = 16
 SIZES = {
@@ -30,7 +29,6 @@ class Texture(Picture):
         self.levels = new.last_level + 1
         self.cost = cost(new)
         self.is_flat = new.target != BUFFER and new.depth == new.array_size == 1 and new.nr_samples <= 1
-        self.is_flipped = not new.flags & Y_0_TOP
         self.kind = new.format
         self.files: set[tuple[int, int]] = set()  # that its backing is in, as the renderer knows them
         self.region = 0  # the renderer's number of the pixels' memory; 0 while there is none

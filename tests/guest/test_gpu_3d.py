@@ -30,8 +30,9 @@ GLMARK2 = ("build", "texture", "shading:shading=phong", "bump", "conditionals", 
 SMALL = (320, 200)
 DRAW = [sys.executable, "-m", "tests.guest.inside.gl_draw"]
 DRIVER = "/sys/bus/virtio/drivers/virtio_gpu"
+RENDERER = "vhost_user_gpu.virgl.renderer"
 KMSCUBE_BACKGROUND = b"\x80\x80\x80"
-PATIENCE = 60.0
+PATIENCE = 20.0
 
 
 class Machine:
@@ -81,10 +82,20 @@ class Machine:
         assert self.run("sh", "-c", again) == ""
 
     def renderer(self) -> int:
-        """The process that renders: the program's child."""
-        pid = self.backend.process.pid
-        (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return int(child)
+        """The process that renders."""
+        return next(pid for pid in descendants(self.backend.process.pid) if RENDERER in command_line(pid))
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """The processes that a process has started, and those that these have."""
+    for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+        yield child
+        yield from descendants(child)
+
+
+def command_line(pid: int) -> list[str]:
+    """A process's arguments."""
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +164,11 @@ def test_the_console_comes_back(machine: Machine) -> None:
 def test_the_guest_may_stop_and_go_on(machine: Machine) -> None:
     with machine.showing("computed", 1, 2) as pid:
         machine.await_shown(pid, 1)
-        machine.guest.qmp.execute("stop")
+        for command in ("stop", "cont"):  # perhaps before QEMU has got the picture
+            machine.guest.qmp.execute(command)
         machine.screen.wait_seed(WIDTH, HEIGHT, 1)
+        machine.guest.qmp.execute("stop")
+        assert machine.screen.picture() == Picture.of_seed(WIDTH, HEIGHT, 1)
         machine.guest.qmp.execute("cont")
         machine.next(pid)
         machine.await_shown(pid, 2)

@@ -1,7 +1,7 @@
 """The graphics card: executes commands, one short method each, on resources and scan-outs.
 
-Nothing here waits or uses a socket; answers come later only where a renderer gives them (virgl/). Every command gets one of the specification's responses (virtio 1.3,
-5.7.6.7). A command that fails changes nothing.
+Nothing here waits or uses a socket. Every command gets one of the specification's responses (virtio 1.3,
+5.7.6.7), at once or, from a renderer, later (virgl/). A command that fails changes nothing.
 """
 
 import logging

@@ -200,15 +200,6 @@ class SetScanoutBlob(Layout):
     more_offsets: Annotated[bytes, array(12)]
 
 
-class CapsetInfo(Layout):
-    """struct virtio_gpu_resp_capset_info without its header."""
-
-    capset_id: u32
-    capset_max_version: u32
-    capset_max_size: u32
-    padding: u32 = 0
-
-
 class CtxCreate(Layout):
     """A new 3D context; with CONTEXT_INIT the low byte of `context_init` is its capability set."""
 

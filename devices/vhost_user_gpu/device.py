@@ -32,6 +32,7 @@ from vhostd import (
     GuestError,
     Handler,
     RefusedRequest,
+    SetupError,
     Signals,
     UsageError,
     Virtqueue,
@@ -89,6 +90,7 @@ class Gpu(Device):
         self._display: Display | None = None
         self._announcement: asyncio.TimerHandle | None = None
         self._control: tuple[Virtqueue, asyncio.TaskGroup] | None = None  # while the controlq runs
+        self._turn = asyncio.Lock()  # of the controlq's commands, which may wait for the renderer
         self._use_scanouts()
 
     @classmethod
@@ -106,13 +108,20 @@ class Gpu(Device):
         )
         add("--dmabuf", action="store_true", help="share blobs with a front-end that shows by GL, uncopied")
         add("-v", "--virgl", action="store_true", help="3D, by libvirglrenderer on the host's OpenGL")
-        add("-r", "--render-node", metavar="PATH", help="3D on this GPU, such as /dev/dri/renderD128")
+        add(
+            "-r",
+            "--render-node",
+            metavar="PATH",
+            help="with --virgl: 3D on this GPU, such as /dev/dri/renderD128",
+        )
 
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> Self:
         """Makes the device; raises SetupError if the host has no dmabufs, no folder, or no GL for it."""
-        has_3d = options.virgl or options.render_node is not None
-        memory = options.max_memory or (MEMORY_3D if has_3d else MEMORY)
+        node = options.render_node  # libvirt names one even where it wants no 3D
+        if node is not None and not os.path.exists(node):
+            raise SetupError(f"--render-node={node}: there is no such device")
+        memory = options.max_memory or (MEMORY_3D if options.virgl else MEMORY)
         width, height = options.resolution
         if memory < (least := width * height * PIXEL):
             raise UsageError(f"--max-memory={memory}: one picture of {width}x{height} takes {least} bytes")
@@ -122,8 +131,8 @@ class Gpu(Device):
                 target = on_failure.enter_context(closing(Target(options.screenshot)))
             if options.dmabuf:
                 exporter = on_failure.enter_context(closing(Exporter()))
-            if has_3d:
-                acceleration = _accelerate(options.render_node, memory, sandbox=options.sandbox != "none")
+            if options.virgl:
+                acceleration = _accelerate(node, memory, sandbox=options.sandbox != "none")
             on_failure.pop_all()
         return cls(options.scanouts, options.resolution, memory, target, exporter, acceleration)
 
@@ -169,7 +178,8 @@ class Gpu(Device):
     async def _take(self, chain: Chain, queue: Virtqueue, later: asyncio.TaskGroup) -> None:
         """Executes a command of the controlq, now or later."""
         if self._engine is not None:
-            await self._engine.eased()
+            async with self._turn:  # so that none overtakes another
+                await self._engine.eased()
         request = Request(chain)
         if request.is_about_monitors and self._display is not None:
             later.create_task(self._execute_after(self._display.refresh(), queue, request))

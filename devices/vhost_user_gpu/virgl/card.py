@@ -1,10 +1,11 @@
 """VirglCard: a graphics card whose 3D commands a renderer executes.
 
-What a driver says is checked here before the renderer hears it. The renderer's answers come later, and meanwhile
+What a driver says is checked here before the renderer hears it. The renderer's answers come later. Meanwhile
 other commands are executed. 2D pictures stay in this program. So they outlive a renderer that crashes.
 """
 
 import logging
+import struct
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -30,7 +31,6 @@ from vhost_user_gpu.commands import (
     TRANSFER_TO_HOST_3D,
     UPDATE_CURSOR,
     AttachBacking,
-    CapsetInfo,
     CommandError,
     CtxCreate,
     CtxResource,
@@ -50,7 +50,6 @@ from vhost_user_gpu.commands import (
 )
 from vhost_user_gpu.outputs import Outputs
 from vhost_user_gpu.rect import NOTHING, Rect
-from vhost_user_gpu.resource import Picture
 from vhost_user_gpu.scanout import Scanout, cursor_shape
 from vhost_user_gpu.virgl import messages
 from vhost_user_gpu.virgl.arena import MOST
@@ -62,6 +61,7 @@ from vhostd.vhost_user.gpu_messages import CURSOR_SIDE
 
 log = logging.getLogger(__name__)
 
+CAPSET_INFO = struct.Struct("<III4x")  # struct virtio_gpu_resp_capset_info: id, latest version, size
 MOST_CONTEXTS = 256  # at a time; each is a GL context
 MOST_SAMPLES = 32
 MOST_LEVELS = 16
@@ -134,7 +134,7 @@ class VirglCard(Card):
             return self.get_capset_info(asked, chain)
         number = list(self._capsets)[asked.capset_index]
         version, content = self._capsets[number]
-        return Response.OK_CAPSET_INFO, CapsetInfo(number, version, len(content)).pack()
+        return Response.OK_CAPSET_INFO, CAPSET_INFO.pack(number, version, len(content))
 
     def capset(self, asked: GetCapset, chain: Chain) -> Answer:
         version, content = self._capsets.get(asked.capset_id, (-1, b""))
@@ -259,7 +259,8 @@ class VirglCard(Card):
     def transfer_3d(self, part: TransferHost3d, chain: Chain, *, to_host: bool) -> Outcome:
         resource = self.resources[part.resource_id]
         if not isinstance(resource, Texture):
-            return self._transfer_2d(resource.number, part, chain, to_host=to_host)
+            self._transfer_2d(resource.number, part, chain, to_host=to_host)
+            return None
         if part.level >= resource.levels:
             raise CommandError(Response.ERR_INVALID_PARAMETER, f"level {part.level} of {resource.levels}")
         if resource.backing is None:
@@ -280,7 +281,8 @@ class VirglCard(Card):
 
     def transfer_to_any_2d(self, part: TransferToHost2d, chain: Chain) -> Outcome:
         if not isinstance(self.resources[part.resource_id], Texture):
-            return self.transfer_to_host_2d(part, chain)
+            self.transfer_to_host_2d(part, chain)
+            return None
         box = (part.x, part.y, 0, part.width, part.height, 1)
         whole = TransferHost3d(*box, part.offset, part.resource_id, 0, 0, 0)
         return self.transfer_3d(whole, chain, to_host=True)
@@ -301,7 +303,8 @@ class VirglCard(Card):
         resource = self.resources[part.resource_id]
         rect = Rect(part.x, part.y, part.width, part.height)
         if not isinstance(resource, Texture) or not rect.fits(resource.width, resource.height):
-            return self.flush(part, chain)
+            self.flush(part, chain)
+            return None
         visible = NOTHING
         for scanout in self._showing(resource):
             visible = visible.around(rect.common(scanout.rect))
@@ -321,7 +324,8 @@ class VirglCard(Card):
         self._shapes[scanout.number] = wanted
         resource = self.resources[wanted.resource_id] if wanted.resource_id else None
         if not isinstance(resource, Texture):
-            return self.update_cursor(wanted, chain)
+            self.update_cursor(wanted, chain)
+            return None
         texture = self._displayable(wanted.resource_id)
         if texture is None or not texture.width == texture.height == CURSOR_SIDE:
             raise CommandError(

@@ -3,7 +3,17 @@
 from vhostd import Grants, Ioctl, confine
 
 # Libraries, their configuration, and what drivers ask the system of its devices.
-FILES = ("/usr", "/lib", "/lib64", "/etc", "/sys", "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/dev/null")
+FILES = (
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/etc",
+    "/sys",
+    "/proc/self",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/dev/null",
+)
 NODES = ("/dev/dri",)
 # Linux, include/uapi: drm/drm.h, linux/dma-buf.h, linux/sync_file.h
 TYPE = 0xFF00
@@ -14,6 +24,4 @@ SYSTEM_CALLS = ("prctl", "sched_setaffinity", "sched_setscheduler", "sched_getsc
 
 def confine_renderer() -> None:
     """Gives up all the rest, for good; raises SetupError where there is no sandbox."""
-    confine(
-        Grants(read=FILES, devices=NODES, ioctls=IOCTLS, system_calls=SYSTEM_CALLS, code=("GL drivers",))
-    )
+    confine(Grants(read=FILES, devices=NODES, ioctls=IOCTLS, system_calls=SYSTEM_CALLS, code=("GL drivers",)))

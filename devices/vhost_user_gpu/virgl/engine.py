@@ -38,7 +38,7 @@ class Engine:
         *,
         fence: Fence = UNFENCED,
     ) -> Pending:
-        """Sends a request. If it is executed, `then` is called, which may raise CommandError, before the answer."""
+        """Sends a request. When it has been executed, `then` is called, which may raise CommandError."""
 
         def answer(error: int) -> Answer:
             try:
@@ -74,6 +74,7 @@ class Engine:
         """Forgets the renderer, and whatever the guest has in it."""
         if self._remote is not None:
             self._remote.close()
+            self._launcher.end()
             self._remote = self._regions = None
 
     def close(self) -> None:
@@ -117,7 +118,9 @@ class Engine:
             self._regions.forget(texture.region)
         return pending
 
-    def read(self, texture: Texture, rect: Rect, then: Callable[[], object], fence: Fence = UNFENCED) -> Pending:
+    def read(
+        self, texture: Texture, rect: Rect, then: Callable[[], object], fence: Fence = UNFENCED
+    ) -> Pending:
         """Copies a rectangle of a texture to its pixels here, for which there is room; then calls `then`."""
         if not texture.region and self._regions is not None:
             texture.region = self._regions.share_picture(texture.fileno())
@@ -141,6 +144,7 @@ class Engine:
         return self._remote
 
     def _say_lost(self, why: str) -> None:
+        self._launcher.end()
         log.error("the renderer is lost: %s; the guest has no 3D until its driver is reset", why)
 
 

@@ -49,14 +49,16 @@ class Launcher:
         arguments = [f"--memory={memory}"]
         arguments += [] if node is None else [f"--node={node}"]
         arguments += [] if sandbox else ["--sandbox=none"]
-        with theirs, printed:
-            _start_spawner(theirs, printed, arguments)
-        self._first: socket.socket | None = self._connect()
+        option = "--virgl" if node is None else f"--render-node={node}"
+        self._first: socket.socket | None = None
         try:
+            with theirs, printed:
+                _start_spawner(theirs, printed, arguments)
+            self._first = self._connect()
             self.abilities = _abilities(_hello(self._first))
-        except SetupError:
+        except SetupError as error:
             self.close()
-            raise
+            raise SetupError(f"{option}: {error}") from None
 
     def start(self, lost: Callable[[str], None]) -> Remote:
         """A new renderer. The one before ends, if it has not yet. `lost` is told why this one has."""
@@ -64,6 +66,10 @@ class Launcher:
         if first is not None:
             return Remote(first, lost, greeted=True)
         return Remote(self._connect(), lost)
+
+    def end(self) -> None:
+        """Ends the renderer that runs, if there is one, whatever it is at."""
+        self._tell(b"-", ())
 
     def listen(self) -> None:
         """Logs from now on how renderers end, and what they print; the event loop runs."""
@@ -83,13 +89,17 @@ class Launcher:
         self._lines.close()
 
     def _connect(self) -> socket.socket:
+        """The socket of a new renderer; it is closed at the other end if there can be none."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            try:
-                packets.send(self._control, b"+", [theirs.fileno()], socket.MSG_DONTWAIT)
-            except OSError as error:  # whoever waits for the renderer sees that there is none
-                log.error("the renderers' spawner: %s", error.strerror)
+            self._tell(b"+", (theirs.fileno(),))
         return ours
+
+    def _tell(self, what: bytes, fds: tuple[int, ...]) -> None:
+        try:
+            packets.send(self._control, what, fds, socket.MSG_DONTWAIT)
+        except OSError as error:
+            log.error("the renderers' spawner: %s", error.strerror)
 
     def _hear_end(self) -> None:
         if not (data := _received(self._control.fileno(), STATUS.size)):
@@ -147,7 +157,7 @@ def _start_spawner(control: socket.socket, printed: Fd, arguments: list[str]) ->
             setsigdef=(signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2),
         )
     except OSError as error:
-        raise SetupError(f"--virgl: {sys.executable}: {error.strerror}") from None
+        raise SetupError(f"{sys.executable}: {error.strerror}") from None
 
 
 def _hello(sock: socket.socket) -> bytes:
@@ -159,12 +169,12 @@ def _hello(sock: socket.socket) -> bytes:
             break
         pause(TICK)
     else:
-        raise SetupError("--virgl: the renderer does not start")
+        raise SetupError("the renderer does not start")
     data = sock.recv(MOST_PACKET)
     if not data:
-        raise SetupError("--virgl: the renderer has ended at its start")
+        raise SetupError("the renderer has ended at its start")
     if not Hello.unpack(data[: Hello.SIZE]).ready:
-        raise SetupError(f"--virgl: {data[Hello.SIZE :].decode(errors='replace')}")
+        raise SetupError(data[Hello.SIZE :].decode(errors="replace"))
     return data
 
 

@@ -29,7 +29,7 @@ class Virgl:
         level: int,
         stride: int,
         layer_stride: int,
-        to_host: bool,  # noqa: FBT001
+        to_host: bool,
         box: tuple[int, int, int, int, int, int],
         offset: int,
     ) -> int: ...

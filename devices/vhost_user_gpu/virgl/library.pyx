@@ -307,16 +307,19 @@ cdef class Virgl:
         self, uint32_t resource, Memory into not None, uint32_t stride,
         uint32_t x, uint32_t y, uint32_t width, uint32_t height,
     ):
-        """Copies a rectangle of pixels of 4 bytes to its place in a picture."""
+        """Copies a rectangle of pixels of 4 bytes to its place in a picture.
+
+        The library wants room for whole rows from the first pixel on. So there must be a row more than it fills.
+        """
         cdef Box box = Box(x, y, 0, width, height, 1)
         cdef size_t start = y * <size_t> stride + 4 * <size_t> x
-        cdef size_t size = (height - 1) * <size_t> stride + 4 * <size_t> width
+        cdef size_t size = height * <size_t> stride
         cdef iovec iov
         if not height or width > stride // 4:
             return errno.EINVAL
         iov.iov_base = into.at(start, size)
         iov.iov_len = size
-        return self._read(resource, 0, 0, stride, size, &box, 0, &iov, 1)
+        return self._read(resource, 0, 0, stride, 0, &box, 0, &iov, 1)
 
     # --- Fences -----------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ MOST_PACKET = 1 << 16  # bytes of a packet at most; what is longer lies in the a
 
 
 class Head(Layout):
-    """In front of every request. A `fence` of 1 is in the order of all, 2 in the order of a context's ring."""
+    """In front of every request. Its `fence` is in the order of all, or in that of a context's ring."""
 
     GLOBAL, RING = 1, 2  # values of `fence`
 
@@ -48,7 +48,7 @@ class Hello(Layout):
     renderer: Annotated[bytes, array(GL_NAME)]
     version: Annotated[bytes, array(GL_NAME)]
 
-    CONTEXT_INIT, EXPORT = 1, 2  # bits of `features`
+    CONTEXT_INIT = 1  # of `features`
 
 
 class Capset(Layout):

@@ -1,4 +1,4 @@
-"""Packets with fds, over a socket that keeps packets apart. (Python's own send_fds and recv_fds ignore flags.)"""
+"""Packets with fds, over a socket that keeps packets apart. Python's send_fds and recv_fds ignore flags."""
 
 import array
 import socket

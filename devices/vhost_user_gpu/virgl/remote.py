@@ -44,7 +44,7 @@ class Fence(NamedTuple):
 class Remote:
     """Sends requests on a connected socket, which it owns, and tells whoever waits for their results.
 
-    A renderer that ends, or says nothing although it has work, is `lost`: all that waits has an errno then, and
+    A renderer that ends, or says nothing although it has work, is lost: all that waits has an errno then, and
     so has what is asked later. `lost` is called once, with the reason.
     """
 

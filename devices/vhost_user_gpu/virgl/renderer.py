@@ -2,8 +2,8 @@
 
     python -m vhost_user_gpu.virgl.renderer SOCKET [--node=PATH] [--memory=BYTES] [--sandbox=none]
 
-SOCKET is the number of a connected socket's fd. The process ends when the other end is closed. A command of the
-guest that crashes the GL driver ends only this process.
+SOCKET is the number of a connected socket's fd. The process ends when the other end is closed. A command of
+the guest that crashes the GL driver ends only this process.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import os
 import resource
 import select
 import socket
+import stat
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,7 @@ from vhost_user_gpu.virgl.messages import (
 from vhostd import Fd, Layout
 
 CAPSETS = (1, 2)  # VIRGL and VIRGL2
+DRM_MAJOR = 226  # Linux, include/uapi/drm/drm.h
 BATCH = 32  # requests that are executed before fences and replies have a turn
 POLL = 0.004  # seconds between two looks at fences, with a library that has no fd for them
 BESIDE_RESOURCES = 2 << 30  # bytes that a GL driver, its compiler and contexts may take beside resources
@@ -203,12 +205,13 @@ def main() -> None:
     try:
         if options.memory:
             _limit(options.memory + BESIDE_RESOURCES)
-        node = os.open(options.node, os.O_RDWR | os.O_CLOEXEC) if options.node else -1
+        node = _open_node(options.node) if options.node else -1
         if options.sandbox != "none":
             confine_renderer()
         renderer = Renderer(sock, Virgl(node))
     except Exception as error:
-        sock.send(Hello(0, 0, 0, b"", b"").pack() + str(error).encode())
+        reason = getattr(error, "strerror", None) or str(error)
+        sock.send(Hello(0, 0, 0, b"", b"").pack() + reason.encode())
         return
     try:
         renderer.greet()
@@ -217,8 +220,18 @@ def main() -> None:
         pass
 
 
+def _open_node(path: str) -> int:
+    """A render node's fd; OSError for anything else, in whose place the library would take what it likes."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    status = os.fstat(fd)
+    if not stat.S_ISCHR(status.st_mode) or os.major(status.st_rdev) != DRM_MAJOR:
+        os.close(fd)
+        raise OSError(errno.ENODEV, "that is no render node")
+    return fd
+
+
 def _limit(memory: int) -> None:
-    """Limits what this process may allocate: a guest's contexts, shaders and queries are counted nowhere else."""
+    """Limits what this process allocates. A guest's contexts and shaders are counted nowhere else."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     most = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))

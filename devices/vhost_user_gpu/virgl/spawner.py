@@ -2,9 +2,10 @@
 
     python -m vhost_user_gpu.virgl.spawner CONTROL [ARGUMENTS FOR RENDERERS]
 
-CONTROL is the number of a connected socket's fd. Each packet there ends the renderer that runs; if an fd comes
-with it, a new renderer gets that as its socket. Whenever a renderer ends, a packet says how (waitpid(2)). Nothing
-that a guest has written ever comes here. When the other end is closed, the renderer and the spawner end.
+CONTROL is the number of a connected socket's fd. Each packet there ends the renderer that runs. If an fd
+comes with it, a new renderer gets that as its socket. Whenever a renderer ends, a packet says how
+(waitpid(2)). Nothing that a guest has written ever comes here. When the other end is closed, the renderer
+and the spawner end.
 """
 
 import os

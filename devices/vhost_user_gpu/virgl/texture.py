@@ -41,8 +41,8 @@ class Texture(Picture):
 
     @property
     def picture_size(self) -> int:
-        """The bytes of its pixels."""
-        return self.stride * self.height
+        """The bytes that its pixels take here, and the row beyond them that the library wants."""
+        return self.stride * (self.height + 1)
 
     @property
     def has_pixels(self) -> bool:
@@ -70,7 +70,7 @@ class Texture(Picture):
 
 
 def cost(new: ResourceCreate3d) -> int:
-    """What a resource takes of a guest's memory, in bytes: as much as it may take, and a third for mip levels."""
+    """The bytes that a resource may take of a guest's memory; a third more if it has mip levels."""
     size = 1 if new.target == BUFFER else SIZES.get(new.format, WIDEST)
     for count in (new.width, new.height, new.depth, new.array_size, new.nr_samples):
         size *= max(count, 1)

@@ -283,7 +283,7 @@ class GpuDriver:
         return self.post(head + body, HEADER.size + room), self._fence_id
 
     def _named(self, context: int, fence_id: int) -> int:
-        """The context of a command: 0 if it needs none, or with fences anything that the device must repeat."""
+        """The context of a command that needs none: with fences a number that the device must repeat."""
         return context or (fence_id % 7 if self.fences else 0)
 
     async def _answer(

@@ -134,9 +134,14 @@ class Filter:
         self._add("memfd_create", _without(1, INT & ~(os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)))
 
     def _add_sockets(self) -> None:
-        """The event loop's pairs of sockets; none of datagrams, which would reach any server's path."""
+        """The event loop's pairs of sockets; none of datagrams, which would reach any server's path.
+
+        Pairs that keep packets apart reach nobody either: their ends are connected.
+        """
         for name in ("socket", "socketpair"):
             self._add(name, _equal(0, socket.AF_UNIX), _equal(1, socket.SOCK_STREAM, SOCK_TYPE_MASK))
+        packets = _equal(1, socket.SOCK_SEQPACKET, SOCK_TYPE_MASK)
+        self._add("socketpair", _equal(0, socket.AF_UNIX), packets)
         # A name that the kernel chooses, for a socket that has none (sockaddr_un, cut after the family).
         self._add("bind", _equal(2, 2))
         # TCP Fast Open: with that flag they connect.

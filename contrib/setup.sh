@@ -33,6 +33,7 @@ readonly test_packages=(
     fio util-linux dmsetup             # used in the guest, on a disk
     libegl1 libgles2 libgbm1 libgl1-mesa-dri mesa-utils kmscube glmark2-es2-drm # used in the guest, on a display
     user-mode-linux                    # a kernel that runs as a process: another front-end
+    iperf3 passt iproute2              # a guest's network
 )
 readonly qemu_packages=(qemu-system-x86 qemu-system-common qemu-system-data seabios)
 readonly qemu_test_packages=(qemu-system-modules-opengl) # -display dbus

@@ -46,7 +46,8 @@ BLOBS = GPU._replace(
 )
 LED = b"\x11\0\1\0\1\0\0\0"
 INPUT = Victim("vhost-user-input", ("--event-socket={folder}/events",), 1, LED, 0)
-VICTIMS = (RNG, GPU, INPUT)
+NET = Victim("vhost-user-net", ("--stream={folder}/passt",), 1, bytes(12 + 60), 0)
+VICTIMS = (RNG, GPU, INPUT, NET)
 
 BLK_DATA, BLK_SIZE = (
     256 << 10,

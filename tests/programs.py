@@ -17,6 +17,20 @@ from vhostd.vhost_user.messages import GET_FEATURES
 from vhostd.wire.framing import HEADER, VERSION
 from vhostd.wire.rows import U64
 
+PROGRAMS = {  # each of ours, and the type of its device
+    "vhost-user-blk": "block",
+    "vhost-user-gpu": "gpu",
+    "vhost-user-input": "input",
+    "vhost-user-net": "net",
+    "vhost-user-rng": "rng",
+    "vhost-user-vsock": "vsock",
+}
+NEEDED = {  # the option that one does not start without
+    "vhost-user-blk": "--ram=16M",
+    "vhost-user-input": "--event-socket={folder}/events",
+    "vhost-user-net": "--stream={folder}/passt",
+    "vhost-user-vsock": "--uds-path={folder}/vm",
+}
 STARTS = 3
 SHORTEST_START = 0.01  # seconds in which Python starts and ends on a fast machine
 PATIENCE = 20.0  # seconds for what takes milliseconds: it only bounds how long a broken program is waited for
@@ -30,6 +44,11 @@ FOR_LAUNCHED_PROGRAMS = (
 def executable(name: str) -> str:
     """The installed program of that name, beside the Python that runs the tests."""
     return str(Path(sys.executable).with_name(name))
+
+
+def needed_options(program: str, folder: Path | str) -> list[str]:
+    """What a program of ours does not start without, beside a socket. What it makes is in the folder."""
+    return [NEEDED[program].format(folder=folder)] if program in NEEDED else []
 
 
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Runs everything: installs what is missing, the whole suite (arguments go to pytest), and then the tests of
-# the compiled part once more, built with address and undefined-behaviour sanitizers. Needs root. Never asks.
+# Runs everything: installs what is missing, the whole suite, and then the tests of the compiled part once more,
+# built with address and undefined-behaviour sanitizers. Needs root. Never asks.
 #
 #     tests/run.sh --quick ...    an answer within three minutes: no guests, and what needs no root
+#     tests/run.sh ...            what these arguments of pytest select, and the compiled part
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,6 +12,8 @@ readonly python="$PWD/.venv/bin/python"
 readonly sanitized="$PWD/build/sanitized"
 readonly sanitizers="-fsanitize=address,undefined -fno-sanitize-recover=undefined"
 readonly interrupted=2 # pytest's exit status
+readonly guests=(tests/guest tests/uml)
+readonly guests_log="$PWD/build/guests.log"
 
 main() {
     if [ "${1:-}" = --quick ]; then
@@ -25,12 +28,34 @@ main() {
     fi
     contrib/setup.sh
     contrib/debian-chroot.sh >/dev/null
-    local status=0 with_sanitizers=0
+    local status=0 with_guests=0 with_sanitizers=0
+    if [ "$#" = 0 ]; then
+        start_guests
+        set -- "${guests[@]/#/--ignore=}"
+    fi
     "$python" -m pytest "$@" || status=$?
     [ "$status" != "$interrupted" ] || exit "$status"
     build_sanitized
     test_sanitized || with_sanitizers=$?
-    exit $((status ? status : with_sanitizers))
+    [ -z "${guests_pid:-}" ] || finish_guests || with_guests=$?
+    exit $((status ? status : with_guests ? with_guests : with_sanitizers))
+}
+
+# A guest keeps one processor busy. So the guests run beside all else, and what they say is shown afterwards.
+start_guests() {
+    echo "tests: guests run meanwhile, and write to $guests_log"
+    mkdir -p "$(dirname "$guests_log")"
+    "$python" -m pytest "${guests[@]}" >"$guests_log" 2>&1 &
+    guests_pid=$!
+    trap 'kill -INT $guests_pid 2>/dev/null; wait $guests_pid' EXIT
+}
+
+finish_guests() {
+    local status=0
+    wait "$guests_pid" || status=$?
+    trap - EXIT
+    cat "$guests_log"
+    return "$status"
 }
 
 quick() {

@@ -25,7 +25,8 @@ RING = (
     "uring",
     "write_log",
 )
-MODULES = (*(f"vhostd.ring.{name}" for name in RING), "vhost_user_blk.transfers")
+DEVICES = ("vhost_user_blk.transfers", "vhost_user_vsock.connection", "vhost_user_vsock.traffic")
+MODULES = (*(f"vhostd.ring.{name}" for name in RING), *DEVICES)
 
 
 def pytest_sessionfinish() -> None:

@@ -18,6 +18,7 @@ from vhost_user_input.description import VIRTUAL
 from vhost_user_input.event_lines import EventLines
 from vhostd.program.metrics.collector import ProgramCollector
 from vhostd.program.metrics.meter import BOUNDS, Histogram, Meter, Meters
+from vhostd.virtio.device import Device
 from vhostd.virtio.state import VirtioState
 
 CHECKOUT = Path(__file__).parents[1]
@@ -109,11 +110,19 @@ def is_error(piece: str) -> bool:
     return piece.removeprefix(": ") in texts_of_the_source()
 
 
+class Counting(Device):
+    """A device that counts something."""
+
+    def counts(self) -> dict[str, int]:
+        return {"packets": 1}
+
+
 class Served:
     """A program without a front-end."""
 
     state: VirtioState | None = None
     connections = 0
+    device = Counting()
 
 
 def metrics() -> set[str]:

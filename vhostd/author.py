@@ -3,7 +3,7 @@
     a device            Device, DeviceType, Handler, Virtqueue, Chain, Gather
     a program           Manifest; run, for a device in one file
     its options         positive, size, socket_mode, socket_group; SetupError, UsageError
-    its sandbox         Grants, Ioctl, Folder; confine, for a process of the device's own
+    its sandbox         Grants, Ioctl, Folder, Destination
     its signals         Signals
     a wrong request     BadRequest
     messages            Row, Bit, Layout with its fields (u8 to u64, s32, array), U64, Empty; Call, answer,
@@ -11,8 +11,9 @@
     to its front-end    Link
     a saved state       Unpacker
     work beside         Threads, Reader, Budget, pause
+    a process beside    vhostd.host.helper, vhostd.wire.packets; confine, for its own sandbox
     native code         Shortcut, Outcome; `vhostd/__init__.pxd` has more
-    sockets of its own  listen, connected_stream, Channel, Caller, Dialect, rows_of
+    sockets of its own  listen, receive_at, connected_stream, Channel, Caller, Dialect, rows_of
 
 The docstring of each says how it is used.
 """
@@ -25,6 +26,7 @@ from vhostd.errors import RefusedRequest as RefusedRequest
 from vhostd.errors import SetupError as SetupError
 from vhostd.errors import UsageError as UsageError
 from vhostd.host.budget import Budget as Budget
+from vhostd.host.destination import Destination as Destination
 from vhostd.host.folder import Folder as Folder
 from vhostd.host.grants import Grants as Grants
 from vhostd.host.ioctls import Ioctl as Ioctl
@@ -32,6 +34,7 @@ from vhostd.host.pause import pause as pause
 from vhostd.host.reader import Reader as Reader
 from vhostd.host.threads import Threads as Threads
 from vhostd.program.endpoint import listen as listen
+from vhostd.program.endpoint import receive_at as receive_at
 from vhostd.program.main import run as run
 from vhostd.program.manifest import Manifest as Manifest
 from vhostd.program.options import positive as positive

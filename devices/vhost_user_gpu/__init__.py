@@ -25,7 +25,7 @@ VIRGL = "libvirglrenderer.so.1"
 NODES = "/dev/dri"
 
 
-def _capabilities() -> tuple[str, ...]:
+def capabilities() -> tuple[str, ...]:
     """What this host has for 3D: a look for files. libvirt gives a node to whoever says that it takes one."""
     machine = getattr(sys.implementation, "_multiarch", "")
     folders = (f"/usr/lib/{machine}", "/usr/lib64", "/usr/lib", "/usr/local/lib")
@@ -38,5 +38,5 @@ def _capabilities() -> tuple[str, ...]:
     return ("render-node", "virgl") if has_node else ("virgl",)
 
 
-MANIFEST = Manifest(type="gpu", device="vhost_user_gpu.device:Gpu", capabilities=_capabilities)
+MANIFEST = Manifest(type="gpu", device="vhost_user_gpu.device:Gpu", capabilities=capabilities())
 main = MANIFEST.main

@@ -7,9 +7,10 @@ import socket
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from vhost_user_gpu import MANIFEST, saved_card
+from vhost_user_gpu.accelerator import Accelerator
 from vhost_user_gpu.answer import Answer
 from vhost_user_gpu.card import Card, Request
 from vhost_user_gpu.commands import MAX_SCANOUTS, GpuFeature
@@ -42,9 +43,6 @@ from vhostd import (
 )
 from vhostd.vhost_user.messages import GPU_SET_SOCKET
 
-if TYPE_CHECKING:
-    from vhost_user_gpu.virgl.acceleration import Acceleration
-
 MEMORY, MEMORY_3D = 256 << 20, 1 << 30  # bytes that a guest has for its pictures, and for its textures too
 TURN = 16 << 20  # a guest's work, in bytes copied, before signals, messages and pictures have a turn
 # Seconds that a guest waits until the front-end has said what monitors there are. Windows' driver gives up
@@ -67,25 +65,25 @@ class Gpu(Device):
         memory: int,
         screenshot: Target | None = None,
         exporter: Exporter | None = None,
-        acceleration: "Acceleration | None" = None,
+        accelerator: Accelerator | None = None,
     ) -> None:
         """Has so many scan-outs of this resolution until a front-end says more, and `memory` bytes.
 
-        With an `exporter` it shows blobs as dmabufs, with `acceleration` it has 3D; it owns both, and
+        With an `exporter` it shows blobs as dmabufs, with an `accelerator` it has 3D; it owns both, and
         where screenshots go.
         """
         self.state_limit = memory + saved_card.BESIDE_MEMORY
         self._scanouts = scanouts
         self._exporter = exporter
-        self._engine = None if acceleration is None else acceleration.engine
+        self._accelerator = accelerator
         self._outputs = Outputs(scanouts, *resolution)
-        if acceleration is None:
+        if accelerator is None:
             self._config = Config(scanouts)
             self._card = Card(self._outputs, memory, self._show_news)
         else:
-            self._config = Config(scanouts, acceleration.capsets)
-            self._card = acceleration.card(self._outputs, memory, self._show_news)
-            self.features = self.features | acceleration.features
+            self._config = Config(scanouts, accelerator.capsets)
+            self._card = accelerator.card(self._outputs, memory, self._show_news)
+            self.features = self.features | accelerator.features
         self._screenshots = None if screenshot is None else Screenshots(screenshot, self._card.scanouts)
         self._display: Display | None = None
         self._announcement: asyncio.TimerHandle | None = None
@@ -126,19 +124,19 @@ class Gpu(Device):
         if memory < (least := width * height * PIXEL):
             raise UsageError(f"--max-memory={memory}: one picture of {width}x{height} takes {least} bytes")
         with ExitStack() as on_failure:
-            exporter = target = acceleration = None
+            exporter = target = accelerator = None
             if options.screenshot is not None:
                 target = on_failure.enter_context(closing(Target(options.screenshot)))
             if options.dmabuf:
                 exporter = on_failure.enter_context(closing(Exporter()))
             if options.virgl:
-                acceleration = _accelerate(node, memory, sandbox=options.sandbox != "none")
+                accelerator = _accelerate(node, memory, sandbox=options.sandbox != "none")
             on_failure.pop_all()
-        return cls(options.scanouts, options.resolution, memory, target, exporter, acceleration)
+        return cls(options.scanouts, options.resolution, memory, target, exporter, accelerator)
 
     def grants(self) -> Grants:
-        """The folder of the screenshots, and what makes dmabufs."""
-        parts = (self._screenshots, self._exporter)
+        """The folder of the screenshots, what makes dmabufs, and what starts renderers."""
+        parts = (self._screenshots, self._exporter, self._accelerator)
         return Grants.together(part.grants() for part in parts if part is not None)
 
     @property
@@ -177,9 +175,9 @@ class Gpu(Device):
 
     async def _take(self, chain: Chain, queue: Virtqueue, later: asyncio.TaskGroup) -> None:
         """Executes a command of the controlq, now or later."""
-        if self._engine is not None:
+        if self._accelerator is not None:
             async with self._turn:  # so that none overtakes another
-                await self._engine.eased()
+                await self._accelerator.eased()
         request = Request(chain)
         if request.is_about_monitors and self._display is not None:
             later.create_task(self._execute_after(self._display.refresh(), queue, request))
@@ -227,8 +225,8 @@ class Gpu(Device):
 
     async def run(self) -> None:
         """Takes screenshots, if they are wanted."""
-        if self._engine is not None:
-            self._engine.listen()
+        if self._accelerator is not None:
+            self._accelerator.listen()
         if self._screenshots is not None:
             await self._screenshots.run()
 
@@ -255,8 +253,8 @@ class Gpu(Device):
     def close(self) -> None:
         """Gives the guest's pictures up."""
         self._card.reset()
-        if self._engine is not None:
-            self._engine.close()
+        if self._accelerator is not None:
+            self._accelerator.close()
         if self._exporter is not None:
             self._exporter.close()
         if self._screenshots is not None:
@@ -304,7 +302,7 @@ def _respond(queue: Virtqueue, request: Request, answer: Answer) -> None:
     queue.push(request.chain)
 
 
-def _accelerate(node: str | None, memory: int, *, sandbox: bool) -> "Acceleration":
+def _accelerate(node: str | None, memory: int, *, sandbox: bool) -> Accelerator:
     # Here, since few want 3D, and all others start faster without it.
     from vhost_user_gpu.virgl.acceleration import Acceleration
 

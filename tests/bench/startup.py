@@ -10,7 +10,6 @@ takes place in the same rounds, so that everything can be compared with everythi
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from tests.bench.measure import Figure, Measure, alternate, save, table
 from tests.bench.peers import Peer, find, reply_time
-from tests.programs import Program, connected, environment, get_features
+from tests.programs import PROGRAMS, Program, connected, environment, get_features, needed_options
 
 CHECKOUT = Path(__file__).parents[2]
 ENVIRONMENT = CHECKOUT / "build" / "startup"
@@ -124,24 +123,19 @@ def main() -> None:
     python = str(binaries / "python")
     peers, missing = find(options.peer)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = {
-            "vhost-user-rng": [],
-            "vhost-user-gpu": [],
-            "vhost-user-blk": ["--ram=16M"],
-            "vhost-user-input": [f"--event-socket={os.path.join(folder, 'events')}"],
-        }
+        programs = {name: needed_options(name, folder) for name in PROGRAMS}
         subjects: dict[str, Measure] = {
             PASS[0]: lambda: run_time([python, "-c", PASS[1]]),
             LOOP[0]: lambda: run_time([python, "-c", LOOP[1]]),
         }
-        for name, further in arguments.items():
+        for name, further in programs.items():
             subjects |= of_program(name, [str(binaries / name), *further])
         for peer in peers:
             subjects |= of_peer(peer)
         for measure in subjects.values():  # the first time, files are read from the disk
             measure()
         medians = alternate(subjects, options.rounds)
-    found = [figure for name in arguments for figure in figures(name, medians)]
+    found = [figure for name in programs for figure in figures(name, medians)]
     found += [figure for peer in peers for figure in figures_of_peer(peer, medians)]
     print(table(found))
     for peer in missing:

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 GET_FEATURES, SET_OWNER = 1, 3
 FEATURES = 1 << 32
+ONCE = ("once", "once-dying", "once-panicking")
 HEADER = struct.Struct("=III")
 
 
@@ -24,7 +25,7 @@ def main(manner: str, path: str) -> None:
             listener.listen()
             print("listening", flush=True)
             serve_all(listener, manner)
-        if manner in ("once", "once-dying"):
+        if manner in ONCE:
             return
         os.unlink(path)
 
@@ -35,7 +36,7 @@ def serve_all(listener: socket.socket, manner: str) -> None:
         connection, _ = listener.accept()
         with connection, suppress(ConnectionError):
             serve(connection, manner)
-        if manner in ("once", "once-dying", "renewing"):
+        if manner in (*ONCE, "renewing"):
             return
 
 
@@ -58,6 +59,8 @@ def behave(connection: socket.socket, manner: str) -> None:
         sys.exit("it cannot go on")
     elif manner in ("dying", "once-dying"):
         os.kill(os.getpid(), signal.SIGKILL)
+    elif manner == "once-panicking":
+        sys.exit("thread 'main' panicked at src/main.rs:1:2:\nit cannot go on")
     elif manner == "closing":
         connection.shutdown(socket.SHUT_RDWR)
     elif manner == "talking":

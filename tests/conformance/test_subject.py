@@ -138,6 +138,10 @@ def test_one_that_ends_with_its_front_end_is_started_for_the_next(
             await own(subject)
             with pytest.raises(Failed, match="ended by SIGKILL"):
                 await subject.settle()
+        async with Subject(command=fake("once-panicking")) as subject:
+            await own(subject)
+            with pytest.raises(Failed, match="ended with status 1, and reports: thread 'main' panicked at"):
+                await subject.settle()
 
     run_async(main)
 

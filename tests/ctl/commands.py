@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ctl.staging import PROGRAMS, put_programs
+from tests.ctl.staging import put_programs
+from tests.programs import PROGRAMS
 from vhostd.ctl.installation.programs import Program, installed_programs
 
 NAMES = (*PROGRAMS, "vhostctl")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs import PROGRAMS
 from vhostd import ctl
 
-PROGRAMS = ("vhost-user-blk", "vhost-user-gpu", "vhost-user-input", "vhost-user-rng")
 SHELLS = (
     "bash-completion/completions/{}",
     "zsh/site-functions/_{}",

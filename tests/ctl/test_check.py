@@ -63,6 +63,19 @@ def test_a_table_for_a_person(capfd: pytest.CaptureFixture[str]) -> None:
     assert lines[4].startswith("1 passed, 0 failed, 1 skipped, in ")
 
 
+def test_the_type_is_asked_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    wrapper = script(tmp_path / "wrapper", f'exec {RNG} "$@"')
+    command = f"env {wrapper} --socket-path={{socket}}"
+    status, lines, _ = run(capfd, "--exec", command, "--only", "RNG-1")
+    assert (status, lines[-2]) == (
+        0,
+        "The type of its device is not known, so no request of one was tried: give it by --type.",
+    )
+    status, lines, error = run(capfd, "--exec", command, "--type", "lamp")
+    assert (status, lines) == (2, [])
+    assert error.startswith("vhostctl: error: --type: there is no type 'lamp'; it is one of 9p, ")
+
+
 @pytest.mark.parametrize("way", ["exec", "type", "description", "socket"])
 def test_each_way_to_name_a_back_end(way: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     description = described(tmp_path / "50-rng.json", type="rng", binary=RNG)
@@ -118,6 +131,7 @@ def test_junits_xml(capfd: pytest.CaptureFixture[str]) -> None:
         (["--only", "NEG-1", "--only", "x-1"], "--only: there is no check or group x-1; --list prints them"),
         (["--exec", "rng"], "rng: a command needs {socket} in place of its socket's path, or {fd}"),
         (["--exec", ""], "--exec: the command is empty"),
+        (["--list", "--json"], "--json goes with no other format, and not with --list"),
         (["--exec", "rng '"], "--exec: No closing quotation"),
         (
             ["--exec", "rng {socket}", "--type", "rng", "--only", "BLK"],

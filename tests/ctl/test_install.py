@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ctl.staging import PROGRAMS, SHELLS, Site, files, put_programs, tree
+from tests.ctl.staging import SHELLS, Site, files, put_programs, tree
+from tests.programs import PROGRAMS
 from vhostd.ctl.description import load
 from vhostd.ctl.installation import contents, reach
 from vhostd.ctl.installation.record import Record, digest

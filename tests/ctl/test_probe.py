@@ -11,16 +11,9 @@ from typing import Any
 import pytest
 
 from tests.ctl.programs import answering, script
-from tests.programs import PATIENCE, environment, executable
+from tests.programs import PATIENCE, PROGRAMS, environment, executable
 from vhostd.ctl import main, probe
 from vhostd.ctl.libvirt import answer
-
-OURS = {
-    "vhost-user-gpu": "gpu",
-    "vhost-user-rng": "rng",
-    "vhost-user-blk": "block",
-    "vhost-user-input": "input",
-}
 
 
 @pytest.fixture(autouse=True)
@@ -42,13 +35,13 @@ def report(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> list[An
     return found
 
 
-@pytest.mark.parametrize("program", OURS)
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_our_programs_are_well(program: str, capfd: pytest.CaptureFixture[str]) -> None:
     status, printed, _ = run(capfd, executable(program))
     assert status == 0
-    assert printed[0].startswith(f"{executable(program)}: {OURS[program]}, ")
+    assert printed[0].startswith(f"{executable(program)}: {PROGRAMS[program]}, ")
     assert printed[0].endswith(" ms")
-    used = OURS[program] == "gpu"
+    used = PROGRAMS[program] == "gpu"
     assert printed[1:] == ["  libvirt: used" if used else "  libvirt: it starts no programs of this type"]
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ctl.staging import PROGRAMS, Site, files, put_programs, tree
-from tests.programs import PATIENCE, environment, executable
+from tests.ctl.staging import Site, files, put_programs, tree
+from tests.programs import PATIENCE, PROGRAMS, environment, executable
 from vhostd.ctl.installation.record import Record, digest
 
 RECORD = "share/vhostd/installed.json"

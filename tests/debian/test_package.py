@@ -13,19 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.debian.chroot import ENVIRONMENT, Chroot
-from tests.programs import connect, get_features, listens_at
+from tests.programs import PROGRAMS, connect, get_features, listens_at, needed_options
 from vhostd import __version__
 
 CHECKOUT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-PROGRAMS = sorted(PROJECT["entry-points"]["vhostd.programs"])
-TYPES = {
-    "vhost-user-blk": "block",
-    "vhost-user-gpu": "gpu",
-    "vhost-user-input": "input",
-    "vhost-user-rng": "rng",
-}
-OPTIONS = {"vhost-user-blk": ["--ram=1M"], "vhost-user-input": ["--event-socket=/run/events.sock"]}
 PATIENCE = 20.0
 
 
@@ -145,7 +137,7 @@ def test_a_program_is_there(debian: Chroot, owned: set[str], program: str) -> No
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_is_described(debian: Chroot, program: str) -> None:
-    kind = TYPES[program]
+    kind = PROGRAMS[program]
     path = debian.root / f"usr/share/qemu/vhost-user/50-vhostd-{kind}.json"
     document = json.loads(path.read_text())
     assert (document["type"], document["binary"]) == (kind, f"/usr/bin/{program}")
@@ -161,7 +153,7 @@ def test_vhostctl_finds_nothing_wrong(debian: Chroot) -> None:
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_serves(debian: Chroot, program: str) -> None:
     path = debian.root / f"run/{program}.sock"
-    command = debian.command(program, f"--socket-path=/run/{program}.sock", *OPTIONS.get(program, []))
+    command = debian.command(program, f"--socket-path=/run/{program}.sock", *needed_options(program, "/run"))
     # The kernel knows the socket by the name that the program gave it.
     with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE) as process:
         try:

@@ -15,7 +15,14 @@ STOP_TIMEOUT = 10.0
 class Backend:
     """A running program that listens at `path`; leaving the `with` block ends it and expects status 0."""
 
-    def __init__(self, program: str, directory: Path, *options: str, name: str | None = None) -> None:
+    def __init__(
+        self,
+        program: str,
+        directory: Path,
+        *options: str,
+        name: str | None = None,
+        launcher: Sequence[str] = (),
+    ) -> None:
         name = name or program
         self.path = directory / f"{name}.sock"
         self._log = directory / f"{name}.log"
@@ -23,7 +30,7 @@ class Backend:
         self._listener.bind(str(self.path))
         self._listener.listen()
         program_path = Path(sys.executable).with_name(program)
-        self._command = [str(program_path), f"--fd={self._listener.fileno()}", *options]
+        self._command = [*launcher, str(program_path), f"--fd={self._listener.fileno()}", *options]
         self.process = self._start()
 
     def __enter__(self) -> Self:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import executable, listening
+from tests.programs import PROGRAMS, executable, listening
 
-PROGRAMS = ("vhost-user-rng", "vhost-user-blk", "vhost-user-gpu", "vhost-user-input")
 PATIENCE = 60.0  # seconds that QEMU has, which takes one
 
 

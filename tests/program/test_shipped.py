@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import environment
+from tests.programs import PROGRAMS, environment
 from vhostd import __version__
 from vhostd.errors import SetupError
 from vhostd.program import shipped as module
 from vhostd.program.shipped import DESCRIPTIONS, UNITS, shipped
 
 CHECKOUT = Path(__file__).parents[2]
-TYPES = {"block", "gpu", "input", "rng"}
 
 
 def test_in_a_checkout() -> None:
@@ -80,17 +79,17 @@ def run(venv: Path, *arguments: str, status: int = 0) -> str:
 def test_a_wheel_has_all_that_is_installed(venv: Path, tmp_path: Path) -> None:
     run(venv, "install", "--prefix=/usr", f"--destdir={tmp_path}")
     descriptions = list((tmp_path / "usr/share/qemu/vhost-user").iterdir())
-    assert {path.name for path in descriptions} == {f"50-vhostd-{kind}.json" for kind in TYPES}
+    assert {path.name for path in descriptions} == {f"50-vhostd-{kind}.json" for kind in PROGRAMS.values()}
     assert all(f'"{venv}/bin/vhost-user-' in path.read_text() for path in descriptions)
     shipped_units = {path.name for path in (CHECKOUT / "contrib/systemd").iterdir()}
     assert set(os.listdir(tmp_path / "usr/lib/systemd/system")) == shipped_units
-    assert len(list((tmp_path / "usr/share/man/man1").iterdir())) == len(TYPES) + 1
+    assert len(list((tmp_path / "usr/share/man/man1").iterdir())) == len(PROGRAMS) + 1
     run(venv, "uninstall", "--prefix=/usr", f"--destdir={tmp_path}")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_wheel_s_programs_run(venv: Path) -> None:
-    for name in ("vhost-user-blk", "vhost-user-gpu", "vhost-user-input", "vhost-user-rng"):
+    for name in PROGRAMS:
         done = subprocess.run(
             [venv / "bin" / name, "--print-capabilities"], stdout=subprocess.PIPE, text=True, check=True
         )

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import Program, connected, environment, executable, get_features
+from tests.programs import PROGRAMS, Program, connected, environment, executable, get_features, needed_options
 from vhostd.program import process
 from vhostd.program.command_line import CommandLine
 from vhostd.program.start import start
 
 PROFILED = {"PYTHONPROFILEIMPORTTIME": "1"}
-PROGRAMS = ("vhost-user-rng", "vhost-user-gpu", "vhost-user-blk", "vhost-user-input")
 # What costs much and what nobody needs for serving, or only those who ask for it by an option.
 ABSENT = {
     *("inspect", "ast", "subprocess", "gettext", "locale", "glob", "textwrap", "tokenize"),
@@ -27,8 +26,7 @@ MOST_ANONYMOUS = 14 << 10  # KiB, which is each program's own
 
 @pytest.fixture(params=PROGRAMS)
 def command(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
-    options = {"vhost-user-blk": ["--ram=1M"], "vhost-user-input": [f"--event-socket={tmp_path / 'events'}"]}
-    return [executable(request.param), *options.get(request.param, [])]
+    return [executable(request.param), *needed_options(request.param, tmp_path)]
 
 
 def imported(lines: list[str]) -> list[str]:

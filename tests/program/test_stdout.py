@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import PATIENCE, environment, executable
+from tests.programs import PATIENCE, PROGRAMS, environment, executable
 from vhostd.program.stdout import say
 
-PROGRAMS = ("vhost-user-rng", "vhost-user-blk", "vhost-user-gpu", "vhost-user-input")
 ASKED = ("--print-capabilities", "--version", "--help")
 # Runs a command where an empty folder hides /dev.
 BARE = 'mount --bind "$0" /dev; exec "$@"'

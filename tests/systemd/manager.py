@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.programs import PATIENCE, environment, notified
-from tests.systemd.units import CHECKOUT, PROGRAMS, install
+from tests.programs import PATIENCE, PROGRAMS, environment, notified
+from tests.systemd.units import CHECKOUT, install
 
 SYSTEMD = "/lib/systemd/systemd"
 # This checkout may lie in a folder that the units hide: /tmp, or a home. A home of the service's own must be

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import PATIENCE, connect, get_features, is_refused
+from tests.programs import PATIENCE, PROGRAMS, connect, get_features, is_refused
 from tests.systemd.manager import Manager
-from tests.systemd.units import CHECKOUT, PROGRAMS
+from tests.systemd.units import CHECKOUT
 
 DISK = 1 << 20
 METRICS_PAGE = CHECKOUT / "docs/metrics.md"
@@ -35,6 +35,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
             "RuntimeDirectory=vhost-user-input-%i",
         )
         manager.configure("vhost-user-input", f"--event-socket={manager.runtime}/vhost-user-input-a/events")
+        manager.configure("vhost-user-vsock", f"--uds-path={manager.runtime}/vhost-user-vsock-a/vm")
         yield manager
 
 
@@ -241,6 +242,8 @@ def test_metrics_at_a_port(manager: Manager, program: str) -> None:
     needed = {
         "vhost-user-blk": f"--blk-file={manager.state}/vhost-user-blk/a/disk.img",
         "vhost-user-input": f"--event-socket={manager.runtime}/vhost-user-input-a/events",
+        "vhost-user-net": f"--stream={manager.runtime}/vhost-user-net-a/passt",
+        "vhost-user-vsock": f"--uds-path={manager.runtime}/vhost-user-vsock-a/vm",
     }
     manager.configure(program, f"{needed.get(program, '')} --metrics=:{port}")
     path = start_socket(manager, program)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.systemd.units import PROGRAMS, UNITS, install
+from tests.programs import PROGRAMS
+from tests.systemd.units import UNITS, install
 
 # Exposure times ten that systemd-analyze may find at most, of 100: where devices are needed, a little more.
-LIMITS = {"vhost-user-rng": 4, "vhost-user-blk": 4, "vhost-user-gpu": 4, "vhost-user-input": 6}
+LIMITS = dict.fromkeys(PROGRAMS, 4) | {"vhost-user-input": 6, "vhost-user-net": 11}
 TARGETS = ("sysinit", "basic", "sockets", "shutdown")
 
 PROGRAM = pytest.mark.parametrize("program", PROGRAMS)

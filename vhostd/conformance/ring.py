@@ -10,7 +10,7 @@ from typing import TypeVar
 from vhostd.conformance.exchange import Exchange
 from vhostd.conformance.verdict import Failed, expect
 from vhostd.errors import GuestError, MalformedMessage, RefusedRequest
-from vhostd.frontend import Frontend, Queue, SharedMemory
+from vhostd.frontend import Frontend, Queue, SharedMemory, signalled
 from vhostd.frontend.pipe import writable
 from vhostd.ring.driver import NEXT, WRITE
 from vhostd.ring.driver_packed import PackedDriver
@@ -70,6 +70,20 @@ class Ring:
             self.post()
             self.queue.kick()
             await self.answer()
+
+    async def work_by_interrupts(self, times: int) -> None:
+        """As `work`, but looks at the ring when the device has interrupted, and only then."""
+        for _ in range(times):
+            self.post()
+            self.queue.kick()
+            try:
+                async with asyncio.timeout(self.frontend.patience):
+                    await signalled(self.queue.call_fd)
+                    while (answer := self.queue.poll()) is None:  # the interrupt was for something else
+                        await signalled(self.queue.call_fd)
+            except TimeoutError:
+                raise Failed("the device did not interrupt for a valid request") from None
+            self._judge(answer[1])
 
     async def work_unheard(self, times: int = 1) -> None:
         """As `work`, without interrupts: looks at the ring until the answers are there."""

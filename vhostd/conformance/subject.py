@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from vhostd.conformance.exchange import EXCHANGES, Exchange
+from vhostd.conformance.reports import report_in
 from vhostd.conformance.verdict import Failed
 from vhostd.errors import FrontendError, RefusedRequest, SetupError
 from vhostd.frontend import Backend, Frontend
@@ -149,6 +150,8 @@ class Subject:
             raise Failed("it did not end when its front-end had gone, as it did before") from None
         if status < 0:
             raise Failed(f"the program was ended by {signal_name(-status)}: {self._last_words()}")
+        if status and (report := report_in(self.program.output.splitlines())):
+            raise Failed(f"the program ended with status {status}, and reports: {report.string.strip()}")
 
     def _loss(self, error: Exception) -> str:
         """Why it serves no more."""

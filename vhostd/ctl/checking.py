@@ -21,6 +21,9 @@ from vhostd.ctl.output import printable, show, show_json
 from vhostd.ctl.shown import Shown
 from vhostd.ctl.target_options import words_of
 from vhostd.errors import SetupError, UsageError
+from vhostd.virtio.vocabulary import DeviceType
+
+TYPELESS = "The type of its device is not known, so no request of one was tried: give it by --type."
 
 
 def check(options: argparse.Namespace) -> int:
@@ -28,8 +31,9 @@ def check(options: argparse.Namespace) -> int:
     _expect_known(options.only)
     if options.patience is not None and options.patience <= 0:
         raise UsageError("--patience: it takes more than 0 seconds")
-    if options.json and (options.tap or options.junit or options.trace):
-        raise UsageError("--json goes with no other format")
+    if options.json and (options.tap or options.junit or options.trace or options.list):
+        raise UsageError("--json goes with no other format, and not with --list")
+    _expect_type(options.type)
     if options.list:
         checks = matching(GROUPS, options.only, options.type or "")
         show(f"{check.id:<9}{check.level:<8}{check.gist} ({check.section})" for check in checks)
@@ -43,6 +47,13 @@ def _expect_known(wanted: Sequence[str]) -> None:
     known = {group.prefix for group in GROUPS} | {check.id for group in GROUPS for check in group}
     if strange := [name for name in wanted if name.upper() not in known]:
         raise UsageError(f"--only: there is no check or group {', '.join(strange)}; --list prints them")
+
+
+def _expect_type(wanted: str | None) -> None:
+    """Raises UsageError for a type that no device has: the checks of its own type would be left out."""
+    types = sorted(kind.description_type for kind in DeviceType.known())
+    if wanted is not None and wanted not in types:
+        raise UsageError(f"--type: there is no type {wanted!r}; it is one of {', '.join(types)}")
 
 
 async def _check(options: argparse.Namespace) -> list[Result]:
@@ -73,7 +84,7 @@ async def _check(options: argparse.Namespace) -> list[Result]:
     elif options.junit:
         show([junit(name, results)])
     elif not options.tap:
-        show(["", summary(results)])
+        show(["", *([] if kind else [TYPELESS]), summary(results)])
     return results
 
 

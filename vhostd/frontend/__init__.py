@@ -4,7 +4,8 @@
     the protocol        Frontend; BackendRequests, Iommu and SharedObjects for what a back-end asks
     the guest's memory  SharedMemory; Postcopy, for pages that come late
     rings               Queue, Pipeline; signalled
-    drivers             BlockDriver, GpuDriver with Framebuffer and GpuDisplay, InputDriver, RngDriver
+    drivers             BlockDriver, GpuDriver with Framebuffer and GpuDisplay, InputDriver, NetDriver,
+                        RngDriver
     nonsense            raw_message, `Frontend.send_raw`, and the rings themselves: `Queue.driver`
 
 `docs/testing-a-backend.md` shows how they go together.
@@ -17,7 +18,9 @@ from vhostd.frontend.drivers import (
     GpuDisplay,
     GpuDriver,
     InputDriver,
+    NetDriver,
     RngDriver,
+    VsockDriver,
 )
 from vhostd.frontend.frontend import Frontend
 from vhostd.frontend.iommu import Iommu
@@ -39,12 +42,14 @@ __all__ = [
     "GpuDriver",
     "InputDriver",
     "Iommu",
+    "NetDriver",
     "Pipeline",
     "Postcopy",
     "Queue",
     "RngDriver",
     "SharedMemory",
     "SharedObjects",
+    "VsockDriver",
     "raw_message",
     "signalled",
 ]

@@ -4,12 +4,10 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from vhostd.conformance.reports import report_in
 from vhostd.fuzz.target import Target
 from vhostd.host.signals import signal_name
 
-REPORTS = re.compile(
-    r"ERROR: \w+Sanitizer|runtime error:|WARNING: \w+Sanitizer|panicked at|^panic: |^Traceback \(most"
-)
 NUMBERS = re.compile(r"0x[0-9a-f]+|\d+|b'.*'")
 GROWING = ("fds", "memory")  # kinds that show only when a case is done again and again
 LEAK = 16 << 20  # bytes that one case may leave behind
@@ -32,9 +30,8 @@ def shape(line: str) -> str:
 
 def reports(lines: Sequence[str]) -> Finding | None:
     """A sanitizer's report, a panic or a traceback among lines of a log."""
-    for line in lines:
-        if REPORTS.search(line):
-            return Finding(f"report {REPORTS.search(line)[0]}", line.strip())  # type: ignore[index]
+    if report := report_in(lines):
+        return Finding(f"report {report[0]}", report.string.strip())
     return None
 
 

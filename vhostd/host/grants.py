@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import NamedTuple, Self
 
+from vhostd.host.destination import Destination
 from vhostd.host.ioctls import Ioctl
 from vhostd.host.removal import Removal
 
@@ -18,11 +19,15 @@ class Grants(NamedTuple):
 
     written: tuple[str, ...] = ()  # folders in which files are made, replaced and removed
     removed: tuple[Removal, ...] = ()  # files that are removed, such as a socket's at the end
+    connected: tuple[Destination, ...] = ()  # unix sockets that are connected to
     ioctls: tuple[Ioctl, ...] = ()
     read: tuple[str, ...] = ()  # folders whose files are read
     devices: tuple[str, ...] = ()  # folders whose device nodes are opened, and asked by ioctls
     system_calls: tuple[str, ...] = ()  # their names; those of other architectures have no effect
     userfaultfds: tuple[int, ...] = ()  # with these flags
+    sockets: tuple[
+        tuple[int, int], ...
+    ] = ()  # that are made: family and type, such as AF_UNIX, SOCK_SEQPACKET
     code: tuple[str, ...] = ()  # who makes memory executable: a compiler, libraries that are loaded later
 
     @classmethod

@@ -1,5 +1,7 @@
 """The removal of a file, to come: the sandbox lets through this one and no other."""
 
+import os
+
 from vhostd.host.folder import Folder
 from vhostd.host.syscall import UNLINKAT, syscall
 
@@ -10,6 +12,7 @@ class Removal:
     def __init__(self, folder: Folder, name: str) -> None:
         self.folder = folder
         self.name = name
+        self.fixed = os.fsencode(name) + b"\0"
         self._address: int | None = None
 
     def take_name_from(self, address: int) -> None:

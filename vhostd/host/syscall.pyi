@@ -1,5 +1,6 @@
 CAPGET: int
 CAPSET: int
+CONNECT: int
 FALLOCATE: int
 FSTATFS: int
 MMAP: int

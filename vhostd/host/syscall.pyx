@@ -10,9 +10,10 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef extern from "<sys/syscall.h>":
     enum:
-        SYS_capget, SYS_capset, SYS_fallocate, SYS_fstatfs, SYS_mmap, SYS_prctl, SYS_statx, SYS_unlinkat
+        SYS_capget, SYS_capset, SYS_connect, SYS_fallocate, SYS_fstatfs, SYS_mmap, SYS_prctl, SYS_statx, SYS_unlinkat
 
-CAPGET, CAPSET, FALLOCATE, FSTATFS = SYS_capget, SYS_capset, SYS_fallocate, SYS_fstatfs
+CAPGET, CAPSET, CONNECT, FALLOCATE = SYS_capget, SYS_capset, SYS_connect, SYS_fallocate
+FSTATFS = SYS_fstatfs
 MMAP, PRCTL, STATX, UNLINKAT = SYS_mmap, SYS_prctl, SYS_statx, SYS_unlinkat
 
 

@@ -87,21 +87,40 @@ def adopt(fd: Fd) -> Endpoint:
 
 
 def listen(
-    path: str, *, mode: int | None = None, group: int | None = None, backlog: int = BACKLOG
+    path: str,
+    *,
+    mode: int | None = None,
+    group: int | None = None,
+    backlog: int = BACKLOG,
+    kind: int = socket.SOCK_STREAM,
 ) -> Endpoint:
     """Makes a socket at `path` and listens. Replaces a stale one; raises SetupError if the path is in use.
 
     `backlog` clients may wait until they are accepted. Further clients wait in connect(2); if they are
     non-blocking, they are refused.
 
-    Nobody can connect before mode and group are set.
+    Nobody can connect before mode and group are set. `kind` is the type of the socket: a stream, or
+    SOCK_SEQPACKET.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_UNIX, kind)
     try:
         return Endpoint(sock, SocketFile(sock, path, backlog=backlog, mode=mode, group=group))
     except OSError as error:
         sock.close()
         raise SetupError(f"cannot listen at {path}: {error.strerror or error}") from None
+    except BaseException:
+        sock.close()
+        raise
+
+
+def receive_at(path: str) -> Endpoint:
+    """Makes a socket for datagrams at `path`. Replaces a stale one; SetupError if the path is in use."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        return Endpoint(sock, SocketFile(sock, path, backlog=None))
+    except OSError as error:
+        sock.close()
+        raise SetupError(f"cannot receive at {path}: {error.strerror or error}") from None
     except BaseException:
         sock.close()
         raise

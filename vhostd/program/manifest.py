@@ -5,36 +5,20 @@ import sys
 from vhostd.program.command_line import CommandLine
 from vhostd.program.start import start
 
-TYPE_CHECKING = False  # typing's own would have to be loaded
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 class Manifest:
     """A program: the device that it is, and what `--print-capabilities` prints."""
 
-    __slots__ = ("_capabilities", "device", "type")
+    __slots__ = ("capabilities", "device", "type")
 
-    def __init__(
-        self,
-        type: str,
-        device: str | type[object],
-        capabilities: "tuple[str, ...] | Callable[[], tuple[str, ...]]" = (),
-    ) -> None:
+    def __init__(self, type: str, device: str | type[object], capabilities: tuple[str, ...] = ()) -> None:
         """`type` and `capabilities` are words of vhost-user.json, the latter of options that there are.
-
-        If they depend on the host, a function looks for them when they are asked for. It must be quick.
 
         `device` is a class derived from Device, or "module:Class" as long as it need not be loaded.
         """
         self.type = type
         self.device = device
-        self._capabilities = capabilities
-
-    @property
-    def capabilities(self) -> tuple[str, ...]:
-        """The optional features that there are on this host."""
-        return self._capabilities() if callable(self._capabilities) else self._capabilities
+        self.capabilities = capabilities
 
     def __str__(self) -> str:
         """The JSON object of QEMU's conventions for back-end programs."""
@@ -44,4 +28,4 @@ class Manifest:
 
     def main(self) -> int:
         """Runs the program and returns its exit status."""
-        return start(self.device, CommandLine(sys.argv), capabilities=self)
+        return start(self.device, CommandLine(sys.argv), capabilities=str(self))

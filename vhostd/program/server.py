@@ -143,7 +143,7 @@ class Server:
         """`tell` hears what is served, in the words of sd_notify(3)."""
         self.session: Session | None = None  # with the front-end that is being served
         self.connections = 0  # of front-ends that were served
-        self._device = device
+        self.device = device
         self._endpoint = endpoint
         self._make_queue = make_queue
         self._leftovers = Leftovers()
@@ -202,7 +202,7 @@ class Server:
         self._tell("STATUS=serving a front-end")
         self.connections += 1
         self.session = Session(
-            self._device, Channel(sock, FRONT_END), self._make_queue, self._leftovers, self._offer
+            self.device, Channel(sock, FRONT_END), self._make_queue, self._leftovers, self._offer
         )
         try:
             await self.session.run()

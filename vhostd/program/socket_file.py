@@ -28,7 +28,8 @@ PAUSE = 0.01
 class SocketFile:
     """Makes a socket listen at a path, and holds the file for it. Replaces a stale socket.
 
-    Nobody can connect before mode and group are set, because the socket listens only after that. Raises
+    Nobody can connect before mode and group are set, because the socket listens only after that; one for
+    datagrams, without a `backlog`, does not listen. Raises
     SetupError if the path is in use. After a SetupError or an OSError no file is left.
     """
 
@@ -37,7 +38,7 @@ class SocketFile:
         sock: socket.socket,
         path: str,
         *,
-        backlog: int,
+        backlog: int | None,
         mode: int | None = None,
         group: int | None = None,
     ) -> None:
@@ -60,10 +61,11 @@ class SocketFile:
             self.folder.close()
             raise
 
-    def _finish(self, sock: socket.socket, backlog: int, mode: int | None, group: int | None) -> None:
+    def _finish(self, sock: socket.socket, backlog: int | None, mode: int | None, group: int | None) -> None:
         try:
             _correct(self._made, self.folder, self.path, mode, group)
-            sock.listen(backlog)
+            if backlog is not None:
+                sock.listen(backlog)
         except BaseException:
             with suppress(OSError):
                 self.remove()

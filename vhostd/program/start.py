@@ -17,8 +17,8 @@ from vhostd.program.command_line import CommandLine
 from vhostd.program.stdout import say
 
 
-def start(device: str | type[object], command: CommandLine, *, capabilities: object) -> int:
-    """Runs a device's program and returns its exit status (main.py). `capabilities` are printed if asked for."""
+def start(device: str | type[object], command: CommandLine, *, capabilities: str) -> int:
+    """Runs a device's program and returns its exit status (main.py)."""
     try:
         if not {"--print-capabilities", "-c"}.isdisjoint(command.arguments):  # which ignores all else
             say(f"{capabilities}\n")

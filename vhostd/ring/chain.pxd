@@ -6,7 +6,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from vhostd.ring.iotlb cimport Extent, Extents
 from vhostd.ring.memory cimport GuestMemory
-from vhostd.ring.system_calls cimport PREADV, PWRITEV, iovec
+from vhostd.ring.system_calls cimport PREADV, PWRITEV, RECVMSG, SENDMSG, iovec
 from vhostd.ring.write_log cimport WriteLog
 
 
@@ -16,9 +16,11 @@ cdef enum:
 
 
 cdef enum:
-    # What `attempt` does: from a file to the writable stream, or from the readable stream to a file.
+    # What `attempt` does: from a file or a socket to the writable stream, or from the readable stream to one.
     READ = PREADV
     WRITE = PWRITEV
+    RECEIVE = RECVMSG
+    SEND = SENDMSG
 
 
 cdef enum:
@@ -93,6 +95,8 @@ cdef class Chain:
     cdef size_t _lend(self, Stream *stream, iovec *iov, size_t n, size_t skip=*) noexcept
     cdef long long _position(self, offset, Py_ssize_t n) except -1
     cdef bint peek(self, void *into, size_t n) except -1
+    cdef int take(self, void *into, size_t n) except -1
+    cdef int put(self, const void *ours, size_t n) except -1
     cdef ssize_t attempt(
         self, int call, int fd, long long offset, size_t n, int flags, size_t skip=*
     ) except? -1

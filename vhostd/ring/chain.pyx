@@ -253,19 +253,37 @@ cdef class Chain:
         self.memory.expect_whole()
         return True
 
+    cdef int take(self, void *into, size_t n) except -1:
+        """Takes the next `n` bytes of the readable stream, as `read` does."""
+        if n > self.source.left:
+            self._expect(n, &self.source, "read")
+        self._reach(&self.source, n)
+        self._copy(&self.source, <unsigned char *> into, n)
+        return self.memory.expect_whole()
+
+    cdef int put(self, const void *ours, size_t n) except -1:
+        """Writes the next `n` bytes of the writable stream, as `write` does."""
+        if n > self.sink.left:
+            self._expect(n, &self.sink, "written")
+        self._reach(&self.sink, n)
+        self._copy(&self.sink, <unsigned char *> ours, n)
+        return self.memory.expect_whole()
+
     cdef ssize_t attempt(
         self, int call, int fd, long long offset, size_t n, int flags, size_t skip=0
     ) except? -1:
-        """Has a file's bytes read into the writable stream (READ), or the readable one written to it (WRITE).
+        """Has bytes read into the writable stream (READ, RECEIVE), or the readable ones written (WRITE, SEND).
 
-        As `preadv` and `pwritev`, for the `n` bytes behind the next `skip`, both of which must be left; but
-        the stream stays where it is, and a system call that fails is -errno.
+        READ and WRITE are of a file, as `preadv` and `pwritev`; RECEIVE and SEND of a socket, as `recvmsg` and
+        `sendmsg`. It is for the `n` bytes behind the next `skip`, both of which must be left; but the stream
+        stays where it is, and a system call that fails is -errno.
 
         Raises:
             MemoryLost: a page vanished.
         """
         cdef iovec iov[MOST_IOVECS]
-        cdef size_t count = self._lend(&self.sink if call == READ else &self.source, iov, n, skip)
+        cdef bint fills = call == READ or call == RECEIVE
+        cdef size_t count = self._lend(&self.sink if fills else &self.source, iov, n, skip)
         cdef ssize_t done = self._call(call, fd, iov, count, offset, flags)
         if done > 0 and self.among is not None:
             self.among.effort += done // BYTES_OF_EFFORT

@@ -2,20 +2,10 @@
 """One queue's record of what is in flight, as the ring keeps it."""
 
 cimport cython
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 
 from vhostd.ring.chain cimport Chain
 from vhostd.ring.memory cimport GuestMemory, Window
-
-cdef extern from "barriers.h" nogil:
-    uint8_t load_u8(const void *at)
-    uint16_t load_u16(const void *at)
-    uint64_t load_u64(const void *at)
-    void store_u16(void *at, uint16_t value)
-    void store_u64(void *at, uint64_t value)
-    void store_release_u8(void *at, uint8_t value)
-    void store_release_u16(void *at, uint16_t value)
-
 
 cdef enum:
     # How the region of each format begins.

@@ -20,6 +20,7 @@ must keep it. Each store that means something is therefore a release: none befor
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uintptr_t
 
 from vhostd.ring.chain cimport Chain
+from vhostd.ring.fields cimport load_u16, load_u64, store_release_u16, store_u16, store_u64
 from vhostd.ring.memory cimport GuestMemory
 
 from vhostd.errors import RefusedRequest

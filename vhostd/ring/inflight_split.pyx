@@ -19,10 +19,10 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from vhostd.ring.chain cimport Chain
-from vhostd.ring.inflight cimport (
-    ALIGNMENT, InflightQueue, load_u8, load_u16, load_u64, store_release_u8, store_release_u16, store_u16,
-    store_u64,
+from vhostd.ring.fields cimport (
+    load_u8, load_u16, load_u64, store_release_u8, store_release_u16, store_u16, store_u64,
 )
+from vhostd.ring.inflight cimport ALIGNMENT, InflightQueue
 
 from vhostd.errors import RefusedRequest
 

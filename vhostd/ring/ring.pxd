@@ -112,6 +112,8 @@ cdef class Ring:
     @cython.final
     cdef bint give_back(self, Chain chain) except -1
     @cython.final
+    cdef bint give_back_all(self, list batch) except -1
+    @cython.final
     cdef list in_order(self, list batch)
     @cython.final
     cdef bint publish_all(self, list batch) except -1

@@ -304,9 +304,13 @@ cdef class Ring:
             MemoryLost: as `push`.
         """
         cdef list batch = list(chains)
-        cdef Chain chain
         if len(set(batch)) < len(batch):
             raise ValueError("a chain is there twice")
+        return self.give_back_all(batch)
+
+    cdef bint give_back_all(self, list batch) except -1:
+        """As `push_all`, for native code, which has each chain once."""
+        cdef Chain chain
         for chain in batch:
             self.expect_ours(chain)
         return self.publish_all(batch if self.held is None else self.in_order(batch))

@@ -11,5 +11,6 @@ cpdef enum Outcome:
 
 
 cdef class Shortcut:
+    cdef public bint keeps
     cpdef int serve(self, queue, Chain chain) except -1
     cpdef void submit(self) except *

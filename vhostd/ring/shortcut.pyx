@@ -13,7 +13,10 @@ from vhostd.ring.chain cimport Chain
 
 
 cdef class Shortcut:
-    """Serves the chains that it can; to derive from, in Cython, or in Python where time does not matter."""
+    """Serves the chains that it can; to derive from, in Cython, or in Python where time does not matter.
+
+    A pump `keeps` something while it has read more of its fd than it has put into chains.
+    """
 
     cpdef int serve(self, queue, Chain chain) except -1:
         """Does all that a chain of this queue asks for, or begins it, or leaves it as it was: an Outcome.

@@ -96,6 +96,10 @@ class Device:
         """Functions that the event loop calls at a signal. A signal that is not named here is ignored."""
         return {}
 
+    def counts(self) -> Mapping[str, int]:
+        """What the device itself counts, for the metrics, by names in small letters. None of it decreases."""
+        return {}
+
     async def run(self) -> None:
         """What the device does beside its queues as long as the program lives.
 

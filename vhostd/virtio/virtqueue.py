@@ -72,7 +72,9 @@ class Virtqueue:
         self._stopped = False
         self._shortcut: Shortcut | None = None
         self._ahead: Chain | None = None  # what the shortcut left while the handler slept
-        self._pumps = False  # there are chains, and the loop looks at the pump's fd
+        self._pumps: tuple[Shortcut, int] | None = None  # with its fd, which is looked at: there are chains
+        self._starves = False  # the pump needs more chains than there are
+        self._when_enabled: Callable[[bool], None] | None = None
         self._poll = 0.0
         self._turn = Turn()
         self._spent = 0  # of a burst, since others had a turn
@@ -112,18 +114,41 @@ class Virtqueue:
 
         It is given chains until it leaves one, which is put back: the fd has nothing for it now. While there
         are no chains, nobody looks at the fd. The queue has no other shortcut then.
+
+        While it `keeps` something that the fd does not tell of, it is asked as soon as there are chains.
         """
         try:
             while await self.ready():
-                if not self._pumps:  # to add it again would call off what the loop is just about to do
-                    self._pumps = True
+                if self._pumps is None:  # to add it again would call off what the loop is just about to do
+                    self._pumps = pump, fd
                     self._loop.add_reader(fd, self._pump, pump, fd)
+                    if pump.keeps:
+                        self._loop.call_soon(self._pump, pump, fd)
                 try:
                     await self._change()
                 finally:
                     self._wake = None
         finally:
             self._end_pumping(fd)
+
+    def starve(self, patience: float) -> None:
+        """For a pump that needs more chains than there are, all of which it has seen, and puts back.
+
+        It asks `Ring.arm` before it puts them back, and leaves the chain that it was given. Nobody looks at
+        its fd before the next kick, or before so many seconds have passed.
+        """
+        self._starves = True
+        self._loop.call_later(patience, self.wake_handler)
+
+    def when_enabled(self, call: Callable[[bool], None]) -> None:
+        """Has `call` told at once, and whenever that changes, whether the queue gives chains."""
+        self._when_enabled = call
+        call(self._runs)
+
+    def pump_now(self) -> None:
+        """Has the pump fill chains, if there are some, as if its fd had just been found readable."""
+        if self._pumps is not None:
+            self._pump(*self._pumps)
 
     def poll(self, seconds: float) -> None:
         """Has the queue look for chains that long before it waits for kicks, while no other is in flight.
@@ -161,13 +186,14 @@ class Virtqueue:
             self._spent = 0
         while self._ahead is not None or not self._stopped:
             self.flush()
-            if self._has_chain() or (self._runs and not self._arm()):
+            if not self._starves and (self._has_chain() or (self._runs and not self._arm())):
                 self.ring.disarm()
                 return True
             try:
                 await self._change()
             finally:
                 self._wake = None  # the frames of an exception in it may hold a chain
+            self._starves = False
         return False
 
     def push(self, chain: Chain) -> None:
@@ -302,12 +328,17 @@ class Virtqueue:
 
     def _pump(self, pump: Shortcut, fd: int) -> None:
         """The fd is readable: fills chains until it is not any more, they run out, or a burst is over."""
+        if not self._pumps:
+            return
         self._spent = 0
         try:
             if self._runs and (chain := self._serve(pump, POP_BURST)) is not None:
                 self.put_back(chain)
-                return
-            if self._spent >= POP_BURST:
+                if not self._starves:
+                    return
+            elif self._spent >= POP_BURST:
+                if pump.keeps:
+                    self._loop.call_soon(self._pump, pump, fd)
                 return
         except Exception as error:
             self._fail_handler(error)
@@ -315,7 +346,7 @@ class Virtqueue:
         self.wake_handler()
 
     def _end_pumping(self, fd: int) -> None:
-        self._pumps = False
+        self._pumps = None
         self._loop.remove_reader(fd)
 
     def _fail_handler(self, error: Exception) -> None:
@@ -365,6 +396,8 @@ class Virtqueue:
     def enable(self, *, on: bool) -> None:
         """A disabled queue gives no chains; what was taken before may still be pushed."""
         self._runs = on and not self._stopped
+        if self._when_enabled is not None:
+            self._when_enabled(self._runs)
         self.wake_handler()
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""Acceleration: 3D for a device that has been asked for it. The device imports nothing else from here."""
+"""Acceleration: 3D, as the device sees it (accelerator.py)."""
 
 import logging
 from collections.abc import Callable
@@ -9,6 +9,8 @@ from vhost_user_gpu.scanout import Scanout
 from vhost_user_gpu.virgl.card import VirglCard
 from vhost_user_gpu.virgl.engine import Engine
 from vhost_user_gpu.virgl.launcher import Launcher
+from vhostd import Grants
+from vhostd.host.helper import Helper
 
 log = logging.getLogger(__name__)
 
@@ -24,14 +26,26 @@ class Acceleration:
         launcher = Launcher(node, memory, sandbox=sandbox)
         abilities = launcher.abilities
         log.info("3D by %s, OpenGL %s", abilities.renderer, abilities.version)
-        self.engine = Engine(launcher)
+        self._engine = Engine(launcher)
         self.capsets = len(abilities.capsets)
         self.features = 1 << GpuFeature.VIRGL | int(abilities.has_context_init) << GpuFeature.CONTEXT_INIT
 
     def card(self, outputs: Outputs, memory: int, changed: Callable[[Scanout], None]) -> VirglCard:
         """A card that has the engine, in place of a `Card` of the same arguments."""
-        return VirglCard(outputs, memory, changed, self.engine)
+        return VirglCard(outputs, memory, changed, self._engine)
+
+    def grants(self) -> Grants:
+        """What starting another renderer takes."""
+        return Helper.grants()
+
+    def listen(self) -> None:
+        """Logs what renderers have to say; the event loop runs."""
+        self._engine.listen()
+
+    async def eased(self) -> None:
+        """Waits until the renderer can take another command."""
+        await self._engine.eased()
 
     def close(self) -> None:
         """Ends the renderer."""
-        self.engine.close()
+        self._engine.close()

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from vhost_user_gpu.answer import DONE, Answer, Pending
-from vhost_user_gpu.virgl import packets
 from vhost_user_gpu.virgl.arena import Arena
 from vhost_user_gpu.virgl.messages import (
     ADD_REGION,
@@ -24,6 +23,7 @@ from vhost_user_gpu.virgl.messages import (
     Result,
 )
 from vhostd import Fd, Layout, Row
+from vhostd.wire.packets import send_packet
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class Remote:
     def _try_to_send(self, data: bytes, fds: tuple[Fd, ...]) -> bool:
         """Sends a packet; False if there is no room for it now."""
         try:
-            packets.send(self._socket, data, [fd.fileno() for fd in fds], socket.MSG_DONTWAIT)
+            send_packet(self._socket, data, [fd.fileno() for fd in fds], socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
         except OSError as error:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from vhost_user_gpu.virgl import messages, packets
+from vhost_user_gpu.virgl import messages
 from vhost_user_gpu.virgl.confinement import confine_renderer
 from vhost_user_gpu.virgl.library import GL_RENDERER, GL_VERSION, Memory, Virgl
 from vhost_user_gpu.virgl.messages import (
@@ -33,6 +33,7 @@ from vhost_user_gpu.virgl.messages import (
     Result,
 )
 from vhostd import Fd, Layout
+from vhostd.wire.packets import receive_packet
 
 CAPSETS = (1, 2)  # VIRGL and VIRGL2
 DRM_MAJOR = 226  # Linux, include/uapi/drm/drm.h
@@ -87,7 +88,7 @@ class Renderer:
         """Executes what has come, up to a batch of it; False if nothing more will come."""
         for _ in range(BATCH):
             try:
-                data, fds = packets.receive(self._socket, MOST_PACKET, socket.MSG_DONTWAIT)
+                data, fds = receive_packet(self._socket, MOST_PACKET, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return True
             self._fds = [Fd(fd) for fd in fds]

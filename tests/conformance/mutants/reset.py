@@ -17,7 +17,7 @@ def base_stays() -> None:
     replace(Vring, "set_base", lambda before, self, base: before(self, self.base or base))
 
 
-@breaks("RST-2", "a valid request was not answered", patience=SILENCE)
+@breaks("RST-2", "the device did not interrupt for a valid request", patience=SILENCE)
 def features_stay() -> None:
     """The first features that are negotiated count."""
 

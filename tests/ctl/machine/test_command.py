@@ -50,6 +50,20 @@ def test_what_does_not_come_back_is_not_connected_again() -> None:
     )
 
 
+def test_a_network_card_is_on_a_netdev() -> None:
+    assert command(["--net=tap0", "--net=stream=/run/passt.sock", "--net=tap1,queue-pairs=4"]) == (
+        "-chardev socket,id=vhostctl-net0,path=/run/vm/net0.sock,reconnect-ms=1000 "
+        "-netdev vhost-user,id=vhostctl-net0-netdev,chardev=vhostctl-net0,queues=1 "
+        "-device virtio-net-pci,id=vhostctl-net0,netdev=vhostctl-net0-netdev "
+        "-chardev socket,id=vhostctl-net1,path=/run/vm/net1.sock,reconnect-ms=1000 "
+        "-netdev vhost-user,id=vhostctl-net1-netdev,chardev=vhostctl-net1,queues=1 "
+        "-device virtio-net-pci,id=vhostctl-net1,netdev=vhostctl-net1-netdev "
+        "-chardev socket,id=vhostctl-net2,path=/run/vm/net2.sock,reconnect-ms=1000 "
+        "-netdev vhost-user,id=vhostctl-net2-netdev,chardev=vhostctl-net2,queues=4 "
+        "-device virtio-net-pci,id=vhostctl-net2,netdev=vhostctl-net2-netdev,mq=on,vectors=10"
+    )
+
+
 def test_the_first_display_of_a_pc_is_for_its_firmware_too() -> None:
     line = command(["--display=scanouts=2", "--display"], "-nographic")
     assert "-device vhost-user-vga,id=vhostctl-display0,chardev=vhostctl-display0,max_outputs=2" in line

@@ -53,6 +53,16 @@ def test_what_it_has_none_for_is_passed_on() -> None:
     ]
 
 
+def test_a_network_card() -> None:
+    root = xml(("--net=tap0,queue-pairs=2",))
+    (card,) = root.iterfind("devices/interface")
+    source, driver = card.find("source"), card.find("driver")
+    assert source is not None
+    assert driver is not None
+    assert source.get("path") == "/run/vhost/first-net0.sock"
+    assert (card.get("type"), driver.get("queues")) == ("vhostuser", "2")
+
+
 def test_the_programs_to_start_before_it() -> None:
     lines = list(commands(Machine(words(QEMU), HERE, made(*ALL))))
     assert lines[0] == "mkdir -p /run/vhost"

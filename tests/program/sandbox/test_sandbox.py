@@ -13,7 +13,17 @@ from pathlib import Path
 import pytest
 
 from tests.program.sandbox.hostile import BESIDE, DEEDS, FREE, GRANTED, POSTCOPY
-from tests.programs import Program, connect, connected, executable, get_features, listening, notified
+from tests.programs import (
+    PROGRAMS,
+    Program,
+    connect,
+    connected,
+    executable,
+    get_features,
+    listening,
+    needed_options,
+    notified,
+)
 from vhostd.frontend import Frontend, Queue, SharedMemory
 from vhostd.vhost_user.messages import GPU_SET_SOCKET
 from vhostd.wire.fds import Fd
@@ -21,18 +31,11 @@ from vhostd.wire.rows import Empty
 
 CHECKOUT = Path(__file__).parents[3]
 DENIALS = {"EPERM", "EACCES", "ENOSYS"}
-PROGRAMS = {
-    "vhost-user-rng": [],
-    "vhost-user-gpu": [],
-    "vhost-user-blk": ["--ram=1M"],
-    "vhost-user-input": ["--event-socket=EVENTS"],
-}
 
 
 @pytest.fixture(params=PROGRAMS)
 def command(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
-    options = [option.replace("EVENTS", str(tmp_path / "events")) for option in PROGRAMS[request.param]]
-    return [executable(request.param), *options]
+    return [executable(request.param), *needed_options(request.param, tmp_path)]
 
 
 @contextmanager

@@ -51,7 +51,7 @@ async def other_features(trial: Trial) -> None:
     await ring.work()
     await _stop(ring)
     ring = await _set_features(trial, ring, ring.frontend.features & ~OPTIONAL)
-    await ring.work(2)
+    await ring.work_by_interrupts(2)
     await _stop(ring)
     await (await _set_features(trial, ring, ring.frontend.features | trial.subject.features & OPTIONAL)).work(
         2

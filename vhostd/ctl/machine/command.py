@@ -70,7 +70,14 @@ class Machine:
             more.append("bootindex=1")
         first = device is next(each for each in self.devices if each.kind is kind)
         driver = kind.vga if kind.vga and first and has_vga(self.words) else kind.device
-        yield from ("-device", ",".join([driver, f"id={identity}", f"chardev={identity}", *more]))
+        if kind.netdev:
+            queues = int(device.value(kind.netdev) or 1)
+            yield from ("-netdev", f"vhost-user,id={identity}-netdev,chardev={identity},queues={queues}")
+            vectors = [f"mq=on,vectors={2 * queues + 2}"] if queues > 1 else []  # one for each queue, and two
+            more = [f"netdev={identity}-netdev", *more, *vectors]
+        else:
+            more = [f"chardev={identity}", *more]
+        yield from ("-device", ",".join([driver, f"id={identity}", *more]))
 
     def _boots(self) -> Device | None:
         """The disk to boot from: our first, unless the user says from what."""

@@ -82,6 +82,8 @@ def _devices(elements: Element, machine: Machine, name: str) -> list[str]:
             SubElement(video, "driver", name="vhostuser")
             model = SubElement(video, "model", type="virtio", heads=device.value("scanouts") or "1")
             SubElement(model, "acceleration", accel2d="no")
+        elif device.kind.netdev:
+            _interface(elements, device, _socket(device, name))
         else:
             slot = FIRST_SLOT + len(arguments) // 4
             arguments += ["-chardev", f"socket,id={device.name},path={_socket(device, name)}"]
@@ -106,6 +108,15 @@ def _disk(elements: Element, device: Device, socket: Path, *, first: bool) -> No
     SubElement(disk, "target", dev=f"vd{chr(ord('a') + number)}", bus="virtio")
     if first:
         SubElement(disk, "boot", order="1")
+
+
+def _interface(elements: Element, device: Device, socket: Path) -> None:
+    interface = SubElement(elements, "interface", type="vhostuser")
+    source = SubElement(interface, "source", type="unix", path=str(socket), mode="client")
+    SubElement(source, "reconnect", enabled="yes", timeout="1")
+    SubElement(interface, "model", type="virtio")
+    if queues := device.value(device.kind.netdev):
+        SubElement(interface, "driver", queues=queues)
 
 
 def _others(words: Words) -> Iterator[str]:

@@ -26,6 +26,7 @@ class Kind:
     is_display: bool = False
     vga: str = ""  # QEMU's device that the firmware of a PC can use as well
     comes_back: bool = False  # QEMU connects again when the program has ended
+    netdev: str = ""  # the option that is -netdev's `queues`, if QEMU's device is on one
 
 
 def _input(name: str) -> Kind:
@@ -68,11 +69,31 @@ KINDS = (
     _input("tablet"),
     _input("touchscreen"),
     Kind(
+        name="net",
+        program="vhost-user-net",
+        device="virtio-net-pci",
+        help="a network card: a tap device of the host, or with stream=PATH passt",
+        metavar="TAP[,OPTION...]",
+        source="tap",
+        needs_value=True,
+        comes_back=True,
+        netdev="queue-pairs",
+    ),
+    Kind(
         name="rng",
         program="vhost-user-rng",
         device="vhost-user-rng-pci",
         help="an entropy source: a device or a file, or by default the host's random numbers",
         metavar="PATH[,OPTION...]",
         source="rng-source",
+    ),
+    Kind(
+        name="vsock",
+        program="vhost-user-vsock",
+        device="vhost-user-vsock-pci",
+        help="sockets between guest and host: a path where clients of the host are taken",
+        metavar="PATH[,OPTION...]",
+        source="uds-path",
+        needs_value=True,
     ),
 )

@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from vhostd.program.metrics.meter import Histogram, Meters
+from vhostd.virtio.device import Device
 from vhostd.virtio.state import VirtioState
 
 RING = ("ring",)
@@ -27,6 +28,7 @@ class Connections(Protocol):
         """The device's state while a front-end is served; else None."""
 
     connections: int
+    device: Device
 
 
 class ProgramCollector(Collector):
@@ -44,6 +46,7 @@ class ProgramCollector(Collector):
         yield from self._of_front_ends()
         yield from self._of_rings()
         yield from self._of_requests()
+        yield from self._of_device()
         lag = HistogramMetricFamily(
             "vhost_user_event_loop_lag_seconds",
             "How late the event loop was for a timer, of which there is one each second",
@@ -75,6 +78,16 @@ class ProgramCollector(Collector):
             started.add_metric((str(index),), int(index in running))
             depth.add_metric((str(index),), running.get(index, 0))
         return started, depth
+
+    def _of_device(self) -> Iterable[Metric]:
+        """What only a device of this type has to count."""
+        if counts := self._served.device.counts():
+            family = CounterMetricFamily(
+                "vhost_user_device", "What the device itself counts, by its name", labels=("count",)
+            )
+            for name, value in counts.items():
+                family.add_metric((name,), value)
+            yield family
 
     def _of_requests(self) -> Iterable[Metric]:
         requests = CounterMetricFamily("vhost_user_requests", "Requests ended", labels=RING)

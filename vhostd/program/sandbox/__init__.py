@@ -27,7 +27,7 @@ def confine(grants: Grants) -> None:
     with _part("limits"):
         privileges.limit()
     with _part("seccomp"):  # whose library Landlock would hide
-        rules = Filter(grants, FixedNames(grants.removed))
+        rules = Filter(grants, FixedNames((*grants.removed, *grants.connected)))
     with _part("Landlock"):
         landlock.restrict(grants, landlock.interface())
     with _part("capabilities"):  # which finding the folders may have taken

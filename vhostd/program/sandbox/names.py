@@ -1,8 +1,9 @@
 """Names that nobody can change any more, so that a filter of system calls can tell one from another.
 
-seccomp cannot read a name, but it sees where it lies. So the names of what may be removed lie in memory that
-can only be read, below all other memory. The filter refuses to change, to move, to replace or to take away
-memory that begins below `end`; what begins above does not reach down.
+seccomp cannot read a name, but it sees where it lies. So the names of what may be removed, and the addresses
+of sockets that may be connected to, lie in memory that can only be read, below all other memory. The filter
+refuses to change, to move, to replace or to take away memory that begins below `end`; what begins above does
+not reach down.
 """
 
 import fcntl
@@ -10,8 +11,8 @@ import mmap
 import os
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Protocol
 
-from vhostd.host.removal import Removal
 from vhostd.host.syscall import MMAP, syscall
 
 MAP_FIXED_NOREPLACE = 0x10_0000  # Linux, include/uapi/asm-generic/mman-common.h
@@ -21,18 +22,26 @@ SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 PLACES = tuple(1 << bit for bit in range(16, 22))
 
 
-class FixedNames:
-    """Fixes the names of what is removed, at `addresses` below `end`, for good; raises OSError."""
+class Named(Protocol):
+    """What has a name for the kernel: bytes, of which it learns where they lie."""
 
-    def __init__(self, removals: Sequence[Removal]) -> None:
-        names = [os.fsencode(removal.name) + b"\0" for removal in removals]
+    fixed: bytes
+
+    def take_name_from(self, address: int) -> None: ...
+
+
+class FixedNames:
+    """Fixes names, one at each of `addresses` below `end`, for good; raises OSError."""
+
+    def __init__(self, named: Sequence[Named]) -> None:
+        names = [each.fixed for each in named]
         ends = list(accumulate(map(len, names), initial=0))
         size = -(-ends[-1] // mmap.PAGESIZE) * mmap.PAGESIZE
         start = _lowest(b"".join(names), size) if names else 0
         self.addresses = [start + end for end in ends[:-1]]
         self.end = start + size
-        for removal, address in zip(removals, self.addresses, strict=True):
-            removal.take_name_from(address)
+        for each, address in zip(named, self.addresses, strict=True):
+            each.take_name_from(address)
 
 
 def _lowest(content: bytes, size: int) -> int:

@@ -96,9 +96,12 @@ class Filter:
             self._add(name)
         self._add_threads()
         self._add_memory(names.end, PROT_NONE if grants.code else PROT_EXEC)
-        self._add_sockets()
-        for address in names.addresses:
+        self._add_sockets(grants)
+        removed, connected = names.addresses[: len(grants.removed)], names.addresses[len(grants.removed) :]
+        for address in removed:
             self._add("unlinkat", _equal(1, address, LONG), _equal(2, 0))
+        for address in connected:
+            self._add("connect", _equal(1, address, LONG))
         for command in FCNTLS:
             self._add("fcntl", _equal(1, command))
         # Those of a terminal could type at it.
@@ -133,15 +136,13 @@ class Filter:
         self._add("mremap", _without(3, MREMAP_FIXED), _from(0, end))
         self._add("memfd_create", _without(1, INT & ~(os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)))
 
-    def _add_sockets(self) -> None:
-        """The event loop's pairs of sockets; none of datagrams, which would reach any server's path.
-
-        Pairs that keep packets apart reach nobody either: their ends are connected.
-        """
+    def _add_sockets(self, grants: Grants) -> None:
+        """The event loop's pairs of sockets; none of datagrams, which would reach any server's path."""
+        for family, kind in grants.sockets:
+            for name in ("socket", "socketpair"):
+                self._add(name, _equal(0, family), _equal(1, kind, SOCK_TYPE_MASK))
         for name in ("socket", "socketpair"):
             self._add(name, _equal(0, socket.AF_UNIX), _equal(1, socket.SOCK_STREAM, SOCK_TYPE_MASK))
-        packets = _equal(1, socket.SOCK_SEQPACKET, SOCK_TYPE_MASK)
-        self._add("socketpair", _equal(0, socket.AF_UNIX), packets)
         # A name that the kernel chooses, for a socket that has none (sockaddr_un, cut after the family).
         self._add("bind", _equal(2, 2))
         # TCP Fast Open: with that flag they connect.

@@ -11,9 +11,10 @@ import pytest
 from tests.conftest import Run
 from vhost_user_gpu.answer import DONE, Answer
 from vhost_user_gpu.commands import Response
-from vhost_user_gpu.virgl import packets, remote
+from vhost_user_gpu.virgl import remote
 from vhost_user_gpu.virgl.messages import DESTROY_CONTEXT, MOST_PACKET, Context, Head, Hello, Replies, Result
 from vhost_user_gpu.virgl.remote import MOST_WAITING, Fence, Remote
+from vhostd.wire.packets import receive_packet
 
 GLOBAL = Fence(Head.GLOBAL)
 
@@ -29,7 +30,7 @@ class Renderer:
         """The serial of the next request."""
         while True:
             try:
-                data, fds = packets.receive(self.socket, MOST_PACKET, socket.MSG_DONTWAIT)
+                data, fds = receive_packet(self.socket, MOST_PACKET, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 await asyncio.sleep(0)
                 continue

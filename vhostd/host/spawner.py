@@ -1,11 +1,11 @@
-"""Starts renderers, and ends them, for a program that may do neither any more once it is in its sandbox.
+"""Starts helpers, and ends them, for a program that may do neither any more once it is in its sandbox.
 
-    python -m vhost_user_gpu.virgl.spawner CONTROL [ARGUMENTS FOR RENDERERS]
+    python -m vhostd.host.spawner CONTROL MODULE [ARGUMENTS]
 
-CONTROL is the number of a connected socket's fd. Each packet there ends the renderer that runs. If an fd
-comes with it, a new renderer gets that as its socket. Whenever a renderer ends, a packet says how
-(waitpid(2)). Nothing that a guest has written ever comes here. When the other end is closed, the renderer
-and the spawner end.
+CONTROL is the number of a connected socket's fd. Each packet there ends the helper that runs. If an fd
+comes with it, a new one is started, `python -m MODULE FD ARGUMENTS`, which gets it. Whenever a helper ends, a
+packet says how (waitpid(2)). Nothing that a guest has written ever comes here. When the other end is closed,
+the helper and the spawner end.
 """
 
 import os
@@ -16,17 +16,18 @@ import struct
 import sys
 from contextlib import suppress
 
-from vhost_user_gpu.virgl import packets
+from vhostd.wire.packets import receive_packet
 
 MOST = 16  # bytes of a packet
 STATUS = struct.Struct("=i")  # what waitpid gives
 
 
 class Spawner:
-    """One renderer at a time, on request."""
+    """One helper at a time, on request."""
 
-    def __init__(self, control: socket.socket, arguments: list[str]) -> None:
+    def __init__(self, control: socket.socket, module: str, arguments: list[str]) -> None:
         self._control = control
+        self._module = module
         self._arguments = arguments
         self._pid = self._pidfd = -1
 
@@ -41,7 +42,7 @@ class Spawner:
             if self._pidfd in ready:
                 self._bury()
             if self._control.fileno() in ready:
-                data, fds = packets.receive(self._control, MOST)
+                data, fds = receive_packet(self._control, MOST)
                 self._end()
                 if not data:
                     return
@@ -49,10 +50,9 @@ class Spawner:
                     self._start(fd)
 
     def _start(self, fd: int) -> None:
-        """Executes a new Python, so that no two renderers have the same layout in memory."""
+        """Executes a new Python, so that no two helpers have the same layout in memory."""
         os.set_inheritable(fd, True)
-        module = ["-m", "vhost_user_gpu.virgl.renderer", str(fd)]
-        command = [sys.executable, "-P", *module, *self._arguments]
+        command = [sys.executable, "-P", "-m", self._module, str(fd), *self._arguments]
         self._pid = os.posix_spawn(sys.executable, command, os.environ)
         self._pidfd = os.pidfd_open(self._pid)
         os.close(fd)
@@ -63,7 +63,7 @@ class Spawner:
             self._bury()
 
     def _bury(self) -> None:
-        """Says how the renderer has ended."""
+        """Says how the helper has ended."""
         _, status = os.waitpid(self._pid, 0)
         os.close(self._pidfd)
         self._pid = self._pidfd = -1
@@ -73,7 +73,8 @@ class Spawner:
 
 def main() -> None:
     """Serves at the socket that the command line names."""
-    Spawner(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:]).run()
+    control, module, *arguments = sys.argv[1:]
+    Spawner(socket.socket(fileno=int(control)), module, arguments).run()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,99 @@
+"""Where the card leads to on the host: what each kind of that has in common."""
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+from vhost_user_net.features import VERSION_1, Feature, mask
+from vhost_user_net.pair import Pair
+from vhostd import Fd, Grants
+
+log = logging.getLogger(__name__)
+
+PAUSE = 1.0  # seconds between two tries to open it again
+SHORT_HEADER, HEADER = 10, 12  # bytes of struct virtio_net_hdr, without and with num_buffers
+
+
+class Netdev(ABC):
+    """Has fds that packets come from and go to, one for each pair of queues; opens them again when lost.
+
+    `changed` is called when it is lost, and when it is back.
+    """
+
+    features: int = 0  # offloads that it has, as a mask
+    pairs: Sequence[Pair]
+
+    def __init__(self, name: str) -> None:
+        """`name` is the option that names it, for messages."""
+        self.name = name
+        self.is_open = False
+        self.changed: Callable[[], None] = lambda: None
+        self._fds: list[Fd] = []
+        self._agreed = VERSION_1  # features, with the driver
+        self._lost = asyncio.Event()
+
+    @abstractmethod
+    def open(self) -> list[Fd]:
+        """Fds, as many as there are pairs; raises OSError."""
+
+    def take(self, fds: list[Fd]) -> None:
+        """Leads to these fds from now on."""
+        self._fds = fds
+        for pair, fd in zip(self.pairs, fds, strict=True):
+            pair.open(fd.fileno())
+        self._lost.clear()
+        self.is_open = True
+
+    def lose(self, why: str) -> None:
+        """Notes that an fd leads nowhere any more; idempotent."""
+        if self.is_open:
+            self.is_open = False
+            log.warning("%s is lost: %s; packets are dropped until it is back", self.name, why)
+            self._lost.set()
+            self.changed()
+
+    async def run(self) -> None:
+        """Opens it again whenever it is lost, until it is cancelled."""
+        while True:
+            if self.is_open:
+                await self._lost.wait()
+            for pair in self.pairs:
+                await pair.leave()
+            self.close()
+            await self._open_again()
+
+    def negotiate(self, features: int) -> None:
+        """Makes packets as the driver has agreed on, from now on."""
+        self._agreed = features
+        mergeable = bool(features & mask(Feature.MRG_RXBUF))
+        header = HEADER if mergeable or features & VERSION_1 else SHORT_HEADER
+        for pair in self.pairs:
+            pair.transmit.header = header
+            pair.receive.negotiate(header, mergeable=mergeable)
+
+    def grants(self) -> Grants:
+        """What opening it again needs."""
+        return Grants()
+
+    def end(self) -> None:
+        """Closes all that it has: the program ends."""
+        self.close()
+
+    def close(self) -> None:
+        """Closes the fds, which nobody uses any more."""
+        for fd in self._fds:
+            fd.close()
+        self._fds = []
+
+    async def _open_again(self) -> None:
+        while True:
+            try:
+                self.take(self.open())
+            except OSError as error:
+                log.debug("%s: %s", self.name, error.strerror)
+                await asyncio.sleep(PAUSE)
+            else:
+                log.info("%s is there", self.name)
+                self.changed()
+                return

@@ -1,0 +1,109 @@
+"""Two guests that talk to each other, through the sockets of their programs."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Run
+from tests.devices.vhost_user_vsock.rig import CID, PATIENCE, rig, running
+from tests.sessions import negotiated
+from vhost_user_vsock.device import Vsock
+from vhostd.frontend import VsockDriver
+from vhostd.frontend.drivers.vsock import SEQ_EOM, SEQPACKET
+from vhostd.program.command_line import CommandLine
+from vhostd.program.options import parse
+
+PORT = 5000
+OTHER = 8  # the other guest
+
+
+@asynccontextmanager
+async def other_guest(path: Path, *options: str) -> AsyncIterator[VsockDriver]:
+    """A guest with another CID."""
+    arguments = ("vsock", f"--guest-cid={OTHER}", f"--uds-path={path}", *options)
+    device = Vsock.from_options(parse(Vsock, CommandLine(list(arguments))))
+    async with running(device), negotiated(device, size=32 << 20) as (frontend, memory):
+        driver = await VsockDriver.start(frontend, memory)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                yield driver
+        finally:
+            driver.close()
+
+
+@pytest.mark.parametrize("kind", [1, SEQPACKET])
+def test_guests_reach_each_other(tmp_path: Path, run_async: Run, kind: int) -> None:
+    other = tmp_path / "other"
+
+    async def main() -> None:
+        async with (
+            rig(tmp_path, f"--sibling={OTHER}={other}") as there,
+            other_guest(other, f"--sibling={CID}={there.path}") as theirs,
+        ):
+            theirs.listen(PORT)
+            near = await there.driver.connect(PORT, cid=OTHER, kind=kind)
+            far = await theirs.accept(PORT)
+            assert far.peer == (CID, near.local_port)
+            assert far.kind == kind
+            await near.send(b"question")
+            assert await far.receive_message() == (b"question", SEQ_EOM) if kind == SEQPACKET else True
+            await far.send(bytes(100_000))
+            if kind == SEQPACKET:
+                assert await near.receive_message() == (bytes(100_000), SEQ_EOM)
+            else:
+                assert await near.receive_exactly(100_000) == bytes(100_000)
+            with pytest.raises(ConnectionRefusedError):
+                await there.driver.connect(PORT + 1, cid=OTHER, kind=kind)
+
+    run_async(main)
+
+
+def test_a_guest_that_is_no_sibling_is_not_reached(tmp_path: Path, run_async: Run) -> None:
+    other = tmp_path / "other"
+
+    async def main() -> None:
+        async with rig(tmp_path, f"--sibling={OTHER}={other}") as there, other_guest(other) as theirs:
+            theirs.listen(PORT)
+            for cid in (OTHER, OTHER + 1, 1, 1 << 40):
+                with pytest.raises(ConnectionRefusedError):
+                    await there.driver.connect(PORT, cid=cid)
+
+    run_async(main)
+
+
+def test_nobody_else_speaks_in_the_name_of_a_guest(tmp_path: Path, run_async: Run) -> None:
+    async def main() -> None:
+        async with rig(tmp_path, f"--sibling={OTHER}={tmp_path / 'other'}") as there:
+            there.driver.listen(PORT)
+            client = await there.client(b"CONNECT 5000 FROM 9:1\n")
+            assert await there.receive(client) == b""
+            client = await there.client(b"CONNECT 5000 FROM 8:1\n")
+            assert (await there.driver.accept(PORT)).peer == (OTHER, 1)
+            again = await there.client(b"CONNECT 5000 FROM 8:1\n")
+            assert await there.receive(again) == b""
+
+    run_async(main)
+
+
+def test_a_program_that_answers_nonsense_is_no_sibling(tmp_path: Path, run_async: Run) -> None:
+    other = tmp_path / "other"
+
+    async def main() -> None:
+        async with rig(tmp_path, f"--sibling={OTHER}={other}") as there:
+            with socket.socket(socket.AF_UNIX) as server:
+                server.setblocking(False)
+                server.bind(str(other))
+                server.listen()
+                for answer in (b"NO\n", b"OK", b""):
+                    connecting = asyncio.create_task(there.driver.connect(PORT, cid=OTHER))
+                    client = await there.accept(server)
+                    await there.send(client, answer)
+                    client.shutdown(socket.SHUT_WR)
+                    with pytest.raises(ConnectionRefusedError):
+                        await connecting
+
+    run_async(main)

@@ -37,7 +37,6 @@ GLMARK2 = (
 SMALL = (320, 200)
 DRAW = [sys.executable, "-m", "tests.guest.inside.gl_draw"]
 DRIVER = "/sys/bus/virtio/drivers/virtio_gpu"
-RENDERER = "vhost_user_gpu.virgl.renderer"
 KMSCUBE_BACKGROUND = b"\x80\x80\x80"
 PATIENCE = 60.0
 
@@ -89,8 +88,9 @@ class Machine:
         assert self.run("sh", "-c", again) == ""
 
     def renderer(self) -> int:
-        """The process that renders."""
-        return next(pid for pid in descendants(self.backend.process.pid) if RENDERER in command_line(pid))
+        """The process that renders: the youngest."""
+        *_, renderer = descendants(self.backend.process.pid)
+        return renderer
 
 
 def descendants(pid: int) -> Iterator[int]:
@@ -98,11 +98,6 @@ def descendants(pid: int) -> Iterator[int]:
     for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
         yield child
         yield from descendants(child)
-
-
-def command_line(pid: int) -> list[str]:
-    """A process's arguments."""
-    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
 @pytest.fixture(scope="module")

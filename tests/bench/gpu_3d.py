@@ -34,6 +34,7 @@ SIZE = "xres=640,yres=480"
 DRAW = [sys.executable, "-m", "tests.guest.inside.gl_draw"]
 WORKLOADS = {"on screen": "race", "off screen": "race-unseen"}
 ROUNDS, SECONDS = 5, 3.0
+PATIENCE = 120.0  # seconds until a program in the guest has started, and has drawn its first frame
 OURS, SOFTWARE = "--virgl", "llvmpipe in the guest"
 
 Boot = Callable[[ExitStack], Guest]
@@ -58,7 +59,7 @@ def with_qemu(display: str, stack: ExitStack) -> Guest:
 
 def draw(guest: Guest, workload: str, seconds: float) -> tuple[str, float]:
     """Who draws, and frames per second. Raises GuestProblem, CommandFailed."""
-    done = guest.call("run", argv=[*DRAW, workload, str(seconds)], timeout=20 * seconds)
+    done = guest.call("run", argv=[*DRAW, workload, str(seconds)], timeout=PATIENCE + 2 * seconds)
     if done["status"]:
         raise CommandFailed(done["output"])
     renderer, rate = done["output"].strip().splitlines()[-2:]

@@ -70,20 +70,28 @@ def looked_up(width: int, height: int, seed: int) -> None:
     program.draw(GL_TRIANGLE_STRIP, WHOLE, size=2)
 
 
-def cube(width: int, height: int, seed: int) -> None:
+class Cube:
     """A cube, and a glass one before it: depth, blending and colours between corners."""
-    gl("glClearColor", 0.1, 0.2, 0.3, 1.0)
-    gl("glClear", GL_COLOR_AND_DEPTH)
-    gl("glEnable", GL_DEPTH_TEST)
-    gl("glEnable", GL_BLEND)
-    gl("glBlendFunc", GL_SRC_ALPHA, GL_ONE_MINUS_SRC_ALPHA)
-    program = Program(TURNED, COLOURED)
-    for alpha, size in ((1.0, 0.5), (0.5, 0.7)):
-        program.set("angle", math.tau * (seed + 1) / 64)
-        program.set("alpha", alpha)
-        program.draw(GL_TRIANGLES, [size * number for number in cube_places()], size=3)
-    gl("glDisable", GL_DEPTH_TEST)
-    gl("glDisable", GL_BLEND)
+
+    def __init__(self) -> None:
+        self._program = Program(TURNED, COLOURED)
+
+    def draw(self, seed: int) -> None:
+        """Draws it, turned further with each seed."""
+        gl("glClearColor", 0.1, 0.2, 0.3, 1.0)
+        gl("glClear", GL_COLOR_AND_DEPTH)
+        gl("glEnable", GL_DEPTH_TEST)
+        gl("glEnable", GL_BLEND)
+        gl("glBlendFunc", GL_SRC_ALPHA, GL_ONE_MINUS_SRC_ALPHA)
+        for alpha, size in ((1.0, 0.5), (0.5, 0.7)):
+            self._program.set("angle", math.tau * (seed + 1) / 64)
+            self._program.set("alpha", alpha)
+            self._program.draw(GL_TRIANGLES, [size * number for number in cube_places()], size=3)
+
+
+def cube(width: int, height: int, seed: int) -> None:
+    """A turned cube."""
+    Cube().draw(seed)
 
 
 def cube_places() -> list[float]:

@@ -68,7 +68,7 @@ def race_unseen(seconds: str) -> None:
 
 
 def print_rate(context: Context, seconds: float, finish: Callable[[], None]) -> None:
-    """Prints who draws, and frames per second. The first one, for which shaders are compiled, does not count."""
+    """Prints who draws, and frames per second, without the first, for which shaders are compiled."""
     print(context.renderer())
     cube, frames, took = Cube(), 0, 0.0
     cube.draw(0)

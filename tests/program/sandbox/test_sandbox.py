@@ -192,6 +192,10 @@ def test_all_that_serving_takes_is_imported_with_the_device(command: list[str], 
                 ours, theirs = socket.socketpair()
                 with ours, Fd(theirs.detach()) as fd:
                     await frontend.call(GPU_SET_SOCKET, Empty(), fd)
+            if command[0].endswith("-net"):
+                with closing(await frontend.start(memory, 1)) as queue:
+                    await queue.request(bytes(72))
+                return
             with closing(await frontend.start(memory)) as queue:
                 await queue.request(bytes(24), room=24)
 

@@ -128,7 +128,7 @@ class Virtqueue:
             self._end_pumping(fd)
 
     def pump_now(self) -> None:
-        """Has the pump fill chains, if there are some, as if its fd were readable: a turn of the loop earlier."""
+        """Has the pump fill chains, if there are some, as if its fd were readable: a turn earlier."""
         if self._pumps is not None:
             self._pump(*self._pumps)
 

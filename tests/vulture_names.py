@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vhost_user_gpu import commands, edid, pixels
     from vhost_user_gpu.config import VirtioGpuConfig
     from vhost_user_input import config
+    from vhost_user_vsock.switchboard import Switchboard
     from vhostd.fuzz.operation import Await
     from vhostd.program.parser import Help, Parser
     from vhostd.ring import WriteLog
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     _annotations = (FileIO,)
     _recorded = (Head.vhostd_trace,)
     _pydantic = (Await.model_config,)
-    _compiled = (Requests.take_over, WriteLog.dirtied)
+    _compiled = (Requests.take_over, Switchboard.drained, Switchboard.requested, WriteLog.dirtied)
     _overridden = (Parser._print_message, Help._split_lines)
     _rows = (
         messages.NET_SET_MTU,

@@ -509,7 +509,8 @@ cdef class Inbound(Shortcut):
 
     cdef int _next_message(self, Connection connection) except -1:
         """Takes a message from the host's end, if there is one that the guest can take as a whole."""
-        cdef ssize_t size = recv(connection.fd, NULL, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT)
+        cdef char first  # AF_VSOCK tells of no length to whoever wants no byte
+        cdef ssize_t size = recv(connection.fd, &first, 1, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT)
         cdef msghdr message
         cdef iovec part
         if size < 0:
@@ -525,7 +526,6 @@ cdef class Inbound(Shortcut):
         message.msg_iov, message.msg_iovlen = &part, 1
         if recvmsg(connection.fd, &message, MSG_DONTWAIT) != size:
             return self._end(connection, -errno)
-        self.traffic.keep_ready(connection)
         if size:  # Linux knows no empty ones
             connection.message, connection.at = data, 0
             connection.message_flags = SEQ_EOM | (SEQ_EOR if message.msg_flags & MSG_EOR else 0)

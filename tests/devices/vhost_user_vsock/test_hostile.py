@@ -111,7 +111,7 @@ def test_what_comes_before_the_answer_ends_the_call(tmp_path: Path, run_async: R
         async with rig(tmp_path) as there:
             client = await there.client(b"CONNECT 5000\n")
             calls: asyncio.Queue[Packet] = asyncio.Queue()
-            there.driver._called_by = calls.put_nowait  # type: ignore[method-assign]
+            there.driver._called_by = calls.put_nowait  # type: ignore[method-assign,assignment]
             call = await calls.get()
             await there.driver.send(packet(op=op, src_port=PORT, dst_port=call.src_port))
             assert await there.receive(client) == b""

@@ -3,14 +3,14 @@
     a device            Device, DeviceType, Handler, Virtqueue, Chain, Gather
     a program           Manifest; run, for a device in one file
     its options         positive, size, socket_mode, socket_group; SetupError, UsageError
-    its sandbox         Grants, Ioctl, Folder
+    its sandbox         Grants, Ioctl, Folder, Removal
     its signals         Signals
     a wrong request     BadRequest
     messages            Row, Bit, Layout with its fields (u8 to u64, s32, array), U64, Empty; Call, answer,
                         answer_with_fds, Fds, Fd, Reply, RefusedRequest
     to its front-end    Link
     a saved state       Unpacker
-    work beside         Threads, Reader, Budget, pause
+    work beside         Threads, Reader, Budget, pause, Openings
     native code         Shortcut, Outcome; `vhostd/__init__.pxd` has more
     sockets of its own  listen, connected_stream, Channel, Caller, Dialect, rows_of
 
@@ -28,8 +28,10 @@ from vhostd.host.budget import Budget as Budget
 from vhostd.host.folder import Folder as Folder
 from vhostd.host.grants import Grants as Grants
 from vhostd.host.ioctls import Ioctl as Ioctl
+from vhostd.host.openings import Openings as Openings
 from vhostd.host.pause import pause as pause
 from vhostd.host.reader import Reader as Reader
+from vhostd.host.removal import Removal as Removal
 from vhostd.host.threads import Threads as Threads
 from vhostd.program.endpoint import listen as listen
 from vhostd.program.main import run as run

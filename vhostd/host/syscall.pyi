@@ -2,6 +2,8 @@ CAPGET: int
 CAPSET: int
 FALLOCATE: int
 FSTATFS: int
+INOTIFY_ADD_WATCH: int
+INOTIFY_INIT1: int
 MMAP: int
 PRCTL: int
 STATX: int

@@ -10,9 +10,11 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef extern from "<sys/syscall.h>":
     enum:
-        SYS_capget, SYS_capset, SYS_fallocate, SYS_fstatfs, SYS_mmap, SYS_prctl, SYS_statx, SYS_unlinkat
+        SYS_capget, SYS_capset, SYS_fallocate, SYS_fstatfs, SYS_inotify_add_watch, SYS_inotify_init1, SYS_mmap
+        SYS_prctl, SYS_statx, SYS_unlinkat
 
 CAPGET, CAPSET, FALLOCATE, FSTATFS = SYS_capget, SYS_capset, SYS_fallocate, SYS_fstatfs
+INOTIFY_ADD_WATCH, INOTIFY_INIT1 = SYS_inotify_add_watch, SYS_inotify_init1
 MMAP, PRCTL, STATX, UNLINKAT = SYS_mmap, SYS_prctl, SYS_statx, SYS_unlinkat
 
 

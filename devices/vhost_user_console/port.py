@@ -117,7 +117,7 @@ class Port:
             self._may_read.set()
             return
         self._may_read.clear()
-        if self._pumping is not None:
+        if self._pumping is not None and before >= 0:
             self._pumping.cancel()
             asyncio.get_running_loop().remove_reader(before)  # now, since the fd may be closed right after this
 

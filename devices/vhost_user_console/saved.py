@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from vhost_user_console.line import Size
 from vhost_user_console.port import Port
-from vhost_user_console.told import Told
+from vhost_user_console.told import UNKNOWN, Told
 from vhostd import Layout, RefusedRequest, Unpacker, u8, u16, u32
 
 
@@ -20,7 +20,7 @@ class PortState(Layout):
 
     number: u32
     flags: u16
-    cols: u16  # as the driver was told; with `rows`, 0 if it was not
+    cols: u16  # as the driver was told
     rows: u16
 
 
@@ -58,7 +58,7 @@ def told_by(state: PortState) -> Told:
     told.has_name = bool(state.flags & NAMED)
     told.is_open = bool(state.flags & OPEN)
     told.was_closed = told.is_open  # who is there is somebody else
-    told.size = Size(state.cols, state.rows) if state.cols or state.rows else None
+    told.size = Size(state.cols, state.rows)
     return told
 
 
@@ -72,4 +72,4 @@ def _state_of(port: Port) -> PortState:
         (OPEN, told.is_open),
         (GUEST_OPEN, port.guest_is_open),
     )
-    return PortState(port.number, sum(bit for bit, on in flags if on), *(told.size or (0, 0)))
+    return PortState(port.number, sum(bit for bit, on in flags if on), *(told.size or UNKNOWN))

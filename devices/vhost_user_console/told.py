@@ -10,6 +10,9 @@ from vhost_user_console.line import Size
 from vhost_user_console.protocol import Event
 
 
+UNKNOWN = Size(0, 0)  # of a terminal whose size nobody has set: so it is at the start
+
+
 class Facts(NamedTuple):
     """What is true of a port."""
 
@@ -38,7 +41,7 @@ class Told:
         self.has_name = False
         self.is_open = False
         self.was_closed = False  # it has to hear of an end before it hears of a beginning
-        self.size: Size | None = None
+        self.size: Size | None = UNKNOWN
 
     def news(self, facts: Facts) -> News | None:
         """The next message that the driver should have; None if it knows everything."""

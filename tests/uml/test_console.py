@@ -127,7 +127,7 @@ def test_a_login(linux: Linux, folder: Path) -> None:
     """Who hangs up and comes back finds the shell as it was."""
     linux.shell("printf '#!/bin/sh\\nexec sh -i\\n' >/tmp/login && chmod +x /tmp/login")
     with opened(folder / "pty") as terminal:
-        linux.shell("setsid busybox getty -l /tmp/login 115200 hvc0 >/tmp/said 2>&1 &")
+        linux.shell("setsid env --default-signal busybox getty -l /tmp/login 115200 hvc0 >/tmp/said 2>&1 &")
         terminal.until(b"login: ")
         terminal.write(b"root\n")
         terminal.until(b"# ")
@@ -175,6 +175,7 @@ class Agent:
         self._sock = sock
         self._file = sock.makefile("rb")
         # Whatever is left of an earlier client ends at 0xff.
+        sock.sendall(b"\xff")
         self._send({"execute": "guest-sync-delimited", "arguments": {"id": 4711}})
         while self._file.read(1) != b"\xff":
             pass
@@ -183,13 +184,15 @@ class Agent:
     def call(self, command: str, **arguments: Any) -> Any:
         """What the agent answers."""
         self._send({"execute": command, "arguments": arguments})
-        return json.loads(self._file.readline())["return"]
+        answer = json.loads(self._file.readline())
+        assert "return" in answer, answer
+        return answer["return"]
 
     def close(self) -> None:
         self._file.close()
 
     def _send(self, message: dict[str, Any]) -> None:
-        self._sock.sendall(b"\xff" + json.dumps(message).encode() + b"\n")
+        self._sock.sendall(json.dumps(message).encode() + b"\n")
 
 
 def test_a_guest_agent(linux: Linux, folder: Path) -> None:
@@ -251,8 +254,9 @@ def test_a_console_alone(tmp_path: Path) -> None:
             linux.shell(f"busybox insmod {DRIVER}")
             with opened(tmp_path / "pty") as terminal:
                 terminal.resize(31, 99)
+                linux.shell("exec 3</dev/hvc0; head -n 1 <&3 >/tmp/line &")
                 terminal.write(b"typed\n")
-                assert linux.shell("stty raw -echo </dev/hvc0; head -n 1 </dev/hvc0") == "typed"
+                linux.shell('until [ "$(cat /tmp/line)" = typed ]; do :; done')
                 linux.shell("until stty size </dev/hvc0 | grep '31 99'; do :; done")
                 linux.shell("echo shown >/dev/hvc0")
                 terminal.until(b"shown")

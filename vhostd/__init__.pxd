@@ -3,4 +3,3 @@
 
 from vhostd.ring.chain cimport READ, WRITE, Chain
 from vhostd.ring.shortcut cimport BEGUN, DONE, LEFT, Shortcut
-from vhostd.ring.uring cimport Uring

@@ -10,7 +10,8 @@
                         answer_with_fds, Fds, Fd, Reply, RefusedRequest
     to its front-end    Link
     a saved state       Unpacker
-    work beside         Threads, Reader, Budget, pause, Openings
+    work beside         Threads, Reader, Budget, pause
+    system calls        syscall, and numbers of those that Python does not have
     native code         Shortcut, Outcome; `vhostd/__init__.pxd` has more
     sockets of its own  listen, connected_stream, Channel, Caller, Dialect, rows_of
 
@@ -28,10 +29,12 @@ from vhostd.host.budget import Budget as Budget
 from vhostd.host.folder import Folder as Folder
 from vhostd.host.grants import Grants as Grants
 from vhostd.host.ioctls import Ioctl as Ioctl
-from vhostd.host.openings import Openings as Openings
 from vhostd.host.pause import pause as pause
 from vhostd.host.reader import Reader as Reader
 from vhostd.host.removal import Removal as Removal
+from vhostd.host.syscall import INOTIFY_ADD_WATCH as INOTIFY_ADD_WATCH
+from vhostd.host.syscall import INOTIFY_INIT1 as INOTIFY_INIT1
+from vhostd.host.syscall import syscall as syscall
 from vhostd.host.threads import Threads as Threads
 from vhostd.program.endpoint import listen as listen
 from vhostd.program.main import run as run

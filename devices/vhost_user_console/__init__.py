@@ -8,11 +8,11 @@
         -device vhost-user-test-device-pci,chardev=con,virtio-id=3,num_vqs=2,config_size=12 \\
         -drive file=system.img,format=raw,if=virtio
 
-`screen /tmp/console` is the guest's console then, /dev/hvc0 in Linux. vhost-user-test-device-pci takes QEMU 10.2
-or later. With more ports than a console, num_vqs is twice the number of ports and 2.
+`screen /tmp/console` is the guest's console then, /dev/hvc0 in Linux. QEMU has vhost-user-test-device-pci from
+10.2 on. With more ports than a console, num_vqs is twice the number of ports and 2.
 
-The guest's end of a port is two queues, the host's end is a `Line`: a pseudo-terminal, a socket, a file, or the
-program's own terminal.
+The guest's end of a port is two queues. The host's end is a `Line`: a pseudo-terminal, a socket, a file, or
+the program's own terminal.
 
     Line --its fd--> Input (a pump) --> receiveq       transmitq --> Output (a shortcut) --> Outlet --> Line
 """

@@ -31,7 +31,7 @@ EMERG_WRITE = 1 << ConsoleFeature.EMERG_WRITE
 class Console(Device):
     """consoles and serial ports for the guest (virtio-console)
 
-    With nothing but a console it has two queues, and is what the oldest drivers know. With more ports it offers
+    With nothing but a console it has two queues, and is what every driver knows. With more ports it offers
     MULTIPORT.
     """
 
@@ -96,7 +96,7 @@ class Console(Device):
         await asyncio.gather(*(port.line.run() for port in self._ports.values()))
 
     def resume(self) -> None:
-        """Tells a driver of all ports anew, which it takes well. What it listens to nobody knows: to all of them."""
+        """Tells a driver of all ports anew. Nobody knows to which it listens: so it gets what comes to any."""
         if self.negotiated & MULTIPORT:
             self._control.begin()
             for port in self._ports.values():
@@ -134,8 +134,8 @@ class Console(Device):
             metavar="[name=NAME,]KIND[,...]",
             type=port_option,
             action="append",
-            help="a port: pty[,link=PATH], socket=PATH[,mode=MODE,group=GROUP], file=PATH or stdio; without a "
-            "name a console, with one a serial port; keep=SIZE: what it keeps while nobody is there; default: pty",
+            help="a port: pty[,link=PATH], socket=PATH[,mode=MODE,group=GROUP], file=PATH or stdio; with a "
+            "name a serial port, else a console; keep=SIZE: for whoever comes next; default: pty",
         )
 
     @classmethod

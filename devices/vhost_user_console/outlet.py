@@ -17,8 +17,8 @@ PIECE = 1 << 16  # bytes that are written at a time
 class Outlet:
     """Keeps bytes until they are written, as many as it may; the oldest are dropped first.
 
-    `keep` bytes wait while nobody is there. Somebody who is there, and slow, makes the driver wait, if it `may_wait`;
-    if not, up to MOST bytes wait for them.
+    `keep` bytes wait while nobody is there. For somebody who is there, and slow, the driver waits, if it
+    `may_wait`. If not, up to MOST bytes wait for them.
     """
 
     def __init__(self, name: str, *, keep: int, may_wait: bool) -> None:
@@ -161,7 +161,7 @@ class FileOutlet(Outlet):
         super()._ease()
         self.output.fd = -1
 
-    def _written(self, result: None | Exception) -> None:
+    def _written(self, result: Exception | None) -> None:
         self._writes = False
         if isinstance(result, Exception):
             log.warning("%s: what the guest wrote is dropped: %s", self.name, result)

@@ -73,7 +73,7 @@ class Port:
                 return
 
     async def transmitq(self, queue: Virtqueue) -> None:
-        """Has the line get what the driver sends: by the shortcut, or, if that leaves it, by way of the outlet."""
+        """Has the line get what the driver sends. What the shortcut leaves goes by way of the outlet."""
         queue.use_shortcut(self.outlet.output)
         async for chain in queue:
             if self.outlet.is_full:
@@ -119,7 +119,9 @@ class Port:
         self._may_read.clear()
         if self._pumping is not None and before >= 0:
             self._pumping.cancel()
-            asyncio.get_running_loop().remove_reader(before)  # now, since the fd may be closed right after this
+            asyncio.get_running_loop().remove_reader(
+                before
+            )  # now, since the fd may be closed right after this
 
     def _ended(self, _error: int) -> None:
         """There is nothing more to be read."""

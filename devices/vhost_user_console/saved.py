@@ -1,4 +1,4 @@
-"""What goes along when the guest goes elsewhere: what its driver knows of the ports, and which it has open."""
+"""What goes along with a guest: what its driver knows of the ports, and which of them it has open."""
 
 from collections.abc import Mapping
 

@@ -1,14 +1,13 @@
 """What the driver has been told of a port, and what it has to be told next (virtio 1.3, 5.3.6.2).
 
-No message is kept. What the driver knows is compared to what is true, as soon as it has room for a message. So
-neither a driver that takes no messages nor one that asks for them again and again makes anything grow.
+No message is kept. As soon as the driver has room for a message, what it knows is compared to what is true. So
+nothing grows with a driver that takes no messages, or that asks for them again and again.
 """
 
 from typing import NamedTuple
 
 from vhost_user_console.line import Size
 from vhost_user_console.protocol import Event
-
 
 UNKNOWN = Size(0, 0)  # of a terminal whose size nobody has set: so it is at the start
 

@@ -126,6 +126,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         arguments = {
             "vhost-user-rng": [],
+            "vhost-user-console": [],
             "vhost-user-gpu": [],
             "vhost-user-blk": ["--ram=16M"],
             "vhost-user-input": [f"--event-socket={os.path.join(folder, 'events')}"],

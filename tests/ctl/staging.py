@@ -8,7 +8,7 @@ import pytest
 
 from vhostd import ctl
 
-PROGRAMS = ("vhost-user-blk", "vhost-user-gpu", "vhost-user-input", "vhost-user-rng")
+PROGRAMS = ("vhost-user-blk", "vhost-user-console", "vhost-user-gpu", "vhost-user-input", "vhost-user-rng")
 SHELLS = (
     "bash-completion/completions/{}",
     "zsh/site-functions/_{}",

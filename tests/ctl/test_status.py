@@ -74,7 +74,8 @@ def test_nothing_runs(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixt
     monkeypatch.setattr(status, "running", lambda _: [])
     assert ctl.main(["status"]) == 0
     assert capfd.readouterr().out == (
-        "none of these runs here: vhost-user-blk, vhost-user-gpu, vhost-user-input, vhost-user-rng\n"
+        "none of these runs here: vhost-user-blk, vhost-user-console, vhost-user-gpu, vhost-user-input, "
+        "vhost-user-rng\n"
     )
     assert ctl.main(["status", "--json"]) == 0
     assert json.loads(capfd.readouterr().out) == {"programs": []}

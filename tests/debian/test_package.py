@@ -21,6 +21,7 @@ PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 PROGRAMS = sorted(PROJECT["entry-points"]["vhostd.programs"])
 TYPES = {
     "vhost-user-blk": "block",
+    "vhost-user-console": "console",
     "vhost-user-gpu": "gpu",
     "vhost-user-input": "input",
     "vhost-user-rng": "rng",

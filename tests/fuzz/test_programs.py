@@ -12,6 +12,7 @@ from vhostd.fuzz.grammar import Scope
 CASES = 25
 PROGRAMS = {
     "rng": "vhost-user-rng",
+    "console": "vhost-user-console",
     "gpu": "vhost-user-gpu",
     "input": "vhost-user-input --event-socket={folder}/events",
     "block": "vhost-user-blk --ram=16M",

@@ -15,7 +15,7 @@ from vhostd.program import shipped as module
 from vhostd.program.shipped import DESCRIPTIONS, UNITS, shipped
 
 CHECKOUT = Path(__file__).parents[2]
-TYPES = {"block", "gpu", "input", "rng"}
+TYPES = {"block", "console", "gpu", "input", "rng"}
 
 
 def test_in_a_checkout() -> None:
@@ -90,7 +90,13 @@ def test_a_wheel_has_all_that_is_installed(venv: Path, tmp_path: Path) -> None:
 
 
 def test_a_wheel_s_programs_run(venv: Path) -> None:
-    for name in ("vhost-user-blk", "vhost-user-gpu", "vhost-user-input", "vhost-user-rng"):
+    for name in (
+        "vhost-user-blk",
+        "vhost-user-console",
+        "vhost-user-gpu",
+        "vhost-user-input",
+        "vhost-user-rng",
+    ):
         done = subprocess.run(
             [venv / "bin" / name, "--print-capabilities"], stdout=subprocess.PIPE, text=True, check=True
         )

@@ -12,7 +12,7 @@ from vhostd.program.command_line import CommandLine
 from vhostd.program.start import start
 
 PROFILED = {"PYTHONPROFILEIMPORTTIME": "1"}
-PROGRAMS = ("vhost-user-rng", "vhost-user-gpu", "vhost-user-blk", "vhost-user-input")
+PROGRAMS = ("vhost-user-rng", "vhost-user-gpu", "vhost-user-blk", "vhost-user-input", "vhost-user-console")
 # What costs much and what nobody needs for serving, or only those who ask for it by an option.
 ABSENT = {
     *("inspect", "ast", "subprocess", "gettext", "locale", "glob", "textwrap", "tokenize"),

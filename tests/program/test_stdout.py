@@ -11,7 +11,7 @@ import pytest
 from tests.programs import PATIENCE, environment, executable
 from vhostd.program.stdout import say
 
-PROGRAMS = ("vhost-user-rng", "vhost-user-blk", "vhost-user-gpu", "vhost-user-input")
+PROGRAMS = ("vhost-user-rng", "vhost-user-blk", "vhost-user-gpu", "vhost-user-input", "vhost-user-console")
 ASKED = ("--print-capabilities", "--version", "--help")
 # Runs a command where an empty folder hides /dev.
 BARE = 'mount --bind "$0" /dev; exec "$@"'

@@ -10,7 +10,13 @@ import pytest
 from tests.systemd.units import PROGRAMS, UNITS, install
 
 # Exposure times ten that systemd-analyze may find at most, of 100: where devices are needed, a little more.
-LIMITS = {"vhost-user-rng": 4, "vhost-user-blk": 4, "vhost-user-gpu": 4, "vhost-user-input": 6}
+LIMITS = {
+    "vhost-user-rng": 4,
+    "vhost-user-blk": 4,
+    "vhost-user-gpu": 4,
+    "vhost-user-input": 6,
+    "vhost-user-console": 4,
+}
 TARGETS = ("sysinit", "basic", "sockets", "shutdown")
 
 PROGRAM = pytest.mark.parametrize("program", PROGRAMS)

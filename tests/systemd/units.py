@@ -5,7 +5,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
 UNITS = CHECKOUT / "contrib/systemd"
-PROGRAMS = ("vhost-user-rng", "vhost-user-blk", "vhost-user-gpu", "vhost-user-input")
+PROGRAMS = ("vhost-user-rng", "vhost-user-blk", "vhost-user-gpu", "vhost-user-input", "vhost-user-console")
 CONFIGURATION = "/etc/"  # what the units begin the path of their EnvironmentFile with
 
 

@@ -228,7 +228,9 @@ def test_the_guest_gets_everything(linux: Linux, folder: Path) -> None:
 
 
 def test_a_file(linux: Linux, folder: Path) -> None:
-    written = linux.shell("head -c 4M /dev/urandom >/tmp/sent; cat /tmp/sent >/dev/vport0p3; sha256sum </tmp/sent")
+    written = linux.shell(
+        "head -c 4M /dev/urandom >/tmp/sent; cat /tmp/sent >/dev/vport0p3; sha256sum </tmp/sent"
+    )
     end = time.monotonic() + PATIENCE
     while (folder / "log").stat().st_size < 4 * MIB:
         assert time.monotonic() < end

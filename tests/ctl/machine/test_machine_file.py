@@ -71,7 +71,10 @@ def test_ways_to_say_the_same(tmp_path: Path, text: str) -> None:
     [
         ("disk = ", "not TOML: "),
         ('disks = "a.img"', "disks is unknown: did you mean disk?"),
-        ("x = 1", "x is unknown: there are qemu, disk, display, keyboard, mouse, tablet, touchscreen, rng"),
+        (
+            "x = 1",
+            "x is unknown: there are qemu, disk, display, keyboard, mouse, tablet, touchscreen, console, rng",
+        ),
         ("disk = 5", "disk[0]: it is neither true, a text, nor a table with options"),
         ("[[disk]]\nsource = 1.5", "disk[0].source: it is neither a text, a whole number"),
         ("[[disk]]\nsource = 2020-01-01", "disk[0].source: it is neither"),

@@ -1,4 +1,4 @@
-"""A console device that a test drives, with the real session between, and what is at the ends of its ports."""
+"""A console device that a test drives, with the real session between, and who is at its lines."""
 
 import asyncio
 import os

@@ -37,6 +37,11 @@ from vhostd.frontend.drivers.console import (
 AGENT = "org.qemu.guest_agent.0"
 
 
+def console_and_agent(folder: Path) -> tuple[str, str]:
+    """The options of two ports."""
+    return "pty", f"name={AGENT},socket={folder}/agent"
+
+
 def set_size(fd: int, rows: int, cols: int) -> None:
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
 
@@ -213,50 +218,50 @@ def test_what_a_driver_is_told_first(tmp_path: Path, run_async: Run) -> None:
 
 def test_without_a_console_port_0_is_not_there(tmp_path: Path, run_async: Run) -> None:
     async def main() -> None:
-        async with running(f"name={AGENT},socket={tmp_path}/agent") as device:
-            async with driven(device, ports=2) as (frontend, driver):
-                assert not frontend.features >> EMERG_WRITE & 1
-                await driver.send(DEVICE_READY)
-                assert await driver.message() == Message(1, PORT_ADD, 1)
-                await driver.write(b"for nobody")  # is taken
-                with pytest.raises(RefusedRequest):
-                    await frontend.write_config(EMERG_WR, b"x\0\0\0")
+        async with (
+            running(f"name={AGENT},socket={tmp_path}/agent") as device,
+            driven(device, ports=2) as (frontend, driver),
+        ):
+            assert not frontend.features >> EMERG_WRITE & 1
+            await driver.send(DEVICE_READY)
+            assert await driver.message() == Message(1, PORT_ADD, 1)
+            await driver.write(b"for nobody")  # is taken
+            with pytest.raises(RefusedRequest):
+                await frontend.write_config(EMERG_WR, b"x\0\0\0")
 
     run_async(main)
 
 
 def test_a_client_comes_and_goes(tmp_path: Path, run_async: Run) -> None:
     async def main() -> None:
-        async with running("pty", f"name={AGENT},socket={tmp_path}/agent") as device:
-            async with driven(device, ports=2) as (_, driver):
-                await driver.begin()
-                await driver.send(PORT_OPEN, 1, port=1)
-                for turn in (b"1", b"2"):
-                    with client(tmp_path / "agent") as sock:
-                        assert await driver.message() == Message(1, PORT_OPEN, 1)
-                        sock.send(b"ping" + turn)
-                        assert await driver.read(5, port=1) == b"ping" + turn
-                        await driver.write(b"pong" + turn, port=1)
-                        assert await received(sock, 5) == b"pong" + turn
-                    assert await driver.message() == Message(1, PORT_OPEN, 0)
+        async with running(*console_and_agent(tmp_path)) as device, driven(device, ports=2) as (_, driver):
+            await driver.begin()
+            await driver.send(PORT_OPEN, 1, port=1)
+            for turn in (b"1", b"2"):
+                with client(tmp_path / "agent") as sock:
+                    assert await driver.message() == Message(1, PORT_OPEN, 1)
+                    sock.send(b"ping" + turn)
+                    assert await driver.read(5, port=1) == b"ping" + turn
+                    await driver.write(b"pong" + turn, port=1)
+                    assert await received(sock, 5) == b"pong" + turn
+                assert await driver.message() == Message(1, PORT_OPEN, 0)
 
     run_async(main)
 
 
 def test_what_a_client_sends_waits_for_the_guest(tmp_path: Path, run_async: Run) -> None:
     async def main() -> None:
-        async with running("pty", f"name={AGENT},socket={tmp_path}/agent") as device:
-            async with driven(device, ports=2) as (_, driver):
-                await driver.begin()
-                with client(tmp_path / "agent") as sock:
-                    sock.send(b"first bytes")
-                    assert await driver.message() == Message(1, PORT_OPEN, 1)
-                    await driver.send(PORT_OPEN, 1, port=1)
-                    assert await driver.read(11, port=1) == b"first bytes"
-                    await driver.send(PORT_OPEN, 0, port=1)
-                    sock.send(b"later")
-                    await driver.send(PORT_OPEN, 1, port=1)
-                    assert await driver.read(5, port=1) == b"later"
+        async with running(*console_and_agent(tmp_path)) as device, driven(device, ports=2) as (_, driver):
+            await driver.begin()
+            with client(tmp_path / "agent") as sock:
+                sock.send(b"first bytes")
+                assert await driver.message() == Message(1, PORT_OPEN, 1)
+                await driver.send(PORT_OPEN, 1, port=1)
+                assert await driver.read(11, port=1) == b"first bytes"
+                await driver.send(PORT_OPEN, 0, port=1)
+                sock.send(b"later")
+                await driver.send(PORT_OPEN, 1, port=1)
+                assert await driver.read(5, port=1) == b"later"
 
     run_async(main)
 
@@ -265,50 +270,47 @@ def test_a_client_that_says_a_last_thing_is_heard(tmp_path: Path, run_async: Run
     """All of it, before the guest hears that it has gone."""
 
     async def main() -> None:
-        async with running("pty", f"name={AGENT},socket={tmp_path}/agent") as device:
-            async with driven(device, ports=2) as (_, driver):
-                await driver.begin()
-                await driver.send(PORT_OPEN, 1, port=1)
-                with client(tmp_path / "agent") as sock:
-                    assert sock.send(bytes(100_000)) == 100_000
-                assert await driver.message() == Message(1, PORT_OPEN, 1)
-                assert await driver.read(100_000, port=1) == bytes(100_000)
-                assert await driver.message() == Message(1, PORT_OPEN, 0)
+        async with running(*console_and_agent(tmp_path)) as device, driven(device, ports=2) as (_, driver):
+            await driver.begin()
+            await driver.send(PORT_OPEN, 1, port=1)
+            with client(tmp_path / "agent") as sock:
+                assert sock.send(bytes(100_000)) == 100_000
+            assert await driver.message() == Message(1, PORT_OPEN, 1)
+            assert await driver.read(100_000, port=1) == bytes(100_000)
+            assert await driver.message() == Message(1, PORT_OPEN, 0)
 
     run_async(main)
 
 
 def test_a_client_that_says_no_more_gets_its_answer(tmp_path: Path, run_async: Run) -> None:
     async def main() -> None:
-        async with running("pty", f"name={AGENT},socket={tmp_path}/agent") as device:
-            async with driven(device, ports=2) as (_, driver):
-                await driver.begin()
-                await driver.send(PORT_OPEN, 1, port=1)
-                with client(tmp_path / "agent") as sock:
-                    sock.send(b"question")
-                    sock.shutdown(1)
-                    assert await driver.read(8, port=1) == b"question"
-                    await driver.write(b"answer", port=1)
-                    assert await received(sock, 6) == b"answer"
+        async with running(*console_and_agent(tmp_path)) as device, driven(device, ports=2) as (_, driver):
+            await driver.begin()
+            await driver.send(PORT_OPEN, 1, port=1)
+            with client(tmp_path / "agent") as sock:
+                sock.send(b"question")
+                sock.shutdown(1)
+                assert await driver.read(8, port=1) == b"question"
+                await driver.write(b"answer", port=1)
+                assert await received(sock, 6) == b"answer"
 
     run_async(main)
 
 
 def test_the_next_client_gets_nothing_of_the_last_one_s(tmp_path: Path, run_async: Run) -> None:
     async def main() -> None:
-        async with running("pty", f"name={AGENT},socket={tmp_path}/agent") as device:
-            async with driven(device, ports=2) as (_, driver):
-                await driver.begin()
-                await driver.send(PORT_OPEN, 1, port=1)
-                with client(tmp_path / "agent"):
-                    assert await driver.message() == Message(1, PORT_OPEN, 1)
-                    await driver.write(bytes(1 << 20), port=1)  # more than the socket takes
-                assert await driver.message() == Message(1, PORT_OPEN, 0)
-                await driver.write(b"for nobody", port=1)
-                with client(tmp_path / "agent") as sock:
-                    assert await driver.message() == Message(1, PORT_OPEN, 1)
-                    await driver.write(b"new", port=1)
-                    assert await received(sock, 3) == b"new"
+        async with running(*console_and_agent(tmp_path)) as device, driven(device, ports=2) as (_, driver):
+            await driver.begin()
+            await driver.send(PORT_OPEN, 1, port=1)
+            with client(tmp_path / "agent"):
+                assert await driver.message() == Message(1, PORT_OPEN, 1)
+                await driver.write(bytes(1 << 20), port=1)  # more than the socket takes
+            assert await driver.message() == Message(1, PORT_OPEN, 0)
+            await driver.write(b"for nobody", port=1)
+            with client(tmp_path / "agent") as sock:
+                assert await driver.message() == Message(1, PORT_OPEN, 1)
+                await driver.write(b"new", port=1)
+                assert await received(sock, 3) == b"new"
 
     run_async(main)
 
@@ -317,18 +319,17 @@ def test_a_slow_client_loses_nothing(tmp_path: Path, run_async: Run) -> None:
     """The driver of a serial port waits for it."""
 
     async def main() -> None:
-        async with running("pty", f"name={AGENT},socket={tmp_path}/agent") as device:
-            async with driven(device, ports=2) as (_, driver):
-                await driver.begin()
-                with client(tmp_path / "agent") as sock:
-                    assert await driver.message() == Message(1, PORT_OPEN, 1)
-                    pieces = [os.urandom(60_000) for _ in range(40)]
-                    writing = asyncio.create_task(_write(driver, pieces))
-                    while not device._ports[1].outlet.is_full:
-                        await asyncio.sleep(0)
-                    assert not writing.done()
-                    assert await received(sock, 2_400_000) == b"".join(pieces)
-                    await writing
+        async with running(*console_and_agent(tmp_path)) as device, driven(device, ports=2) as (_, driver):
+            await driver.begin()
+            with client(tmp_path / "agent") as sock:
+                assert await driver.message() == Message(1, PORT_OPEN, 1)
+                pieces = [os.urandom(60_000) for _ in range(40)]
+                writing = asyncio.create_task(_write(driver, pieces))
+                while not device._ports[1].outlet.is_full:
+                    await asyncio.sleep(0)
+                assert not writing.done()
+                assert await received(sock, 2_400_000) == b"".join(pieces)
+                await writing
 
     run_async(main)
 
@@ -342,17 +343,19 @@ def test_a_client_that_does_not_read_keeps_no_ring(tmp_path: Path, run_async: Ru
     """A ring stops at once, though the driver waits."""
 
     async def main() -> None:
-        async with running("pty", f"name={AGENT},socket={tmp_path}/agent") as device:
-            async with driven(device, ports=2) as (frontend, driver):
-                await driver.begin()
-                with client(tmp_path / "agent"):
-                    assert await driver.message() == Message(1, PORT_OPEN, 1)
-                    queue = driver.queues[5]
-                    for _ in range(8):
-                        queue.add(bytes(100_000))
-                    queue.kick()
-                    async with asyncio.timeout(5):
-                        await frontend.stop(queue)
+        async with (
+            running(*console_and_agent(tmp_path)) as device,
+            driven(device, ports=2) as (frontend, driver),
+        ):
+            await driver.begin()
+            with client(tmp_path / "agent"):
+                assert await driver.message() == Message(1, PORT_OPEN, 1)
+                queue = driver.queues[5]
+                for _ in range(8):
+                    queue.add(bytes(100_000))
+                queue.kick()
+                async with asyncio.timeout(5):
+                    await frontend.stop(queue)
 
     run_async(main)
 
@@ -387,7 +390,7 @@ def test_a_file_gets_what_the_guest_writes(tmp_path: Path, run_async: Run) -> No
 
 def test_a_reset_forgets_what_the_driver_knew(tmp_path: Path, run_async: Run) -> None:
     async def main() -> None:
-        async with running("pty", f"name={AGENT},socket={tmp_path}/agent") as device:
+        async with running(*console_and_agent(tmp_path)) as device:
             for _ in range(2):
                 async with driven(device, ports=2) as (_, driver):
                     await driver.begin()
@@ -403,7 +406,7 @@ def test_a_driver_that_was_set_up_before_is_told_of_all_ports_anew(tmp_path: Pat
     """It has never read the config space here: an earlier program was there."""
 
     async def main() -> None:
-        async with running("pty", f"name={AGENT},socket={tmp_path}/agent") as device:
+        async with running(*console_and_agent(tmp_path)) as device:
             memory = SharedMemory(1 << 20)
             with client(tmp_path / "agent") as sock, closing(memory):
                 async with connected(device) as frontend:
@@ -461,51 +464,50 @@ def test_a_guest_that_came_from_elsewhere_hears_what_is_different(tmp_path: Path
 )
 def test_messages_without_sense_change_nothing(message: bytes, tmp_path: Path, run_async: Run) -> None:
     async def main() -> None:
-        async with running("pty", f"name={AGENT},socket={tmp_path}/agent") as device:
-            async with driven(device, ports=2) as (_, driver):
-                await driver.queues[3].request(message or [], room=0 if message else 1)
-                assert len(await driver.begin()) == 4
+        async with running(*console_and_agent(tmp_path)) as device, driven(device, ports=2) as (_, driver):
+            await driver.queues[3].request(message or [], room=0 if message else 1)
+            assert len(await driver.begin()) == 4
 
     run_async(main)
 
 
 def test_questions_without_end_get_answers_as_there_is_room(tmp_path: Path, run_async: Run) -> None:
     async def main() -> None:
-        async with running("pty", f"name={AGENT},socket={tmp_path}/agent") as device:
-            async with driven(device, ports=2) as (_, driver):
-                for _ in range(100):
-                    await driver.send(DEVICE_READY)
-                    await driver.send(PORT_READY, port=1)
-                assert len(await driver.begin()) >= 4
+        async with running(*console_and_agent(tmp_path)) as device, driven(device, ports=2) as (_, driver):
+            for _ in range(100):
+                await driver.send(DEVICE_READY)
+                await driver.send(PORT_READY, port=1)
+            assert len(await driver.begin()) >= 4
 
     run_async(main)
 
 
 def test_a_buffer_too_small_for_a_message_breaks_its_ring(tmp_path: Path, run_async: Run) -> None:
     async def main() -> None:
-        async with running("pty", f"name={AGENT},socket={tmp_path}/agent") as device:
-            async with negotiated(device) as (frontend, memory):
-                rx, tx = await frontend.start(memory, 2), await frontend.start(memory, 3)
-                await tx.request(HEADER.pack(0, DEVICE_READY, 1))
-                with pytest.raises(GuestError):
-                    await rx.request(room=7)
-                rx.close()
-                tx.close()
+        async with running(*console_and_agent(tmp_path)) as device, negotiated(device) as (frontend, memory):
+            rx, tx = await frontend.start(memory, 2), await frontend.start(memory, 3)
+            await tx.request(HEADER.pack(0, DEVICE_READY, 1))
+            with pytest.raises(GuestError):
+                await rx.request(room=7)
+            rx.close()
+            tx.close()
 
     run_async(main)
 
 
 def test_a_name_is_cut_where_a_buffer_ends(tmp_path: Path, run_async: Run) -> None:
     async def main() -> None:
-        async with running(f"name={AGENT},socket={tmp_path}/agent") as device:
-            async with negotiated(device) as (frontend, memory):
-                rx, tx = await frontend.start(memory, 2), await frontend.start(memory, 3)
-                await tx.request(HEADER.pack(0, DEVICE_READY, 1))
-                assert await rx.request(room=8) == HEADER.pack(1, PORT_ADD, 1)
-                await tx.request(HEADER.pack(1, PORT_READY, 1))
-                assert await rx.request(room=12) == HEADER.pack(1, PORT_NAME, 1) + b"org."
-                rx.close()
-                tx.close()
+        async with (
+            running(f"name={AGENT},socket={tmp_path}/agent") as device,
+            negotiated(device) as (frontend, memory),
+        ):
+            rx, tx = await frontend.start(memory, 2), await frontend.start(memory, 3)
+            await tx.request(HEADER.pack(0, DEVICE_READY, 1))
+            assert await rx.request(room=8) == HEADER.pack(1, PORT_ADD, 1)
+            await tx.request(HEADER.pack(1, PORT_READY, 1))
+            assert await rx.request(room=12) == HEADER.pack(1, PORT_NAME, 1) + b"org."
+            rx.close()
+            tx.close()
 
     run_async(main)
 
@@ -543,7 +545,7 @@ def test_buffers_that_make_no_sense(tmp_path: Path, run_async: Run) -> None:
     ],
 )
 def test_a_state_that_cannot_be(state: bytes, tmp_path: Path) -> None:
-    device = made("pty", f"name={AGENT},socket={tmp_path}/agent")
+    device = made(*console_and_agent(tmp_path))
     try:
         before = device.save()
         with pytest.raises(RefusedRequest):

@@ -16,7 +16,10 @@ from vhostd.errors import SetupError, UsageError
     [
         ("pty", PortOption("pty")),
         ("pty,link=/tmp/a", PortOption("pty", link="/tmp/a")),
-        ("name=org.qemu.guest_agent.0,socket=/tmp/s", PortOption("socket", "/tmp/s", "org.qemu.guest_agent.0")),
+        (
+            "name=org.qemu.guest_agent.0,socket=/tmp/s",
+            PortOption("socket", "/tmp/s", "org.qemu.guest_agent.0"),
+        ),
         ("socket=/tmp/s,mode=0660,group=0", PortOption("socket", "/tmp/s", mode=0o660, group=0)),
         ("file=/tmp/a,,b,keep=0", PortOption("file", "/tmp/a,b", keep=0)),
         ("stdio,keep=4K", PortOption("stdio", keep=4096)),
@@ -69,7 +72,11 @@ def test_without_an_option_there_is_a_console() -> None:
 
 
 def test_a_console_keeps_something_and_a_serial_port_nothing(tmp_path: Path) -> None:
-    for option, kept in ((PortOption("pty"), KEEP), (PortOption("pty", name="a"), 0), (PortOption("pty", keep=5), 5)):
+    for option, kept in (
+        (PortOption("pty"), KEEP),
+        (PortOption("pty", name="a"), 0),
+        (PortOption("pty", keep=5), 5),
+    ):
         port = option.open(1)
         try:
             port.outlet.take(bytes(KEEP + 1))
@@ -92,6 +99,6 @@ def test_ports_that_do_not_fit_together(ports: tuple[str, ...], reason: str) -> 
 
 
 def test_if_one_cannot_be_made_none_is_left(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="file=.*: No such file"):
+    with pytest.raises(SetupError, match=r"file=.*: No such file"):
         made(f"socket={tmp_path}/socket", f"pty,link={tmp_path}/link", f"file={tmp_path}/none/file")
     assert os.listdir(tmp_path) == []

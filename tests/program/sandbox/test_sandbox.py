@@ -23,6 +23,7 @@ CHECKOUT = Path(__file__).parents[3]
 DENIALS = {"EPERM", "EACCES", "ENOSYS"}
 PROGRAMS = {
     "vhost-user-rng": [],
+    "vhost-user-console": [],
     "vhost-user-gpu": [],
     "vhost-user-blk": ["--ram=1M"],
     "vhost-user-input": ["--event-socket=EVENTS"],

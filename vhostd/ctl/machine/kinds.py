@@ -26,6 +26,7 @@ class Kind:
     is_display: bool = False
     vga: str = ""  # QEMU's device that the firmware of a PC can use as well
     comes_back: bool = False  # QEMU connects again when the program has ended
+    since: tuple[int, int] = (0, 0)  # the first version of QEMU that has the device
 
 
 def _input(name: str) -> Kind:
@@ -67,6 +68,15 @@ KINDS = (
     _input("mouse"),
     _input("tablet"),
     _input("touchscreen"),
+    Kind(
+        name="console",
+        program="vhost-user-console",
+        device="vhost-user-test-device-pci,virtio-id=3,num_vqs=2,config_size=12",
+        help="a console, by default at a pseudo-terminal; needs QEMU 10.2",
+        metavar="PORT[,OPTION...]",
+        source="port",
+        since=(10, 2),
+    ),
     Kind(
         name="rng",
         program="vhost-user-rng",

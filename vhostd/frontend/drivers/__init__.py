@@ -7,4 +7,12 @@ from vhostd.frontend.drivers.gpu_display import GpuDisplay
 from vhostd.frontend.drivers.input import InputDriver
 from vhostd.frontend.drivers.rng import RngDriver
 
-__all__ = ["BlockDriver", "ConsoleDriver", "Framebuffer", "GpuDisplay", "GpuDriver", "InputDriver", "RngDriver"]
+__all__ = [
+    "BlockDriver",
+    "ConsoleDriver",
+    "Framebuffer",
+    "GpuDisplay",
+    "GpuDriver",
+    "InputDriver",
+    "RngDriver",
+]

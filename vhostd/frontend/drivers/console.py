@@ -58,9 +58,7 @@ class ConsoleDriver:
                 _fill(queue)
 
     @classmethod
-    async def start(
-        cls, frontend: Frontend, memory: SharedMemory, *, ports: int = 1, size: int = 16
-    ) -> Self:
+    async def start(cls, frontend: Frontend, memory: SharedMemory, *, ports: int = 1, size: int = 16) -> Self:
         """Starts the queues of so many ports, and, with MULTIPORT, those for control messages."""
         has_control = bool(frontend.features >> MULTIPORT & 1)
         count = 2 * ports + 2 if has_control else 2
@@ -98,7 +96,8 @@ class ConsoleDriver:
         data = await _taken(self.queues[CONTROL])
         if len(data) < HEADER.size:
             raise DeviceError(f"a control message of {len(data)} bytes")
-        return Message(*HEADER.unpack_from(data), data[HEADER.size :])
+        port, event, value = HEADER.unpack_from(data)
+        return Message(port, event, value, data[HEADER.size :])
 
     async def send(self, event: int, value: int = 1, port: int = NO_PORT) -> None:
         """Sends the device a message, and waits until it is taken."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vhostd.host.openings import Openings
+from vhost_user_console.openings import Openings
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 import os
 from contextlib import suppress
 
-from vhostd.host.syscall import INOTIFY_ADD_WATCH, INOTIFY_INIT1, syscall
-from vhostd.wire.fds import Fd
+from vhostd import INOTIFY_ADD_WATCH, INOTIFY_INIT1, Fd, syscall
 
 IN_OPEN = 0x20
 EVENTS = 4096  # bytes of events that are read at a time

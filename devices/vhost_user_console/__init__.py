@@ -8,8 +8,8 @@
         -device vhost-user-test-device-pci,chardev=con,virtio-id=3,num_vqs=2,config_size=12 \\
         -drive file=system.img,format=raw,if=virtio
 
-`screen /tmp/console` is the guest's console then, /dev/hvc0 in Linux. QEMU has vhost-user-test-device-pci from
-10.2 on. With more ports than a console, num_vqs is twice the number of ports and 2.
+`screen /tmp/console` is the guest's console then, /dev/hvc0 in Linux. QEMU has this device from 10.2 on.
+With more ports than a console, num_vqs is twice the number of ports and 2.
 
 The guest's end of a port is two queues. The host's end is a `Line`: a pseudo-terminal, a socket, a file, or
 the program's own terminal.

@@ -96,7 +96,7 @@ class Console(Device):
         await asyncio.gather(*(port.line.run() for port in self._ports.values()))
 
     def resume(self) -> None:
-        """Tells a driver of all ports anew. Nobody knows to which it listens: so it gets what comes to any."""
+        """Tells a driver of all ports anew. Nobody knows to which it listens: it gets what comes to any."""
         if self.negotiated & MULTIPORT:
             self._control.begin()
             for port in self._ports.values():

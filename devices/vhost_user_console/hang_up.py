@@ -8,8 +8,8 @@ from collections.abc import Callable
 class HangUp:
     """Calls `gone` when the other end of the watched fd hangs up.
 
-    An event loop tells of an fd again and again while it has input. So the fd is in an epoll of its own, which
-    tells of nothing but a hang-up, and of each only once (EPOLLET).
+    An event loop tells of an fd again and again while it has input. So the fd is in an epoll of its own,
+    which tells of nothing but a hang-up, and of each only once (EPOLLET).
     """
 
     def __init__(self, gone: Callable[[], None]) -> None:

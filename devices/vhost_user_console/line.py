@@ -17,8 +17,8 @@ class Line:
     """Where a port leads to on the host.
 
     `is_open` says whether somebody is there, and `fd` how to reach them. `has_input` says whether more may
-    come from there. When somebody hangs up, the line stays open until the guest has taken what they had sent. If
-    the guest does not listen, it closes at once.
+    come from there. When somebody hangs up, the line stays open until the guest has taken what they had sent.
+    If the guest does not listen, it closes at once.
 
     `changed` is called whenever any of these is another one than before, or `size` may be.
     """

@@ -1,7 +1,7 @@
 """What the driver has been told of a port, and what it has to be told next (virtio 1.3, 5.3.6.2).
 
-No message is kept. As soon as the driver has room for a message, what it knows is compared to what is true. So
-nothing grows with a driver that takes no messages, or that asks for them again and again.
+No message is kept. As soon as the driver has room for a message, what it knows is compared to what is true.
+So nothing grows with a driver that takes no messages, or that asks for them again and again.
 """
 
 from typing import NamedTuple

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Self
@@ -21,6 +22,8 @@ from vhostd import (
     Signals,
     Virtqueue,
 )
+
+log = logging.getLogger(__name__)
 
 CONSOLE = 0  # the number of the port that each driver knows
 MULTIPORT = 1 << ConsoleFeature.MULTIPORT
@@ -93,6 +96,8 @@ class Console(Device):
 
     async def run(self) -> None:
         """Sees who comes to the ports' lines, and who goes."""
+        for port in self._ports.values():
+            log.info("port %d is %s", port.number, port.line.place)
         await asyncio.gather(*(port.line.run() for port in self._ports.values()))
 
     def resume(self) -> None:
@@ -146,10 +151,6 @@ class Console(Device):
         """What the lines need, and to write to them from guest memory."""
         lines = (port.line.grants() for port in self._ports.values())
         return Grants.together((Grants(system_calls=("pwritev2",)), *lines))
-
-    def places(self) -> Sequence[str]:
-        """Where each port is to be found."""
-        return [f"port {port.number} is {port.line.place}" for port in self._ports.values()]
 
     def signals(self) -> Signals:
         """Those of the lines."""

@@ -18,7 +18,7 @@ class PtyLine(Line):
     """Makes a pseudo-terminal, in raw mode, with a link to it if `link` is a path.
 
     Its master hangs up while nobody has the slave open. Each read would fail with EIO then, so nobody reads.
-    The kernel does not tell us when the terminal's size changes. So the size is looked at whenever somebody opens
+    The kernel does not tell us of another size of the terminal. So that is looked at whenever somebody opens
     or closes the slave, and whenever something comes from there.
     """
 

@@ -56,8 +56,9 @@ def test_what_is_no_port(text: str, reason: str) -> None:
 def test_the_first_console_is_port_0(tmp_path: Path) -> None:
     device = made(f"name=a,file={tmp_path}/a", "pty", f"file={tmp_path}/b")
     try:
-        assert [place.partition(" is ")[0] for place in device.places()] == ["port 0", "port 1", "port 2"]
-        assert [place.rpartition("/")[2] for place in device.places()][1:] == ["a", "b"]
+        ports = {port.number: port.line.place.rpartition("/")[2] for port in device._ports.values()}
+        assert [*ports] == [0, 1, 2]
+        assert (ports[1], ports[2]) == ("a", "b")
     finally:
         device.close()
 
@@ -66,7 +67,7 @@ def test_without_an_option_there_is_a_console() -> None:
     device = made()
     try:
         assert len(device.queues) == 2
-        assert device.places()[0].startswith("port 0 is /dev/pts/")
+        assert device._ports[0].line.place.startswith("/dev/pts/")
     finally:
         device.close()
 

@@ -190,7 +190,8 @@ def test_all_that_serving_takes_is_imported_with_the_device(command: list[str], 
                 ours, theirs = socket.socketpair()
                 with ours, Fd(theirs.detach()) as fd:
                     await frontend.call(GPU_SET_SOCKET, Empty(), fd)
-            with closing(await frontend.start(memory)) as queue:
+            index = 1 if command[0].endswith("console") else 0  # whose first queue is for what somebody types
+            with closing(await frontend.start(memory, index)) as queue:
                 await queue.request(bytes(24), room=24)
 
     with notified() as manager:

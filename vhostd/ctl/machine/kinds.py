@@ -22,6 +22,7 @@ class Kind:
     needs_value: bool = False
     properties: Mapping[str, str] = field(default_factory=dict)
     events: bool = False
+    terminal: bool = False  # without a source of its own it has a terminal of the host
     boots: bool = False
     is_display: bool = False
     vga: str = ""  # QEMU's device that the firmware of a PC can use as well
@@ -72,9 +73,10 @@ KINDS = (
         name="console",
         program="vhost-user-console",
         device="vhost-user-test-device-pci,virtio-id=3,num_vqs=2,config_size=12",
-        help="a console, by default at a pseudo-terminal; needs QEMU 10.2",
+        help="a console: a port, or by default a pseudo-terminal, whose path is printed; needs QEMU 10.2",
         metavar="PORT[,OPTION...]",
         source="port",
+        terminal=True,
         since=(10, 2),
     ),
     Kind(

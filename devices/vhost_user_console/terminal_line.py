@@ -10,7 +10,7 @@ from vhostd import Fd, Grants, Ioctl, SetupError, Signals
 
 STDIN = 0
 ESCAPE = b"\x1d"  # Control-], which ends the program, as that of telnet does
-SETTERS = (0x5402, 0x5403, 0x5404)  # TCSETS, TCSETSW, TCSETSF (Linux, include/uapi/asm-generic/ioctls.h)
+TCGETS, TCSETS = 0x5401, 0x5402  # Linux, include/uapi/asm-generic/ioctls.h
 LOCAL, CHARACTERS = 3, 6  # in what tcgetattr gives
 
 
@@ -38,7 +38,7 @@ class TerminalLine(Line):
 
     def grants(self) -> Grants:
         """To ask for the size, and to set the terminal back."""
-        return Grants(ioctls=tuple(Ioctl(number) for number in (GET_SIZE, *SETTERS)))
+        return Grants(ioctls=tuple(Ioctl(number) for number in (GET_SIZE, TCGETS, TCSETS)))
 
     def signals(self) -> Signals:
         """The kernel tells us when the size changes."""

@@ -31,6 +31,7 @@ readonly test_packages=(
     systemd evemu-tools edid-decode    # used by some tests
     mandoc groff-base zsh fish         # to check manual pages and completions
     fio util-linux dmsetup             # used in the guest, on a disk
+    qemu-guest-agent                   # run in the guest, at a serial port
     user-mode-linux                    # a kernel that runs as a process: another front-end
     iperf3 passt iproute2              # a guest's network
 )

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tests.wire.test_layout import Little
     from vhost_user_blk import protocol
     from vhost_user_blk.requests import Requests
+    from vhost_user_console.protocol import Event, VirtioConsoleConfig
     from vhost_user_gpu import commands, edid, pixels
     from vhost_user_gpu.config import VirtioGpuConfig
     from vhost_user_input import config
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     )
     _enumerated = (
         config.Select.UNSET,
+        Event.PORT_REMOVE,
         Feature.LOG_ALL,
         ProtocolFeature.BACKEND_SEND_FD,
         ProtocolFeature.XEN_MMAP,
@@ -96,6 +98,7 @@ if TYPE_CHECKING:
         messages.SharedMapping.shm_offset,
         messages.SharedMemoryConfig.num_regions,
         messages.SharedMemoryConfig.sizes,
+        VirtioConsoleConfig.emerg_wr,
         protocol.VirtioBlkConfig.size_max,
         protocol.VirtioBlkConfig.alignment_offset,
         protocol.VirtioBlkConfig.opt_io_size,

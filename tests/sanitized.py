@@ -25,7 +25,12 @@ RING = (
     "uring",
     "write_log",
 )
-MODULES = (*(f"vhostd.ring.{name}" for name in RING), "vhost_user_blk.transfers")
+MODULES = (
+    *(f"vhostd.ring.{name}" for name in RING),
+    "vhost_user_blk.transfers",
+    "vhost_user_net.receive",
+    "vhost_user_net.transmit",
+)
 
 
 def pytest_sessionfinish() -> None:

@@ -1,4 +1,4 @@
-"""A network card on pairs of sockets: the test holds the other ends, and speaks as a tap device, a switch or passt does."""
+"""A network card on pairs of sockets. The test holds the other ends: a tap device, a switch, or passt."""
 
 import socket
 import struct

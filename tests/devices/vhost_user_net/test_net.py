@@ -5,6 +5,7 @@ import random
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
+from itertools import pairwise
 
 import pytest
 
@@ -118,7 +119,7 @@ def test_a_frame_may_be_cut_anywhere(run_async: Run, kind: str) -> None:
             whole = bytes(HEADER.size) + frame(100)
             for cuts in ([1], [11], [12], [13], [5, 12, 26], list(range(1, 112))):
                 ends = [0, *cuts, len(whole)]
-                parts = [whole[begin:end] for begin, end in zip(ends, ends[1:], strict=False)]
+                parts = [whole[begin:end] for begin, end in pairwise(ends)]
                 await queue.request(parts)
                 assert card.cable.sent()[-100:] == frame(100)
 

@@ -20,7 +20,6 @@ from vhostd.frontend.drivers.net import MRG_RXBUF, NEEDS_CSUM, Header
 
 NET = executable("vhost-user-net")
 MEMORY = 16 << 20
-ETH_P_ALL = 3
 TEST_TYPE = b"\x88\xb5"  # an EtherType for experiments
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from io import FileIO
 
+    from tests.net.echo import Datagrams, Streams
     from tests.wire.test_layout import Little
     from vhost_user_blk import protocol
     from vhost_user_blk.requests import Requests
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from vhost_user_gpu.config import VirtioGpuConfig
     from vhost_user_input import config
     from vhost_user_vsock.switchboard import Switchboard
+    from vhostd.frontend.drivers.net import Config, Header
     from vhostd.fuzz.operation import Await
     from vhostd.program.parser import Help, Parser
     from vhostd.ring import WriteLog
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
     from vhostd.virtio.vocabulary import DeviceType, Feature
 
     _annotations = (FileIO,)
+    _servers = (Datagrams.max_packet_size, Streams.daemon_threads, Streams.request_queue_size)
+    _packets = (
+        *(Header.gso_type, Header.hdr_len, Header.gso_size, Header.csum_start, Header.csum_offset),
+        *(Config.max_virtqueue_pairs, Config.mtu, Config.mac),
+    )
     _recorded = (Head.vhostd_trace,)
     _pydantic = (Await.model_config,)
     _compiled = (Requests.take_over, Switchboard.drained, Switchboard.requested, WriteLog.dirtied)

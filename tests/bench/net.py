@@ -1,12 +1,12 @@
-"""What a network card costs: vhost-user-net beside QEMU's tap netdev and passt's vhost-user mode, in one guest.
+"""What a network card costs: vhost-user-net, QEMU's tap netdev and passt's vhost-user mode in one guest.
 
     .venv/bin/python -m tests.bench.net [--rounds N] [--seconds S] [--passt COMMAND] [--json FILE]
 
-The guest has a card of each, and talks by each in turn to iperf3 in a network namespace of its own, which the bench runs in.
+The guest has a card of each, and talks by each in turn to iperf3, in a namespace that the bench makes.
 `--passt` is a passt that has --vhost-user: Debian 13's, or a newer one.
 
-Under KVM the guest's kernel is fast, and the back-ends bound what passes. Without KVM the emulated guest is the bound
-of nearly all.
+Under KVM the guest's kernel is fast, and the back-ends bound what passes. Without KVM the emulated guest is
+the bound of nearly all.
 """
 
 import argparse

@@ -11,7 +11,7 @@ Set-up and tear-down are the switchboard's. It is told by its methods, and answe
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, EPIPE, errno
+from libc.errno cimport EAGAIN, EFAULT, EINTR, EMSGSIZE, errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
@@ -382,6 +382,8 @@ cdef class Traffic:
             return done
         if done == -EAGAIN or done == -EINTR:
             return 0
+        if done == -EFAULT:
+            raise BadRequest("data outside of the memory that the front-end shares")
         self.deafen(connection)
         if done == -EMSGSIZE:
             self.switchboard.broke(connection, f"a message of {size} bytes is more than the host's end takes")
@@ -551,6 +553,8 @@ cdef class Inbound(Shortcut):
         cdef Traffic traffic = self.traffic
         if done == -EAGAIN or done == -EINTR:
             return False
+        if done == -EFAULT:
+            raise BadRequest("a receive buffer outside of the memory that the front-end shares")
         if done < 0 or state_of(connection.fd) & POLLHUP:
             traffic.look_in(connection, NOT_WATCHED)
             traffic.switchboard.ended(connection, SHUT_BOTH)

@@ -807,6 +807,28 @@ def test_a_pump_fills_chains_when_the_host_has_something(
     run_async(main)
 
 
+def test_a_pump_may_be_had_at_once(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        wire = Wire(memory)
+        wire.bench.queue.pump_now()  # there are no chains
+        wire.bench.offer(3)
+        await turns()
+        wire.send(2)
+        wire.bench.queue.pump_now()
+        assert wire.lengths() == [1, 2]
+        assert wire.bench.interrupts
+        wire.send(2)
+        wire.bench.queue.pump_now()
+        await turns()
+        wire.bench.queue.pump_now()
+        assert wire.lengths() == [1]
+        wire.bench.offer(1)
+        await until(lambda: wire.lengths() == [2])
+        await wire.close()
+
+    run_async(main)
+
+
 def test_a_pump_waits_for_chains_and_leaves_the_fd_alone_meanwhile(
     memory: SharedMemory, run_async: Run
 ) -> None:

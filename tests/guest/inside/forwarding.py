@@ -1,4 +1,4 @@
-"""AF_VSOCK forwarding where the kernel has a loopback: the tests of test_forwarding.py, one after the other."""
+"""AF_VSOCK forwarding where the kernel has a loopback: what test_forwarding.py tests, once."""
 
 import asyncio
 import tempfile

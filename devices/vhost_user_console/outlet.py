@@ -5,7 +5,7 @@ import logging
 import os
 from functools import partial
 
-from vhost_user_console.transfers import Output
+from vhost_user_console.transfers import Backlog, Output
 from vhostd import Threads
 
 log = logging.getLogger(__name__)
@@ -23,19 +23,19 @@ class Outlet:
 
     def __init__(self, name: str, *, keep: int, may_wait: bool) -> None:
         self.name = name
-        self.output = Output()  # the shortcut, which writes what need not wait
-        self.dropped = 0  # bytes
         self._keep = keep
         self._may_wait = may_wait
-        self._waiting = bytearray()
+        self._backlog = Backlog(keep)
+        self.output = Output(self._backlog)  # the shortcut, which writes what need not wait
         self._fd = -1  # of who is there
+        self._told = 0  # of the bytes that were dropped
         self._eased = asyncio.Event()  # it is not full
         self._ease()
 
     @property
     def is_full(self) -> bool:
         """Whether the driver has to wait."""
-        return self._may_wait and self._fd >= 0 and len(self._waiting) > 0
+        return self._may_wait and self._fd >= 0 and len(self._backlog) > 0
 
     async def room(self) -> None:
         """Waits until it is not full."""
@@ -45,45 +45,38 @@ class Outlet:
         """Waits until all is written that cannot wait for the next program."""
 
     def take(self, data: bytes) -> None:
-        """Has bytes written, soon or later; never waits."""
-        self._waiting += data
-        self._trim()
+        """Has at most MOST bytes written, soon or later; never waits."""
+        self._backlog.add(data)
         self._go()
 
     def open(self, fd: int) -> None:
         """Somebody is there: gets what was kept, and then all else."""
         self._fd = fd
+        self._backlog.most = 2 * MOST if self._may_wait else max(self._keep, MOST)
+        self._tell_of_loss()
         self._go()
 
     def shut(self) -> None:
         """Nobody is there any more. What they have not got is for the next, as far as it is kept."""
         self._stop()
         self._fd = -1
-        self._trim()
+        self._backlog.most = self._keep
         self._ease()
 
     def close(self) -> None:
         """Writes nothing more; the event loop has ended."""
 
-    def _trim(self) -> None:
-        """Drops what is too much."""
-        if self._fd >= 0 and self._may_wait:
-            return
-        most = self._keep if self._fd < 0 else max(self._keep, MOST)
-        if (excess := len(self._waiting) - most) > 0:
-            self.dropped += excess
-            log.log(
-                logging.DEBUG if self._fd < 0 else logging.WARNING,
-                "%s: %d bytes of the guest's are dropped: nobody takes them",
-                self.name,
-                excess,
-            )
-            del self._waiting[:excess]
-
     def _ease(self) -> None:
         """Whoever waits for room goes on, if there is some. The shortcut must not overtake what waits."""
-        self.output.fd = -1 if self._waiting else self._fd
+        self.output.fd = -1 if self._backlog else self._fd
+        self.output.keeps = not self.is_full
         self._eased.clear() if self.is_full else self._eased.set()
+
+    def _tell_of_loss(self) -> None:
+        """Logs how much was dropped since that was last told."""
+        if loss := self._backlog.dropped - self._told:
+            log.info("%s: %d bytes of the guest's were dropped, since nobody took them", self.name, loss)
+            self._told += loss
 
     def _go(self) -> None:
         """Writes what waits, if somebody is there."""
@@ -100,7 +93,7 @@ class FdOutlet(Outlet):
     _watches = False
 
     def _go(self) -> None:
-        if self._fd >= 0 and self._waiting and not self._watches:
+        if self._fd >= 0 and self._backlog and not self._watches:
             self._watches = True
             asyncio.get_running_loop().add_writer(self._fd, self._write)
         self._ease()
@@ -112,15 +105,16 @@ class FdOutlet(Outlet):
 
     def _write(self) -> None:
         try:
-            del self._waiting[: os.write(self._fd, self._waiting[:PIECE])]
+            self._backlog.remove(os.write(self._fd, self._backlog.head(PIECE)))
         except BlockingIOError:
             return
         except OSError as error:  # they have gone, or do not read any more
             log.debug("%s: %s", self.name, error.strerror)
             self.shut()
             return
-        if not self._waiting:
+        if not self._backlog:
             self._stop()
+            self._tell_of_loss()
         self._ease()
 
 
@@ -136,7 +130,7 @@ class FileOutlet(Outlet):
 
     @property
     def is_full(self) -> bool:
-        return self._may_wait and len(self._waiting) >= PIECE
+        return self._may_wait and len(self._backlog) >= PIECE
 
     async def drained(self) -> None:
         await self._drained.wait()
@@ -146,9 +140,9 @@ class FileOutlet(Outlet):
         self._threads.close()
 
     def _go(self) -> None:
-        if self._fd >= 0 and self._waiting and not self._writes:
-            piece = bytes(self._waiting[:MOST])
-            del self._waiting[:MOST]
+        if self._fd >= 0 and self._backlog and not self._writes:
+            piece = self._backlog.head(MOST)
+            self._backlog.remove(len(piece))
             self._writes = True
             self._drained.clear()
             self._threads.do(partial(_write_all, self._fd, piece), self._written)
@@ -159,7 +153,7 @@ class FileOutlet(Outlet):
 
     def _ease(self) -> None:
         super()._ease()
-        self.output.fd = -1
+        self.output.fd, self.output.keeps = -1, False  # each byte is for the thread
 
     def _written(self, result: Exception | None) -> None:
         self._writes = False

@@ -33,7 +33,8 @@ class Port:
         is_terminal = line.size is not None
         self._input = Input(self._look_at_size if is_terminal else None, self._ended)
         self._may_read = asyncio.Event()
-        self._pumping: asyncio.Task[None] | None = None
+        self._has_bytes = asyncio.Event()
+        self._watched = -1  # the fd that the event loop looks at, for bytes to read
         self._fd = -1  # of who is there, as far as the outlet knows
         line.changed = self._line_changed
 
@@ -57,20 +58,11 @@ class Port:
     # --- The queues -------------------------------------------------------------------------------------
 
     async def receiveq(self, queue: Virtqueue) -> None:
-        """Fills the driver's buffers while somebody is there and the guest listens."""
-        while True:
-            await self._may_read.wait()
-            pumping = asyncio.create_task(queue.pump(self._input, self._input.fd))
-            self._pumping = pumping
-            try:
-                await asyncio.wait({pumping})
-            finally:
-                self._pumping = None
-                pumping.cancel()
-                await asyncio.wait({pumping})
-            if not pumping.cancelled():
-                pumping.result()
-                return
+        """Fills the driver's buffers, by the shortcut, while somebody is there and the guest listens."""
+        queue.use_shortcut(self._input)
+        async for chain in queue:  # there is nothing to be read for it now
+            queue.put_back(chain)
+            await self._readable()
 
     async def transmitq(self, queue: Virtqueue) -> None:
         """Has the line get what the driver sends. What the shortcut leaves goes by way of the outlet."""
@@ -111,19 +103,32 @@ class Port:
         self.changed()
 
     def _read(self, fd: int) -> None:
-        """Reads from this fd from now on; -1 for none."""
-        before, self._input.fd = self._input.fd, fd
-        if fd >= 0:
-            self._may_read.set()
-            return
-        self._may_read.clear()
-        if self._pumping is not None and before >= 0:
-            self._pumping.cancel()
-            asyncio.get_running_loop().remove_reader(
-                before
-            )  # now, since the fd may be closed right after this
+        """Reads from this fd from now on; -1 for none. The one before may be closed right after this."""
+        if self._watched >= 0 and self._watched != fd:
+            self._look_no_more()
+        self._input.fd = fd
+        self._may_read.set() if fd >= 0 else self._may_read.clear()
 
-    def _ended(self, _error: int) -> None:
+    async def _readable(self) -> None:
+        """Waits until there is something to be read."""
+        while self._input.fd < 0:
+            await self._may_read.wait()
+        self._has_bytes.clear()
+        self._watched = self._input.fd
+        asyncio.get_running_loop().add_reader(self._watched, self._look_no_more)
+        try:
+            await self._has_bytes.wait()
+        finally:
+            self._look_no_more()
+
+    def _look_no_more(self) -> None:
+        """There is something to be read, or there never will be. The queue is asked to see."""
+        if self._watched >= 0:
+            asyncio.get_running_loop().remove_reader(self._watched)
+            self._watched = -1
+        self._has_bytes.set()
+
+    def _ended(self) -> None:
         """There is nothing more to be read."""
         self.line.input_ended()
 

@@ -123,22 +123,28 @@ def test_the_ports_are_found(linux: Linux) -> None:
     assert names == [AGENT, "stream", "log"]
 
 
-def test_a_login(linux: Linux, folder: Path) -> None:
-    """Who hangs up and comes back finds the shell as it was."""
+@pytest.fixture(scope="module")
+def shell(linux: Linux, folder: Path) -> None:
+    """Somebody has logged in at the console, and has hung up."""
     linux.shell("printf '#!/bin/sh\\nexec sh -i\\n' >/tmp/login && chmod +x /tmp/login")
     with opened(folder / "pty") as terminal:
         linux.shell("setsid env --default-signal busybox getty -l /tmp/login 115200 hvc0 >/tmp/said 2>&1 &")
         terminal.until(b"login: ")
         terminal.write(b"root\n")
         terminal.until(b"# ")
-        terminal.write(b"here=$((6 * 7))\n")
-        terminal.until(b"# ")
+
+
+def test_a_login(shell: None, folder: Path) -> None:
+    """Who hangs up and comes back finds the shell as it was."""
+    with opened(folder / "pty") as terminal:
+        terminal.write(b"here=$((6 * 7)); echo it is $here\n")
+        terminal.until(b"it is 42\r\n")
     with opened(folder / "pty") as terminal:
         terminal.write(b"echo =$here=\n")
         terminal.until(b"=42=")
 
 
-def test_its_size_follows(linux: Linux, folder: Path) -> None:
+def test_its_size_follows(shell: None, folder: Path) -> None:
     with opened(folder / "pty") as terminal:
         for rows, cols in ((30, 100), (52, 211)):
             terminal.resize(rows, cols)
@@ -148,7 +154,7 @@ def test_its_size_follows(linux: Linux, folder: Path) -> None:
             terminal.until(b"so it is\r\n")
 
 
-def test_control_characters_are_the_guest_s(linux: Linux, folder: Path) -> None:
+def test_control_characters_are_the_guest_s(shell: None, folder: Path) -> None:
     with opened(folder / "pty") as terminal:
         terminal.write(b"busybox sleep 1000\n")
         terminal.until(b"1000\r\n")

@@ -133,9 +133,9 @@ def test_nobody_there_costs_nothing(tmp_path: Path, run_async: Run) -> None:
             with opened(tmp_path / "pty") as terminal:
                 terminal.write(b"x")
                 assert await driver.read(1) == b"x"
-            while device._ports[0]._pumping is not None:
+            while device._ports[0]._input.fd >= 0:
                 await asyncio.sleep(0)
-            assert device._ports[0]._input.fd == -1
+            assert device._ports[0]._watched == -1
 
     run_async(main)
 

@@ -81,7 +81,7 @@ def test_a_console_keeps_something_and_a_serial_port_nothing(tmp_path: Path) -> 
         port = option.open(1)
         try:
             port.outlet.take(bytes(KEEP + 1))
-            assert len(port.outlet._waiting) == kept
+            assert len(port.outlet._backlog) == kept
         finally:
             port.close()
 

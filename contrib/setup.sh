@@ -32,6 +32,7 @@ readonly test_packages=(
     mandoc groff-base zsh fish         # to check manual pages and completions
     fio util-linux dmsetup             # used in the guest, on a disk
     qemu-guest-agent                   # run in the guest, at a serial port
+    libvirglrenderer1 libegl1 libgl1-mesa-dri # 3D, in software
     user-mode-linux                    # a kernel that runs as a process: another front-end
     iperf3 passt iproute2              # a guest's network
 )

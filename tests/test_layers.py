@@ -26,7 +26,10 @@ LAYERS = (
     *("frontend", "trace", "conformance", "fuzz", "ctl"),
 )
 # What devices import besides the names of `vhostd` itself and of `vhostd.storage`.
-PUBLIC = ("vhostd.ring.uring", "vhostd.vhost_user.gpu_messages", "vhostd.vhost_user.messages")
+PUBLIC = (
+    *("vhostd.ring.uring", "vhostd.vhost_user.gpu_messages", "vhostd.vhost_user.messages"),
+    *("vhostd.host.helper", "vhostd.wire.packets"),
+)
 # No event loop, no clock and no socket is known here.
 PURE = {
     "vhostd.errors",
@@ -57,6 +60,7 @@ LATE = {
     "vhostd.ctl.fuzz": {"vhostd.ctl.fuzzing"},
     "vhostd.ctl.installation.programs": {"vhostd.program.main", "vhostd.program.options"},
     "vhostd.program.activation": {"systemd.daemon"},
+    "vhost_user_gpu.device": {"vhost_user_gpu.virgl.acceleration"},
     "vhost_user_input.evdev_node": {"evdev"},
 }
 ENTRANCE = {"vhostd", "vhostd.author"}  # above all layers: what authors import

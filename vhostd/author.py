@@ -12,6 +12,7 @@
     a saved state       Unpacker
     work beside         Threads, Reader, Budget, pause
     system calls        syscall, and numbers of those that Python does not have
+    a process beside    vhostd.host.helper, vhostd.wire.packets; confine, for its own sandbox
     native code         Shortcut, Outcome; `vhostd/__init__.pxd` has more
     sockets of its own  listen, receive_at, connected_stream, Channel, Caller, Dialect, rows_of
 
@@ -45,6 +46,7 @@ from vhostd.program.options import positive as positive
 from vhostd.program.options import size as size
 from vhostd.program.options import socket_group as socket_group
 from vhostd.program.options import socket_mode as socket_mode
+from vhostd.program.sandbox import confine as confine
 from vhostd.ring import Chain as Chain
 from vhostd.ring import Gather as Gather
 from vhostd.ring import Outcome as Outcome

@@ -1,4 +1,4 @@
-"""vhost-user-gpu: a display for a guest, without a GPU and without GL (virtio 1.3, 5.7).
+"""vhost-user-gpu: a display for a guest, in 2D without a GPU, or in 3D by OpenGL (virtio 1.3, 5.7).
 
     vhost-user-gpu --socket-path=/tmp/gpu.sock
 
@@ -12,9 +12,31 @@ The guest's driver makes pictures out of its memory, and says which part of a pi
 front-end gets the pixels that have changed.
 
     controlq, cursorq --commands--> Card(Resources, Scanouts) --news--> Display --> the front-end's window
+                                     |
+                                 with --virgl: a renderer, in a process of its own (virgl/)
 """
+
+import os
+import sys
 
 from vhostd import Manifest
 
-MANIFEST = Manifest(type="gpu", device="vhost_user_gpu.device:Gpu")
+VIRGL = "libvirglrenderer.so.1"
+NODES = "/dev/dri"
+
+
+def capabilities() -> tuple[str, ...]:
+    """What this host has for 3D: a look for files. libvirt gives a node to whoever says that it takes one."""
+    machine = getattr(sys.implementation, "_multiarch", "")
+    folders = (f"/usr/lib/{machine}", "/usr/lib64", "/usr/lib", "/usr/local/lib")
+    if not any(os.path.exists(f"{folder}/{VIRGL}") for folder in folders):
+        return ()
+    try:
+        has_node = any(name.startswith("renderD") for name in os.listdir(NODES))
+    except OSError:
+        has_node = False
+    return ("render-node", "virgl") if has_node else ("virgl",)
+
+
+MANIFEST = Manifest(type="gpu", device="vhost_user_gpu.device:Gpu", capabilities=capabilities())
 main = MANIFEST.main

@@ -1,7 +1,7 @@
 """The graphics card: executes commands, one short method each, on resources and scan-outs.
 
 Nothing here waits or uses a socket. Every command gets one of the specification's responses (virtio 1.3,
-5.7.6.7). A command that fails changes nothing.
+5.7.6.7), at once or, from a renderer, later (virgl/). A command that fails changes nothing.
 """
 
 import logging
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, TypeVar
 
+from vhost_user_gpu.answer import DONE, Answer, Pending
 from vhost_user_gpu.commands import (
     COMMANDS,
     GET_CAPSET,
@@ -62,13 +63,11 @@ ENTRY_WORK = 1 << 10  # what an entry counts as work: the bytes that could be co
 MAX_SIDE = 32767  # pixels of a picture; pixman, which QEMU uses, has no larger ones
 
 P = TypeVar("P", bound=Layout)
-Answer = tuple[Response, bytes]  # a response's type, and the bytes after its header
-Execute = Callable[[Any, Chain], Answer | None]
-
-DONE: Answer = (Response.OK_NODATA, b"")
+Outcome = Answer | Pending | None  # None is DONE
+Execute = Callable[[Any, Chain], Outcome]
 
 
-def _pair(command: Row[P, Any], method: Callable[[P, Chain], Answer | None]) -> tuple[Row[P, Any], Execute]:
+def pair(command: Row[P, Any], method: Callable[[P, Chain], Outcome]) -> tuple[Row[P, Any], Execute]:
     """A command and its method; mypy checks that the method takes the command's payload."""
     return command, method
 
@@ -130,8 +129,13 @@ class Card:
         self._changed = changed
         self._lit: list[Scanout] = []  # the scan-outs that show something
 
-    def execute(self, request: Request, features: int) -> Answer:
-        """Executes the request, if these features allow it; returns its response."""
+    @property
+    def has_3d(self) -> bool:
+        """Whether the guest has anything that only a renderer has."""
+        return False
+
+    def execute(self, request: Request, features: int) -> Answer | Pending:
+        """Executes the request, if these features allow it; returns its response, now or later."""
         try:
             return self._execute(request, features) or DONE
         except CommandError as error:
@@ -190,7 +194,7 @@ class Card:
             scanout.repaint()
         self._changed(scanout)
 
-    def _execute(self, request: Request, features: int) -> Answer | None:
+    def _execute(self, request: Request, features: int) -> Outcome:
         command = request.command
         if command is None or not command.exists(features):
             raise CommandError(Response.ERR_UNSPEC, f"{request.header.type:#x} is not a command here")
@@ -202,22 +206,22 @@ class Card:
         """Each command with its method, which takes the payload, and the rest of the chain."""
         return dict(
             (
-                _pair(GET_DISPLAY_INFO, self.get_display_info),
-                _pair(GET_EDID, self.get_edid),
-                _pair(GET_CAPSET_INFO, self.get_capset_info),
-                _pair(GET_CAPSET, self.get_capset),
-                _pair(RESOURCE_CREATE_2D, self.create_2d),
-                _pair(RESOURCE_CREATE_BLOB, self.create_blob),
-                _pair(RESOURCE_UNREF, self.unref),
-                _pair(RESOURCE_ATTACH_BACKING, self.attach_backing),
-                _pair(RESOURCE_DETACH_BACKING, self.detach_backing),
-                _pair(RESOURCE_ASSIGN_UUID, self.assign_uuid),
-                _pair(TRANSFER_TO_HOST_2D, self.transfer_to_host_2d),
-                _pair(SET_SCANOUT, self.set_scanout),
-                _pair(SET_SCANOUT_BLOB, self.set_scanout_blob),
-                _pair(RESOURCE_FLUSH, self.flush),
-                _pair(UPDATE_CURSOR, self.update_cursor),
-                _pair(MOVE_CURSOR, self.move_cursor),
+                pair(GET_DISPLAY_INFO, self.get_display_info),
+                pair(GET_EDID, self.get_edid),
+                pair(GET_CAPSET_INFO, self.get_capset_info),
+                pair(GET_CAPSET, self.get_capset),
+                pair(RESOURCE_CREATE_2D, self.create_2d),
+                pair(RESOURCE_CREATE_BLOB, self.create_blob),
+                pair(RESOURCE_UNREF, self.unref),
+                pair(RESOURCE_ATTACH_BACKING, self.attach_backing),
+                pair(RESOURCE_DETACH_BACKING, self.detach_backing),
+                pair(RESOURCE_ASSIGN_UUID, self.assign_uuid),
+                pair(TRANSFER_TO_HOST_2D, self.transfer_to_host_2d),
+                pair(SET_SCANOUT, self.set_scanout),
+                pair(SET_SCANOUT_BLOB, self.set_scanout_blob),
+                pair(RESOURCE_FLUSH, self.flush),
+                pair(UPDATE_CURSOR, self.update_cursor),
+                pair(MOVE_CURSOR, self.move_cursor),
             )
         )
 
@@ -260,7 +264,7 @@ class Card:
         self.resources.reserve(new.resource_id, RESOURCE_COST, backing)
         self.resources.add(Blob(new.resource_id, new.size), backing)
 
-    def unref(self, named: ResourceId, _chain: Chain) -> None:
+    def unref(self, named: ResourceId, _chain: Chain | None = None) -> None:
         resource = self.resources[named.resource_id]
         for scanout in self._showing(resource):
             self._show(scanout, None, NOTHING)

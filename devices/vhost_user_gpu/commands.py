@@ -1,7 +1,7 @@
 """The virtio-gpu vocabulary: one table row per command, in the specification's order (virtio 1.3, 5.7.6).
 
 A row says which payload follows the header, and which feature the command needs. Commands of 3D contexts
-are unknown here, as on every device without VIRGL.
+need VIRGL, which is offered with a renderer only.
 """
 
 from enum import IntEnum
@@ -200,6 +200,61 @@ class SetScanoutBlob(Layout):
     more_offsets: Annotated[bytes, array(12)]
 
 
+class CtxCreate(Layout):
+    """A new 3D context; with CONTEXT_INIT the low byte of `context_init` is its capability set."""
+
+    nlen: u32
+    context_init: u32
+    debug_name: Annotated[bytes, array(64)]
+
+
+class CtxResource(Layout):
+    """struct virtio_gpu_ctx_resource: a resource that the header's context may use, or no longer."""
+
+    resource_id: u32
+    padding: u32
+
+
+class ResourceCreate3d(Layout):
+    """A new resource of the renderer."""
+
+    resource_id: u32
+    target: u32
+    format: u32
+    bind: u32
+    width: u32
+    height: u32
+    depth: u32
+    array_size: u32
+    last_level: u32
+    nr_samples: u32
+    flags: u32
+    padding: u32
+
+
+class TransferHost3d(Layout):
+    """A box of a resource, and the offset in the backing where it begins."""
+
+    x: u32
+    y: u32
+    z: u32
+    width: u32
+    height: u32
+    depth: u32
+    offset: u64
+    resource_id: u32
+    level: u32
+    stride: u32
+    layer_stride: u32
+
+
+class Submit3d(Layout):
+    """struct virtio_gpu_cmd_submit: so many bytes of commands for the header's context follow."""
+
+    size: u32
+    padding: u32
+
+
 class UpdateCursor(Layout):
     """The cursor's position, and for UPDATE_CURSOR the resource with its shape; resource 0 hides it."""
 
@@ -229,6 +284,14 @@ GET_EDID = Row(0x010A, GetEdid, needs=GpuFeature.EDID)
 RESOURCE_ASSIGN_UUID = Row(0x010B, ResourceId, needs=GpuFeature.RESOURCE_UUID)
 RESOURCE_CREATE_BLOB = Row(0x010C, ResourceCreateBlob, needs=GpuFeature.RESOURCE_BLOB)
 SET_SCANOUT_BLOB = Row(0x010D, SetScanoutBlob, needs=GpuFeature.RESOURCE_BLOB)
+CTX_CREATE = Row(0x0200, CtxCreate, needs=GpuFeature.VIRGL)
+CTX_DESTROY = Row(0x0201, Empty, needs=GpuFeature.VIRGL)
+CTX_ATTACH_RESOURCE = Row(0x0202, CtxResource, needs=GpuFeature.VIRGL)
+CTX_DETACH_RESOURCE = Row(0x0203, CtxResource, needs=GpuFeature.VIRGL)
+RESOURCE_CREATE_3D = Row(0x0204, ResourceCreate3d, needs=GpuFeature.VIRGL)
+TRANSFER_TO_HOST_3D = Row(0x0205, TransferHost3d, needs=GpuFeature.VIRGL)
+TRANSFER_FROM_HOST_3D = Row(0x0206, TransferHost3d, needs=GpuFeature.VIRGL)
+SUBMIT_3D = Row(0x0207, Submit3d, needs=GpuFeature.VIRGL)
 UPDATE_CURSOR = Row(0x0300, UpdateCursor)
 MOVE_CURSOR = Row(0x0301, UpdateCursor)
 

@@ -21,15 +21,16 @@ class VirtioGpuConfig(Layout):
 
 
 class Config:
-    """The number of scan-outs, and the events that the driver has not cleared yet."""
+    """The numbers of scan-outs and of capability sets, and the events that the driver has not cleared yet."""
 
-    def __init__(self, scanouts: int) -> None:
+    def __init__(self, scanouts: int, capsets: int = 0) -> None:
         self._scanouts = scanouts
+        self._capsets = capsets
         self.events = 0
 
     def read(self) -> bytes:
         """The whole space."""
-        return VirtioGpuConfig(self.events, 0, self._scanouts, 0, 0).pack()
+        return VirtioGpuConfig(self.events, 0, self._scanouts, self._capsets, 0).pack()
 
     def write(self, offset: int, data: bytes) -> None:
         """Clears the events that `events_clear` names. Ignores other fields: QEMU writes all of them back.

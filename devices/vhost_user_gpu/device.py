@@ -4,11 +4,14 @@ import argparse
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import Self
 
 from vhost_user_gpu import MANIFEST, saved_card
+from vhost_user_gpu.accelerator import Accelerator
+from vhost_user_gpu.answer import Answer
 from vhost_user_gpu.card import Card, Request
 from vhost_user_gpu.commands import MAX_SCANOUTS, GpuFeature
 from vhost_user_gpu.config import EVENT_DISPLAY, Config
@@ -29,6 +32,7 @@ from vhostd import (
     Grants,
     GuestError,
     Handler,
+    RefusedRequest,
     SetupError,
     Signals,
     UsageError,
@@ -39,6 +43,7 @@ from vhostd import (
 )
 from vhostd.vhost_user.messages import GPU_SET_SOCKET
 
+MEMORY, MEMORY_3D = 256 << 20, 1 << 30  # bytes that a guest has for its pictures, and for its textures too
 TURN = 16 << 20  # a guest's work, in bytes copied, before signals, messages and pictures have a turn
 # Seconds that a guest waits until the front-end has said what monitors there are. Windows' driver gives up
 # after 1 second, and must not be answered after that.
@@ -47,7 +52,7 @@ NEWS_PATIENCE = 0.5  # seconds that a front-end has to tell the guest of other m
 
 
 class Gpu(Device):
-    """a display for the guest, rendered without GL (virtio-gpu, 2D)"""
+    """a display for the guest (virtio-gpu): 2D without GL, and 3D where that is asked for"""
 
     kind = DeviceType.of(MANIFEST.type)
     features = 1 << GpuFeature.EDID | 1 << GpuFeature.RESOURCE_UUID | 1 << GpuFeature.RESOURCE_BLOB
@@ -60,21 +65,30 @@ class Gpu(Device):
         memory: int,
         screenshot: Target | None = None,
         exporter: Exporter | None = None,
+        accelerator: Accelerator | None = None,
     ) -> None:
         """Has so many scan-outs of this resolution until a front-end says more, and `memory` bytes.
 
-        With an `exporter` it shows blobs as dmabufs; it owns that, and where screenshots go.
+        With an `exporter` it shows blobs as dmabufs, with an `accelerator` it has 3D; it owns both, and
+        where screenshots go.
         """
         self.state_limit = memory + saved_card.BESIDE_MEMORY
         self._scanouts = scanouts
         self._exporter = exporter
-        self._config = Config(scanouts)
+        self._accelerator = accelerator
         self._outputs = Outputs(scanouts, *resolution)
-        self._card = Card(self._outputs, memory, self._show_news)
+        if accelerator is None:
+            self._config = Config(scanouts)
+            self._card = Card(self._outputs, memory, self._show_news)
+        else:
+            self._config = Config(scanouts, accelerator.capsets)
+            self._card = accelerator.card(self._outputs, memory, self._show_news)
+            self.features = self.features | accelerator.features
         self._screenshots = None if screenshot is None else Screenshots(screenshot, self._card.scanouts)
         self._display: Display | None = None
         self._announcement: asyncio.TimerHandle | None = None
         self._control: tuple[Virtqueue, asyncio.TaskGroup] | None = None  # while the controlq runs
+        self._turn = asyncio.Lock()  # of the controlq's commands, which may wait for the renderer
         self._use_scanouts()
 
     @classmethod
@@ -83,7 +97,7 @@ class Gpu(Device):
         add = parser.add_argument_group("display").add_argument
         add("--scanouts", metavar="N", type=_scanouts, default=1, help="monitors, 1 to 16; default: 1")
         add("--resolution", metavar="WxH", type=_resolution, default=(1280, 800), help="default: 1280x800")
-        add("--max-memory", metavar="SIZE", type=size, default=256 << 20, help="the guest's; default: 256M")
+        add("--max-memory", metavar="SIZE", type=size, help="the guest's; default: 256M, with --virgl 1G")
         add(
             "--screenshot",
             metavar="PATH",
@@ -91,33 +105,38 @@ class Gpu(Device):
             help="on SIGUSR1, write there what the guest shows, as PNG",
         )
         add("--dmabuf", action="store_true", help="share blobs with a front-end that shows by GL, uncopied")
-        add("-v", "--virgl", action="store_true", help="refused: this program renders in 2D only")
-        add("-r", "--render-node", metavar="PATH", help="refused: this program uses no GPU")
+        add("-v", "--virgl", action="store_true", help="3D, by libvirglrenderer on the host's OpenGL")
+        add(
+            "-r",
+            "--render-node",
+            metavar="PATH",
+            help="with --virgl: 3D on this GPU, such as /dev/dri/renderD128",
+        )
 
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> Self:
-        """Makes the device; raises SetupError for a GPU, for dmabufs where there are none, for no folder."""
-        if options.virgl:
-            raise SetupError("--virgl: this program renders in 2D only")
-        if options.render_node is not None:
-            raise SetupError(f"--render-node={options.render_node}: this program uses no GPU")
+        """Makes the device; raises SetupError if the host has no dmabufs, no folder, or no GL for it."""
+        node = options.render_node  # libvirt names one even where it wants no 3D
+        if node is not None and not os.path.exists(node):
+            raise SetupError(f"--render-node={node}: there is no such device")
+        memory = options.max_memory or (MEMORY_3D if options.virgl else MEMORY)
         width, height = options.resolution
-        if options.max_memory < (least := width * height * PIXEL):
-            raise UsageError(
-                f"--max-memory={options.max_memory}: one picture of {width}x{height} takes {least} bytes"
-            )
+        if memory < (least := width * height * PIXEL):
+            raise UsageError(f"--max-memory={memory}: one picture of {width}x{height} takes {least} bytes")
         with ExitStack() as on_failure:
-            exporter = target = None
+            exporter = target = accelerator = None
             if options.screenshot is not None:
                 target = on_failure.enter_context(closing(Target(options.screenshot)))
             if options.dmabuf:
-                exporter = Exporter()
+                exporter = on_failure.enter_context(closing(Exporter()))
+            if options.virgl:
+                accelerator = _accelerate(node, memory, sandbox=options.sandbox != "none")
             on_failure.pop_all()
-        return cls(options.scanouts, options.resolution, options.max_memory, target, exporter)
+        return cls(options.scanouts, options.resolution, memory, target, exporter, accelerator)
 
     def grants(self) -> Grants:
-        """The folder of the screenshots, and what makes dmabufs."""
-        parts = (self._screenshots, self._exporter)
+        """The folder of the screenshots, what makes dmabufs, and what starts renderers."""
+        parts = (self._screenshots, self._exporter, self._accelerator)
         return Grants.together(part.grants() for part in parts if part is not None)
 
     @property
@@ -156,6 +175,9 @@ class Gpu(Device):
 
     async def _take(self, chain: Chain, queue: Virtqueue, later: asyncio.TaskGroup) -> None:
         """Executes a command of the controlq, now or later."""
+        if self._accelerator is not None:
+            async with self._turn:  # so that none overtakes another
+                await self._accelerator.eased()
         request = Request(chain)
         if request.is_about_monitors and self._display is not None:
             later.create_task(self._execute_after(self._display.refresh(), queue, request))
@@ -188,7 +210,12 @@ class Gpu(Device):
         self._use_scanouts()
 
     def save(self) -> bytes:
-        """All that the guest has made, with its pixels, and what it knows of the monitors."""
+        """All that the guest has made, with its pixels, and what it knows of the monitors.
+
+        Raises RefusedRequest if some of it is 3D: nobody can save what a GL driver has.
+        """
+        if self._card.has_3d:
+            raise RefusedRequest("the guest has 3D contexts or resources, which cannot go elsewhere")
         return saved_card.save(self._card, self._config)
 
     def load(self, state: bytes, version: int) -> None:
@@ -196,8 +223,14 @@ class Gpu(Device):
         saved_card.load(state, self._card, self._config)
         self._announce_later()
 
+    def counts(self) -> Mapping[str, int]:
+        """What is done in 3D, if there is any."""
+        return {} if self._accelerator is None else self._accelerator.counts()
+
     async def run(self) -> None:
         """Takes screenshots, if they are wanted."""
+        if self._accelerator is not None:
+            self._accelerator.listen()
         if self._screenshots is not None:
             await self._screenshots.run()
 
@@ -224,6 +257,8 @@ class Gpu(Device):
     def close(self) -> None:
         """Gives the guest's pictures up."""
         self._card.reset()
+        if self._accelerator is not None:
+            self._accelerator.close()
         if self._exporter is not None:
             self._exporter.close()
         if self._screenshots is not None:
@@ -234,10 +269,10 @@ class Gpu(Device):
 
     def _execute(self, queue: Virtqueue, request: Request) -> None:
         answer = self._card.execute(request, self.negotiated)
-        if answer[0].is_error:
-            queue.count_error()
-        request.respond(answer)
-        queue.push(request.chain)
+        if isinstance(answer, tuple):
+            _respond(queue, request, answer)
+        else:
+            answer.then(partial(_respond, queue, request))
 
     async def _execute_after(self, answer: asyncio.Future[None], queue: Virtqueue, request: Request) -> None:
         await asyncio.wait([answer], timeout=ANSWER_PATIENCE)
@@ -262,6 +297,20 @@ class Gpu(Device):
     def _use_scanouts(self) -> None:
         # A front-end that shows scan-outs tells the guest itself how many there are, and us it does not.
         self._card.usable = self._scanouts if self._display is None else MAX_SCANOUTS
+
+
+def _respond(queue: Virtqueue, request: Request, answer: Answer) -> None:
+    if answer[0].is_error:
+        queue.count_error()
+    request.respond(answer)
+    queue.push(request.chain)
+
+
+def _accelerate(node: str | None, memory: int, *, sandbox: bool) -> Accelerator:
+    # Here, since few want 3D, and all others start faster without it.
+    from vhost_user_gpu.virgl.acceleration import Acceleration
+
+    return Acceleration(node, memory, sandbox=sandbox)
 
 
 def _pop(queue: Virtqueue) -> Chain | None:

@@ -148,6 +148,9 @@ class Resources:
     def __iter__(self) -> Iterator[Resource]:
         return iter(self._resources.values())
 
+    def __contains__(self, resource: Resource) -> bool:
+        return self._resources.get(resource.number) is resource
+
     def __getitem__(self, number: int) -> Resource:
         """Raises CommandError if there is no such resource."""
         try:
@@ -168,6 +171,12 @@ class Resources:
         self._resources[resource.number] = resource
         self.used += resource.cost + _cost(backing)
         resource.backing = backing
+
+    def enlarge(self, resource: Resource, cost: int) -> None:
+        """Counts more for a resource; raises CommandError if that is too much."""
+        self._require(cost)
+        resource.cost += cost
+        self.used += cost
 
     def remove(self, resource: Resource) -> None:
         """Removes a resource and frees its memory."""

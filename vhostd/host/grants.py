@@ -35,6 +35,7 @@ class Grants(NamedTuple):
     userfaultfds: tuple[int, ...] = ()  # with these flags
     # Sockets that are made: family and type, such as AF_UNIX, SOCK_SEQPACKET.
     sockets: tuple[tuple[int, int], ...] = ()
+    code: tuple[str, ...] = ()  # who makes memory executable, such as a compiler: for a helper alone
 
     @classmethod
     def together(cls, parts: Iterable[Self]) -> Self:

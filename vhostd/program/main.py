@@ -84,7 +84,7 @@ def _give_up_the_rest(device: Device, endpoint: Endpoint, metrics: Metrics | Non
     needs = [each.grants() for each in (device, endpoint, metrics) if each is not None]
     if offer.protocol_features(mask(ProtocolFeature.PAGEFAULT)):
         needs.append(Postcopy.grants(device))
-    sandbox.enter(Grants.together(needs))
+    sandbox.confine(Grants.together(needs))
 
 
 def _loop(

@@ -103,7 +103,9 @@ class Guest:
         self.driver.add([(*piece, False) for piece in readable] + [(*piece, True) for piece in writable])
         chain = self._pop()
         request = Request(chain)
-        request.respond(self.card.execute(request, self.features))
+        answer = self.card.execute(request, self.features)
+        assert isinstance(answer, tuple), "a card without a renderer answers at once"
+        request.respond(answer)
         self.ring.push(chain)
         used = self.driver.used()
         assert used is not None

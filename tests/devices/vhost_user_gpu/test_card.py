@@ -200,7 +200,9 @@ def test_memory_for_a_response_that_is_not_shared(guest: Guest, caplog: pytest.L
         chain = guest.ring.pop()
         assert chain is not None
         request = Request(chain)
-        request.respond(guest.card.execute(request, guest.features))
+        answer = guest.card.execute(request, guest.features)
+        assert isinstance(answer, tuple)
+        request.respond(answer)
         guest.ring.push(chain)
         assert guest.driver.used() is not None
         assert "is share=on missing" in caplog.text

@@ -8,6 +8,7 @@ from vhost_user_gpu import commands
 from vhost_user_gpu.commands import COMMANDS, GpuFeature, Header, Response
 from vhostd import Empty
 
+NAME = int.from_bytes(b"\t" * 64)
 VECTORS = [
     golden(
         commands.Header,
@@ -148,6 +149,61 @@ VECTORS = [
         """,
     ),
     golden(
+        commands.CtxCreate,
+        f"""
+        04 00 00 00  nlen = 4
+        02 00 00 00  context_init = 2
+        09 * 64      debug_name = {NAME:#x}
+        """,
+    ),
+    golden(
+        commands.CtxResource,
+        """
+        01 00 00 00  resource_id = 1
+        00 00 00 00  padding = 0
+        """,
+    ),
+    golden(
+        commands.ResourceCreate3d,
+        """
+        01 00 00 00  resource_id = 1
+        02 00 00 00  target = 2
+        03 00 00 00  format = 3
+        04 00 00 80  bind = 0x80000004
+        05 00 00 00  width = 5
+        06 00 00 00  height = 6
+        07 00 00 00  depth = 7
+        08 00 00 00  array_size = 8
+        09 00 00 00  last_level = 9
+        0a 00 00 00  nr_samples = 10
+        0b 00 00 00  flags = 11
+        00 00 00 00  padding = 0
+        """,
+    ),
+    golden(
+        commands.TransferHost3d,
+        """
+        01 00 00 00              x = 1
+        02 00 00 00              y = 2
+        03 00 00 00              z = 3
+        04 00 00 00              width = 4
+        05 00 00 00              height = 5
+        06 00 00 00              depth = 6
+        00 00 00 00 01 00 00 00  offset = 0x100000000
+        07 00 00 00              resource_id = 7
+        08 00 00 00              level = 8
+        09 00 00 00              stride = 9
+        0a 00 00 00              layer_stride = 10
+        """,
+    ),
+    golden(
+        commands.Submit3d,
+        """
+        00 00 01 00  size = 65536
+        00 00 00 00  padding = 0
+        """,
+    ),
+    golden(
         commands.UpdateCursor,
         """
         01 00 00 00  scanout_id = 1
@@ -178,6 +234,14 @@ TABLE = [
     (0x10B, "RESOURCE_ASSIGN_UUID", 32, 2),
     (0x10C, "RESOURCE_CREATE_BLOB", 56, 3),
     (0x10D, "SET_SCANOUT_BLOB", 96, 3),
+    (0x200, "CTX_CREATE", 96, 0),
+    (0x201, "CTX_DESTROY", 24, 0),
+    (0x202, "CTX_ATTACH_RESOURCE", 32, 0),
+    (0x203, "CTX_DETACH_RESOURCE", 32, 0),
+    (0x204, "RESOURCE_CREATE_3D", 72, 0),
+    (0x205, "TRANSFER_TO_HOST_3D", 72, 0),
+    (0x206, "TRANSFER_FROM_HOST_3D", 72, 0),
+    (0x207, "SUBMIT_3D", 32, 0),
     (0x300, "UPDATE_CURSOR", 56, None),
     (0x301, "MOVE_CURSOR", 56, None),
 ]

@@ -14,7 +14,7 @@ CHILD = """
 import ctypes, errno, importlib, os, sys
 from vhostd.program.command_line import CommandLine
 from vhostd.program.options import parse
-from vhostd.program.sandbox import enter
+from vhostd.program.sandbox import confine
 
 module, name, file, *arguments = sys.argv[1:]
 kind = getattr(importlib.import_module(module + ".device"), name)
@@ -45,7 +45,7 @@ def is_left(call):
         return error.errno != errno.EPERM
     return True
 
-enter(device.grants())
+confine(device.grants())
 print(*(name for name, call in tries.items() if is_left(call)))
 """.replace("LIBRARY", LIBRARY)
 WRITING = {"fdatasync", "fallocate", "pwrite64", "pwritev2"}

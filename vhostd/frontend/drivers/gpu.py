@@ -25,7 +25,7 @@ EDID, RESOURCE_UUID, RESOURCE_BLOB = 1, 2, 3
 
 B8G8R8A8, B8G8R8X8, R8G8B8A8 = 1, 2, 67  # formats, by the bytes of a pixel in memory
 
-OK, OK_DISPLAY_INFO, OK_CAPSET_INFO, OK_EDID, OK_RESOURCE_UUID = 0x1100, 0x1101, 0x1102, 0x1104, 0x1105
+OK, OK_DISPLAY_INFO, OK_CAPSET_INFO, OK_CAPSET, OK_EDID, OK_RESOURCE_UUID = range(0x1100, 0x1106)
 ERR_UNSPEC, ERR_OUT_OF_MEMORY, ERR_SCANOUT, ERR_RESOURCE = range(0x1200, 0x1204)
 ERR_PARAMETER = 0x1205
 
@@ -51,10 +51,19 @@ class Command:
     RESOURCE_ATTACH_BACKING = 0x106
     RESOURCE_DETACH_BACKING = 0x107
     GET_CAPSET_INFO = 0x108
+    GET_CAPSET = 0x109
     GET_EDID = 0x10A
     RESOURCE_ASSIGN_UUID = 0x10B
     RESOURCE_CREATE_BLOB = 0x10C
     SET_SCANOUT_BLOB = 0x10D
+    CTX_CREATE = 0x200
+    CTX_DESTROY = 0x201
+    CTX_ATTACH_RESOURCE = 0x202
+    CTX_DETACH_RESOURCE = 0x203
+    RESOURCE_CREATE_3D = 0x204
+    TRANSFER_TO_HOST_3D = 0x205
+    TRANSFER_FROM_HOST_3D = 0x206
+    SUBMIT_3D = 0x207
     UPDATE_CURSOR = 0x300
     MOVE_CURSOR = 0x301
 
@@ -222,6 +231,11 @@ class GpuDriver:
         """A name for a resource, for other devices."""
         return UUID(bytes=await self._ask(Command.RESOURCE_ASSIGN_UUID, resource, 16, OK_RESOURCE_UUID))
 
+    async def capset(self, number: int, version: int, size: int) -> bytes:
+        """A capability set, of `size` bytes."""
+        body = struct.pack("<II", number, version)
+        return await self._do(Command.GET_CAPSET, body, room=size, expected=OK_CAPSET)
+
     async def capset_info(self, index: int) -> tuple[int, ...]:
         """The capability set's number, its latest version and its size."""
         return struct.unpack("<III4x", await self._ask(Command.GET_CAPSET_INFO, index, 16, OK_CAPSET_INFO))
@@ -249,24 +263,42 @@ class GpuDriver:
     async def _ask(self, number: int, what: int, room: int, expected: int) -> bytes:
         return await self._do(number, struct.pack("<II", what, 0), room=room, expected=expected)
 
+    async def do(self, number: int, body: bytes = b"", context: int = 0) -> None:
+        """A command with this body, in a 3D context or in none, that has no content in its answer."""
+        answer, fence_id = self._post(number, body, context=context)
+        self.kick()
+        await self._answer(answer, fence_id, context=context)
+
     async def _do(self, number: int, body: bytes = b"", *, room: int = 0, expected: int = OK) -> bytes:
         answer, fence_id = self._post(number, body, room)
         self.kick()
         return await self._answer(answer, fence_id, expected, room)
 
-    def _post(self, number: int, body: bytes, room: int = 0) -> "tuple[asyncio.Future[bytes], int]":
+    def _post(
+        self, number: int, body: bytes, room: int = 0, context: int = 0
+    ) -> "tuple[asyncio.Future[bytes], int]":
         self._fence_id += 1
-        fence = (FENCE, self._fence_id, self._fence_id % 7, 0) if self.fences else (0, 0, 0, 0)
-        return self.post(HEADER.pack(number, *fence) + body, HEADER.size + room), self._fence_id
+        fence = (FENCE, self._fence_id) if self.fences else (0, 0)
+        head = HEADER.pack(number, *fence, self._named(context, self._fence_id), 0)
+        return self.post(head + body, HEADER.size + room), self._fence_id
+
+    def _named(self, context: int, fence_id: int) -> int:
+        """The context of a command that needs none: with fences a number that the device must repeat."""
+        return context or (fence_id % 7 if self.fences else 0)
 
     async def _answer(
-        self, answer: "asyncio.Future[bytes]", fence_id: int, expected: int = OK, room: int = 0
+        self,
+        answer: "asyncio.Future[bytes]",
+        fence_id: int,
+        expected: int = OK,
+        room: int = 0,
+        context: int = 0,
     ) -> bytes:
         data = await self._control.answer(answer)
         if len(data) < HEADER.size:
             raise DeviceError(f"an answer of {len(data)} bytes")
         code, flags, *fence = HEADER.unpack_from(data)
-        wanted = [FENCE, fence_id, fence_id % 7] if self.fences else [0, 0, 0]
+        wanted = [FENCE, fence_id, self._named(context, fence_id)] if self.fences else [0, 0, 0]
         if [flags, *fence[:2]] != wanted:
             raise DeviceError(f"fence {[flags, *fence]} where {wanted} was due")
         if code != expected:

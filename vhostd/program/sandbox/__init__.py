@@ -19,7 +19,7 @@ from vhostd.program.sandbox.names import FixedNames
 from vhostd.program.sandbox.seccomp import Filter
 
 
-def enter(grants: Grants) -> None:
+def confine(grants: Grants) -> None:
     """Gives up all but the grants, for good; SetupError names what the host lacks for it.
 
     To be called by the only thread.

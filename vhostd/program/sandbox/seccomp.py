@@ -26,7 +26,7 @@ UNWINDER = "libgcc_s.so.1"  # which glibc loads when a thread ends while Python 
 # Linux, include/uapi/linux/{sched,memfd,net,mman}.h and asm-generic/{mman,ioctls}.h
 CLONE_THREAD = 0x10000
 SOCK_TYPE_MASK = 0xF
-PROT_EXEC, MAP_FIXED, MREMAP_FIXED = 4, 0x10, 2
+PROT_NONE, PROT_EXEC, MAP_FIXED, MREMAP_FIXED = 0, 4, 0x10, 2
 FIONREAD, FIONBIO, FIONCLEX, FIOCLEX = 0x541B, 0x5421, 0x5450, 0x5451
 INT, LONG = 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
 
@@ -95,7 +95,7 @@ class Filter:
                 raise SetupError(f"a grant: libseccomp knows no system call {name!r}")
             self._add(name)
         self._add_threads()
-        self._add_memory(names.end)
+        self._add_memory(names.end, PROT_NONE if grants.code else PROT_EXEC)
         self._add_sockets(grants)
         removed, connected = names.addresses[: len(grants.removed)], names.addresses[len(grants.removed) :]
         for address in removed:
@@ -124,11 +124,14 @@ class Filter:
         with suppress(OSError):
             load_library(UNWINDER)
 
-    def _add_memory(self, end: int) -> None:
-        """Memory from this address on, none of it to be executed: what is executed was there before."""
-        self._add("mmap", _without(2, PROT_EXEC), _without(3, MAP_FIXED))
-        self._add("mmap", _without(2, PROT_EXEC), _from(0, end))
-        self._add("mprotect", _without(2, PROT_EXEC), _from(0, end))
+    def _add_memory(self, end: int, forbidden: int) -> None:
+        """Memory from this address on, none of it to be executed: what is executed was there before.
+
+        That holds unless `forbidden`, the protections that no memory gets, lacks PROT_EXEC.
+        """
+        self._add("mmap", _without(2, forbidden), _without(3, MAP_FIXED))
+        self._add("mmap", _without(2, forbidden), _from(0, end))
+        self._add("mprotect", _without(2, forbidden), _from(0, end))
         self._add("munmap", _from(0, end))
         self._add("mremap", _without(3, MREMAP_FIXED), _from(0, end))
         self._add("memfd_create", _without(1, INT & ~(os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)))
@@ -136,7 +139,8 @@ class Filter:
     def _add_sockets(self, grants: Grants) -> None:
         """The event loop's pairs of sockets; none of datagrams, which would reach any server's path."""
         for family, kind in grants.sockets:
-            self._add("socket", _equal(0, family), _equal(1, kind, SOCK_TYPE_MASK))
+            for name in ("socket", "socketpair"):
+                self._add(name, _equal(0, family), _equal(1, kind, SOCK_TYPE_MASK))
         for name in ("socket", "socketpair"):
             self._add(name, _equal(0, socket.AF_UNIX), _equal(1, socket.SOCK_STREAM, SOCK_TYPE_MASK))
         # A name that the kernel chooses, for a socket that has none (sockaddr_un, cut after the family).

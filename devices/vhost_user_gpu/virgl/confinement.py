@@ -1,0 +1,27 @@
+"""What the renderer keeps of the system: a GL driver's files and devices, and memory that becomes code."""
+
+from vhostd import Grants, Ioctl, confine
+
+# Libraries, their configuration, and what drivers ask the system of its devices.
+FILES = (
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/etc",
+    "/sys",
+    "/proc/self",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/dev/null",
+)
+NODES = ("/dev/dri",)
+# Linux, include/uapi: drm/drm.h, linux/dma-buf.h, linux/sync_file.h
+TYPE = 0xFF00
+IOCTLS = tuple(Ioctl(ord(kind) << 8, TYPE) for kind in "db>")
+# Drivers name their threads and place them; they look for one another's fds, and lay memory out.
+SYSTEM_CALLS = ("prctl", "sched_setaffinity", "sched_setscheduler", "sched_getscheduler", "kcmp", "mincore")
+
+
+def confine_renderer() -> None:
+    """Gives up all the rest, for good; raises SetupError where there is no sandbox."""
+    confine(Grants(read=FILES, devices=NODES, ioctls=IOCTLS, system_calls=SYSTEM_CALLS, code=("GL drivers",)))

@@ -1,0 +1,173 @@
+"""A renderer as the program sees it, with the test in the renderer's place."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.conftest import Run
+from vhost_user_gpu.answer import DONE, Answer
+from vhost_user_gpu.commands import Response
+from vhost_user_gpu.virgl import remote
+from vhost_user_gpu.virgl.messages import DESTROY_CONTEXT, MOST_PACKET, Context, Head, Hello, Replies, Result
+from vhost_user_gpu.virgl.remote import MOST_WAITING, Fence, Remote
+from vhostd.wire.packets import receive_packet
+
+GLOBAL = Fence(Head.GLOBAL)
+
+
+class Renderer:
+    """The other end of a Remote."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.lost: list[str] = []
+
+    async def takes(self) -> int:
+        """The serial of the next request."""
+        while True:
+            try:
+                data, fds = receive_packet(self.socket, MOST_PACKET, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                await asyncio.sleep(0)
+                continue
+            for fd in fds:
+                os.close(fd)
+            return Head.unpack(data[: Head.SIZE]).serial
+
+    def replies(self, executed: int, *results: tuple[int, int]) -> None:
+        """Says how far it has come."""
+        self.socket.send(Replies(executed).pack() + b"".join(Result(*each).pack() for each in results))
+
+
+@asynccontextmanager
+async def connected(*, greeted: bool = True) -> AsyncIterator[tuple[Remote, Renderer]]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    renderer = Renderer(theirs)
+    seen = Remote(ours, renderer.lost.append, greeted=greeted)
+    seen.start()
+    with theirs:
+        assert await renderer.takes() == 0  # the arena
+        try:
+            yield seen, renderer
+        finally:
+            seen.close()
+
+
+def asked(seen: Remote, fence: Fence = Fence()) -> list[int | Answer]:  # noqa: B008
+    """A request; what it is told: its errno, then its answer."""
+    told: list[int | Answer] = []
+
+    def then(error: int) -> Answer:
+        told.append(error)
+        return DONE
+
+    seen.ask(DESTROY_CONTEXT, Context(1), then, fence=fence).then(told.append)
+    return told
+
+
+async def until(*told: list[int | Answer]) -> None:
+    while not all(told):
+        await asyncio.sleep(0)
+
+
+def test_whoever_asks_is_told_the_result(run_async: Run) -> None:
+    async def main() -> None:
+        async with connected() as (seen, renderer):
+            first, second = asked(seen), asked(seen)
+            assert [await renderer.takes(), await renderer.takes()] == [1, 2]
+            renderer.replies(2, (2, 0), (1, 22))
+            await until(first, second)
+            assert (first, second) == ([22, DONE], [0, DONE])
+
+    run_async(main)
+
+
+def test_an_answer_waits_for_the_fences_before_it(run_async: Run) -> None:
+    async def main() -> None:
+        async with connected() as (seen, renderer):
+            error = (Response.ERR_UNSPEC, b"")
+            order: list[object] = []
+            seen.after_fences(error).then(order.append)
+            assert order == [error]
+            asked(seen, GLOBAL)
+            last = asked(seen, GLOBAL)
+            asked(seen)
+            seen.after_fences(error).then(order.append)
+            renderer.replies(3, (3, 0), (1, 0))
+            renderer.replies(3, (2, 0))
+            assert order == [error]
+            await until(last)
+            assert order == [error, error]
+
+    run_async(main)
+
+
+def test_a_renderer_that_ends_answers_all(run_async: Run) -> None:
+    async def main() -> None:
+        async with connected() as (seen, renderer):
+            waiting = [asked(seen), asked(seen, GLOBAL)]
+            renderer.socket.close()
+            await until(*waiting)
+            assert waiting == [[5, DONE], [5, DONE]]
+            assert seen.is_lost
+            assert asked(seen) == [5, DONE]
+            assert len(renderer.lost) == 1
+
+    run_async(main)
+
+
+def test_a_renderer_that_cannot_start_says_why(run_async: Run) -> None:
+    async def main() -> None:
+        async with connected(greeted=False) as (seen, renderer):
+            waiting = asked(seen)
+            renderer.socket.send(Hello(0, 0, 0, b"", b"").pack() + b"no GL")
+            await until(waiting)
+            assert renderer.lost == ["no GL"]
+
+    run_async(main)
+
+
+def test_a_renderer_that_hangs_is_lost(run_async: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(remote, "PATIENCE", 0.01)
+        async with connected() as (seen, renderer):
+            waiting = asked(seen)
+            await until(waiting)
+            assert waiting == [5, DONE]
+            assert renderer.lost[0].startswith("it has said nothing for")
+
+    run_async(main)
+
+
+def test_more_than_a_socket_takes_is_sent_later(run_async: Run) -> None:
+    async def main() -> None:
+        async with connected() as (seen, renderer):
+            assert not seen.is_congested
+            count = 4000
+            told = [asked(seen) for _ in range(count)]
+            assert seen.is_congested
+            eased = asyncio.ensure_future(seen.eased())
+            assert [await renderer.takes() for _ in range(count)] == list(range(1, count + 1))
+            assert not eased.done()
+            renderer.replies(count - MOST_WAITING + 1)
+            await eased
+            renderer.replies(count, *((serial, 0) for serial in range(1, count + 1)))
+            await until(*told)
+
+    run_async(main)
+
+
+def test_closing_tells_nobody_of_a_loss(run_async: Run) -> None:
+    async def main() -> None:
+        async with connected() as (seen, renderer):
+            waiting = asked(seen)
+            seen.close()
+            seen.close()
+            assert waiting == [5, DONE]
+            assert renderer.lost == []
+
+    run_async(main)

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.guest.agent_loop import Loop
-from tests.guest.kms import ARGB8888, Buffer, Card, Connector, Mode
+from tests.guest.kms import ARGB8888, EVENT_SIZE, Buffer, Card, Connector, Mode
 from tests.guest.pattern import pattern
 
 CURSOR_SIZE = 64
-EVENT_SIZE = 4096
 
 
 class Output:

@@ -44,6 +44,7 @@ EVENT_AFTER_FLIP = 1
 CONNECTED = 1
 MOST = 32  # connectors, CRTCs, encoders
 MOST_MODES = 128
+EVENT_SIZE = 4096
 
 XRGB8888 = int.from_bytes(b"XR24", "little")
 ARGB8888 = int.from_bytes(b"AR24", "little")
@@ -89,16 +90,20 @@ class Card:
         # virtio-gpu wires each connector to the CRTC of the same number.
         return Connector(identity, crtcs[index], answer[11] == CONNECTED, found)
 
-    def show(self, connector: Connector, mode: Mode, buffer: "Buffer") -> None:
+    def show(self, connector: Connector, mode: Mode, buffer: "Framebuffer") -> None:
         """Sets the mode and shows the buffer."""
         connectors = array("I", [connector.identity])
         self._ioctl(
             SET_CRTC, CRTC, _address(connectors), 1, connector.crtc, buffer.framebuffer, 0, 0, 0, 1, mode.raw
         )
 
-    def flip(self, connector: Connector, buffer: "Buffer") -> None:
+    def flip(self, connector: Connector, buffer: "Framebuffer") -> None:
         """Shows another buffer of the same size; an event can be read when it is done."""
         self._ioctl(FLIP, PAGE_FLIP, connector.crtc, buffer.framebuffer, EVENT_AFTER_FLIP, 0, 0)
+
+    def wait_flip(self) -> None:
+        """Returns when the flip that was asked for last is done."""
+        os.read(self.fd, EVENT_SIZE)
 
     def mark_dirty(self, buffer: "Buffer") -> None:
         """Says that the buffer has changed.
@@ -121,10 +126,17 @@ class Card:
         answer = self._ioctl(CREATE_DUMB_BUFFER, CREATE_DUMB, height, width, 32, 0, 0, 0, 0)
         handle, pitch, size = answer[4:]
         _, _, offset = self._ioctl(MAP_DUMB_BUFFER, MAP_DUMB, handle, 0, 0)
-        planes = [handle, 0, 0, 0, pitch, 0, 0, 0, *[0] * 8]
-        framebuffer = self._ioctl(ADD_FRAMEBUFFER, FRAMEBUFFER, 0, width, height, pixel_format, 0, *planes)
+        framebuffer = self.add_framebuffer(width, height, handle, pitch, pixel_format)
         pixels = mmap.mmap(self.fd, size, offset=offset)
-        return Buffer(width, height, handle, pitch, framebuffer[0], pixels)
+        return Buffer(width, height, handle, pitch, framebuffer.framebuffer, pixels)
+
+    def add_framebuffer(
+        self, width: int, height: int, handle: int, pitch: int, pixel_format: int = XRGB8888
+    ) -> "Framebuffer":
+        """Memory of this card, known by its handle, as something to show."""
+        planes = [handle, 0, 0, 0, pitch, 0, 0, 0, *[0] * 8]
+        added = self._ioctl(ADD_FRAMEBUFFER, FRAMEBUFFER, 0, width, height, pixel_format, 0, *planes)
+        return Framebuffer(width, height, handle, pitch, added[0])
 
     def destroy_buffer(self, buffer: "Buffer") -> None:
         """Frees a buffer, also one that is being shown."""
@@ -152,14 +164,20 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Buffer:
-    """Pixels that the display can show: `pixels` has `pitch` bytes per row."""
+class Framebuffer:
+    """What the display can show, of `pitch` bytes per row."""
 
     width: int
     height: int
     handle: int
     pitch: int
     framebuffer: int
+
+
+@dataclass(frozen=True)
+class Buffer(Framebuffer):
+    """Pixels that the display can show, and that are mapped here."""
+
     pixels: mmap.mmap
 
     def write(self, picture: bytes) -> None:

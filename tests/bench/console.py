@@ -2,8 +2,8 @@
 
     .venv/bin/python -m tests.bench.console [--rounds N] [--json FILE]
 
-Both ports have a unix socket at the host's end, and the same program at the guest's. QEMU has the device for
-ours from 10.2 on. Where it only emulates a processor, most of the time is the guest's own.
+Both ports have a unix socket at the host's end, and the same program at the guest's. QEMU has our device
+from 10.2 on. Where it only emulates a processor, most of the time is the guest's own.
 
 "To the host" is dd(1) in the guest, which writes 64 KiB at a time, and a reader here. "To the guest" is the
 other way round.
@@ -135,10 +135,7 @@ def main() -> None:
         for what, (unit, _) in MEASURES.items()
     ]
     print(table(figures))
-    print(
-        f"\nOur program took {cpu * 1000:.1f} ms of a processor for a round: "
-        f"{2 * SIZE >> 20} MiB, {TRIPS} trips."
-    )
+    print(f"\nOur program takes {cpu * 1000:.1f} ms of CPU per round: {2 * SIZE >> 20} MiB, {TRIPS} trips.")
     if options.json is not None:
         save(options.json, figures)
 

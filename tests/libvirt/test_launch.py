@@ -22,6 +22,7 @@ from tests.programs import executable
 
 USER = "libvirt-qemu"
 PROGRAM = executable("vhost-user-gpu")
+RENDERER = "vhost_user_gpu.virgl.renderer"
 SOON = 1.0  # seconds in which a domain shall be destroyed
 HUNG = 5.0  # what no busy machine needs for that; libvirt gives a program that hangs ten
 ERROR = 3  # in syslog
@@ -73,6 +74,19 @@ def test_it_runs_as_libvirts_user_with_no_privileges_and_no_home(program: Proces
     assert int(program.status("CapEff"), 16) == int(program.status("CapPrm"), 16) == 0
     assert program.environment().keys() & {"HOME", "USER", "XDG_RUNTIME_DIR"} == set()
     assert os.readlink(program.proc / "cwd") == "/"
+
+
+def test_3d_is_asked_for_and_runs_as_that_user(libvirtd: Libvirtd) -> None:
+    """The renderer is another process. It ends with the domain."""
+    video = VIDEO.replace("accel2d='no'", "accel2d='no' accel3d='yes'")
+    with Domain(libvirtd, "accelerated", document("accelerated", video), paused=True) as domain:
+        assert "--virgl" in domain.program.argv()
+        renderers = [each for each in libvirtd.host.processes() if RENDERER in each.argv()]
+        assert len(renderers) == 1
+        assert renderers[0].status("Uid").split() == [str(pwd.getpwnam(USER).pw_uid)] * 4
+    wait_until(
+        lambda: not any(RENDERER in each.argv() for each in libvirtd.host.processes()), "the renderer's end"
+    )
 
 
 def test_it_neither_forks_nor_leaves_its_session(program: Process, libvirtd: Libvirtd) -> None:

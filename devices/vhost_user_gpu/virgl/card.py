@@ -63,6 +63,9 @@ log = logging.getLogger(__name__)
 
 CAPSET_INFO = struct.Struct("<III4x")  # struct virtio_gpu_resp_capset_info: id, latest version, size
 MOST_CONTEXTS = 256  # at a time; each is a GL context
+MOST_SHOWN = (
+    256  # textures whose pixels are kept here, each by an fd; 16 monitors and their cursors take fewer
+)
 MOST_SAMPLES = 32
 MOST_LEVELS = 16
 MOST_SIDE = 1 << 16  # of a texture, in any direction; GL has a lower limit
@@ -229,6 +232,7 @@ class VirglCard(Card):
         """Forgets a texture that could not be made."""
         if texture in self.resources:
             self.unref(ResourceId(texture.number, 0))
+            self._engine.free(texture, Fence())
 
     def unref_any(self, named: ResourceId, chain: Chain) -> Outcome:
         resource = self.resources[named.resource_id]
@@ -350,9 +354,12 @@ class VirglCard(Card):
         if not texture.is_displayable:
             raise CommandError(Response.ERR_INVALID_PARAMETER, f"resource {number} is no plain picture")
         if not texture.has_pixels:
+            if sum(isinstance(each, Texture) and each.has_pixels for each in self.resources) >= MOST_SHOWN:
+                raise CommandError(Response.ERR_OUT_OF_MEMORY, f"more than {MOST_SHOWN} textures to show")
             self.resources.enlarge(texture, texture.picture_size)
             try:
                 texture.make_pixels()
+                self._engine.share_pixels(texture)
             except OSError as error:
                 raise CommandError(Response.ERR_OUT_OF_MEMORY, f"the host has none: {error}") from None
         return texture

@@ -105,7 +105,8 @@ class Engine:
         """Gives a texture its backing in the renderer; without one there, `failed` is called."""
         remote = self._renderer()
         if remote.is_lost or self._regions is None:
-            return self.ask(messages.DETACH_BACKING, messages.Resource(texture.number))
+            failed()
+            raise CommandError(Response.ERR_UNSPEC, "there is no renderer")
         entries, texture.files = self._regions.share(backing)
         offset = remote.arena.put(remote.next_serial, entries)
         place = messages.Attach(texture.number, len(entries) // messages.Entry.SIZE, offset)
@@ -131,10 +132,15 @@ class Engine:
         self, texture: Texture, rect: Rect, then: Callable[[], object], fence: Fence = UNFENCED
     ) -> Pending:
         """Copies a rectangle of a texture to its pixels here, for which there is room; then calls `then`."""
-        if not texture.region and self._regions is not None:
-            texture.region = self._regions.share_picture(texture.fileno())
         place = messages.Read(texture.number, texture.region, texture.stride, *rect)
         return self.ask(messages.READ, place, then, fence=fence)
+
+    def share_pixels(self, texture: Texture) -> None:
+        """Lets the renderer have a texture's pixels."""
+        self._renderer()
+        if self._regions is not None:
+            texture.region = self._regions.share_picture(texture.fileno())
+        texture.close_fd()
 
     def _clean_up(self, row: Row[Any, Any], texture: Texture, fence: Fence) -> Pending:
         """A request that succeeds in any case: a lost renderer has nothing any more."""

@@ -61,7 +61,7 @@ class Remote:
         self._greeted = greeted
         self._waiting: dict[int, tuple[Pending, Then]] = {}
         self._fences: dict[int, None] = {}  # serials that are complete in the order of all
-        self._unsent: deque[tuple[bytes, tuple[Fd, ...]]] = deque()
+        self._unsent: deque[tuple[bytes, list[Fd]]] = deque()
         self._eased = asyncio.Event()
         self._heard = 0.0  # when it said something last
         self._watch: asyncio.TimerHandle | None = None
@@ -99,7 +99,7 @@ class Remote:
         then: Then,
         *,
         fence: Fence = Fence(),  # noqa: B008
-        fds: Sequence[Fd] = (),
+        fds: Sequence[int] = (),
     ) -> Pending:
         """Sends a request; the result is what `then` makes of its errno, or 0."""
         pending = Pending()
@@ -112,11 +112,11 @@ class Remote:
         if fence.order == Head.GLOBAL:
             self._fences[self._serial] = None
         head = Head(row.request, self._serial, *fence).pack()
-        self._send(head + payload.pack(), tuple(fds))
+        self._send(head + payload.pack(), fds)
         self._begin_watch()
         return pending
 
-    def tell(self, row: Row[Any, Any], payload: Layout, *, fds: Sequence[Fd] = ()) -> None:
+    def tell(self, row: Row[Any, Any], payload: Layout, *, fds: Sequence[int] = ()) -> None:
         """Sends a request whose result does not matter."""
         self.ask(row, payload, lambda _: DONE, fds=fds)
 
@@ -142,8 +142,7 @@ class Remote:
 
     def add_region(self, number: int, fd: int, size: int) -> None:
         """Shares memory by its file."""
-        with Fd(os.dup(fd)) as copy:
-            self.tell(ADD_REGION, AddRegion(number, 0, size), fds=(copy,))
+        self.tell(ADD_REGION, AddRegion(number, 0, size), fds=(fd,))
 
     def start(self) -> None:
         """Begins to listen; the event loop runs."""
@@ -162,29 +161,36 @@ class Remote:
     def _send_region(self, number: int, fd: Fd) -> None:
         head = Head(ADD_REGION.request, 0, 0, 0, 0).pack()
         size = os.fstat(fd.fileno()).st_size
-        self._send(head + AddRegion(number, 0, size).pack(), (fd,))
+        self._send(head + AddRegion(number, 0, size).pack(), (fd.fileno(),))
 
-    def _send(self, data: bytes, fds: tuple[Fd, ...]) -> None:
-        if self._unsent or not self._try_to_send(data, fds):
-            self._unsent.append((data, tuple(Fd(os.dup(fd.fileno())) for fd in fds)))
-            if self._loop is not None and len(self._unsent) == 1:
-                self._loop.add_writer(self._socket, self._send_rest)
-
-    def _try_to_send(self, data: bytes, fds: tuple[Fd, ...]) -> bool:
-        """Sends a packet; False if there is no room for it now."""
+    def _send(self, data: bytes, fds: Sequence[int]) -> None:
         try:
-            send_packet(self._socket, data, [fd.fileno() for fd in fds], socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError as error:
+            if self._unsent or not self._try_to_send(data, fds):
+                self._unsent.append((data, [Fd(os.dup(fd)) for fd in fds]))
+                if self._loop is not None and len(self._unsent) == 1:
+                    self._loop.add_writer(self._socket, self._send_rest)
+        except OSError as error:  # there is nobody, or there are no fds left
             if self._loop is not None:  # not in the middle of a method of the card
                 self._loop.call_soon(self._lose, error.strerror)
+
+    def _try_to_send(self, data: bytes, fds: Sequence[int]) -> bool:
+        """Sends a packet; False if there is no room for it now. Raises OSError."""
+        try:
+            send_packet(self._socket, data, fds, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
         return True
 
     def _send_rest(self) -> None:
-        while self._unsent and self._try_to_send(*self._unsent[0]):
-            for fd in self._unsent.popleft()[1]:
-                fd.close()
+        try:
+            while self._unsent and self._try_to_send(
+                self._unsent[0][0], [fd.fileno() for fd in self._unsent[0][1]]
+            ):
+                for fd in self._unsent.popleft()[1]:
+                    fd.close()
+        except OSError as error:
+            self._lose(error.strerror)
+            return
         if not self._unsent and self._loop is not None:
             self._loop.remove_writer(self._socket)
 

@@ -32,6 +32,7 @@ class Texture(Picture):
         self.kind = new.format
         self.files: set[tuple[int, int]] = set()  # that its backing is in, as the renderer knows them
         self.region = 0  # the renderer's number of the pixels' memory; 0 while there is none
+        self.has_pixels = False  # whether there is room for them here
         self._fd: Fd | None = None
 
     @property
@@ -44,16 +45,16 @@ class Texture(Picture):
         """The bytes that its pixels take here, and the row beyond them that the library wants."""
         return self.stride * (self.height + 1)
 
-    @property
-    def has_pixels(self) -> bool:
-        """Whether there is room for its pixels."""
-        return self._fd is not None
-
     def fileno(self) -> int:
         """The fd of its pixels' memory; ValueError if there is none."""
         if self._fd is None:
             raise ValueError(f"resource {self.number} has no pixels here")
         return self._fd.fileno()
+
+    def close_fd(self) -> None:
+        """Gives up the fd; the pixels stay."""
+        if self._fd is not None:
+            self._fd.close()
 
     def make_pixels(self) -> None:
         """Makes room for its pixels, black at first, in a file for the renderer to share; raises OSError."""
@@ -61,11 +62,12 @@ class Texture(Picture):
         self._fd = Fd(os.memfd_create("vhost-user-gpu picture", os.MFD_CLOEXEC))
         os.ftruncate(self._fd.fileno(), self.picture_size)
         self.pixels = mmap.mmap(self._fd.fileno(), self.picture_size)
+        self.has_pixels = True
 
     def release(self) -> None:
         Resource.release(self)
-        if self._fd is not None:
-            self._fd.close()
+        self.close_fd()
+        if self.has_pixels:
             self.pixels.close()
 
 

@@ -367,6 +367,44 @@ def test_commands_have_a_length(run_async: Run) -> None:
     run_async(main)
 
 
+def test_textures_that_are_shown_are_limited(run_async: Run) -> None:
+    """Each takes an fd."""
+
+    async def main() -> None:
+        async with machine() as it:
+            whole = (0, 0, 8, 8)
+            for number in range(1, 258):
+                await create_3d(it.driver, number, 8, 8)
+            for number in range(1, 257):
+                await it.driver.set_scanout(0, number, whole)
+            assert await refused(it.driver.set_scanout(0, 257, whole)) == ERR_OUT_OF_MEMORY
+            fds = len(it.program.fds())
+            await it.driver.unref(7)
+            await it.driver.set_scanout(0, 257, whole)
+            assert len(it.program.fds()) <= fds < 256 + 64
+
+    run_async(main)
+
+
+def test_a_resource_that_cannot_be_made_leaves_nothing(run_async: Run) -> None:
+    """Its driver has already said more about it when the renderer refuses it."""
+
+    async def main() -> None:
+        async with machine() as it:
+            picture = it.picture()
+            commands = [
+                create_3d(it.driver, 1, *SIZE, target=77),
+                it.driver.attach_backing(1, picture.ranges),
+                it.driver.flush(1, WHOLE),
+            ]
+            errors = [await command for command in map(refused, commands)]
+            assert errors[0] == ERR_UNSPEC
+            assert await refused(it.driver.unref(1)) == ERR_RESOURCE
+            await create_3d(it.driver, 1, *SIZE)
+
+    run_async(main)
+
+
 def test_contexts_are_limited(run_async: Run) -> None:
     async def main() -> None:
         async with machine() as it:

@@ -77,13 +77,13 @@ def test_it_runs_as_libvirts_user_with_no_privileges_and_no_home(program: Proces
 
 
 def test_3d_is_asked_for_and_runs_as_that_user(libvirtd: Libvirtd) -> None:
-    """The renderer is another process. It ends with the domain."""
+    """The renderer, and what starts it, are other processes. They end with the domain."""
     video = VIDEO.replace("accel2d='no'", "accel2d='no' accel3d='yes'")
     with Domain(libvirtd, "accelerated", document("accelerated", video), paused=True) as domain:
         assert "--virgl" in domain.program.argv()
-        renderers = [each for each in libvirtd.host.processes() if RENDERER in each.argv()]
-        assert len(renderers) == 1
-        assert renderers[0].status("Uid").split() == [str(pwd.getpwnam(USER).pw_uid)] * 4
+        helpers = [each for each in libvirtd.host.processes() if RENDERER in each.argv()]
+        user = [str(pwd.getpwnam(USER).pw_uid)] * 4
+        assert [each.status("Uid").split() for each in helpers] == [user] * 2
     wait_until(
         lambda: not any(RENDERER in each.argv() for each in libvirtd.host.processes()), "the renderer's end"
     )

@@ -31,7 +31,9 @@ readonly test_packages=(
     systemd evemu-tools edid-decode    # used by some tests
     mandoc groff-base zsh fish         # to check manual pages and completions
     fio util-linux dmsetup             # used in the guest, on a disk
-    libegl1 libgles2 libgbm1 libgl1-mesa-dri mesa-utils kmscube glmark2-es2-drm # used in the guest, on a display
+    qemu-guest-agent                   # run in the guest, at a serial port
+    libvirglrenderer1                  # 3D, in software: the host's part; the guest's is below
+    libegl1 libgles2 libgbm1 libgl1-mesa-dri mesa-utils kmscube glmark2-es2-drm
     user-mode-linux                    # a kernel that runs as a process: another front-end
     iperf3 passt iproute2              # a guest's network
 )

@@ -19,6 +19,7 @@ from vhostd.wire.rows import U64
 
 PROGRAMS = {  # each of ours, and the type of its device
     "vhost-user-blk": "block",
+    "vhost-user-console": "console",
     "vhost-user-gpu": "gpu",
     "vhost-user-input": "input",
     "vhost-user-net": "net",

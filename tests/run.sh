@@ -90,7 +90,9 @@ test_sanitized() {
         ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
         SANITIZED_TREE="$sanitized/tree" \
         "$python" -m pytest -p tests.sanitized -o "pythonpath=$sanitized/tree ." tests/ring \
-        tests/devices/vhost_user_blk/test_transfers.py tests/devices/vhost_user_blk/test_requests_properties.py
+        tests/devices/vhost_user_blk/test_transfers.py tests/devices/vhost_user_blk/test_requests_properties.py \
+        tests/devices/vhost_user_net/test_net.py \
+        tests/devices/vhost_user_vsock/test_{hostile,messages}.py
 }
 
 main "$@"

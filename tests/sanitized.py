@@ -25,7 +25,13 @@ RING = (
     "uring",
     "write_log",
 )
-DEVICES = ("vhost_user_blk.transfers", "vhost_user_vsock.connection", "vhost_user_vsock.traffic")
+DEVICES = (
+    "vhost_user_blk.transfers",
+    "vhost_user_net.receive",
+    "vhost_user_net.transmit",
+    "vhost_user_vsock.connection",
+    "vhost_user_vsock.traffic",
+)
 MODULES = (*(f"vhostd.ring.{name}" for name in RING), *DEVICES)
 
 

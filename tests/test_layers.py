@@ -188,9 +188,11 @@ def test_the_core_knows_no_device(source: tuple[str, Path]) -> None:
 
 @pytest.mark.parametrize("source", DEVICES, ids=label)
 def test_devices_import_public_names_only(source: tuple[str, Path]) -> None:
-    public = {"vhostd": NAMES, "vhostd.storage": set(vhostd.storage.__all__)}
+    public = {"vhostd": {*NAMES}, "vhostd.storage": set(vhostd.storage.__all__)}
     if source[1].suffix == ".pyx":
-        public["vhostd"] = NAMES | {each.name for each in imports_in(ROOT / "vhostd/__init__.pxd")}
+        for package in public:
+            interface = ROOT / package.replace(".", "/") / "__init__.pxd"
+            public[package] |= {each.name for each in imports_in(interface)}
     for each in imports_in(source[1]):
         if each.module.partition(".")[0] == "vhostd":
             assert each.module in (*public, *PUBLIC)

@@ -122,7 +122,7 @@ class Served:
 
     state: VirtioState | None = None
     connections = 0
-    device = Counting()
+    device: Device = Counting()
 
 
 def metrics() -> set[str]:

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from io import FileIO
 
+    from tests.net.echo import Datagrams, Streams
     from tests.wire.test_layout import Little
     from vhost_user_blk import protocol
     from vhost_user_blk.requests import Requests
+    from vhost_user_console.protocol import Event, VirtioConsoleConfig
     from vhost_user_gpu import commands, edid, pixels
     from vhost_user_gpu.config import VirtioGpuConfig
     from vhost_user_input import config
+    from vhost_user_vsock.switchboard import Switchboard
+    from vhostd.frontend.drivers.net import Config, Header
     from vhostd.fuzz.operation import Await
     from vhostd.program.parser import Help, Parser
     from vhostd.ring import WriteLog
@@ -23,9 +27,14 @@ if TYPE_CHECKING:
     from vhostd.virtio.vocabulary import DeviceType, Feature
 
     _annotations = (FileIO,)
+    _servers = (Datagrams.max_packet_size, Streams.daemon_threads, Streams.request_queue_size)
+    _packets = (
+        *(Header.gso_type, Header.hdr_len, Header.gso_size, Header.csum_start, Header.csum_offset),
+        *(Config.max_virtqueue_pairs, Config.mtu, Config.mac),
+    )
     _recorded = (Head.vhostd_trace,)
     _pydantic = (Await.model_config,)
-    _compiled = (Requests.take_over, WriteLog.dirtied)
+    _compiled = (Requests.take_over, Switchboard.drained, Switchboard.requested, WriteLog.dirtied)
     _overridden = (Parser._print_message, Help._split_lines)
     _rows = (
         messages.NET_SET_MTU,
@@ -76,6 +85,7 @@ if TYPE_CHECKING:
     )
     _enumerated = (
         config.Select.UNSET,
+        Event.PORT_REMOVE,
         Feature.LOG_ALL,
         ProtocolFeature.BACKEND_SEND_FD,
         ProtocolFeature.XEN_MMAP,
@@ -95,6 +105,7 @@ if TYPE_CHECKING:
         messages.SharedMapping.shm_offset,
         messages.SharedMemoryConfig.num_regions,
         messages.SharedMemoryConfig.sizes,
+        VirtioConsoleConfig.emerg_wr,
         protocol.VirtioBlkConfig.size_max,
         protocol.VirtioBlkConfig.alignment_offset,
         protocol.VirtioBlkConfig.opt_io_size,

@@ -3,7 +3,7 @@
     a device            Device, DeviceType, Handler, Virtqueue, Chain, Gather
     a program           Manifest; run, for a device in one file
     its options         positive, size, socket_mode, socket_group; SetupError, UsageError
-    its sandbox         Grants, Ioctl, Folder, Destination
+    its sandbox         Grants, Ioctl, Folder, Removal, Destination
     its signals         Signals
     a wrong request     BadRequest
     messages            Row, Bit, Layout with its fields (u8 to u64, s32, array), U64, Empty; Call, answer,
@@ -11,6 +11,7 @@
     to its front-end    Link
     a saved state       Unpacker
     work beside         Threads, Reader, Budget, pause
+    system calls        syscall, and numbers of those that Python does not have
     a process beside    vhostd.host.helper, vhostd.wire.packets; confine, for its own sandbox
     native code         Shortcut, Outcome; `vhostd/__init__.pxd` has more
     sockets of its own  listen, receive_at, connected_stream, Channel, Caller, Dialect, rows_of
@@ -32,6 +33,10 @@ from vhostd.host.grants import Grants as Grants
 from vhostd.host.ioctls import Ioctl as Ioctl
 from vhostd.host.pause import pause as pause
 from vhostd.host.reader import Reader as Reader
+from vhostd.host.removal import Removal as Removal
+from vhostd.host.syscall import INOTIFY_ADD_WATCH as INOTIFY_ADD_WATCH
+from vhostd.host.syscall import INOTIFY_INIT1 as INOTIFY_INIT1
+from vhostd.host.syscall import syscall as syscall
 from vhostd.host.threads import Threads as Threads
 from vhostd.program.endpoint import listen as listen
 from vhostd.program.endpoint import receive_at as receive_at

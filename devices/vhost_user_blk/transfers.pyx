@@ -11,7 +11,8 @@ from libc.errno cimport EINVAL, EOPNOTSUPP
 from libc.stdint cimport uint32_t, uint64_t
 cimport cython
 
-from vhostd cimport BEGUN, DONE, LEFT, READ, WRITE, Chain, Shortcut, Uring
+from vhostd cimport BEGUN, DONE, LEFT, READ, WRITE, Chain, Shortcut
+from vhostd.storage cimport Uring
 
 import os
 

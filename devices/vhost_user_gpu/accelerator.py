@@ -1,6 +1,6 @@
 """What the device knows of 3D. What does it is loaded where 3D is asked for (virgl/acceleration.py)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from vhost_user_gpu.card import Card
@@ -26,11 +26,17 @@ class Accelerator(Protocol):
     def grants(self) -> Grants:
         """What it needs of the system later on."""
 
+    def counts(self) -> Mapping[str, int]:
+        """What it counts, for the metrics."""
+
     def listen(self) -> None:
         """Logs what it has to say; the event loop runs."""
 
     async def eased(self) -> None:
         """Waits until it can take another command."""
+
+    async def settle(self) -> None:
+        """Waits until all commands have their answers: a ring stops. It does not take long."""
 
     def close(self) -> None:
         """Ends it."""

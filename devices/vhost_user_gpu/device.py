@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import Self
@@ -154,6 +154,7 @@ class Gpu(Device):
                     await self._take(chain, queue, later)
                 if self._display is not None:
                     self._display.give_up()
+                await self._settle()
         except ExceptionGroup as failed:  # the group is our own affair
             raise failed.exceptions[0] from None
         finally:
@@ -165,6 +166,12 @@ class Gpu(Device):
         async for chain in queue:
             await self._catch_up()
             self._execute(queue, Request(chain))
+        await self._settle()
+
+    async def _settle(self) -> None:
+        """A ring stops: no renderer keeps its chains for long."""
+        if self._accelerator is not None:
+            await self._accelerator.settle()
 
     async def _catch_up(self) -> None:
         """Executes what the controlq has: a driver that waits for no fence counts on that order."""
@@ -222,6 +229,10 @@ class Gpu(Device):
         """Shows what the guest has made in another program. The driver will hear of other monitors."""
         saved_card.load(state, self._card, self._config)
         self._announce_later()
+
+    def counts(self) -> Mapping[str, int]:
+        """What is done in 3D, if there is any."""
+        return {} if self._accelerator is None else self._accelerator.counts()
 
     async def run(self) -> None:
         """Takes screenshots, if they are wanted."""

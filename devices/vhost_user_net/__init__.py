@@ -8,8 +8,7 @@
         -chardev socket,id=net,path=/tmp/net.sock,reconnect-ms=1000 \\
         -netdev vhost-user,id=net,chardev=net -device virtio-net-pci,netdev=net
 
-    transmitq --chains--> Transmit --packets--> Netdev
-    receiveq  <--chains-- Receive <--packets--- Netdev
+    transmitq --chains--> Transmit --packets--> Netdev --packets--> Receive --chains--> receiveq
 """
 
 from vhostd import Manifest

@@ -12,9 +12,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset
 
-from vhostd cimport (
-    BEGUN, BYTES_OF_EFFORT, LEFT, MOST_IOVECS, PREADV, RECVMSG, Chain, Ring, Shortcut, attempt, iovec,
-)
+from vhostd cimport BEGUN, BYTES_OF_EFFORT, LEFT, MOST_IOVECS, Chain, Ring, Shortcut
+from vhostd cimport PREADV, RECVMSG, attempt, iovec
 from vhost_user_net.frames cimport HEADER, LEAST_FRAME, MOST_FRAME, NUM_BUFFERS_AT
 
 import os

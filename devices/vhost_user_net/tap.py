@@ -116,9 +116,7 @@ class Tap(Netdev):
 
     def _adopt(self, numbers: Sequence[int]) -> list[Fd]:
         """Fds that a launcher has opened, all of one tap device with vnet_hdr."""
-        fds = [Fd(number) for number in numbers]
-        for fd in fds:
-            number = fd.fileno()
+        for number in numbers:
             try:
                 name, flags = IFREQ.unpack(fcntl.ioctl(number, TUNGETIFF.number, bytes(IFREQ.size)))
             except OSError as error:
@@ -132,7 +130,7 @@ class Tap(Netdev):
             os.set_blocking(number, False)
             os.set_inheritable(number, False)
             self._device = os.fsdecode(name.rstrip(b"\0"))
-        return fds
+        return [Fd(number) for number in numbers]
 
     def _probe(self, fd: Fd) -> int:
         """Offloads that not all kernels have. All are off afterwards."""
@@ -173,4 +171,6 @@ def _remedy(error: OSError, name: str, *, is_multi: bool) -> str:
         )
     if error.errno == errno.ENOENT:
         return f"{NODE}: {error.strerror}: load the module tun"
+    if error.errno == errno.EACCES:
+        return f"{NODE}: {error.strerror}: let this user open it"
     return f"{error.strerror}"

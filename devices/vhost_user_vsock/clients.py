@@ -29,6 +29,7 @@ class Clients:
         self._listeners = listeners
         self._siblings = siblings
         self._lines: dict[socket.socket, bytes] = {}  # what those have said so far that have not said all
+        self._pause: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Serves clients until it is cancelled."""
@@ -36,6 +37,8 @@ class Clients:
         try:
             await asyncio.get_running_loop().create_future()
         finally:
+            if self._pause is not None:
+                self._pause.cancel()
             self._listen(on=False)
             for client in list(self._lines):
                 self._forget(client).close()
@@ -57,7 +60,7 @@ class Clients:
             except OSError as error:
                 log.warning("no client is accepted for a while: %s", error.strerror)
                 self._listen(on=False)
-                asyncio.get_running_loop().call_later(ACCEPT_PAUSE, self._resume)
+                self._pause = asyncio.get_running_loop().call_later(ACCEPT_PAUSE, self._resume)
                 return
             client.setblocking(False)
             self._take(client)

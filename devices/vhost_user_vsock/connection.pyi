@@ -1,4 +1,4 @@
-import socket
+from socket import SocketType
 
 class Connection:
     guest_cid: int
@@ -6,7 +6,7 @@ class Connection:
     guest_port: int
     host_port: int
     kind: int
-    sock: socket.socket | None
+    sock: SocketType | None
     is_call: bool
     detached: bool
     established: bool
@@ -15,7 +15,7 @@ class Connection:
     deaf: bool
     def __init__(
         self,
-        sock: socket.socket,
+        sock: SocketType,
         kind: int,
         *,
         guest_cid: int,

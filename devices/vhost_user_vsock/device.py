@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import resource
 from collections.abc import Sequence
 from typing import Self
 
@@ -15,6 +16,7 @@ from vhostd import (
     DeviceType,
     Grants,
     Handler,
+    SetupError,
     UsageError,
     Virtqueue,
     positive,
@@ -28,6 +30,7 @@ LEAST_BUFFER, MOST_BUFFER = 1 << 12, 1 << 26
 CID = 3
 CONNECTIONS = 1024
 MOST_CONNECTIONS = 3072  # the program may have 4096 fds
+OTHER_FDS = 256  # that are for the front-end, its rings, and the program itself
 MOST_CID = 0xFFFF_FFFE
 
 
@@ -74,11 +77,9 @@ class Vsock(Device):
     def from_options(cls, options: argparse.Namespace) -> Self:
         """Opens the places; raises UsageError for options that do not fit together."""
         _check_places(options)
-        buffer, most = options.tx_buffer_size or BUFFER, options.max_connections or CONNECTIONS
+        buffer, most = options.tx_buffer_size or BUFFER, _most_connections(options.max_connections)
         if not LEAST_BUFFER <= buffer <= MOST_BUFFER:
             raise UsageError("--tx-buffer-size is from 4K to 64M")
-        if most > MOST_CONNECTIONS:
-            raise UsageError(f"--max-connections is at most {MOST_CONNECTIONS}")
         return cls(options.guest_cid, open_places(options), most=most, buf_alloc=buffer)
 
     def grants(self) -> Grants:
@@ -175,6 +176,17 @@ def _sibling(text: str) -> tuple[int, str]:
     if not path:
         raise argparse.ArgumentTypeError(f"{text!r} is not a CID and a path, such as 4=/run/vm4.vsock")
     return _cid(cid), path
+
+
+def _most_connections(wanted: int | None) -> int:
+    """How many connections there may be. Raises UsageError, or SetupError if there are too few fds."""
+    if wanted is not None and wanted > MOST_CONNECTIONS:
+        raise UsageError(f"--max-connections is at most {MOST_CONNECTIONS}")
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_CONNECTIONS if limit == resource.RLIM_INFINITY else limit - OTHER_FDS
+    if (wanted or 1) > most:
+        raise SetupError(f"--max-connections={wanted or 1} takes {OTHER_FDS} fds more; the limit is {limit}")
+    return wanted or min(CONNECTIONS, most)
 
 
 def _check_places(options: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ On a SEQPACKET socket the line is a message.
 
 import re
 import socket
+from socket import SocketType
 from typing import NamedTuple
 
 MOST_LINE = 64  # bytes
@@ -23,7 +24,7 @@ class Request(NamedTuple):
     source: tuple[int, int] | None
 
 
-def read_line(sock: socket.socket, so_far: bytes = b"") -> bytes:
+def read_line(sock: SocketType, so_far: bytes = b"") -> bytes:
     """Reads on, to the end of the line at most, and returns what there is of it now.
 
     Raises ConnectionResetError at the end of the stream, BlockingIOError if there is nothing, and

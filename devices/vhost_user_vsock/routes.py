@@ -4,6 +4,7 @@ import errno
 import os
 import select
 import socket
+from socket import SocketType
 from typing import Protocol
 
 from vhost_user_vsock.lines import read_line
@@ -18,10 +19,10 @@ class Route(Protocol):
 
     awaits: int  # epoll(7) events at a socket that say that it may be connected; 0 if it is so at once
 
-    def open(self, kind: int, port: int, source: tuple[int, int]) -> socket.socket:
+    def open(self, kind: int, port: int, source: tuple[int, int]) -> SocketType:
         """A socket to the server at a port, on behalf of the guest's CID and port; raises OSError."""
 
-    def check(self, sock: socket.socket) -> None:
+    def check(self, sock: SocketType) -> None:
         """Raises OSError unless it is connected now."""
 
 
@@ -33,10 +34,10 @@ class UnixServers:
     def __init__(self, path: str) -> None:
         self._path = path
 
-    def open(self, kind: int, port: int, source: tuple[int, int]) -> socket.socket:
+    def open(self, kind: int, port: int, source: tuple[int, int]) -> SocketType:
         return connect_unix(f"{self._path}_{port}", kind)
 
-    def check(self, sock: socket.socket) -> None:
+    def check(self, sock: SocketType) -> None:
         """It is."""
 
 
@@ -48,7 +49,7 @@ class VsockServers:
     def __init__(self, cid: int) -> None:
         self._cid = cid
 
-    def open(self, kind: int, port: int, source: tuple[int, int]) -> socket.socket:
+    def open(self, kind: int, port: int, source: tuple[int, int]) -> SocketType:
         sock = socket.socket(socket.AF_VSOCK, kind | FLAGS)
         try:
             failure = sock.connect_ex((self._cid, port))
@@ -59,7 +60,7 @@ class VsockServers:
             raise
         return sock
 
-    def check(self, sock: socket.socket) -> None:
+    def check(self, sock: SocketType) -> None:
         if failure := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             raise OSError(failure, os.strerror(failure))
 
@@ -72,7 +73,7 @@ class Sibling:
     def __init__(self, path: str) -> None:
         self._path = path
 
-    def open(self, kind: int, port: int, source: tuple[int, int]) -> socket.socket:
+    def open(self, kind: int, port: int, source: tuple[int, int]) -> SocketType:
         suffix = SEQPACKET_SUFFIX if kind == socket.SOCK_SEQPACKET else ""
         sock = connect_unix(self._path + suffix, kind)
         try:
@@ -82,15 +83,15 @@ class Sibling:
             raise
         return sock
 
-    def check(self, sock: socket.socket) -> None:
+    def check(self, sock: SocketType) -> None:
         line = read_line(sock)
         if not line.startswith(b"OK ") or not line.endswith(b"\n"):
             raise ConnectionRefusedError
 
 
-def connect_unix(path: str, kind: int) -> socket.socket:
+def connect_unix(path: str, kind: int) -> SocketType:
     """A socket that is connected to the server at a path. It waits for nobody: a full backlog is EAGAIN."""
-    sock = socket.socket(socket.AF_UNIX, kind | FLAGS)
+    sock = SocketType(socket.AF_UNIX, kind | FLAGS)  # which `socket` builds upon, in Python, and takes longer
     try:
         if kind == socket.SOCK_SEQPACKET:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)

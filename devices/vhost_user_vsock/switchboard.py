@@ -15,6 +15,7 @@ import logging
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
+from socket import SocketType
 
 from vhost_user_vsock.connection import Connection
 from vhost_user_vsock.protocol import HOST_CID, Kind, Op, Shutdown
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 CLOSE_TIMEOUT = 8.0  # seconds that the guest has to answer SHUTDOWN; Linux waits as long
 FIRST_PORT = 1 << 30  # of the host, for connections that it begins
 LAST_PORT = (1 << 31) - 1
-SCRAP = 1 << 16  # bytes of a closed connection that are read at once, for nobody
+SCRAP = 1 << 12  # bytes of a closed connection that are read at once, for nobody
 KINDS = {Kind.STREAM: socket.SOCK_STREAM, Kind.SEQPACKET: socket.SOCK_SEQPACKET}
 
 
@@ -62,7 +63,7 @@ class Switchboard:
 
     # --- From the host ----------------------------------------------------------------------------------
 
-    def call(self, sock: socket.socket, kind: int, port: int, source: tuple[int, int] | None = None) -> None:
+    def call(self, sock: SocketType, kind: int, port: int, source: tuple[int, int] | None = None) -> None:
         """Asks the guest for a connection to its port, and takes over the socket, which is the host's end.
 
         `source` is the CID and the port that the connection comes from, if that is not the host. Raises
@@ -193,7 +194,7 @@ class Switchboard:
 
     def _add(
         self,
-        sock: socket.socket,
+        sock: SocketType,
         kind: int,
         host_cid: int,
         host_port: int,
@@ -259,7 +260,7 @@ class Switchboard:
         self._next_port = self._next_port + 1 if self._next_port < LAST_PORT else FIRST_PORT
 
 
-def close_gently(sock: socket.socket) -> None:
+def close_gently(sock: SocketType) -> None:
     """Closes a socket. Its other end would get an error if anything that it has sent was not read."""
     _shut(sock, socket.SHUT_RDWR)
     with suppress(OSError):  # there is nothing left
@@ -268,13 +269,13 @@ def close_gently(sock: socket.socket) -> None:
     sock.close()
 
 
-def _shut(sock: socket.socket | None, how: int) -> None:
+def _shut(sock: SocketType | None, how: int) -> None:
     if sock is not None:
         with suppress(OSError):  # its other end has gone
             sock.shutdown(how)
 
 
-def _has_bytes(sock: socket.socket) -> bool:
+def _has_bytes(sock: SocketType) -> bool:
     try:
         return bool(sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
     except OSError:

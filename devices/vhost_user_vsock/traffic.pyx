@@ -11,7 +11,7 @@ Set-up and tear-down are the switchboard's. It is told by its methods, and answe
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, EPIPE, errno
+from libc.errno cimport EAGAIN, EFAULT, EINTR, EMSGSIZE, errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
@@ -382,6 +382,8 @@ cdef class Traffic:
             return done
         if done == -EAGAIN or done == -EINTR:
             return 0
+        if done == -EFAULT:
+            raise BadRequest("data outside of the memory that the front-end shares")
         self.deafen(connection)
         if done == -EMSGSIZE:
             self.switchboard.broke(connection, f"a message of {size} bytes is more than the host's end takes")
@@ -509,7 +511,8 @@ cdef class Inbound(Shortcut):
 
     cdef int _next_message(self, Connection connection) except -1:
         """Takes a message from the host's end, if there is one that the guest can take as a whole."""
-        cdef ssize_t size = recv(connection.fd, NULL, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT)
+        cdef char first  # AF_VSOCK tells of no length to whoever wants no byte
+        cdef ssize_t size = recv(connection.fd, &first, 1, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT)
         cdef msghdr message
         cdef iovec part
         if size < 0:
@@ -525,7 +528,6 @@ cdef class Inbound(Shortcut):
         message.msg_iov, message.msg_iovlen = &part, 1
         if recvmsg(connection.fd, &message, MSG_DONTWAIT) != size:
             return self._end(connection, -errno)
-        self.traffic.keep_ready(connection)
         if size:  # Linux knows no empty ones
             connection.message, connection.at = data, 0
             connection.message_flags = SEQ_EOM | (SEQ_EOR if message.msg_flags & MSG_EOR else 0)
@@ -551,6 +553,8 @@ cdef class Inbound(Shortcut):
         cdef Traffic traffic = self.traffic
         if done == -EAGAIN or done == -EINTR:
             return False
+        if done == -EFAULT:
+            raise BadRequest("a receive buffer outside of the memory that the front-end shares")
         if done < 0 or state_of(connection.fd) & POLLHUP:
             traffic.look_in(connection, NOT_WATCHED)
             traffic.switchboard.ended(connection, SHUT_BOTH)

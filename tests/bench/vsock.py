@@ -82,7 +82,7 @@ class Driver:
         self.memory, self.rx, self.tx = memory, rx, tx
         self._slots = [memory.allocate(HEADER.size + PACKET, 64) for _ in range(SIZE // 2)]
         self._busy: dict[int, int] = {}  # heads of tx: the slots
-        self._rooms = {}  # heads of rx: the buffers
+        self._rooms: dict[int, int] = {}  # heads of rx: the buffers
         for _ in range(SIZE):
             self._give(memory.allocate(ROOM, ROOM))
         rx.kick()

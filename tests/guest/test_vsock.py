@@ -218,6 +218,15 @@ def test_socat_reaches_the_guest(machine: Machine) -> None:
     assert done.stdout.splitlines()[1:] == ["hello"], done
 
 
+def test_af_vsock_on_the_side_of_the_host(machine: Machine) -> None:
+    """The guest is the host here: it has the kernel's loopback, which this machine may lack."""
+    load_modules(machine.guest, machine.folder / "modules", "vsock_loopback")
+    argv = ["env", "-C", str(CHECKOUT), sys.executable, "-m", "tests.guest.inside.forwarding"]
+    done = machine.guest.call("run", argv=argv, timeout=2 * PATIENCE)
+    assert done["status"] == 0, done["output"]
+    assert "all is well" in done["output"]
+
+
 def test_the_guest_reboots(machine: Machine) -> None:
     with closing(machine.client(ECHO)) as client:
         machine.guest.reboot()

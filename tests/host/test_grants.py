@@ -11,7 +11,7 @@ def test_together_they_are_all_that_the_parts_need() -> None:
         removal = Removal(folder, "c")
     parts = [
         Grants(written=("a",), ioctls=(Ioctl(1),), system_calls=("fsync",)),
-        Grants(),
+        Grants(sockets=((1, 5),)),
         Grants(written=("b",), removed=(removal,), ioctls=(Ioctl(2),)),
     ]
     assert Grants.together(parts) == Grants(
@@ -19,6 +19,7 @@ def test_together_they_are_all_that_the_parts_need() -> None:
         removed=(removal,),
         ioctls=(Ioctl(1), Ioctl(2)),
         system_calls=("fsync",),
+        sockets=((1, 5),),
     )
 
 

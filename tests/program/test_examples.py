@@ -18,6 +18,14 @@ def pasted(program: str, folder: Path) -> list[list[str]]:
     return [shlex.split(block.replace("\\\n", "")) for block in example.split("\n\n")]
 
 
+def has_device(name: str) -> bool:
+    """Whether this machine's QEMU has a device."""
+    done = subprocess.run(
+        ["qemu-system-x86_64", "-device", "help"], capture_output=True, text=True, check=True
+    )
+    return f'"{name}"' in done.stdout
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_qemu_takes_it_and_has_the_device(
     program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -26,6 +34,10 @@ def test_qemu_takes_it_and_has_the_device(
     for image in ("disk.img", "system.img"):
         (tmp_path / image).write_bytes(bytes(1 << 20))
     (name, *options), qemu = pasted(program, tmp_path)
+    if "-device vhost-user-test-device-pci" in " ".join(qemu) and not has_device(
+        "vhost-user-test-device-pci"
+    ):
+        pytest.skip("QEMU has the device from 10.2 on")
     path = next(option.partition("=")[2] for option in options if option.startswith("--socket-path="))
     (device,) = (word.partition(",")[0] for word in qemu if word.startswith("vhost-user-"))
     options.remove(f"--socket-path={path}")

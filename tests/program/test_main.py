@@ -49,7 +49,8 @@ RNG = executable("vhost-user-rng")
 INPUT = executable("vhost-user-input")
 GPU = executable("vhost-user-gpu")
 BLK = executable("vhost-user-blk")
-TYPES = {RNG: "rng", INPUT: "input", GPU: "gpu", BLK: "block"}
+CONSOLE = executable("vhost-user-console")
+TYPES = {RNG: "rng", INPUT: "input", GPU: "gpu", BLK: "block", CONSOLE: "console"}
 EXIT_LIMIT = 0.1  # seconds from SIGTERM to the end, on an idle machine
 NONSENSE = b"GET / HTTP/1"  # as long as a header, but none
 CLOSE_ON_EXEC = 0o2000000  # in the flags of /proc/PID/fdinfo
@@ -61,11 +62,11 @@ def rng() -> Command:
     return [RNG]
 
 
-@pytest.fixture(params=[RNG, INPUT, GPU, BLK], ids=["rng", "input", "gpu", "blk"])
+@pytest.fixture(params=[RNG, INPUT, GPU, BLK, CONSOLE], ids=["rng", "input", "gpu", "blk", "console"])
 def command(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
     """The command line of each program, without a socket."""
-    options = {RNG: [], GPU: [], BLK: ["--ram=1M"], INPUT: [f"--event-socket={tmp_path / 'events'}"]}
-    return [request.param, *options[request.param]]
+    options = {BLK: ["--ram=1M"], INPUT: [f"--event-socket={tmp_path / 'events'}"]}
+    return [request.param, *options.get(request.param, [])]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 
 from vhostd.virtio.vocabulary import DeviceType
 
-KERNEL = "/usr/bin/linux.uml"
+KERNEL = os.environ.get("VHOSTD_UML", "/usr/bin/linux.uml")  # Debian 12's fails on processors with AMX
 INIT = Path(__file__).with_name("init")
 BOOT_TIMEOUT = 60.0  # seconds for what takes two
 CALL_TIMEOUT = 60.0

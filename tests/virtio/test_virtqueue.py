@@ -807,6 +807,28 @@ def test_a_pump_fills_chains_when_the_host_has_something(
     run_async(main)
 
 
+def test_a_pump_may_be_had_at_once(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        wire = Wire(memory)
+        wire.bench.queue.pump_now()  # there are no chains
+        wire.bench.offer(3)
+        await turns()
+        wire.send(2)
+        wire.bench.queue.pump_now()
+        assert wire.lengths() == [1, 2]
+        assert wire.bench.interrupts
+        wire.send(2)
+        wire.bench.queue.pump_now()
+        await turns()
+        wire.bench.queue.pump_now()
+        assert wire.lengths() == [1]
+        wire.bench.offer(1)
+        await until(lambda: wire.lengths() == [2])
+        await wire.close()
+
+    run_async(main)
+
+
 def test_a_pump_waits_for_chains_and_leaves_the_fd_alone_meanwhile(
     memory: SharedMemory, run_async: Run
 ) -> None:
@@ -912,6 +934,98 @@ def test_a_datagram_may_take_several_chains(memory: SharedMemory, run_async: Run
         assert wire.bench.ring.base == 3
         assert wire.lengths() == [16, 16, 9]
         await wire.close()
+
+    run_async(main)
+
+
+class Needy(Receiver):
+    """Needs several chains for each datagram, which it keeps until there are as many."""
+
+    wanted = 4
+    patience = PATIENCE
+
+    def serve(self, queue: object, chain: Chain) -> int:
+        self.served += 1
+        assert isinstance(queue, Virtqueue)
+        if not self.keeps:
+            try:
+                self.source.recv(100, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return Outcome.LEFT
+        chains = [chain]
+        while len(chains) < self.wanted:
+            if (another := queue.pop()) is not None:
+                chains.append(another)
+            elif not queue.ring.arm():
+                for each in reversed(chains[1:]):
+                    queue.put_back(each)
+                self.keeps = True
+                queue.starve(self.patience)
+                return Outcome.LEFT
+        self.keeps = False
+        queue.push_all(chains)
+        return Outcome.BEGUN
+
+
+def test_a_pump_that_needs_more_chains_is_left_alone_until_there_are(
+    memory: SharedMemory, run_async: Run
+) -> None:
+    """And then it is asked, though its fd has nothing."""
+
+    async def main() -> None:
+        wire = Wire(memory, pump=Needy)
+        wire.bench.offer(3)
+        wire.send(1)
+        await until(lambda: wire.pump.served >= 1)
+        await turns()
+        assert wire.pump.served == 1
+        assert wire.bench.queue.in_flight == 0
+        wire.bench.offer(1)
+        await until(lambda: wire.bench.driver.used_index == 4)
+        await wire.close()
+
+    run_async(main)
+
+
+def test_a_pump_that_needs_more_is_asked_again_after_a_while(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        wire = Wire(memory, pump=Needy)
+        wire.pump.patience = 0.0  # type: ignore[attr-defined]
+        wire.bench.offer(3)
+        wire.send(1)
+        await until(lambda: wire.pump.served >= 3)
+        await wire.close()
+
+    run_async(main)
+
+
+class Full(Endless):
+    """Has something for every chain, and its fd has nothing to tell of."""
+
+    keeps = True
+
+
+def test_what_a_pump_keeps_needs_no_fd(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        wire = Wire(memory, pump=Full)
+        wire.bench.offer(SIZE)
+        await until(lambda: wire.bench.driver.used_index == SIZE)
+        assert wire.bench.queue.in_flight == 0
+        await wire.close()
+
+    run_async(main)
+
+
+def test_who_asks_is_told_whether_a_queue_gives_chains(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        told: list[bool] = []
+        bench.queue.when_enabled(told.append)
+        bench.queue.enable(on=False)
+        bench.queue.enable(on=True)
+        bench.queue.stop()
+        bench.queue.enable(on=True)
+        assert told == [True, False, True, False, False]
 
     run_async(main)
 

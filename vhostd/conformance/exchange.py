@@ -42,7 +42,7 @@ def _of_size(size: int) -> Callable[[bytes], bool]:
 
 EXCHANGES = {
     "block": Exchange(0, BLOCK_GET_ID, 21, lambda answer: answer[-1:] == b"\0", status=1),
-    "console": Exchange(1, b"\n", 0, _of_size(0), queues=2),
+    "console": Exchange(1, b"\r\n", 0, _of_size(0), queues=2),  # two bytes, which can be in two pieces
     "fs": Exchange(1, FUSE_INIT, 256, lambda answer: len(answer) >= 16, queues=2),
     "gpio": Exchange(0, GPIO_GET_DIRECTION, 2, _of_size(2)),
     "gpu": Exchange(0, GPU_GET_DISPLAY_INFO, 408, lambda answer: answer[:2] == b"\x01\x11", queues=2),

@@ -81,6 +81,13 @@ def scsi(random: Random) -> Request:
     return head + bytes((random.choice((0, 0x12, 0x25, 0x28, 0x2A, 0xA0)),)) + bytes(31), 108 + 512
 
 
+def console(random: Random) -> Request:
+    message = struct.pack(
+        "<IHH", random.choice((0, 1, _word(random))), random.randrange(10), random.randrange(3)
+    )
+    return message + bytes(random.choice((0, 0, 4, 4096))), random.choice((0, 8, 4096))
+
+
 TYPES: dict[str, Callable[[Random], Request]] = {
     "block": block,
     "gpu": gpu,
@@ -89,5 +96,6 @@ TYPES: dict[str, Callable[[Random], Request]] = {
     "fs": filesystem,
     "net": network,
     "vsock": vsock,
+    "console": console,
     "scsi": scsi,
 }

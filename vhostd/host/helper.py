@@ -66,6 +66,11 @@ class Helper:
         """Ends the process that runs, if there is one, whatever it is at."""
         self._tell(b"-", ())
 
+    def last_line(self) -> str:
+        """The last line that was printed, if it has not been logged: why a process ends at its start."""
+        lines = _received(self._lines.fileno(), LINES).decode(errors="replace").splitlines()
+        return lines[-1] if lines else ""
+
     def listen(self) -> None:
         """Logs from now on how processes end, and what they print; the event loop runs."""
         if self._loop is None:

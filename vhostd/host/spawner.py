@@ -19,6 +19,7 @@ from contextlib import suppress
 from vhostd.wire.packets import receive_packet
 
 MOST = 16  # bytes of a packet
+MOST_FDS = 1 << 20  # more than any process may have open
 STATUS = struct.Struct("=i")  # what waitpid gives
 
 
@@ -74,7 +75,11 @@ class Spawner:
 def main() -> None:
     """Serves at the socket that the command line names."""
     control, module, *arguments = sys.argv[1:]
-    Spawner(socket.socket(fileno=int(control)), module, arguments).run()
+    fd = int(control)
+    os.set_inheritable(fd, False)  # a helper has no business here
+    for rest in (range(3, fd), range(fd + 1, MOST_FDS)):  # what the program has been started with
+        os.closerange(rest.start, rest.stop)
+    Spawner(socket.socket(fileno=fd), module, arguments).run()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@ CAPSET: int
 CONNECT: int
 FALLOCATE: int
 FSTATFS: int
+INOTIFY_ADD_WATCH: int
+INOTIFY_INIT1: int
 MMAP: int
 PRCTL: int
 STATX: int

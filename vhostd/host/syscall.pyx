@@ -10,10 +10,11 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef extern from "<sys/syscall.h>":
     enum:
-        SYS_capget, SYS_capset, SYS_connect, SYS_fallocate, SYS_fstatfs, SYS_mmap, SYS_prctl, SYS_statx, SYS_unlinkat
+        SYS_capget, SYS_capset, SYS_connect, SYS_fallocate, SYS_fstatfs, SYS_inotify_add_watch, SYS_inotify_init1
+        SYS_mmap, SYS_prctl, SYS_statx, SYS_unlinkat
 
 CAPGET, CAPSET, CONNECT, FALLOCATE = SYS_capget, SYS_capset, SYS_connect, SYS_fallocate
-FSTATFS = SYS_fstatfs
+FSTATFS, INOTIFY_ADD_WATCH, INOTIFY_INIT1 = SYS_fstatfs, SYS_inotify_add_watch, SYS_inotify_init1
 MMAP, PRCTL, STATX, UNLINKAT = SYS_mmap, SYS_prctl, SYS_statx, SYS_unlinkat
 
 

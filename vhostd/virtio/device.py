@@ -30,7 +30,7 @@ from vhostd.wire.calls import Call
 from vhostd.wire.unpacker import Unpacker
 
 Handler = Callable[[Virtqueue], Awaitable[None]]
-Signals = Mapping[Literal["SIGHUP", "SIGUSR1"], Callable[[], None]]  # a signal's name: the function to call
+Signals = Mapping[Literal["SIGHUP", "SIGUSR1", "SIGWINCH"], Callable[[], None]]  # what to call, by name
 
 
 class Device:

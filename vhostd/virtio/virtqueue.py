@@ -193,7 +193,6 @@ class Virtqueue:
                 await self._change()
             finally:
                 self._wake = None  # the frames of an exception in it may hold a chain
-            self._starves = False
         return False
 
     def push(self, chain: Chain) -> None:
@@ -343,7 +342,7 @@ class Virtqueue:
         except Exception as error:
             self._fail_handler(error)
         self._end_pumping(fd)
-        self.wake_handler()
+        self._wake_up()
 
     def _end_pumping(self, fd: int) -> None:
         self._pumps = None
@@ -371,6 +370,10 @@ class Virtqueue:
 
     def wake_handler(self) -> None:
         """Has the handler look at the ring, soon."""
+        self._starves = False
+        self._wake_up()
+
+    def _wake_up(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 

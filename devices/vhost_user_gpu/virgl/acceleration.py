@@ -1,7 +1,7 @@
 """Acceleration: 3D, as the device sees it (accelerator.py)."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from vhost_user_gpu.commands import GpuFeature
 from vhost_user_gpu.outputs import Outputs
@@ -38,6 +38,15 @@ class Acceleration:
         """What starting another renderer takes."""
         return Helper.grants()
 
+    def counts(self) -> Mapping[str, int]:
+        """Requests to renderers, and how many renderers have come and gone wrong."""
+        engine = self._engine
+        return {
+            "renderer_requests": engine.requests,
+            "renderers_started": engine.started,
+            "renderers_lost": engine.lost,
+        }
+
     def listen(self) -> None:
         """Logs what renderers have to say; the event loop runs."""
         self._engine.listen()
@@ -45,6 +54,10 @@ class Acceleration:
     async def eased(self) -> None:
         """Waits until the renderer can take another command."""
         await self._engine.eased()
+
+    async def settle(self) -> None:
+        """Waits until all commands have their answers."""
+        await self._engine.settle()
 
     def close(self) -> None:
         """Ends the renderer."""

@@ -29,6 +29,9 @@ class Engine:
         self.abilities = launcher.abilities
         self._remote: Remote | None = None
         self._regions: Regions | None = None
+        self.requests = self.started = self.lost = (
+            0  # requests; renderers that were in use, and that ended so
+        )
 
     def ask(
         self,
@@ -50,6 +53,7 @@ class Engine:
                 return failed.response, b""
             return DONE
 
+        self.requests += 1
         return self._renderer().ask(row, payload, answer, fence=fence)
 
     def after_fences(self, answer: Answer) -> Answer | Pending:
@@ -60,6 +64,11 @@ class Engine:
         """Waits until a request of any size can be sent."""
         if self._remote is not None:
             await self._remote.eased()
+
+    async def settle(self) -> None:
+        """Waits until nothing is under way."""
+        if self._remote is not None:
+            await self._remote.settle()
 
     @property
     def is_congested(self) -> bool:
@@ -138,12 +147,14 @@ class Engine:
 
     def _renderer(self) -> Remote:
         if self._remote is None:
+            self.started += 1
             self._remote = self._launcher.start(self._say_lost)
             self._regions = Regions(self._remote)
             self._remote.start()
         return self._remote
 
     def _say_lost(self, why: str) -> None:
+        self.lost += 1
         self._launcher.end()
         log.error("the renderer is lost: %s; the guest has no 3D until its driver is reset", why)
 

@@ -41,9 +41,10 @@ class Launcher:
         try:
             self.abilities = _abilities(_hello(self._first))
         except SetupError as error:
+            said = self._helper.last_line()
             self.close()
             option = "--virgl" if node is None else f"--render-node={node}"
-            raise SetupError(f"{option}: {error}") from None
+            raise SetupError(f"{option}: {error}{f': {said}' if said else ''}") from None
 
     def start(self, lost: Callable[[str], None]) -> Remote:
         """A new renderer. The one before ends, if it has not yet. `lost` is told why this one has."""

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING = 128  # requests that are not executed yet, before the guest's next ones wait in their ring
 PATIENCE = 60.0  # seconds in which a renderer that has work must say something
+STOP_PATIENCE = 10.0  # seconds in which it must do all that there is when a ring stops; the guest may wait
 
 Then = Callable[[int], Answer]  # from an errno, or 0, to the guest's answer
 
@@ -80,6 +81,16 @@ class Remote:
         while self.is_congested:
             self._eased.clear()
             await self._eased.wait()
+
+    async def settle(self) -> None:
+        """Waits until nothing is under way. A renderer that takes too long for that is lost: a ring stops."""
+        try:
+            async with asyncio.timeout(STOP_PATIENCE):
+                while self._waiting:
+                    self._eased.clear()
+                    await self._eased.wait()
+        except TimeoutError:
+            self._lose(f"it has kept a ring from stopping for {STOP_PATIENCE:.0f} s")
 
     def ask(
         self,
@@ -235,7 +246,7 @@ class Remote:
         if self.is_lost:
             return
         self.is_lost = True
-        if self._loop is not None:
+        if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
         if self._watch is not None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ctl.staging import PROGRAMS, put_programs
+from tests.ctl.staging import put_programs
+from tests.programs import PROGRAMS
 from vhostd.ctl.installation import programs
 from vhostd.ctl.installation.programs import installed_programs
 from vhostd.errors import SetupError

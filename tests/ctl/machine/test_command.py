@@ -70,6 +70,20 @@ def test_the_first_display_of_a_pc_is_for_its_firmware_too() -> None:
     assert "-device vhost-user-gpu-pci,id=vhostctl-display1" in line
 
 
+def test_a_console_takes_a_device_for_all_that_qemu_does_not_know() -> None:
+    assert command(["--console"], version=(10, 2)) == (
+        "-chardev socket,id=vhostctl-console0,path=/run/vm/console0.sock "
+        "-device vhost-user-test-device-pci,virtio-id=3,num_vqs=2,config_size=12,"
+        "id=vhostctl-console0,chardev=vhostctl-console0"
+    )
+
+
+def test_a_qemu_that_is_too_old_for_a_console() -> None:
+    with pytest.raises(SetupError, match=r"--console needs QEMU 10\.2, and qemu-system-x86_64 is 10\.0"):
+        command(["--console"], version=(10, 0))
+    assert "vhost-user-test-device-pci" in command(["--console"], program="./start.sh", version=(10, 0))
+
+
 @pytest.mark.parametrize("program", ["qemu-system-aarch64", "/usr/bin/qemu-system-riscv64"])
 def test_a_display_elsewhere(program: str) -> None:
     line = command(["--display"], "-nographic", program=program)

@@ -45,6 +45,9 @@ def test_words_between_commas(text: str, words: list[str]) -> None:
         ("--keyboard=/dev/input/event3,no-grab", ["--evdev-path=/dev/input/event3", "--no-grab"]),
         ("--keyboard=evemu-path=a.evemu", ["--evemu-path=a.evemu"]),
         ("--rng", []),
+        ("--console", ["--port=pty,link=/run/vm/console0.pty"]),
+        ("--console=pty,,link=/tmp/a", ["--port=pty,link=/tmp/a"]),
+        ("--console=file=/tmp/a", ["--port=file=/tmp/a"]),
         ("--rng=/dev/hwrng,max-bytes=1K", ["--rng-source=/dev/hwrng", "--max-bytes=1K"]),
     ],
 )  # fmt: skip

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from vhostd.ctl.machine.devices import devices
+from vhostd.ctl.machine.kinds import KINDS
 from vhostd.ctl.machine.machine_file import load
 from vhostd.errors import SetupError, UsageError
 
@@ -73,7 +74,7 @@ def test_ways_to_say_the_same(tmp_path: Path, text: str) -> None:
         ('disks = "a.img"', "disks is unknown: did you mean disk?"),
         (
             "x = 1",
-            "x is unknown: there are qemu, disk, display, keyboard, mouse, tablet, touchscreen, net, rng",
+            f"x is unknown: there are qemu, {', '.join(kind.name for kind in KINDS)}",
         ),
         ("disk = 5", "disk[0]: it is neither true, a text, nor a table with options"),
         ("[[disk]]\nsource = 1.5", "disk[0].source: it is neither a text, a whole number"),

@@ -1,4 +1,4 @@
-"""A network card on pairs of sockets. The test holds their other ends, as a tap device or passt would."""
+"""A network card on pairs of sockets. The test holds the other ends: a tap device, a switch, or passt."""
 
 import socket
 import struct

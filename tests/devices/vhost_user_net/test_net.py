@@ -12,12 +12,13 @@ import pytest
 from tests.conftest import PATIENCE, Run
 from tests.devices.vhost_user_net.cables import KINDS, LENGTH, Cable
 from tests.sessions import negotiated, refused
-from vhost_user_net.device import CONFIG, Net, rarp
+from vhost_user_net.device import Net, rarp
 from vhost_user_net.features import VERSION_1
 from vhost_user_net.features import Feature as F
 from vhostd.errors import GuestError
 from vhostd.frontend import Frontend, NetDriver, SharedMemory, signalled
 from vhostd.frontend.drivers.net import (
+    GSO_ECN,
     GSO_TCPV4,
     GSO_TCPV6,
     GSO_UDP_L4,
@@ -25,7 +26,9 @@ from vhostd.frontend.drivers.net import (
     MRG_RXBUF,
     NEEDS_CSUM,
     SHORT_HEADER,
+    Config,
     Header,
+    read_config,
 )
 from vhostd.vhost_user.messages import GET_QUEUE_NUM, NET_SET_MTU, SEND_RARP
 from vhostd.virtio.vocabulary import Feature
@@ -143,7 +146,7 @@ def test_a_tap_device_gets_the_header_as_it_is(run_async: Run) -> None:
     "header",
     [
         Header(flags=NEEDS_CSUM),
-        *(Header(gso_type=kind) for kind in (GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, 0x80, 0xFF)),
+        *(Header(gso_type=kind) for kind in (GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, GSO_ECN, 0xFF)),
         Header(NEEDS_CSUM, GSO_TCPV4, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF),
     ],
 )
@@ -493,10 +496,9 @@ def test_a_config_space_of_ours(run_async: Run) -> None:
         net = Net(Cable("stream"), mac=b"\x52\x54\0\1\2\3", mtu=9000)
         with closing(net):
             async with negotiated(net) as (frontend, _):
-                space = await frontend.read_config(0, CONFIG.size)
-                assert CONFIG.unpack(space) == (b"\x52\x54\0\1\2\3", 1, 1, 9000)
+                assert await read_config(frontend) == Config(net._mac or b"", 1, 1, 9000)
                 net._netdev.lose("test")
-                assert CONFIG.unpack(await frontend.read_config(0, CONFIG.size))[1] == 0
+                assert (await read_config(frontend)).status == 0
                 assert frontend.features >> F.MAC & 1
                 assert frontend.features >> F.MTU & 1
 

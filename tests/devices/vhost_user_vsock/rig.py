@@ -75,9 +75,9 @@ async def send_for_ever(connection: VsockConnection) -> None:
         await connection.send(bytes(1000))
 
 
-def make(path: Path, *options: str) -> Vsock:
+def make(*options: str) -> Vsock:
     """The device, as its program makes it."""
-    arguments = ("vsock", f"--guest-cid={CID}", f"--uds-path={path}", *options)
+    arguments = ("vsock", f"--guest-cid={CID}", *options)
     return Vsock.from_options(parse(Vsock, CommandLine(list(arguments))))
 
 
@@ -98,7 +98,20 @@ async def running(device: Vsock) -> AsyncIterator[None]:
 async def rig(tmp_path: Path, *options: str, room: int = 4096) -> AsyncIterator[Rig]:
     """A guest that runs."""
     path = tmp_path / "vm"
-    device = make(path, *options)
+    async with guest(path, make(f"--uds-path={path}", *options), room=room) as made:
+        yield made
+
+
+@asynccontextmanager
+async def forwarding(tmp_path: Path, cid: int, *options: str) -> AsyncIterator[Rig]:
+    """A guest whose sockets lead to AF_VSOCK."""
+    async with guest(tmp_path, make(f"--forward-cid={cid}", *options)) as made:
+        yield made
+
+
+@asynccontextmanager
+async def guest(path: Path, device: Vsock, *, room: int = 4096) -> AsyncIterator[Rig]:
+    """A guest of this device."""
     async with running(device), negotiated(device, size=32 << 20) as (frontend, memory):
         made = Rig(path, device, frontend, memory)
         made.driver = await VsockDriver.start(frontend, memory, room=room)

@@ -8,10 +8,11 @@ import pytest
 from tests.conftest import Run
 from tests.frontend.drivers.lying import lying
 from vhostd.errors import DeviceError
-from vhostd.frontend import BlockDriver, GpuDriver, InputDriver, RngDriver
+from vhostd.frontend import BlockDriver, GpuDriver, InputDriver, RngDriver, VsockDriver
 from vhostd.frontend.drivers.block import FailedRequest
 from vhostd.frontend.drivers.gpu import HEADER, OK, RefusedCommand
 from vhostd.frontend.drivers.input import Event
+from vhostd.frontend.drivers.vsock import HOST, RW, Packet
 
 
 @pytest.mark.parametrize(
@@ -82,5 +83,22 @@ def test_an_entropy_source(run_async: Run) -> None:
                 pytest.raises(DeviceError, match="filled nothing"),
             ):
                 await driver.read(16)
+
+    run_async(main)
+
+
+def test_sockets(run_async: Run) -> None:
+    """A packet that says 5 bytes, and has none."""
+    wrong = Packet(
+        *(HOST, 0xFF0001, 1, 1, 5, 1, RW, 0, 0, 0),
+    )
+
+    async def main() -> None:
+        async with lying(wrong.pack()) as (frontend, memory):
+            with (
+                closing(await VsockDriver.start(frontend, memory)) as driver,
+                pytest.raises(DeviceError, match="with 0 bytes of data"),
+            ):
+                await driver.connect(1)
 
     run_async(main)

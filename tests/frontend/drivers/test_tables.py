@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vhostd.frontend.drivers import block, gpu, input
+from vhost_user_vsock import protocol
+from vhostd.frontend.drivers import block, gpu, input, vsock
 from vhostd.frontend.drivers.block import BlockConfig
 
 HEADERS = Path("/usr/include/linux")
@@ -71,14 +72,37 @@ INPUT = {
     f"CFG_{name}": getattr(input, name)
     for name in ("ID_NAME", "ID_SERIAL", "ID_DEVIDS", "PROP_BITS", "EV_BITS", "ABS_INFO")
 }
+VSOCK = {
+    **{f"OP_{name}": getattr(vsock, name) for name in ("REQUEST", "RESPONSE", "RST", "SHUTDOWN", "RW")},
+    "OP_CREDIT_UPDATE": vsock.CREDIT_UPDATE,
+    "OP_CREDIT_REQUEST": vsock.CREDIT_REQUEST,
+    "TYPE_STREAM": vsock.STREAM,
+    "TYPE_SEQPACKET": vsock.SEQPACKET,
+    "SHUTDOWN_RCV": vsock.SHUTDOWN_RECEIVE,
+    "SHUTDOWN_SEND": vsock.SHUTDOWN_SEND,
+    "SEQ_EOM": vsock.SEQ_EOM,
+    "SEQ_EOR": vsock.SEQ_EOR,
+}
+VSOCK_DEVICE = {
+    **{f"OP_{name}": number for name, number in vars(protocol.Op).items() if name.isupper()},
+    **{f"TYPE_{name}": number for name, number in vars(protocol.Kind).items() if name.isupper()},
+    "F_SEQPACKET": protocol.VsockFeature.SEQPACKET,
+    "SHUTDOWN_RCV": protocol.Shutdown.RECEIVE,
+    "SHUTDOWN_SEND": protocol.Shutdown.SEND,
+    "EVENT_TRANSPORT_RESET": int.from_bytes(protocol.TRANSPORT_RESET, "little"),
+}
 TABLES = [
     ("virtio_blk.h", "VIRTIO_BLK", BLOCK),
     ("virtio_gpu.h", "VIRTIO_GPU", GPU),
     ("virtio_input.h", "VIRTIO_INPUT", INPUT),
+    ("virtio_vsock.h", "VIRTIO_VSOCK", VSOCK),
+    ("virtio_vsock.h", "VIRTIO_VSOCK", VSOCK_DEVICE),
 ]
 
 
-@pytest.mark.parametrize(("header", "prefix", "table"), TABLES, ids=["block", "gpu", "input"])
+@pytest.mark.parametrize(
+    ("header", "prefix", "table"), TABLES, ids=["block", "gpu", "input", "vsock", "our vsock"]
+)
 def test_numbers(header: str, prefix: str, table: dict[str, int]) -> None:
     assert table == {name: defined(header)[f"{prefix}_{name}"] for name in table}
 

@@ -149,7 +149,8 @@ def main(command: str, *arguments: str) -> None:
     if command == "messages":
         send_messages(numbers[0], numbers[1:])
     else:
-        {"serve": serve, "connect": connect, "refused": refused, "half": half}[command](*numbers)
+        commands: dict[str, Callable[..., None]] = {"connect": connect, "refused": refused, "half": half}
+        commands.get(command, serve)(*numbers)
 
 
 if __name__ == "__main__":

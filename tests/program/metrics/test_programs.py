@@ -26,12 +26,13 @@ RNG = executable("vhost-user-rng")
 INPUT = executable("vhost-user-input")
 GPU = executable("vhost-user-gpu")
 BLK = executable("vhost-user-blk")
+CONSOLE = executable("vhost-user-console")
 ERR_UNSPEC = 0x1200  # of virtio-gpu (virtio 1.3, 5.7.6.7)
 UNSUPP = b"\2"  # of virtio-blk (virtio 1.3, 5.2.6)
-DEVICES = {RNG: "rng", INPUT: "input", GPU: "gpu", BLK: "block"}
+DEVICES = {RNG: "rng", INPUT: "input", GPU: "gpu", BLK: "block", CONSOLE: "console"}
 
 
-@pytest.fixture(params=DEVICES, ids=["rng", "input", "gpu", "blk"])
+@pytest.fixture(params=DEVICES, ids=["rng", "input", "gpu", "blk", "console"])
 def command(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
     """The command line of each program, without a socket."""
     options = {BLK: ["--ram=1M"], INPUT: [f"--event-socket={tmp_path / 'events'}"]}

@@ -225,6 +225,7 @@ FREE: dict[str, Deed] = {  # what works in the sandbox as well
     "call that is granted": lambda _: os.getsid(0),
 }
 GRANTED: dict[str, Deed] = {  # below the folder that is granted, and nowhere else
+    "make a socket of messages": lambda _: socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).close(),
     "write": lambda device: device.target.write_text("x"),
     "replace": lambda device: device.target.rename(device.target.with_name("another")),
     "remove": lambda device: device.target.with_name("another").unlink(),
@@ -352,7 +353,12 @@ class Hostile(Device):
 
     def grants(self) -> Grants:
         written = () if self._written is None else (self._written,)
-        return Grants(written=written, ioctls=(Ioctl(BLKROGET), ANY_KEYS), system_calls=("getsid",))
+        return Grants(
+            written=written,
+            ioctls=(Ioctl(BLKROGET), ANY_KEYS),
+            system_calls=("getsid",),
+            sockets=((socket.AF_UNIX, socket.SOCK_SEQPACKET),),
+        )
 
     @property
     def queues(self) -> Sequence[Handler]:

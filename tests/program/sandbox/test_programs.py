@@ -55,6 +55,7 @@ WRITING = {"fdatasync", "fallocate", "pwrite64", "pwritev2"}
     ("command", "expected"),
     [
         (["vhost_user_rng", "Rng"], set()),
+        (["vhost_user_console", "Console"], {"pwritev2"}),
         (["vhost_user_gpu", "Gpu"], set()),
         (["vhost_user_input", "Input", "--event-socket=EVENTS"], set()),
         (["vhost_user_blk", "Blk", "--ram=1M", "--aio=sync"], WRITING),

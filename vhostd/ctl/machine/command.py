@@ -52,8 +52,16 @@ class Machine:
 
     def command(self, sockets: Path, version: tuple[int, int] = MILLISECONDS) -> list[str]:
         """QEMU's command line. The programs listen in the folder `sockets`."""
+        self._check_version(version)
         added = [word for device in self.devices for word in self._device(device, sockets, version)]
         return [*self.words.start, *self.check(), *added, *self.words.rest]
+
+    def _check_version(self, version: tuple[int, int]) -> None:
+        """Raises SetupError for a QEMU that is too old for one of our devices."""
+        for kind in (device.kind for device in self.devices):
+            if version < kind.since and is_qemu(self.words.program):
+                since, found = (".".join(map(str, numbers)) for numbers in (kind.since, version))
+                raise SetupError(f"--{kind.name} needs QEMU {since}, and {self.words.program} is {found}")
 
     def _device(self, device: Device, sockets: Path, version: tuple[int, int]) -> Iterator[str]:
         """A device's arguments."""

@@ -45,6 +45,7 @@ class Device:
     options: Options
     folder: Path
     event_socket: bool = False  # made in the machine's own folder
+    terminal: bool = False  # one that a link in the machine's own folder leads to
 
     def __str__(self) -> str:
         return f"{self.kind.program} ({self.name})"
@@ -54,6 +55,9 @@ class Device:
         options = self.options
         if self.event_socket:
             options = (*options, ("event-socket", str(self.events(folder))))
+        if self.terminal:
+            link = str(self.link(folder)).replace(",", ",,")
+            options = (*options, ("port", f"pty,link={link}"))
         return [f"--{name}" if value is None else f"--{name}={value}" for name, value in options]
 
     def socket(self, folder: Path) -> Path:
@@ -63,6 +67,10 @@ class Device:
     def events(self, folder: Path) -> Path:
         """Where scripts may write events."""
         return folder / f"{self.name}.events"
+
+    def link(self, folder: Path) -> Path:
+        """What leads to its terminal."""
+        return folder / f"{self.name}.pty"
 
     def value(self, option: str) -> str | None:
         """The last value of one of the program's options; None if it is not given."""
@@ -99,6 +107,7 @@ def _device(wish: Wish, name: str, parser: ArgumentParser) -> Device:
             options=options if "log-level" in names else (*options, QUIET),
             folder=wish.folder,
             event_socket=scripted and "event-socket" not in names,
+            terminal=kind.terminal and kind.source not in names,
         )
         parser.parse_args(device.arguments(Path("/")))
     except UsageError as error:

@@ -22,11 +22,13 @@ class Kind:
     needs_value: bool = False
     properties: Mapping[str, str] = field(default_factory=dict)
     events: bool = False
+    terminal: bool = False  # without a source of its own it has a terminal of the host
     boots: bool = False
     is_display: bool = False
     vga: str = ""  # QEMU's device that the firmware of a PC can use as well
     comes_back: bool = False  # QEMU connects again when the program has ended
     netdev: str = ""  # the option that is -netdev's `queues`, if QEMU's device is on one
+    since: tuple[int, int] = (0, 0)  # the first version of QEMU that has the device
 
 
 def _input(name: str) -> Kind:
@@ -78,6 +80,16 @@ KINDS = (
         needs_value=True,
         comes_back=True,
         netdev="queue-pairs",
+    ),
+    Kind(
+        name="console",
+        program="vhost-user-console",
+        device="vhost-user-test-device-pci,virtio-id=3,num_vqs=2,config_size=12",
+        help="a console: a port, or by default a pseudo-terminal, whose path is printed; needs QEMU 10.2",
+        metavar="PORT[,OPTION...]",
+        source="port",
+        terminal=True,
+        since=(10, 2),
     ),
     Kind(
         name="rng",

@@ -39,6 +39,8 @@ def run_machine(machine: Machine, tell: Tell) -> int:
         for device in machine.devices:
             if device.event_socket:
                 tell(f"{device.name}: write events to {device.events(folder)}")
+            if device.terminal:
+                tell(f"{device.name}: open {device.link(folder)}, as with screen")
         return runner.run(_run(machine, machine.command(folder, version), folder, tell))
 
 

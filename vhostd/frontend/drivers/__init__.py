@@ -1,6 +1,7 @@
 """Guests' drivers to script: one file for each type of device, with the numbers of its specification."""
 
 from vhostd.frontend.drivers.block import BlockDriver
+from vhostd.frontend.drivers.console import ConsoleDriver
 from vhostd.frontend.drivers.gpu import Framebuffer, GpuDriver
 from vhostd.frontend.drivers.gpu_display import GpuDisplay
 from vhostd.frontend.drivers.input import InputDriver
@@ -10,6 +11,7 @@ from vhostd.frontend.drivers.vsock import VsockDriver
 
 __all__ = [
     "BlockDriver",
+    "ConsoleDriver",
     "Framebuffer",
     "GpuDisplay",
     "GpuDriver",

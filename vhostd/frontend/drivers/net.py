@@ -20,12 +20,11 @@ HOST_TSO4, HOST_TSO6, HOST_ECN, MRG_RXBUF, STATUS, MQ, GUEST_USO4, GUEST_USO6, H
     *(54, 55, 56),
 )
 # `flags` and `gso_type` of a header (5.1.6).
-NEEDS_CSUM, DATA_VALID = 1, 2
-GSO_NONE, GSO_TCPV4, GSO_UDP, GSO_TCPV6, GSO_UDP_L4, GSO_ECN = 0, 1, 3, 4, 5, 0x80
+NEEDS_CSUM = 1
+GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, GSO_ECN = 0, 1, 4, 5, 0x80
 SHORT_HEADER = struct.Struct("<BBHHHH")  # of a driver of before 1.0 that merges no buffers
 HEADER = struct.Struct("<BBHHHHH")
 CONFIG = struct.Struct("<6sHHH")
-LEAST_BUFFER = 1526  # bytes, where a packet takes one (5.1.6.3.1)
 
 
 class Header(NamedTuple):
@@ -47,6 +46,11 @@ class Config(NamedTuple):
     status: int
     max_virtqueue_pairs: int
     mtu: int
+
+
+async def read_config(frontend: Frontend) -> Config:
+    """The config space, where the back-end has one: QEMU has its own."""
+    return Config(*CONFIG.unpack(await frontend.read_config(0, CONFIG.size)))
 
 
 class NetDriver:

@@ -20,7 +20,6 @@ STREAM, SEQPACKET = 1, 2  # types
 REQUEST, RESPONSE, RST, SHUTDOWN, RW, CREDIT_UPDATE, CREDIT_REQUEST = range(1, 8)  # operations
 SHUTDOWN_RECEIVE, SHUTDOWN_SEND = 1, 2  # flags of SHUTDOWN
 SEQ_EOM, SEQ_EOR = 1, 2  # flags of RW
-FEATURE_SEQPACKET = 1  # a feature bit
 BUF_ALLOC = 1 << 18  # bytes that a connection keeps at most, as Linux's
 FIRST_PORT = 49152
 MOST_PACKET = 1 << 16  # bytes of data that the driver sends at once

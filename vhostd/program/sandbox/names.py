@@ -11,8 +11,8 @@ import mmap
 import os
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Protocol
 
+from vhostd.host.grants import FixedName
 from vhostd.host.syscall import MMAP, syscall
 
 MAP_FIXED_NOREPLACE = 0x10_0000  # Linux, include/uapi/asm-generic/mman-common.h
@@ -22,18 +22,10 @@ SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 PLACES = tuple(1 << bit for bit in range(16, 22))
 
 
-class Named(Protocol):
-    """What has a name for the kernel: bytes, of which it learns where they lie."""
-
-    fixed: bytes
-
-    def take_name_from(self, address: int) -> None: ...
-
-
 class FixedNames:
     """Fixes names, one at each of `addresses` below `end`, for good; raises OSError."""
 
-    def __init__(self, named: Sequence[Named]) -> None:
+    def __init__(self, named: Sequence[FixedName]) -> None:
         names = [each.fixed for each in named]
         ends = list(accumulate(map(len, names), initial=0))
         size = -(-ends[-1] // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -409,6 +409,39 @@ def test_commands_of_random_words_hurt_nobody_else(run_async: Run, seed: int) ->
     run_async(main)
 
 
+def test_commands_of_random_fields_are_answered(run_async: Run) -> None:
+    """Each field is one that exists, one that could, or anything; with fences of all kinds."""
+    dice = random.Random(4)
+    numbers = [*range(0x100, 0x10E), *range(0x200, 0x20A)]
+    sizes = {0x200: 72, 0x204: 48, 0x205: 48, 0x206: 48, 0x10D: 72, 0x10C: 32}
+
+    def field() -> int:
+        return dice.choice((0, 1, 1, 2, 2, 3, 16, 64, 200, dice.getrandbits(16), dice.getrandbits(32)))
+
+    def packed() -> bytes:
+        number = dice.choice(numbers)
+        head = struct.pack(
+            "<IIQIBxxx", number, dice.randrange(4), dice.getrandbits(64), field(), field() & 0xFF
+        )
+        words = sizes.get(number, 32) // 4 + dice.choice((0, 0, 0, -1, 4, 64))
+        return head + struct.pack(f"<{words}I", *(field() for _ in range(words)))
+
+    async def main() -> None:
+        async with machine() as it:
+            for _ in range(40):
+                answers = [it.driver.post(packed(), 24 + 1400) for _ in range(50)]
+                it.driver.kick()
+                for answer in await asyncio.gather(*answers):
+                    assert struct.unpack_from("<I", answer)[0] in range(0x1100, 0x1206)
+            await it.reset()
+            context = await it.context()
+            await it.monitor(context, 1)
+            await it.paint(context, 1, ORANGE)
+            await it.shows(ORANGE)
+
+    run_async(main)
+
+
 def test_many_long_commands_at_once_wait_for_one_another(run_async: Run) -> None:
     async def main() -> None:
         async with machine() as it:

@@ -143,6 +143,35 @@ def test_a_renderer_that_hangs_is_lost(run_async: Run, monkeypatch: pytest.Monke
     run_async(main)
 
 
+def test_a_ring_that_stops_waits_for_what_is_under_way(run_async: Run) -> None:
+    async def main() -> None:
+        async with connected() as (seen, renderer):
+            await seen.settle()
+            waiting = asked(seen)
+            settled = asyncio.ensure_future(seen.settle())
+            await renderer.takes()
+            assert not settled.done()
+            renderer.replies(1, (1, 0))
+            await settled
+            assert waiting == [0, DONE]
+
+    run_async(main)
+
+
+def test_a_renderer_that_keeps_a_ring_from_stopping_is_lost(
+    run_async: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(remote, "STOP_PATIENCE", 0.01)
+        async with connected() as (seen, renderer):
+            waiting = asked(seen)
+            await seen.settle()
+            assert waiting == [5, DONE]
+            assert renderer.lost[0].startswith("it has kept a ring from stopping")
+
+    run_async(main)
+
+
 def test_more_than_a_socket_takes_is_sent_later(run_async: Run) -> None:
     async def main() -> None:
         async with connected() as (seen, renderer):

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import select
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from tests.net.namespace import Namespace
 from tests.program.metrics.scraping import scrape
 from vhostd.conformance.exchange import ARP
 from vhostd.frontend import Frontend, NetDriver, SharedMemory
+from vhostd.wire.fds import Fd
 
 pytestmark = pytest.mark.guest
 
@@ -252,7 +254,9 @@ def test_nothing_was_wrong(guest: Guest, card: Backend, stream_card: Backend) ->
 
 def test_the_next_front_end_after_one_that_is_killed(guest: Guest, card: Backend) -> None:
     """The last test: the guest is gone then."""
-    os.kill(guest.pid, signal.SIGKILL)
+    with Fd(os.pidfd_open(guest.pid)) as qemu:
+        signal.pidfd_send_signal(qemu.fileno(), signal.SIGKILL)
+        assert select.select([qemu], [], [], 60.0)[0]  # it is gone
 
     async def main() -> None:
         frontend = await Frontend.connect(str(card.path))

@@ -12,7 +12,7 @@ from vhostd.ctl.description import load
 from vhostd.ctl.installation import contents, reach
 from vhostd.ctl.installation.record import Record, digest
 
-TYPES = {"block": "blk", "gpu": "gpu", "input": "input", "rng": "rng"}
+TYPES = {"block": "blk", "gpu": "gpu", "input": "input", "rng": "rng", "vsock": "vsock"}
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_only_programs_that_are_there(site: Site) -> None:
     status, _, complaints = site.run("install", f"--prefix={site.prefix}", "--types", "block")
     assert status == 2
     assert complaints == [
-        "vhostctl: error: --types: no program here is of type 'block'; there are gpu, input, rng"
+        "vhostctl: error: --types: no program here is of type 'block'; there are gpu, input, rng, vsock"
     ]
 
 

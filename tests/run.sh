@@ -91,6 +91,7 @@ test_sanitized() {
         SANITIZED_TREE="$sanitized/tree" \
         "$python" -m pytest -p tests.sanitized -o "pythonpath=$sanitized/tree ." tests/ring \
         tests/devices/vhost_user_blk/test_transfers.py tests/devices/vhost_user_blk/test_requests_properties.py \
+        tests/devices/vhost_user_console/test_{backlog,console}.py \
         tests/devices/vhost_user_net/test_net.py \
         tests/devices/vhost_user_vsock/test_{hostile,messages}.py
 }

@@ -22,7 +22,9 @@ vhostd\.ring\.memory\.Row
 """
 
 
-@pytest.mark.parametrize("package", ["vhostd.ring", "vhost_user_blk.transfers"])
+@pytest.mark.parametrize(
+    "package", ["vhostd.ring", "vhost_user_blk.transfers", "vhost_user_console.transfers"]
+)
 def test_stubs(package: str, tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     allowed = tmp_path / "allowed"

@@ -209,7 +209,7 @@ def test_many_contexts_leave_nothing(machine: Machine) -> None:
     processes = (machine.backend.process.pid, machine.renderer())
     machine.run(*DRAW, "contexts", "3")
     before = [open_fds(pid) for pid in processes]
-    machine.run(*DRAW, "contexts", "20")
+    machine.run(*DRAW, "contexts", "8")
     assert [open_fds(pid) for pid in processes] == before
 
 

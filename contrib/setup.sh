@@ -58,6 +58,7 @@ main() {
     install_packages
     fetch_kernel
     [ "$purpose" = demo ] || "$root/contrib/qemu-tools.sh"
+    [ "$purpose" = demo ] || "$root/contrib/uml.sh"
     make_environment
 }
 

@@ -3,7 +3,7 @@
     a device            Device, DeviceType, Handler, Virtqueue, Chain, Gather
     a program           Manifest; run, for a device in one file
     its options         positive, size, socket_mode, socket_group; SetupError, UsageError
-    its sandbox         Grants, Ioctl, Folder, Removal, Destination
+    its sandbox         Grants, Ioctl, Folder, Removal; vhostd.host.destination
     its signals         Signals
     a wrong request     BadRequest
     messages            Row, Bit, Layout with its fields (u8 to u64, s32, array), U64, Empty; Call, answer,
@@ -27,7 +27,6 @@ from vhostd.errors import RefusedRequest as RefusedRequest
 from vhostd.errors import SetupError as SetupError
 from vhostd.errors import UsageError as UsageError
 from vhostd.host.budget import Budget as Budget
-from vhostd.host.destination import Destination as Destination
 from vhostd.host.folder import Folder as Folder
 from vhostd.host.grants import Grants as Grants
 from vhostd.host.ioctls import Ioctl as Ioctl

@@ -8,7 +8,8 @@ from vhost_user_net.netdev import Netdev
 from vhost_user_net.pair import Pair
 from vhost_user_net.receive import DatagramReceive, StreamReceive
 from vhost_user_net.transmit import DatagramTransmit, StreamTransmit
-from vhostd import Destination, Fd, Grants, SetupError, receive_at
+from vhostd import Fd, Grants, SetupError, receive_at
+from vhostd.host.destination import Destination
 
 log = logging.getLogger(__name__)
 

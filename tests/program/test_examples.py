@@ -39,7 +39,7 @@ def test_qemu_takes_it_and_has_the_device(
     ):
         pytest.skip("QEMU has the device from 10.2 on")
     path = next(option.partition("=")[2] for option in options if option.startswith("--socket-path="))
-    (device,) = (word.partition(",")[0] for word in qemu if word.startswith("vhost-user-"))
+    device = qemu[qemu.index("-device") + 1].partition(",")[0]
     options.remove(f"--socket-path={path}")
     command = ["none" if word == "gtk,gl=on" else word for word in [*qemu, "-S", "-monitor", "stdio"]]
     with listening([executable(name), *options], Path(path), cwd=str(tmp_path)):

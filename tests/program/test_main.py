@@ -853,7 +853,7 @@ def test_sigterm_at_any_moment_of_the_start(command: Command, path: Path) -> Non
         with Program([*command, f"--socket-path={path}"]) as program:
             load(program, moments.randrange(most // 2, most), path)
             program.send(moments.choice([signal.SIGTERM, signal.SIGINT]))
-            assert ended_well(program) == []
+            assert [line for line in ended_well(program) if ": INFO: port 0 is " not in line] == []
         assert list(path.parent.iterdir()) == []
 
 

@@ -19,7 +19,6 @@ ABSENT = {
     *("systemd", "evdev", "prometheus_client", "pydantic", "jsonschema", "vhostd.frontend", "vhostd.ctl"),
 }
 PROBED = {"vhostd", "vhostd.errors", "select", "gc"}  # and of vhostd.program what MANIFEST needs
-NATIVE = ("-blk", "-console", "-net", "-vsock")  # they have native modules of their own
 MOST_MODULES = 120  # beside what Python itself and asyncio load
 MOST_RESIDENT = 26 << 10  # KiB
 MOST_ANONYMOUS = 14 << 10  # KiB, which is each program's own
@@ -50,8 +49,7 @@ def test_a_start_loads_what_serving_takes(command: list[str]) -> None:
     loaded = set(imported(lines)) - imported_by("-c", "pass")
     assert status == 0
     assert loaded & ABSENT == set()
-    # A native module of a device loads all that vhostd/__init__.pxd has.
-    assert ("vhostd.ring.uring" in loaded) == any(name in command[0] for name in NATIVE)
+    assert ("vhostd.ring.uring" in loaded) == ("blk" in command[0])
     assert len(loaded - imported_by("-c", "import asyncio, uvloop")) < MOST_MODULES
 
 

@@ -35,6 +35,8 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
             "RuntimeDirectory=vhost-user-input-%i",
         )
         manager.configure("vhost-user-input", f"--event-socket={manager.runtime}/vhost-user-input-a/events")
+        manager.drop_in("vhost-user-net@.service", "SupplementaryGroups=")
+        manager.configure("vhost-user-net", f"--stream={manager.runtime}/passt")
         manager.configure("vhost-user-vsock", f"--uds-path={manager.runtime}/vhost-user-vsock-a/vm")
         yield manager
 
@@ -242,7 +244,7 @@ def test_metrics_at_a_port(manager: Manager, program: str) -> None:
     needed = {
         "vhost-user-blk": f"--blk-file={manager.state}/vhost-user-blk/a/disk.img",
         "vhost-user-input": f"--event-socket={manager.runtime}/vhost-user-input-a/events",
-        "vhost-user-net": f"--stream={manager.runtime}/vhost-user-net-a/passt",
+        "vhost-user-net": f"--stream={manager.runtime}/passt",
         "vhost-user-vsock": f"--uds-path={manager.runtime}/vhost-user-vsock-a/vm",
     }
     manager.configure(program, f"{needed.get(program, '')} --metrics=:{port}")

@@ -19,12 +19,15 @@ from typing import NamedTuple, Self
 from tests.guest.kernel import cache_directory
 from vhostd.virtio.vocabulary import DeviceType
 
-KERNEL = "usr/bin/linux.uml"
-# Where contrib/uml.sh has unpacked a newer kernel, its modules and its C library replace this machine's, for the
-# guest too, whose root they are.
+# Where contrib/uml.sh has unpacked a newer kernel, its modules and its C library replace this machine's. The
+# guest sees that as well.
 NEWER = cache_directory() / "uml-forky"
-REPLACED = ("usr/lib/x86_64-linux-gnu", "usr/lib/uml/modules")
-REPLACE = 'for f in $1; do mount -t overlay overlay -o "lowerdir=$0/$f:/$f" "/$f"; done; shift; exec "$@"'
+REPLACE = """
+for folder in usr/lib/x86_64-linux-gnu usr/lib/uml/modules; do
+    mount -t overlay overlay -o "lowerdir=$0/$folder:/$folder" "/$folder"
+done
+exec "$0/usr/bin/linux.uml" "$@"
+"""
 INIT = Path(__file__).with_name("init")
 BOOT_TIMEOUT = 60.0  # seconds for what takes two
 CALL_TIMEOUT = 60.0
@@ -128,8 +131,8 @@ class Linux:
 def kernel() -> list[str]:
     """The beginning of a command that runs the kernel; the process keeps its pid."""
     if not NEWER.is_dir():
-        return [f"/{KERNEL}"]
-    return ["unshare", "--mount", "sh", "-e", "-c", REPLACE, str(NEWER), " ".join(REPLACED), str(NEWER / KERNEL)]
+        return ["linux.uml"]
+    return ["unshare", "--mount", "sh", "-e", "-c", REPLACE, str(NEWER)]
 
 
 def memory_folder(folder: Path) -> str:

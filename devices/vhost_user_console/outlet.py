@@ -69,7 +69,7 @@ class Outlet:
     def _ease(self) -> None:
         """Whoever waits for room goes on, if there is some. The shortcut must not overtake what waits."""
         self.output.fd = -1 if self._backlog else self._fd
-        self.output.keeps = not self.is_full
+        self.output.has_room = not self.is_full
         self._eased.clear() if self.is_full else self._eased.set()
 
     def _tell_of_loss(self) -> None:
@@ -153,7 +153,7 @@ class FileOutlet(Outlet):
 
     def _ease(self) -> None:
         super()._ease()
-        self.output.fd, self.output.keeps = -1, False  # each byte is for the thread
+        self.output.fd, self.output.has_room = -1, False  # each byte is for the thread
 
     def _written(self, result: Exception | None) -> None:
         self._writes = False

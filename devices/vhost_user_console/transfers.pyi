@@ -23,6 +23,6 @@ class Input(Shortcut):
 @disjoint_base
 class Output(Shortcut):
     fd: int
-    keeps: bool
+    has_room: bool
 
     def __init__(self, backlog: Backlog) -> None: ...

@@ -138,12 +138,12 @@ cdef class Input(Shortcut):
 cdef class Output(Shortcut):
     """The shortcut of a transmitq: writes what the driver sends to `fd`, if that takes it now.
 
-    `fd` is -1 while nobody is there, or while older bytes wait. A few bytes of a driver that `keeps` are added to the
-    backlog then. All else is left.
+    `fd` is -1 while nobody is there, or while older bytes wait. A few bytes are added to the backlog then, if that
+    `has_room`. All else is left.
     """
 
     cdef public int fd
-    cdef public bint keeps
+    cdef public bint has_room
     cdef Backlog backlog
 
     def __init__(self, Backlog backlog not None):
@@ -161,7 +161,7 @@ cdef class Output(Shortcut):
             if done > 0:
                 chain.skip(done)
             return LEFT if chain.source.left else DONE
-        if self.keeps and size <= FEW and chain.peek(few, size):
+        if self.has_room and size <= FEW and chain.peek(few, size):
             self.backlog._put(few, size)
             return DONE
         return LEFT

@@ -67,6 +67,7 @@ def services(libvirtd: Libvirtd) -> Iterator[Services]:
     programs = [
         services.start_disk(),
         services.start("rng"),
+        services.start("net", f"--stream={FOLDER}/passt.sock"),
         services.start("input", f"--event-socket={FOLDER}/keys.sock", "--name=typist"),
     ]
     yield services

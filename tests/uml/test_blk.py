@@ -198,8 +198,6 @@ def keep_busy(linux: Linux) -> None:
 
 
 @pytest.mark.skipif(NEWER.is_dir(), reason="Linux 7.2 may wait for ever for requests that a disk had")
-    NEWER.is_dir(), reason="Linux 7.2 may wait for ever for requests that went with their disk"
-)
 def test_a_program_may_end_under_load(program: Program, path: Path, tmp_path: Path) -> None:
     """The guest loses the disk, and goes on without."""
     with Linux(tmp_path, Device(path, DeviceType.BLOCK)) as linux:

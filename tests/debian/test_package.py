@@ -155,7 +155,7 @@ def test_a_program_serves(debian: Chroot, program: str) -> None:
     path = debian.root / f"run/{program}.sock"
     options = needed_options(program, "/run")
     if program == "vhost-user-console":
-        options = ["--port=file=/run/console"]  # no chroot has pseudo-terminals
+        options = ["--port=socket=/run/console.sock"]  # no chroot has pseudo-terminals
     command = debian.command(program, f"--socket-path=/run/{program}.sock", *options)
     # The kernel knows the socket by the name that the program gave it.
     with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE) as process:

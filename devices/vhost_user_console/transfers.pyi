@@ -4,6 +4,7 @@ from typing_extensions import disjoint_base
 
 from vhostd import Shortcut
 
+@disjoint_base
 class Backlog:
     most: int
     dropped: int

@@ -4,4 +4,4 @@
 from vhostd.ring.chain cimport BYTES_OF_EFFORT, READ, RECEIVE, SEND, WRITE, Chain
 from vhostd.ring.ring cimport Ring
 from vhostd.ring.shortcut cimport BEGUN, DONE, LEFT, Shortcut
-from vhostd.ring.system_calls cimport MOST_IOVECS, PREADV, RECVMSG, attempt, iovec
+from vhostd.ring.system_calls cimport MOST_IOVECS, attempt, iovec

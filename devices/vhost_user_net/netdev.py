@@ -37,6 +37,13 @@ class Netdev(ABC):
     def open(self) -> list[Fd]:
         """Fds, as many as there are pairs; raises OSError."""
 
+    def begin(self) -> None:
+        """Opens it for the first time. If that fails, `run` tries again."""
+        try:
+            self.take(self.open())
+        except OSError as error:
+            log.warning("%s: %s; it is tried again", self.name, error.strerror)
+
     def take(self, fds: list[Fd]) -> None:
         """Leads to these fds from now on."""
         self._fds = fds

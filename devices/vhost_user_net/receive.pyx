@@ -12,8 +12,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset
 
-from vhostd cimport BEGUN, BYTES_OF_EFFORT, LEFT, MOST_IOVECS, Chain, Ring, Shortcut
-from vhostd cimport PREADV, RECVMSG, attempt, iovec
+from vhostd cimport BEGUN, BYTES_OF_EFFORT, LEFT, MOST_IOVECS, READ, RECEIVE, Chain, Ring, Shortcut
+from vhostd cimport attempt, iovec
 from vhost_user_net.frames cimport HEADER, LEAST_FRAME, MOST_FRAME, NUM_BUFFERS_AT
 
 import os
@@ -273,7 +273,7 @@ cdef class PacketReceive(Receive):
         self.iov[self.pieces] = iovec(self.spare, SPARE + 1)
         return attempt(
             (<Chain> self.chains[0]).memory, self.call, self.fd, self.iov, self.pieces + 1, -1,
-            MSG_DONTWAIT | MSG_TRUNC if self.call == RECVMSG else 0,
+            MSG_DONTWAIT | MSG_TRUNC if self.call == RECEIVE else 0,
         )
 
     cdef int store(self, size_t size, uint16_t buffers) except -1:
@@ -311,7 +311,7 @@ cdef class PacketReceive(Receive):
                 break
             if chain.is_logged():
                 count = chain._lend(&chain.sink, iov, step)
-                chain.wrote(RECVMSG, iov, count, step)
+                chain.wrote(RECEIVE, iov, count, step)
             chain._advance(&chain.sink, step)
             size -= step
 
@@ -345,7 +345,7 @@ cdef class TapReceive(PacketReceive):
 
     def __init__(self, lost):
         super().__init__(lost)
-        self.call = PREADV
+        self.call = READ
 
 
 cdef class DatagramReceive(PacketReceive):
@@ -353,7 +353,7 @@ cdef class DatagramReceive(PacketReceive):
 
     def __init__(self, lost):
         super().__init__(lost)
-        self.call = RECVMSG
+        self.call = RECEIVE
         self.prefix = HEADER
 
     def negotiate(self, size_t header, *, bint mergeable):

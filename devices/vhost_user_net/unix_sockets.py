@@ -1,6 +1,5 @@
 """Unix sockets that lead to passt, a switch or another guest, as QEMU's netdevs `stream` and `dgram` do."""
 
-import logging
 import os
 import socket
 
@@ -11,8 +10,6 @@ from vhost_user_net.transmit import DatagramTransmit, StreamTransmit
 from vhostd import Fd, Grants, SetupError, receive_at
 from vhostd.host.destination import Destination
 
-log = logging.getLogger(__name__)
-
 
 class Stream(Netdev):
     """A stream socket that somebody listens at. Each frame comes behind its length: 4 bytes, big-endian."""
@@ -22,10 +19,7 @@ class Stream(Netdev):
         super().__init__(f"--stream={path}")
         self._destination = _destination(self.name, path)
         self.pairs = [Pair(StreamTransmit(self.lose), StreamReceive(self.lose))]
-        try:
-            self.take(self.open())
-        except OSError as error:
-            log.warning("%s: %s; it is tried again", self.name, error.strerror)
+        self.begin()
 
     def open(self) -> list[Fd]:
         """Connects."""
@@ -55,10 +49,7 @@ class Datagrams(Netdev):
         self._destination = _destination(self.name, path)
         self._endpoint = receive_at(own)
         self.pairs = [Pair(DatagramTransmit(self.lose), DatagramReceive(self.lose))]
-        try:
-            self.take(self.open())
-        except OSError as error:
-            log.warning("%s: %s; it is tried again", self.name, error.strerror)
+        self.begin()
 
     def open(self) -> list[Fd]:
         """Connects our socket, which stays the same, as whoever sends to it cannot know of another."""

@@ -141,7 +141,7 @@ class Virtqueue:
         self._loop.call_later(patience, self.wake_handler)
 
     def when_enabled(self, call: Callable[[bool], None]) -> None:
-        """Has `call` told at once, and whenever that changes, whether the queue gives chains."""
+        """Has `call` told whether the queue gives chains: at once, and whenever it is enabled or disabled."""
         self._when_enabled = call
         call(self._runs)
 

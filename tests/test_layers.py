@@ -28,7 +28,7 @@ LAYERS = (
 # What devices import besides the names of `vhostd` itself and of `vhostd.storage`.
 PUBLIC = (
     *("vhostd.ring.uring", "vhostd.vhost_user.gpu_messages", "vhostd.vhost_user.messages"),
-    *("vhostd.host.destination", "vhostd.host.helper", "vhostd.wire.packets"),
+    *("vhostd.host.accept", "vhostd.host.destination", "vhostd.host.helper", "vhostd.wire.packets"),
 )
 # No event loop, no clock and no socket is known here.
 PURE = {

@@ -14,7 +14,8 @@
     system calls        syscall, and numbers of those that Python does not have
     a process beside    vhostd.host.helper, vhostd.wire.packets; confine, for its own sandbox
     native code         Shortcut, Outcome; `vhostd/__init__.pxd` has more
-    sockets of its own  listen, receive_at, connected_stream, Channel, Caller, Dialect, rows_of
+    sockets of its own  listen, receive_at, connected_stream, Channel, Caller, Dialect, rows_of;
+                        vhostd.host.accept
 
 The docstring of each says how it is used.
 """

@@ -1,7 +1,8 @@
 """The host's end of a port, and who is there."""
 
+import termios
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from vhostd import Grants, Signals
 
@@ -11,6 +12,12 @@ class Size(NamedTuple):
 
     cols: int
     rows: int
+
+    @classmethod
+    def of_terminal(cls, fd: int) -> Self:
+        """That of the terminal at `fd`; 0 x 0 if nobody has set one. It takes the ioctl TIOCGWINSZ."""
+        rows, cols = termios.tcgetwinsize(fd)
+        return cls(cols, rows)
 
 
 class Line:

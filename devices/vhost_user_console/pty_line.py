@@ -3,6 +3,7 @@
 import asyncio
 import os
 import select
+import termios
 import tty
 from contextlib import ExitStack
 
@@ -10,7 +11,6 @@ from vhost_user_console.hang_up import HangUp
 from vhost_user_console.line import Line, Size
 from vhost_user_console.link_file import LinkFile
 from vhost_user_console.openings import Openings
-from vhost_user_console.terminal import GET_SIZE, terminal_size
 from vhostd import Fd, Grants, Ioctl, SetupError
 
 
@@ -47,11 +47,11 @@ class PtyLine(Line):
 
     @property
     def size(self) -> Size | None:
-        return terminal_size(self._master.fileno())
+        return Size.of_terminal(self._master.fileno())
 
     def grants(self) -> Grants:
         """To ask for the size, and to remove the link."""
-        grants = Grants(ioctls=(Ioctl(GET_SIZE),))
+        grants = Grants(ioctls=(Ioctl(termios.TIOCGWINSZ),))
         return grants if self._link is None else Grants.together((grants, self._link.grants()))
 
     async def run(self) -> None:

@@ -1,16 +1,11 @@
 """A unix socket as a port's line: one client at a time is there."""
 
 import asyncio
-import logging
-import socket
 
 from vhost_user_console.hang_up import HangUp
 from vhost_user_console.line import Line
 from vhostd import Grants, listen
-
-log = logging.getLogger(__name__)
-
-ACCEPT_PAUSE = 1.0  # seconds until the next try when a client could not be accepted
+from vhostd.host.accept import accept
 
 
 class SocketLine(Line):
@@ -36,7 +31,7 @@ class SocketLine(Line):
         self._watch.start()
         try:
             while True:
-                with await self._accept() as client:
+                with await accept(self._endpoint.socket, self.path) as client:
                     self._watch.add(client.fileno())
                     self._is_free.clear()
                     self._opened(client.fileno())
@@ -53,15 +48,3 @@ class SocketLine(Line):
     def _drop(self) -> None:
         super()._drop()
         self._is_free.set()
-
-    async def _accept(self) -> socket.socket:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                client, _ = await loop.sock_accept(self._endpoint.socket)
-            except OSError as error:
-                log.warning("%s: no client can be accepted: %s", self.path, error.strerror)
-                await asyncio.sleep(ACCEPT_PAUSE)
-            else:
-                client.setblocking(False)
-                return client

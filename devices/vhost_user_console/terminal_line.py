@@ -5,7 +5,6 @@ import termios
 import tty
 
 from vhost_user_console.line import Line, Size
-from vhost_user_console.terminal import GET_SIZE, terminal_size
 from vhostd import Fd, Grants, Ioctl, SetupError, Signals
 
 STDIN = 0
@@ -34,11 +33,11 @@ class TerminalLine(Line):
 
     @property
     def size(self) -> Size | None:
-        return terminal_size(self._terminal.fileno())
+        return Size.of_terminal(self._terminal.fileno())
 
     def grants(self) -> Grants:
         """To ask for the size, and to set the terminal back."""
-        return Grants(ioctls=tuple(Ioctl(number) for number in (GET_SIZE, TCGETS, TCSETS)))
+        return Grants(ioctls=tuple(Ioctl(number) for number in (termios.TIOCGWINSZ, TCGETS, TCSETS)))
 
     def signals(self) -> Signals:
         """The kernel tells us when the size changes."""

@@ -13,13 +13,13 @@ from vhost_user_input.origin import Origin
 from vhost_user_input.source import Sink
 from vhost_user_input.waiting import Waiting
 from vhostd import Grants, listen
+from vhostd.host.accept import accept
 
 log = logging.getLogger(__name__)
 
 CHUNK = 16384  # bytes: about a thousand events, well below half of the backlog
 MAX_CLIENTS = 64
 MAX_ERRORS = 16  # of a chunk are answered one by one: garbage must not delay the other clients
-ACCEPT_PAUSE = 1.0  # seconds until the next try when the program is out of fds
 
 
 class EventSocket:
@@ -53,7 +53,7 @@ class EventSocket:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(waiting.run())
             while True:
-                client = await self._accept(self._endpoint.socket)
+                client = await accept(self._endpoint.socket, self.path)
                 if len(self._clients) < MAX_CLIENTS:
                     self._clients.add(client)
                     tasks.create_task(self._feed_from(client, sink.origin(), waiting))
@@ -71,18 +71,6 @@ class EventSocket:
     def close(self) -> None:
         """Stops listening and removes the socket file, unless another program has replaced it; idempotent."""
         self._endpoint.close()
-
-    async def _accept(self, listener: socket.socket) -> socket.socket:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                client, _ = await loop.sock_accept(listener)
-            except OSError as error:
-                log.warning("%s: no client can be accepted: %s", self.path, error.strerror)
-                await asyncio.sleep(ACCEPT_PAUSE)
-            else:
-                client.setblocking(False)
-                return client
 
     async def _feed_from(self, client: socket.socket, origin: Origin, waiting: Waiting) -> None:
         """Reads from a client until it goes; never raises."""

@@ -7,11 +7,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 
 from vhostd.errors import SetupError
+from vhostd.host.accept import accept
 from vhostd.trace.entries import AnyEntry, Head
 from vhostd.trace.outlet import Outlet
 from vhostd.trace.session import Session
-
-PAUSE = 1.0  # seconds
 
 Connect = Callable[[], Awaitable[socket.socket]]
 
@@ -34,15 +33,10 @@ class Tracer:
     async def run(self) -> None:
         """Serves until it is cancelled."""
         self._tell(Head(vhostd_trace=1, started=datetime.now(UTC).isoformat(timespec="seconds")))
-        loop = asyncio.get_running_loop()
         number = 0
         async with asyncio.TaskGroup() as group:
             while True:
-                try:
-                    front, _ = await loop.sock_accept(self._listener)
-                except OSError:  # no fd is free
-                    await asyncio.sleep(PAUSE)
-                    continue
+                front = await accept(self._listener, "vhostctl trace")
                 number += 1
                 group.create_task(self._serve(number, front))
                 del front

@@ -189,7 +189,7 @@ def test_a_fault_costs_one_connection(run_async: Run, caplog: pytest.LogCaptureF
 def test_no_fds_left(
     run_async: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(exporter, "FAILURE_PAUSE", 0.0)
+    monkeypatch.setattr("vhostd.host.accept.PAUSE", 0.0)
 
     async def main() -> None:
         async with exporting() as place:
@@ -201,7 +201,7 @@ def test_no_fds_left(
                 resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
                 try:
                     sock.connect(place)
-                    while "could not be accepted" not in caplog.text:
+                    while "no client can be accepted" not in caplog.text:
                         await asyncio.sleep(0)
                 finally:
                     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from vhostd.host.accept import accept
 from vhostd.program.metrics.http import END, MAX_HEAD
 
 log = logging.getLogger(__name__)
@@ -19,7 +20,6 @@ log = logging.getLogger(__name__)
 MOST = 8  # connections that may be open at a time
 PATIENCE = 10.0  # seconds that a connection may take in all
 PAUSE = 0.01  # seconds between two accepted connections
-FAILURE_PAUSE = 1.0  # seconds until the next try after accept(2) failed
 REST = 19  # a page's time is followed by a rest of 19 times as long: pages take at most 5 % of the time
 MOST_IGNORED = 1 << 16  # bytes that are read and ignored after the response
 
@@ -41,18 +41,9 @@ class Exporter:
         async with asyncio.TaskGroup() as connections:
             while True:
                 await self._free_connections.acquire()
-                sock = await self._accept()
+                sock = await accept(self._listener, "metrics")
                 connections.create_task(self._answer_scrape(sock), name="metrics")
                 await asyncio.sleep(PAUSE)
-
-    async def _accept(self) -> socket.socket:
-        while True:
-            try:
-                sock, _ = await asyncio.get_running_loop().sock_accept(self._listener)
-                return sock
-            except OSError as error:  # the client has gone, or there are no fds left
-                log.warning("a connection for metrics could not be accepted: %s", error)
-                await asyncio.sleep(FAILURE_PAUSE)
 
     async def _answer_scrape(self, sock: socket.socket) -> None:
         try:

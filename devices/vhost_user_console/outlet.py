@@ -52,7 +52,7 @@ class Outlet:
     def open(self, fd: int) -> None:
         """Somebody is there: gets what was kept, and then all else."""
         self._fd = fd
-        self._backlog.most = 2 * MOST if self._may_wait else max(self._keep, MOST)
+        self._backlog.most = max(self._keep, 2 * MOST if self._may_wait else MOST)
         self._tell_of_loss()
         self._go()
 
@@ -159,8 +159,9 @@ class FileOutlet(Outlet):
         self._writes = False
         if isinstance(result, Exception):
             log.warning("%s: what the guest wrote is dropped: %s", self.name, result)
-        self._drained.set()
         self._go()
+        if not self._writes:
+            self._drained.set()
 
 
 def _write_all(fd: int, data: bytes) -> None:

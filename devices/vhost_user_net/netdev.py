@@ -64,11 +64,17 @@ class Netdev(ABC):
         """Opens it again whenever it is lost, until it is cancelled."""
         while True:
             if self.is_open:
-                await self._lost.wait()
+                await self.until_lost()
             for pair in self.pairs:
                 await pair.leave()
             self.close()
             await self._open_again()
+            if not self.is_open:  # it is there, and of no use
+                await asyncio.sleep(PAUSE)
+
+    async def until_lost(self) -> None:
+        """Waits until it is lost."""
+        await self._lost.wait()
 
     def negotiate(self, features: int) -> None:
         """Makes packets as the driver has agreed on, from now on."""

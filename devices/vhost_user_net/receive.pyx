@@ -70,8 +70,6 @@ cdef class Receive(Shortcut):
 
     def negotiate(self, size_t header, *, bint mergeable):
         """Writes headers of so many bytes from now on, for a driver that merges buffers, or does not."""
-        if header != self.header:
-            self.clear()
         self.header, self.mergeable = header, mergeable
         self.wish = self.had = 0
 
@@ -234,6 +232,12 @@ cdef class PacketReceive(Receive):
     def clear(self):
         """Forgets a packet that waits."""
         self.drop()
+
+    def negotiate(self, size_t header, *, bint mergeable):
+        """As Receive's. A packet that waits has another header, and is forgotten."""
+        if header != self.header:
+            self.clear()
+        Receive.negotiate(self, header, mergeable=mergeable)
 
     cdef ssize_t fetch(self, Ring ring) except? -1:
         cdef ssize_t size

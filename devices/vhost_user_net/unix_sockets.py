@@ -1,9 +1,11 @@
 """Unix sockets that lead to passt, a switch or another guest, as QEMU's netdevs `stream` and `dgram` do."""
 
+import asyncio
 import os
 import socket
+from contextlib import suppress
 
-from vhost_user_net.netdev import Netdev
+from vhost_user_net.netdev import PAUSE, Netdev
 from vhost_user_net.pair import Pair
 from vhost_user_net.receive import DatagramReceive, StreamReceive
 from vhost_user_net.transmit import DatagramTransmit, StreamTransmit
@@ -55,6 +57,20 @@ class Datagrams(Netdev):
         """Connects our socket, which stays the same, as whoever sends to it cannot know of another."""
         self._destination.connect(self._endpoint.socket)
         return [Fd(os.dup(self._endpoint.socket.fileno()))]
+
+    async def until_lost(self) -> None:
+        """Connects again and again: nothing else tells that the other end has gone, or is another one now.
+
+        The kernel lets no other than the one that we are connected to send to us.
+        """
+        while self.is_open:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PAUSE):
+                    await super().until_lost()
+            try:
+                self._destination.connect(self._endpoint.socket)
+            except OSError as error:
+                self.lose(error.strerror)
 
     def grants(self) -> Grants:
         """Connecting there, and the removal of our socket's file."""

@@ -333,16 +333,17 @@ class Virtqueue:
         try:
             if self._runs and (chain := self._serve(pump, POP_BURST)) is not None:
                 self.put_back(chain)
-                if not self._starves:
-                    return
-            elif self._spent >= POP_BURST:
-                if pump.keeps:
-                    self._loop.call_soon(self._pump, pump, fd)
-                return
+                goes_on = not (self._starves or self.ring.is_held)
+            else:
+                goes_on = self._spent >= POP_BURST
         except Exception as error:
             self._fail_handler(error)
-        self._end_pumping(fd)
-        self._wake_up()
+            goes_on = False
+        if not goes_on:
+            self._end_pumping(fd)
+            self._wake_up()
+        elif pump.keeps:
+            self._loop.call_soon(self._pump, pump, fd)
 
     def _end_pumping(self, fd: int) -> None:
         self._pumps = None

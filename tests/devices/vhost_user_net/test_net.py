@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.sessions import negotiated, refused
 from vhost_user_net.device import Net, rarp
 from vhost_user_net.features import VERSION_1
 from vhost_user_net.features import Feature as F
+from vhostd import Fd
 from vhostd.errors import GuestError
 from vhostd.frontend import Frontend, NetDriver, SharedMemory, signalled
 from vhostd.frontend.drivers.net import (
@@ -354,6 +356,19 @@ def test_without_mergeable_buffers(run_async: Run, kind: str) -> None:
     run_async(main)
 
 
+def test_what_comes_behind_many_packets_that_are_too_long(run_async: Run) -> None:
+    """They are all in one read of the stream, which has nothing to tell after that."""
+
+    async def main() -> None:
+        async with bench("stream", without=1 << MRG_RXBUF, buffer=1526) as card:
+            long = LENGTH.pack(1515) + frame(1515)
+            card.cable.far[0].sendall(long * 150 + LENGTH.pack(60) + frame(60))
+            assert (await card.receive())[1] == frame(60)
+            assert card.net.counts()["receive_dropped"] == 150
+
+    run_async(main)
+
+
 @KIND
 def test_a_driver_of_before_1_0(run_async: Run, kind: str) -> None:
     """Its headers have 10 bytes."""
@@ -409,6 +424,23 @@ def test_a_frame_of_a_stream_in_pieces(run_async: Run) -> None:
     run_async(main)
 
 
+def test_the_next_driver_gets_the_rest_of_a_frame(run_async: Run) -> None:
+    """A firmware's driver has shorter headers; what the stream has said is the same to both."""
+
+    async def main() -> None:
+        async with bench("stream") as card:
+            whole = LENGTH.pack(60) + frame(60)
+            card.cable.negotiate(VERSION_1)
+            card.cable.far[0].sendall(whole + whole[:40])
+            assert (await card.receive())[1] == frame(60)
+            card.cable.negotiate(0)
+            card.cable.negotiate(card.frontend.features)
+            card.cable.far[0].sendall(whole[40:])
+            assert (await card.receive())[1] == frame(60)
+
+    run_async(main)
+
+
 # --- Lost, and back -------------------------------------------------------------------------------------
 
 
@@ -433,6 +465,34 @@ def test_a_cable_that_is_lost_comes_back(run_async: Run, kind: str, monkeypatch:
             card.cable.give([frame(62)])
             assert (await card.receive())[1] == frame(62)
 
+    run_async(main)
+
+
+def test_a_cable_that_is_there_and_of_no_use(run_async: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again after a pause, and not before."""
+    pauses = []
+
+    class Broken(Cable):
+        uses = 0
+
+        def take(self, fds: list[Fd]) -> None:
+            super().take(fds)
+            self.uses += 1
+            if 1 < self.uses < 5:
+                self.lose("it is broken")
+
+    async def main() -> None:
+        async with bench(cable=Broken()) as card:
+            card.cable.lose("it is broken")
+            await card.until(lambda: card.cable.is_open)
+            assert pauses == [1.0] * 3
+            card.cable.give([frame(60)])
+            assert (await card.receive())[1] == frame(60)
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr("vhost_user_net.netdev.asyncio", SimpleNamespace(sleep=sleep, Event=asyncio.Event))
     run_async(main)
 
 

@@ -15,11 +15,15 @@ from tests.devices.vhost_user_net.test_net import frame
 from tests.net.namespace import Namespace
 from tests.programs import Program, connected, executable, get_features, listening
 from vhostd import ctl
-from vhostd.frontend import Frontend, NetDriver, SharedMemory
+from vhostd.frontend import Frontend, Iommu, NetDriver, SharedMemory
 from vhostd.frontend.drivers.net import MRG_RXBUF, NEEDS_CSUM, Header
+from vhostd.virtio.vocabulary import Feature
 
 NET = executable("vhost-user-net")
 MEMORY = 16 << 20
+FEATURES_BEHIND_AN_IOMMU = 1 << MRG_RXBUF | sum(
+    1 << feature for feature in (Feature.ACCESS_PLATFORM, Feature.PROTOCOL_FEATURES, Feature.VERSION_1)
+)
 TEST_TYPE = b"\x88\xb5"  # an EtherType for experiments
 
 
@@ -95,6 +99,67 @@ def test_two_cards_by_datagrams(run_async: Run, tmp_path: Path) -> None:
 
     run_async(main)
     assert not os.listdir(tmp_path)
+
+
+def test_who_sends_datagrams_may_start_again(run_async: Run, tmp_path: Path) -> None:
+    """The card hears the next one, too, although the guest sends nothing in between."""
+    near, far = tmp_path / "near", tmp_path / "far"
+
+    async def main() -> None:
+        with card(f"--dgram={far}", f"--dgram-local={near}") as (program, frontend):
+            async with driven(frontend) as driver:
+                for seed in range(3):
+                    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as peer:
+                        peer.bind(str(far))
+                        if not seed:
+                            program.hear("is there")
+                        while True:
+                            try:
+                                peer.sendto(frame(60, seed), str(near))
+                                break
+                            except PermissionError:  # until the card has seen that this is another one
+                                await asyncio.sleep(0.01)
+                        assert (await driver.receive())[1] == frame(60, seed)
+                    far.unlink()
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("kind", ["stream", "datagrams"])
+def test_buffers_behind_an_iommu(run_async: Run, tmp_path: Path, kind: str) -> None:
+    """A packet needs several, of which none is translated when it comes."""
+    near, far = tmp_path / "near", tmp_path / "far"
+    ways = {"stream": (f"--stream={far}",), "datagrams": (f"--dgram={far}", f"--dgram-local={near}")}
+
+    async def main() -> None:
+        sort = socket.SOCK_STREAM if kind == "stream" else socket.SOCK_DGRAM
+        with ExitStack() as stack:
+            peer = stack.enter_context(socket.socket(socket.AF_UNIX, sort))
+            peer.bind(str(far))
+            if kind == "stream":
+                peer.listen()
+            _, frontend = stack.enter_context(card("--offer=default,access-platform", *ways[kind]))
+            await frontend.negotiate(FEATURES_BEHIND_AN_IOMMU)
+            memory = stack.enter_context(closing(SharedMemory(MEMORY)))
+            await frontend.share(memory)
+            iommu = Iommu(frontend)
+            await iommu.connect()
+            iommu.map(memory.guest_addr, memory.user_addr, memory.size)
+            queue = stack.enter_context(closing(await frontend.start(memory, 0, 64)))
+            for _ in range(8):
+                queue.add(room=4096)
+            queue.kick()
+            packet = frame(9000)
+            if kind == "stream":
+                stack.enter_context(peer.accept()[0]).sendall(LENGTH.pack(9000) + packet)
+            else:
+                peer.sendto(packet, str(near))
+            async with asyncio.timeout(PATIENCE):
+                pieces = [(await queue.used())[1] for _ in range(3)]
+            assert b"".join(pieces)[12:] == packet
+            await iommu.close()
+
+    run_async(main)
 
 
 def test_what_is_there_already_is_not_replaced(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class Datagrams(Netdev):
             try:
                 self._destination.connect(self._endpoint.socket)
             except OSError as error:
-                self.lose(error.strerror)
+                self.lose(error.strerror or str(error))
 
     def grants(self) -> Grants:
         """Connecting there, and the removal of our socket's file."""

@@ -470,7 +470,7 @@ def test_a_cable_that_is_lost_comes_back(run_async: Run, kind: str, monkeypatch:
 
 def test_a_cable_that_is_there_and_of_no_use(run_async: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is tried again after a pause, and not before."""
-    pauses = []
+    pauses: list[float] = []
 
     class Broken(Cable):
         uses = 0

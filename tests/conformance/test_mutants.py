@@ -19,6 +19,7 @@ from vhostd.conformance.verdict import Level, Outcome
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {  # by the type of the device: its program, and what it needs beside a socket
     "block": "vhost-user-blk --ram=16M",
+    "console": "vhost-user-console --port=pty --port=name=agent,socket={folder}/agent.sock",
     "gpu": "vhost-user-gpu",
     "input": "vhost-user-input --event-socket={folder}/keys.sock",
     "rng": "vhost-user-rng",

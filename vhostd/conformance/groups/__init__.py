@@ -3,6 +3,7 @@
 from vhostd.conformance.check import Group
 from vhostd.conformance.groups.block import BLOCK
 from vhostd.conformance.groups.config import CONFIG
+from vhostd.conformance.groups.console import CONSOLE
 from vhostd.conformance.groups.conventions import CONVENTIONS
 from vhostd.conformance.groups.gpu import GPU
 from vhostd.conformance.groups.hostile import HOSTILE
@@ -43,4 +44,5 @@ GROUPS: tuple[Group, ...] = (
     RNG,
     NET,
     VSOCK,
+    CONSOLE,
 )

@@ -256,6 +256,45 @@ def test_a_tap_device_of_several_queues(run_async: Run, network: Namespace) -> N
     network.run("ip link del tap1")
 
 
+MACVTAP = """
+mount -t sysfs sysfs /sys
+IFS=: read -r major minor </sys/class/macvtap/tap$(cat /sys/class/net/macvtap0/ifindex)/dev
+mknod "$0" c "$major" "$minor"
+exec "$@" 3<>"$0" 4<>"$0"
+"""
+
+
+def test_a_macvtap(run_async: Run, network: Namespace, tmp_path: Path) -> None:
+    """Its fds are a tap device's: here it is at one end of a cable, and the host at the other."""
+    network.run("ip link add near type veth peer name far")
+    for command in ("set near up", "set far up", "add link near name macvtap0 type macvtap mode bridge"):
+        network.run(f"ip link {command}")
+    network.run("ip link set macvtap0 address 52:54:00:00:00:02 up")
+    script = tmp_path / "sniff.py"
+    script.write_text(SNIFF)
+    host = network.python(script, "far")
+    launcher = (*network.launcher, "unshare", "--mount", "sh", "-ec", MACVTAP, str(tmp_path / "node"))
+    sent = b"\xff" * 6 + bytes.fromhex("525400000002") + TEST_TYPE + frame(1000)
+
+    async def main() -> None:
+        with card("--tap-fd=3", "--tap-fd=4", launcher=launcher) as (_, frontend):
+            assert await frontend_queues(frontend) == 4
+            async with driven(frontend) as driver:
+                await driver.send(sent)
+                assert host.stdout is not None
+                assert bytes.fromhex(host.stdout.readline()) == sent
+                while (got := (await driver.receive())[1])[12:14] != TEST_TYPE:
+                    pass  # the host's own
+                assert got == sent[6:12] + sent[:6] + sent[12:]
+
+    try:
+        run_async(main)
+    finally:
+        host.kill()
+        host.communicate()
+        network.run("ip link del near")
+
+
 async def frontend_queues(frontend: Frontend) -> int:
     await frontend.negotiate()
     return await frontend.queue_num()

@@ -13,17 +13,22 @@ from vhost_user_console.link_file import LinkFile
 from vhost_user_console.openings import Openings
 from vhostd import Fd, Grants, Ioctl, SetupError
 
+SIZE_INTERVAL = 1.0  # seconds between looks at the size
+
 
 class PtyLine(Line):
     """Makes a pseudo-terminal, in raw mode, with a link to it if `link` is a path.
 
     Its master hangs up while nobody has the slave open. Each read would fail with EIO then, so nobody reads.
-    The kernel does not tell us of another size of the terminal. So that is looked at whenever somebody opens
-    or closes the slave, and whenever something comes from there.
+    Of another size of the terminal the kernel tells the processes at the slave, and not the master. So that
+    is looked at whenever somebody opens or closes the slave, whenever something comes from there, and each
+    second while somebody has it open. A process of ours at the slave would be told at once; but then the
+    master would not hang up when all others have gone.
     """
 
     def __init__(self, link: str | None = None) -> None:
         super().__init__()
+        self._is_there = asyncio.Event()  # somebody is
         self._link: LinkFile | None = None
         try:
             with ExitStack() as undo:
@@ -61,19 +66,38 @@ class PtyLine(Line):
         self._watch.start()
         self._look()  # somebody may have been faster
         try:
-            await loop.create_future()
+            await self._follow_size()
         finally:
             self._watch.stop()
             loop.remove_reader(self._openings.fileno())
 
     def input_ended(self) -> None:
         """Nobody has it open, and all that they typed was taken."""
+        self._is_there.clear()
         self._hung_up = True
         super().input_ended()
 
     def close(self) -> None:
         """Removes the link and the terminal; idempotent."""
         self._undo.close()
+
+    async def _follow_size(self) -> None:
+        """Looks at the size now and then, while somebody is there who may change it."""
+        size = self.size
+        while True:
+            await self._is_there.wait()
+            await asyncio.sleep(SIZE_INTERVAL)
+            if size != self.size:
+                size = self.size
+                self.changed()
+
+    def _opened(self, fd: int) -> None:
+        self._is_there.set()
+        super()._opened(fd)
+
+    def _hang_up(self) -> None:
+        self._is_there.clear()
+        super()._hang_up()
 
     def _look(self) -> None:
         """Somebody has opened or closed it, or both."""

@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import Run
 from tests.devices.vhost_user_console.driven import client, driven, made, opened, received, running, started
 from tests.sessions import connected, negotiated
+from vhost_user_console import pty_line
 from vhost_user_console.outlet import MOST
 from vhostd.errors import GuestError, RefusedRequest
 from vhostd.frontend import SharedMemory
@@ -136,22 +137,52 @@ def test_nobody_there_costs_nothing(tmp_path: Path, run_async: Run) -> None:
             while device._ports[0]._input.fd >= 0:
                 await asyncio.sleep(0)
             assert device._ports[0]._watched == -1
+            line = device._ports[0].line
+            assert isinstance(line, pty_line.PtyLine)
+            assert not line._is_there.is_set()
 
     run_async(main)
 
 
-def test_the_size_follows_the_terminal(tmp_path: Path, run_async: Run) -> None:
+def test_the_size_follows_the_terminal(
+    tmp_path: Path, run_async: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pty_line, "SIZE_INTERVAL", 3600)
+
     async def main() -> None:
         async with running(f"pty,link={tmp_path}/pty") as device, driven(device) as (frontend, driver):
+
+            async def becomes(cols: int, rows: int) -> None:
+                while (await read_config(frontend))[:2] != (cols, rows):
+                    pass
+
             with opened(tmp_path / "pty") as terminal:
                 set_size(terminal.fd, rows=30, cols=100)
                 terminal.write(b"x")
                 assert await driver.read(1) == b"x"
-                assert (await read_config(frontend))[:2] == (100, 30)
+                await becomes(100, 30)
                 set_size(terminal.fd, rows=25, cols=80)
-                with opened(tmp_path / "pty"):  # as stty(1) does
-                    while (await read_config(frontend))[:2] != (80, 25):
-                        pass
+                with opened(tmp_path / "pty") as other:
+                    await becomes(80, 25)
+                    set_size(other.fd, rows=50, cols=132)  # as stty(1) does, which has it open for a moment
+                await becomes(132, 50)
+
+    run_async(main)
+
+
+def test_whoever_has_the_terminal_open_may_change_its_size(
+    tmp_path: Path, run_async: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pty_line, "SIZE_INTERVAL", 0)
+
+    async def main() -> None:
+        async with running(f"pty,link={tmp_path}/pty") as device, driven(device) as (frontend, _):
+            for cols in (80, 100):
+                with opened(tmp_path / "pty") as terminal:
+                    for rows in (25, 30):
+                        set_size(terminal.fd, rows=rows, cols=cols)
+                        while (await read_config(frontend))[:2] != (cols, rows):
+                            pass
 
     run_async(main)
 

@@ -1,4 +1,4 @@
-"""Hearing that a file is opened."""
+"""Hearing that a file is opened, or closed."""
 
 import select
 from collections.abc import Iterator
@@ -32,6 +32,14 @@ def is_readable(openings: Openings) -> bool:
 def test_an_opening_is_heard(openings: Openings, path: Path) -> None:
     assert not is_readable(openings)
     path.read_bytes()
+    assert is_readable(openings)
+
+
+@pytest.mark.parametrize("mode", ["rb", "ab"])
+def test_an_end_is_heard(openings: Openings, path: Path, mode: str) -> None:
+    with path.open(mode):
+        openings.clear()
+        assert not is_readable(openings)
     assert is_readable(openings)
 
 

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from itertools import pairwise
+from unittest.mock import Mock
 
 import pytest
 
@@ -994,6 +995,45 @@ def test_a_pump_that_needs_more_is_asked_again_after_a_while(memory: SharedMemor
         wire.bench.offer(3)
         wire.send(1)
         await until(lambda: wire.pump.served >= 3)
+        await wire.close()
+
+    run_async(main)
+
+
+def test_a_pump_that_needs_more_again_and_again_has_one_timer(memory: SharedMemory, run_async: Run) -> None:
+    """So a driver that kicks, and gives too few chains, makes nothing grow."""
+
+    async def main() -> None:
+        wire = Wire(memory, pump=Needy)
+        queue = wire.bench.queue
+        queue._loop = loop = Mock(wraps=asyncio.get_running_loop())
+        wire.bench.offer(3)
+        wire.send(1)
+        for served in range(1, 20):
+            await until(lambda: wire.pump.served >= served)  # noqa: B023
+            queue.kicked()
+        assert loop.call_at.call_count + loop.call_later.call_count == 1
+        await wire.close()
+
+    run_async(main)
+
+
+def test_a_pump_that_needs_more_waits_as_long_as_it_said_last(memory: SharedMemory, run_async: Run) -> None:
+    async def main() -> None:
+        wire = Wire(memory, pump=Needy)
+        queue = wire.bench.queue
+        queue._loop = loop = Mock(wraps=asyncio.get_running_loop())
+        wire.bench.offer(3)
+        wire.send(1)
+        for served in (1, 2):
+            await until(lambda: wire.pump.served >= served)  # noqa: B023
+            queue.kicked()
+        await until(lambda: wire.pump.served >= 3)
+        loop.call_at.call_args.args[1]()  # the time of the first is up, that of the last is not
+        assert loop.call_at.call_count == 2
+        assert loop.call_at.call_args.args[0] == queue._starves_until
+        await turns()
+        assert wire.pump.served == 3
         await wire.close()
 
     run_async(main)

@@ -73,7 +73,9 @@ class Virtqueue:
         self._shortcut: Shortcut | None = None
         self._ahead: Chain | None = None  # what the shortcut left while the handler slept
         self._pumps: tuple[Shortcut, int] | None = None  # with its fd, which is looked at: there are chains
-        self._starves = False  # the pump needs more chains than there are
+        self._starves = False  # the pump needs more chains than there are, for now
+        self._starves_until = 0.0
+        self._starving: asyncio.TimerHandle | None = None  # which is never called off, but set again
         self._when_enabled: Callable[[bool], None] | None = None
         self._poll = 0.0
         self._turn = Turn()
@@ -138,7 +140,9 @@ class Virtqueue:
         its fd before the next kick, or before so many seconds have passed.
         """
         self._starves = True
-        self._loop.call_later(patience, self.wake_handler)
+        self._starves_until = self._loop.time() + patience
+        if self._starving is None:
+            self._starving = self._loop.call_at(self._starves_until, self._starved)
 
     def when_enabled(self, call: Callable[[bool], None]) -> None:
         """Has `call` told whether the queue gives chains: at once, and whenever it is enabled or disabled."""
@@ -344,6 +348,14 @@ class Virtqueue:
             self._wake_up()
         elif pump.keeps:
             self._loop.call_soon(self._pump, pump, fd)
+
+    def _starved(self) -> None:
+        """Time may be up; if it was given more since this was asked for, that is waited for as well."""
+        self._starving = None
+        if self._starves and self._loop.time() < self._starves_until:
+            self._starving = self._loop.call_at(self._starves_until, self._starved)
+        elif self._starves:
+            self.wake_handler()
 
     def _end_pumping(self, fd: int) -> None:
         self._pumps = None

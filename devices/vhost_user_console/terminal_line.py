@@ -1,11 +1,15 @@
 """The terminal that the program was started at, as a port's line."""
 
+import logging
 import os
 import termios
 import tty
+from contextlib import suppress
 
 from vhost_user_console.line import Line, Size
 from vhostd import Fd, Grants, Ioctl, SetupError, Signals
+
+log = logging.getLogger(__name__)
 
 STDIN = 0
 ESCAPE = b"\x1d"  # Control-], which ends the program, as that of telnet does
@@ -14,7 +18,11 @@ LOCAL, CHARACTERS = 3, 6  # in what tcgetattr gives
 
 
 class TerminalLine(Line):
-    """Takes stdin, which must be a terminal, in raw mode. Only Control-] does not go to the guest."""
+    """Takes stdin, which must be a terminal, in raw mode. Only Control-] does not go to the guest.
+
+    A terminal that hangs up, as when its window is closed, never comes back: each call fails with EIO from
+    then on. The guest goes on without it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,6 +33,7 @@ class TerminalLine(Line):
         except OSError as error:
             raise SetupError(f"--port=stdio: stdin is no terminal of ours: {error.strerror}") from None
         self._before = termios.tcgetattr(self._terminal)
+        self._size = Size.of_terminal(self._terminal.fileno())
         _set_raw(self._terminal)
 
     @property
@@ -33,7 +42,10 @@ class TerminalLine(Line):
 
     @property
     def size(self) -> Size | None:
-        return Size.of_terminal(self._terminal.fileno())
+        """What it is, or was before it hung up."""
+        with suppress(OSError):
+            self._size = Size.of_terminal(self._terminal.fileno())
+        return self._size
 
     def grants(self) -> Grants:
         """To ask for the size, and to set the terminal back."""
@@ -47,10 +59,17 @@ class TerminalLine(Line):
         """Somebody is there, always."""
         self._opened(self._terminal.fileno())
 
+    def input_ended(self) -> None:
+        """It has hung up."""
+        log.warning("this terminal has hung up; nobody is at its port any more")
+        self._hung_up = True
+        super().input_ended()
+
     def close(self) -> None:
         """Sets the terminal back; idempotent."""
         if self._terminal:
-            termios.tcsetattr(self._terminal, termios.TCSANOW, self._before)
+            with suppress(termios.error):  # it has hung up
+                termios.tcsetattr(self._terminal, termios.TCSANOW, self._before)
             self._terminal.close()
 
 

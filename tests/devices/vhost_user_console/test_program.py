@@ -36,6 +36,11 @@ class OwnTerminal:
         self.keyboard = keyboard  # what the program has as stdin
         self.program = program
 
+    def hang_up(self) -> None:
+        """The window is closed."""
+        with open(os.devnull) as nothing:
+            os.dup2(nothing.fileno(), self.screen)
+
 
 @contextmanager
 def at_a_terminal(path: Path) -> Iterator[OwnTerminal]:
@@ -93,6 +98,27 @@ def test_its_own_terminal(path: Path, run_async: Run) -> None:
         assert mode[3] & termios.ICANON
         assert mode[6][termios.VINTR] == b"\x03"
         assert not select.select([here.screen], [], [], 0)[0]
+
+
+def test_its_own_terminal_hangs_up(path: Path, run_async: Run) -> None:
+    """The guest goes on, and the program ends as ever."""
+
+    async def main(here: OwnTerminal) -> None:
+        memory = SharedMemory(1 << 20)
+        with closing(memory), closing(await Frontend.connect(str(path))) as frontend:
+            await frontend.negotiate()
+            await frontend.share(memory)
+            with closing(await ConsoleDriver.start(frontend, memory)) as driver:
+                await driver.write(b"shown\n")
+                here.hang_up()
+                here.program.hear("this terminal has hung up")
+                await driver.write(b"to nobody\n")
+                assert (await read_config(frontend))[:2] == (0, 0)
+                await driver.stop(frontend)
+
+    with at_a_terminal(path) as here:
+        run_async(lambda: main(here))
+        here.program.stop()
 
 
 def test_stdin_that_is_no_terminal(path: Path) -> None:

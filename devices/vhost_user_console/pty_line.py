@@ -5,7 +5,7 @@ import os
 import select
 import termios
 import tty
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from vhost_user_console.hang_up import HangUp
 from vhost_user_console.line import Line, Size
@@ -14,6 +14,8 @@ from vhost_user_console.openings import Openings
 from vhostd import Fd, Grants, Ioctl, SetupError
 
 SIZE_INTERVAL = 1.0  # seconds between looks at the size
+PAGE = 4096
+PAGES = 32  # of which the kernel keeps fewer, of what was typed
 
 
 class PtyLine(Line):
@@ -98,6 +100,13 @@ class PtyLine(Line):
     def _hang_up(self) -> None:
         self._is_there.clear()
         super()._hang_up()
+
+    def _drop(self) -> None:
+        """What nobody has taken of them is not for the next one, as with a socket."""
+        super()._drop()
+        with suppress(OSError):  # there is nothing
+            for _ in range(PAGES):
+                os.read(self._master.fileno(), PAGE)
 
     def _look(self) -> None:
         """Somebody has opened or closed it, or both."""

@@ -5,7 +5,7 @@ import fcntl
 import os
 import struct
 import termios
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -122,6 +122,24 @@ def test_somebody_who_types_and_goes_is_heard(tmp_path: Path, run_async: Run) ->
             for _ in range(3):
                 (tmp_path / "pty").write_bytes(b"echo\n")
                 assert await driver.read(5) == b"echo\n"
+
+    run_async(main)
+
+
+def test_what_was_typed_for_no_guest_is_not_for_the_next_one(tmp_path: Path, run_async: Run) -> None:
+    """However much it is."""
+
+    async def main() -> None:
+        async with running(f"pty,link={tmp_path}/pty") as device:
+            with opened(tmp_path / "pty") as terminal, suppress(BlockingIOError):
+                while os.write(terminal.fd, b"rm -r"):
+                    await asyncio.sleep(0)
+            while device._ports[0].line.is_open:
+                await asyncio.sleep(0)
+            async with driven(device) as (_, driver):
+                with opened(tmp_path / "pty") as terminal:
+                    terminal.write(b"ls")
+                    assert await driver.read(2) == b"ls"
 
     run_async(main)
 

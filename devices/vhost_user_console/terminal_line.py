@@ -43,7 +43,7 @@ class TerminalLine(Line):
     @property
     def size(self) -> Size | None:
         """What it is, or was before it hung up."""
-        with suppress(OSError):
+        with suppress(termios.error):
             self._size = Size.of_terminal(self._terminal.fileno())
         return self._size
 

@@ -47,7 +47,7 @@ class Tap(Netdev):
         self._device = name
         self._is_multi = pairs > 1
         self._offloads = self._header = -1  # as the kernel was told
-        self._attached = [True] * pairs
+        self._attached = [pairs == 1] * pairs  # whether the kernel gives packets to a queue
         self.pairs = [self._make_pair(index) for index in range(pairs)]
         opened = self._adopt(fds) if fds else self._open_first()
         self.features = CHECKSUMS | TCP | self._probe(opened[0])
@@ -68,7 +68,10 @@ class Tap(Netdev):
         return fds
 
     def take(self, fds: list[Fd]) -> None:
-        """Has the device's packets; queues that no driver takes packets from get none."""
+        """Has the device's packets. Of several queues those get none from which no driver takes them.
+
+        Not every driver starts all: firmware and small ones start the first pair only.
+        """
         super().take(fds)
         wanted, self._attached = self._attached, [True] * len(fds)
         for index, on in enumerate(wanted):

@@ -24,6 +24,7 @@ MEMORY = 16 << 20
 FEATURES_BEHIND_AN_IOMMU = 1 << MRG_RXBUF | sum(
     1 << feature for feature in (Feature.ACCESS_PLATFORM, Feature.PROTOCOL_FEATURES, Feature.VERSION_1)
 )
+ARP_TYPE = b"\x08\x06"
 TEST_TYPE = b"\x88\xb5"  # an EtherType for experiments
 
 
@@ -243,13 +244,20 @@ def test_the_kernel_judges_headers(run_async: Run, network: Namespace, tap: str)
 
 
 def test_a_tap_device_of_several_queues(run_async: Run, network: Namespace) -> None:
+    """Whichever pair a driver starts, it gets all packets: firmware starts only one."""
     network.make_tap("tap1", "192.168.80.1/24", queues=True)
+    mac, theirs, ours = b"\x52\x54\0\0\0\2", bytes((192, 168, 80, 1)), bytes((192, 168, 80, 2))
+    ethernet = bytes.fromhex("0001080006040001")  # a request; of an answer the last byte is 2
+    request = b"\xff" * 6 + mac + ARP_TYPE + ethernet + mac + ours + bytes(6) + theirs + bytes(18)
 
     async def main() -> None:
-        with card("--tap=tap1", "--queue-pairs=2", launcher=network.launcher) as (_, frontend):
-            assert await frontend_queues(frontend) == 4
-            async with driven(frontend, pair=1) as driver:
-                await driver.send(frame(12) + TEST_TYPE + frame(1000))
+        for pair in (0, 1, 2):
+            with card("--tap=tap1", "--queue-pairs=3", launcher=network.launcher) as (_, frontend):
+                assert await frontend_queues(frontend) == 6
+                async with driven(frontend, pair=pair) as driver:
+                    await driver.send(request)
+                    while (await driver.receive())[1][12:22] != ARP_TYPE + ethernet[:-1] + b"\2":
+                        pass  # the host's own
         assert frontend.features >> MRG_RXBUF & 1
 
     run_async(main)

@@ -330,6 +330,7 @@ class Virtqueue:
         if not self._pumps:
             return
         self._spent = 0
+        self.ring.begin_batch()  # nobody arms a ring that has chains all the time
         try:
             if self._runs and (chain := self._serve(pump, POP_BURST)) is not None:
                 self.put_back(chain)

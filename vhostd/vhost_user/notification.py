@@ -87,7 +87,14 @@ class _Eventfd(Notification):
         if not notify.has_aio():
             _warn_without_aio()
         super().__init__(Fd(fd.take()))
-        self._count = bytearray(8)
+
+    def clear(self) -> bool:
+        try:
+            return notify.clear_eventfd(self._file.fileno())
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:  # before Linux 5.8
+                raise
+            return super().clear()
 
     def _signal(self) -> None:
         if notify.has_aio():
@@ -99,12 +106,7 @@ class _Eventfd(Notification):
             os.write(self.fileno(), _ONE)
 
     def _read(self) -> int:
-        try:
-            return os.preadv(self.fileno(), [self._count], -1, os.RWF_NOWAIT)
-        except OSError as error:
-            if error.errno != errno.EOPNOTSUPP:  # before Linux 5.8
-                raise
-            return len(os.read(self.fileno(), 8))
+        return len(os.read(self.fileno(), 8))
 
 
 class _Pipe(Notification):

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import select
 from functools import partial
 
 from vhost_user_console.transfers import Backlog, Output
@@ -88,20 +89,36 @@ class Outlet:
 
 
 class FdOutlet(Outlet):
-    """Writes whenever the fd takes more."""
+    """Writes whenever the fd takes more.
 
-    _watches = False
+    That is looked at by an epoll of its own: to add an fd to the event loop takes several system calls, and a
+    guest that is faster than who is there has it added again and again.
+    """
+
+    def __init__(self, name: str, *, keep: int, may_wait: bool) -> None:
+        self._writable = select.epoll()
+        self._loop: asyncio.AbstractEventLoop | None = None  # which looks at that
+        self._watches = False
+        super().__init__(name, keep=keep, may_wait=may_wait)
+
+    def close(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._writable.fileno())
+        self._writable.close()
 
     def _go(self) -> None:
         if self._fd >= 0 and self._backlog and not self._watches:
             self._watches = True
-            asyncio.get_running_loop().add_writer(self._fd, self._write)
+            self._writable.register(self._fd, select.EPOLLOUT)
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+                self._loop.add_reader(self._writable.fileno(), self._write)
         self._ease()
 
     def _stop(self) -> None:
         if self._watches:
             self._watches = False
-            asyncio.get_running_loop().remove_writer(self._fd)
+            self._writable.unregister(self._fd)
 
     def _write(self) -> None:
         try:

@@ -1,6 +1,6 @@
 """A port: the guest's two queues at one end, a line at the other."""
 
-import asyncio
+import select
 import time
 from collections.abc import Callable
 
@@ -32,9 +32,7 @@ class Port:
         self.outlet: Outlet = kind(f"port {number}", keep=keep, may_wait=bool(name))
         is_terminal = line.size is not None
         self._input = Input(self._look_at_size if is_terminal else None, self._ended)
-        self._may_read = asyncio.Event()
-        self._has_bytes = asyncio.Event()
-        self._watched = -1  # the fd that the event loop looks at, for bytes to read
+        self._readable = select.epoll()  # of the fd that is read, which is another one for each client
         self._fd = -1  # of who is there, as far as the outlet knows
         line.changed = self._line_changed
 
@@ -58,11 +56,8 @@ class Port:
     # --- The queues -------------------------------------------------------------------------------------
 
     async def receiveq(self, queue: Virtqueue) -> None:
-        """Fills the driver's buffers, by the shortcut, while somebody is there and the guest listens."""
-        queue.use_shortcut(self._input)
-        async for chain in queue:  # there is nothing to be read for it now
-            queue.put_back(chain)
-            await self._readable()
+        """Fills the driver's buffers, by a pump, while somebody is there and the guest listens."""
+        await queue.pump(self._input, self._readable.fileno())
 
     async def transmitq(self, queue: Virtqueue) -> None:
         """Has the line get what the driver sends. What the shortcut leaves goes by way of the outlet."""
@@ -78,7 +73,8 @@ class Port:
                 queue.push(chain)
 
     def close(self) -> None:
-        """Closes the line."""
+        """Closes the line; idempotent."""
+        self._readable.close()
         self.outlet.close()
         self.line.close()
 
@@ -104,29 +100,13 @@ class Port:
 
     def _read(self, fd: int) -> None:
         """Reads from this fd from now on; -1 for none. The one before may be closed right after this."""
-        if self._watched >= 0 and self._watched != fd:
-            self._look_no_more()
+        if fd == self._input.fd:
+            return
+        if self._input.fd >= 0:
+            self._readable.unregister(self._input.fd)
+        if fd >= 0:
+            self._readable.register(fd, select.EPOLLIN)
         self._input.fd = fd
-        self._may_read.set() if fd >= 0 else self._may_read.clear()
-
-    async def _readable(self) -> None:
-        """Waits until there is something to be read."""
-        while self._input.fd < 0:
-            await self._may_read.wait()
-        self._has_bytes.clear()
-        self._watched = self._input.fd
-        asyncio.get_running_loop().add_reader(self._watched, self._look_no_more)
-        try:
-            await self._has_bytes.wait()
-        finally:
-            self._look_no_more()
-
-    def _look_no_more(self) -> None:
-        """There is something to be read, or there never will be. The queue is asked to see."""
-        if self._watched >= 0:
-            asyncio.get_running_loop().remove_reader(self._watched)
-            self._watched = -1
-        self._has_bytes.set()
 
     def _ended(self) -> None:
         """There is nothing more to be read."""

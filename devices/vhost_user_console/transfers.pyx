@@ -101,7 +101,7 @@ cdef class Backlog:
 
 
 cdef class Input(Shortcut):
-    """The shortcut of a receiveq: reads from `fd`, -1 for none, into the driver's buffers.
+    """The pump of a receiveq: reads from `fd`, -1 for none, into the driver's buffers.
 
     `heard` is called after each read, if it is not None, and `ended` when there is nothing more to be read, ever.
     """
@@ -109,6 +109,7 @@ cdef class Input(Shortcut):
     cdef public int fd
     cdef object heard
     cdef object ended
+    cdef bint is_drained  # as far as this run knows; else the event loop says so
 
     def __init__(self, heard, ended):
         self.fd = -1
@@ -116,23 +117,28 @@ cdef class Input(Shortcut):
         self.ended = ended
 
     cpdef int serve(self, queue, Chain chain) except -1:
+        cdef size_t room = chain.sink.left
         cdef ssize_t done
-        if not chain.sink.left:
+        if not room:
             return DONE  # a buffer without room: the driver has it back
-        if self.fd < 0:
+        if self.fd < 0 or self.is_drained:
             return LEFT
         if chain.has_holes:
             raise BadRequest(chain.unreachable)
-        done = chain.attempt(READ, self.fd, HERE, chain.sink.left, 0)
+        done = chain.attempt(READ, self.fd, HERE, room, 0)
         if done == -EAGAIN:
             return LEFT
         if done <= 0:
             self.ended()
             return LEFT
         chain.skip_writable(done)
+        self.is_drained = <size_t> done < room
         if self.heard is not None:
             self.heard()
         return DONE
+
+    cpdef void submit(self) except *:
+        self.is_drained = False
 
 
 cdef class Output(Shortcut):

@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 CLOSE_TIMEOUT = 8.0  # seconds that the guest has to answer SHUTDOWN; Linux waits as long
 FIRST_PORT = 1 << 30  # of the host, for connections that it begins
 LAST_PORT = (1 << 31) - 1
-SCRAP = 1 << 12  # bytes of a closed connection that are read at once, for nobody
 KINDS = {Kind.STREAM: socket.SOCK_STREAM, Kind.SEQPACKET: socket.SOCK_SEQPACKET}
 
 
@@ -231,9 +230,9 @@ class Switchboard:
         """Ends the connection for the guest, and for the host when it has all bytes."""
         if (timer := self._closing.pop(connection, None)) is not None:
             timer.cancel()
-        self.traffic.detach(connection)
         if not connection.has_pending:
             self._close(connection)
+        self.traffic.detach(connection)
 
     def _expire(self, connection: Connection) -> None:
         """The guest has not answered SHUTDOWN."""
@@ -245,7 +244,7 @@ class Switchboard:
         self.traffic.release(connection)
         self._open.discard(connection)
         if connection.sock is not None:
-            close_gently(connection.sock)
+            connection.sock.close()
             connection.sock = None
 
     def _free_port(self, guest_port: int) -> int:
@@ -258,15 +257,6 @@ class Switchboard:
 
     def _pass_port(self) -> None:
         self._next_port = self._next_port + 1 if self._next_port < LAST_PORT else FIRST_PORT
-
-
-def close_gently(sock: SocketType) -> None:
-    """Closes a socket. Its other end would get an error if anything that it has sent was not read."""
-    _shut(sock, socket.SHUT_RDWR)
-    with suppress(OSError):  # there is nothing left
-        while sock.recv(SCRAP, socket.MSG_DONTWAIT):
-            pass
-    sock.close()
 
 
 def _shut(sock: SocketType | None, how: int) -> None:

@@ -60,7 +60,10 @@ cdef extern from "<sys/socket.h>" nogil:
         size_t msg_iovlen
         int msg_flags
     ssize_t send(int fd, const void *data, size_t size, int flags)
+    enum:
+        SHUT_RDWR
     ssize_t recv(int fd, void *into, size_t size, int flags)
+    int shutdown(int fd, int how)
     ssize_t recvmsg(int fd, msghdr *message, int flags)
 
 cdef enum:
@@ -69,6 +72,7 @@ cdef enum:
     MOST_MESSAGE = 1 << 20  # bytes of a SEQPACKET message of the host's
     MOST_RESETS = 1024  # that wait for the driver's buffers; with more, nothing that it transmits is taken
     EVENTS = 64  # that are asked for at once
+    SCRAP = 1 << 12  # bytes of a closed connection that are read at once, for nobody
     LENGTH = 4  # bytes before each message that is pending
     SEQ_EOM = 1  # flags of RW (5.10.6.5)
     SEQ_EOR = 2
@@ -113,6 +117,8 @@ cdef class Traffic:
     cdef int bell  # an eventfd in `inward`: there are speakers or resets
     cdef bint rung
     cdef bint bursts  # packets of the driver's are taken: what there is to tell is told at the end
+    cdef bint fills  # buffers of the driver's are filled: likewise
+    cdef bint looked  # meanwhile, for connections that have bytes: those are all
     cdef int partial  # ready connections of which a part of a message was read, and is not told yet
 
     def __cinit__(self):
@@ -195,11 +201,11 @@ cdef class Traffic:
         self.look_in(connection, NOT_WATCHED)
 
     def release(self, Connection connection not None):
-        """Looks no more at the host's end, and forgets what is pending."""
+        """Ends the host's end, which is to be closed right after that, and forgets what is pending."""
         if connection.fd < 0:
             return
-        self.look_in(connection, NOT_WATCHED)
-        self.look_out(connection, NOT_WATCHED)
+        end_gently(connection.fd)
+        connection.inward = connection.outward = NOT_WATCHED  # its close does that
         self.by_fd.pop(connection.fd, None)
         connection.fd = -1
         connection.deaf = True
@@ -255,16 +261,24 @@ cdef class Traffic:
 
     cdef int ring(self) except -1:
         """There is something to tell."""
-        if not self.rung and not self.bursts:
+        if not self.rung and not self.bursts and not self.fills:
             self.rung = True
             os.eventfd_write(self.bell, 1)
         return 0
 
     cdef int end_burst(self) except -1:
         """Tells at once what there is to tell, as far as the driver has buffers."""
-        if self.resets or self.speakers:
+        if self.resets or self.speakers or self.ready:
             self.switchboard.pump()
         self.bursts = False  # what the driver has no buffers for waits until it has
+        return self.ring_for_rest()
+
+    cdef int end_run(self) except -1:
+        """No more buffers are filled for now."""
+        self.fills = self.looked = False
+        return self.ring_for_rest()
+
+    cdef int ring_for_rest(self) except -1:
         if self.resets or self.speakers or self.partial:
             self.ring()
         return 0
@@ -281,8 +295,9 @@ cdef class Traffic:
         cdef epoll_event events[EVENTS]
         cdef Connection connection
         cdef int count, i
-        if not self.ready:
+        if not (self.ready or self.looked or self.bursts):
             count = epoll_wait(self.inward, events, EVENTS, 0)
+            self.looked = count < EVENTS
             for i in range(count):
                 connection = self.by_fd.get(events[i].data.fd)
                 if connection is None:
@@ -401,6 +416,14 @@ cdef class Traffic:
         return 0
 
 
+cdef void end_gently(int fd) noexcept:
+    """Has both ends see the end. The other one would get an error if anything that it has sent was not read."""
+    cdef char scrap[SCRAP]
+    shutdown(fd, SHUT_RDWR)
+    while recv(fd, scrap, SCRAP, MSG_DONTWAIT) > 0:
+        pass
+
+
 cdef int set_events(int epoll, int fd, int before, int events) noexcept:
     """Has an epoll look for these events at an fd, at which it looked for others before."""
     cdef epoll_event event
@@ -428,6 +451,7 @@ cdef class Inbound(Shortcut):
     cpdef int serve(self, queue, Chain chain) except -1:
         cdef Traffic traffic = self.traffic
         cdef Connection connection
+        traffic.fills = True
         if chain.sink.left < HEADER:
             raise BadRequest(f"a receive buffer of {chain.sink.left} bytes, less than a header")
         if self._tell(chain):
@@ -440,6 +464,9 @@ cdef class Inbound(Shortcut):
                 return LEFT
             if self._bring(chain, connection):
                 return DONE
+
+    cpdef void submit(self) except *:
+        self.traffic.end_run()
 
     cdef bint _tell(self, Chain chain) except -1:
         """Puts a packet without data into the chain, if there is one to tell."""
@@ -489,7 +516,8 @@ cdef class Inbound(Shortcut):
             return self._end(connection, done)
         self._pack(chain, connection, done, 0)
         chain.skip_writable(done)
-        self.traffic.keep_ready(connection)
+        if <size_t> done == most:  # else it had no more; if it has by now, the fd says so
+            self.traffic.keep_ready(connection)
         return True
 
     cdef bint _bring_fragment(self, Chain chain, Connection connection, size_t most) except -1:
@@ -638,8 +666,7 @@ cdef class Outbound(Shortcut):
         if connection.inward == NOT_WATCHED and connection.fd >= 0 and not connection.told & SHUT_SEND:
             if connection.credit():
                 traffic.look_in(connection, EPOLLIN)
-                if connection.message is not None:
-                    traffic.keep_ready(connection)
+                traffic.keep_ready(connection)
         if header.op == CREDIT_REQUEST:
             traffic.want(connection, CREDIT_UPDATE)
         elif header.op == RW and header.len:

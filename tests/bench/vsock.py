@@ -98,6 +98,7 @@ class Driver:
         self.local_port += 1
         self.received = self.announced = self.sent = 0
         self.peer_alloc = self.peer_fwd = 0
+        self.owes_credit = False
         self.ops: set[int] = set()
 
     def connect(self, port: int) -> None:
@@ -115,7 +116,7 @@ class Driver:
         """Sends a packet, with so many bytes of whatever is in its slot."""
         self.until(lambda: bool(self._slots))
         slot = self._slots.pop()
-        self.announced = self.received
+        self.announced, self.owes_credit = self.received, False
         fields = (
             CID,
             HOST,
@@ -149,16 +150,27 @@ class Driver:
 
     def collect(self) -> bool:
         """Takes what the device has used; whether there was something."""
-        before = len(self._slots)
-        while (used := self.tx.driver.used()) is not None:
-            self._slots.append(self._busy.pop(used[0]))
-        some = False
+        some = self._reclaim()
+        self._tell_of_credit()
         while (used := self.rx.driver.used()) is not None:
             some = True
             self._take(self._rooms.pop(used[0]), used[1])
+            self._tell_of_credit()
         if some:
             self.rx.kick()
-        return some or len(self._slots) > before
+        return some
+
+    def _reclaim(self) -> bool:
+        """Takes back the slots that the device has sent; whether there were some."""
+        before = len(self._slots)
+        while (used := self.tx.driver.used()) is not None:
+            self._slots.append(self._busy.pop(used[0]))
+        return len(self._slots) > before
+
+    def _tell_of_credit(self) -> None:
+        """Tells what is owed, or does it later if the device has all slots. To forget it would end all traffic."""
+        if self.owes_credit and (self._slots or self._reclaim()):
+            self.tell(CREDIT_UPDATE)
 
     def _take(self, room: int, written: int) -> None:
         header = HEADER.unpack(self.memory.map.read(room, HEADER.size))
@@ -170,11 +182,7 @@ class Driver:
         self.peer_alloc, self.peer_fwd = header[8], header[9]
         self.received += written - HEADER.size
         if op == CREDIT_REQUEST or self.received - self.announced > BUF_ALLOC * 3 // 4:
-            self.tell_of_credit()
-
-    def tell_of_credit(self) -> None:
-        if self._slots:
-            self.tell(CREDIT_UPDATE)
+            self.owes_credit = True
 
     def _give(self, room: int) -> None:
         self._rooms[self.rx.driver.add([(room, ROOM, True)])] = room

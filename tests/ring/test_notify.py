@@ -42,6 +42,20 @@ def test_a_semaphore_gives_one_at_a_time() -> None:
     os.close(fd)
 
 
+def test_what_was_signalled_is_cleared_at_once(fd: int) -> None:
+    assert not notify.clear_eventfd(fd)
+    for _ in range(3):
+        notify.signal_eventfd(fd)
+    assert notify.clear_eventfd(fd)
+    assert not notify.clear_eventfd(fd)
+
+
+def test_what_cannot_be_cleared_says_why() -> None:
+    for fd in (-1, 1 << 20):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            notify.clear_eventfd(fd)
+
+
 def test_what_is_none_is_refused() -> None:
     reader, writer = os.pipe()
     for fd in (reader, writer, -1, 1 << 20):

@@ -28,6 +28,10 @@ cdef extern from "<sys/eventfd.h>" nogil:
     enum: EFD_CLOEXEC
     int eventfd(unsigned value, int flags)
 
+cdef extern from "<sys/uio.h>" nogil:
+    enum: RWF_NOWAIT
+    ssize_t preadv2(int fd, const iovec *iov, int count, long long offset, int flags)
+
 cdef extern from "<fcntl.h>" nogil:
     enum: SPLICE_F_NONBLOCK
     ssize_t vmsplice(int fd, const iovec *iov, size_t count, unsigned flags)
@@ -83,6 +87,21 @@ def signal_eventfd(int fd):
         submitted = syscall(SYS_io_submit, context, <long> 1, &requests)
     if submitted < 0:
         raise OSError(errno, os.strerror(errno))
+
+
+def clear_eventfd(int fd):
+    """Takes the count of an eventfd, or 1 of a semaphore's; False if it is 0.
+
+    Raises:
+        OSError: it cannot be read; with EOPNOTSUPP, not without waiting (before Linux 5.8).
+    """
+    cdef uint64_t count
+    cdef iovec iov = iovec(&count, sizeof(count))
+    if preadv2(fd, &iov, 1, -1, RWF_NOWAIT) >= 0:
+        return True
+    if errno == EAGAIN:
+        return False
+    raise OSError(errno, os.strerror(errno))
 
 
 def has_aio():

@@ -87,24 +87,37 @@ class _Eventfd(Notification):
         if not notify.has_aio():
             _warn_without_aio()
         super().__init__(Fd(fd.take()))
-        self._count = bytearray(8)
+        self._number = self.fileno()  # at hand: this is for each interrupt, and for each kick
+
+    def close(self) -> None:
+        self._number = -1
+        super().close()
+
+    def signal(self) -> None:
+        if notify.has_aio():
+            try:
+                notify.signal_eventfd(self._number)
+            except OSError as error:
+                log.debug("notification lost: %s", error)
+        else:
+            super().signal()
+
+    def clear(self) -> bool:
+        try:
+            return notify.clear_eventfd(self._number)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:  # before Linux 5.8
+                raise
+            return super().clear()
 
     def _signal(self) -> None:
-        if notify.has_aio():
-            notify.signal_eventfd(self.fileno())
-            return
         room = select.poll()
         room.register(self, select.POLLOUT)
         if room.poll(0):  # this waits if the front-end fills it now and has cleared O_NONBLOCK
             os.write(self.fileno(), _ONE)
 
     def _read(self) -> int:
-        try:
-            return os.preadv(self.fileno(), [self._count], -1, os.RWF_NOWAIT)
-        except OSError as error:
-            if error.errno != errno.EOPNOTSUPP:  # before Linux 5.8
-                raise
-            return len(os.read(self.fileno(), 8))
+        return len(os.read(self.fileno(), 8))
 
 
 class _Pipe(Notification):

@@ -308,9 +308,10 @@ class Vring:
         self._kicks = kicks
 
     def _kicked(self) -> None:
-        self._look()
-        if (queue := self.runner.queue) is not None and not queue.ring.effort:
-            self._doubt.kicked(self.index)
+        if (queue := self.runner.queue) is not None:
+            queue.kicked()
+            if not queue.ring.effort:
+                self._doubt.kicked(self.index)
 
     def _look(self) -> None:
         if self.runner.queue is not None:

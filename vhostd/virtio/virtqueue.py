@@ -72,6 +72,7 @@ class Virtqueue:
         self._stopped = False
         self._shortcut: Shortcut | None = None
         self._ahead: Chain | None = None  # what the shortcut left while the handler slept
+        self._pumped: Shortcut | None = None  # the pump
         self._pumps: tuple[Shortcut, int] | None = None  # with its fd, which is looked at: there are chains
         self._starves = False  # the pump needs more chains than there are, for now
         self._starves_until = 0.0
@@ -115,10 +116,11 @@ class Virtqueue:
         """Has a pump fill chains whenever an fd of the host's is readable, until the ring stops.
 
         It is given chains until it leaves one, which is put back: the fd has nothing for it now. While there
-        are no chains, nobody looks at the fd. The queue has no other shortcut then.
+        are no chains, nobody looks at the fd: a kick has the pump tried. The queue has no other shortcut then.
 
         While it `keeps` something that the fd does not tell of, it is asked as soon as there are chains.
         """
+        self._pumped = pump
         try:
             while await self.ready():
                 if self._pumps is None:  # to add it again would call off what the loop is just about to do
@@ -131,6 +133,7 @@ class Virtqueue:
                 finally:
                     self._wake = None
         finally:
+            self._pumped = None
             self._end_pumping(fd)
 
     def starve(self, patience: float) -> None:
@@ -322,18 +325,27 @@ class Virtqueue:
         """Has the shortcut serve what has come while the handler sleeps; True if that may go on sleeping."""
         while self._runs and self._spent < POP_BURST:
             self.ring.disarm()
-            self._ahead = self._serve(shortcut, POP_BURST - self._spent)
-            if self._ahead is not None:
+            left = self._serve(shortcut, POP_BURST - self._spent)
+            if left is not None:
+                self._leave(left)
                 return False
             if self._arm():
                 return True
         return False
+
+    def _leave(self, chain: Chain) -> None:
+        """Leaves a chain to the handler, which is a pump's only to look at the fd."""
+        if self._pumped is None:
+            self._ahead = chain
+        else:
+            self.put_back(chain)
 
     def _pump(self, pump: Shortcut, fd: int) -> None:
         """The fd is readable: fills chains until it is not any more, they run out, or a burst is over."""
         if not self._pumps:
             return
         self._spent = 0
+        self.ring.begin_batch()  # nobody arms a ring that has chains all the time
         try:
             if self._runs and (chain := self._serve(pump, POP_BURST)) is not None:
                 self.put_back(chain)
@@ -372,11 +384,12 @@ class Virtqueue:
 
     def kicked(self) -> None:
         """There may be new buffers: the shortcut serves them now, the handler soon."""
-        if self._shortcut is None:
+        shortcut = self._shortcut or self._pumped
+        if shortcut is None or self._pumps is not None or self._starves:
             self.wake_handler()
         elif self._wake is not None and not self._wake.done():
             try:
-                if not self._serve_asleep(self._shortcut):
+                if not self._serve_asleep(shortcut):
                     self._wake.set_result(None)
             except Exception as error:
                 self._fail_handler(error)

@@ -154,7 +154,7 @@ def test_nobody_there_costs_nothing(tmp_path: Path, run_async: Run) -> None:
                 assert await driver.read(1) == b"x"
             while device._ports[0]._input.fd >= 0:
                 await asyncio.sleep(0)
-            assert device._ports[0]._watched == -1
+            assert not device._ports[0]._readable.poll(0)
             line = device._ports[0].line
             assert isinstance(line, pty_line.PtyLine)
             assert not line._is_there.is_set()

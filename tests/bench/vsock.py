@@ -168,7 +168,7 @@ class Driver:
         return len(self._slots) > before
 
     def _tell_of_credit(self) -> None:
-        """Tells what is owed, or does it later if the device has all slots. To forget it would end all traffic."""
+        """Tells what is owed, or does it later if the device has all slots. To forget it would end it all."""
         if self.owes_credit and (self._slots or self._reclaim()):
             self.tell(CREDIT_UPDATE)
 

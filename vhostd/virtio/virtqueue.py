@@ -116,7 +116,7 @@ class Virtqueue:
         """Has a pump fill chains whenever an fd of the host's is readable, until the ring stops.
 
         It is given chains until it leaves one, which is put back: the fd has nothing for it now. While there
-        are no chains, nobody looks at the fd: a kick has the pump tried. The queue has no other shortcut then.
+        are no chains, nobody looks at the fd; a kick has the pump tried. It has no other shortcut then.
 
         While it `keeps` something that the fd does not tell of, it is asked as soon as there are chains.
         """

@@ -31,6 +31,8 @@ DEVICES = (
     "vhost_user_net.receive",
     "vhost_user_net.transmit",
     "vhost_user_vsock.connection",
+    "vhost_user_vsock.inbound",
+    "vhost_user_vsock.outbound",
     "vhost_user_vsock.traffic",
 )
 MODULES = (*(f"vhostd.ring.{name}" for name in RING), *DEVICES)

@@ -97,7 +97,7 @@ class Vsock(Device):
 
     async def rxq(self, queue: Virtqueue) -> None:
         """Fills the driver's buffers."""
-        inbound = self._board.traffic.inbound
+        inbound = self._board.inbound
         self._board.rx = queue
         try:
             await queue.pump(inbound, inbound.fileno())
@@ -106,7 +106,7 @@ class Vsock(Device):
 
     async def txq(self, queue: Virtqueue) -> None:
         """Takes the driver's packets; none while too many wait that answer them."""
-        queue.use_shortcut(self._board.traffic.outbound)
+        queue.use_shortcut(self._board.outbound)
         async for chain in queue:
             queue.put_back(chain)
             await self._board.wait()
@@ -124,12 +124,12 @@ class Vsock(Device):
     async def run(self) -> None:
         """Serves the host's side."""
         loop = asyncio.get_running_loop()
-        traffic = self._board.traffic
-        loop.add_reader(traffic.fileno(), traffic.flush)
+        outbound = self._board.outbound
+        loop.add_reader(outbound.fileno(), outbound.flush)
         try:
             await Clients(self._board, self._places.listeners, self._places.siblings).run()
         finally:
-            loop.remove_reader(traffic.fileno())
+            loop.remove_reader(outbound.fileno())
 
     def read_config(self) -> bytes:
         """The guest's CID (5.10.4)."""

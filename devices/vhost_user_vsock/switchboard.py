@@ -18,6 +18,8 @@ from contextlib import suppress
 from socket import SocketType
 
 from vhost_user_vsock.connection import Connection
+from vhost_user_vsock.inbound import Inbound
+from vhost_user_vsock.outbound import Outbound
 from vhost_user_vsock.protocol import HOST_CID, Kind, Op, Shutdown
 from vhost_user_vsock.routes import Route
 from vhost_user_vsock.traffic import Traffic
@@ -40,6 +42,7 @@ class Switchboard:
 
     def __init__(self, guest_cid: int, routes: Mapping[int, Route], *, most: int, buf_alloc: int) -> None:
         self.traffic = Traffic(guest_cid, self)
+        self.inbound, self.outbound = Inbound(self.traffic), Outbound(self.traffic)
         self.routes = routes
         self._guest_cid = guest_cid
         self._most = most

@@ -7,7 +7,7 @@ offered.
 """
 
 from libc.errno cimport (
-    EAGAIN, EBADF, EBADFD, ECONNREFUSED, ECONNRESET, EINVAL, ENODEV, ENOENT, ENOTCONN, EPIPE, errno,
+    EAGAIN, EBADF, EBADFD, ECONNREFUSED, ECONNRESET, EINVAL, EMSGSIZE, ENODEV, ENOENT, ENOTCONN, EPIPE, errno,
 )
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -137,6 +137,8 @@ cdef class TapTransmit(Transmit):
                 self.sent()
 
     cdef ssize_t pass_on(self, Chain chain, size_t size) except? -1:
+        if not chain.fits_call():
+            return -EMSGSIZE
         return chain.attempt(WRITE, self.fd, -1, size + self.header, 0)
 
 
@@ -151,6 +153,8 @@ cdef class DatagramTransmit(Transmit):
     cdef ssize_t pass_on(self, Chain chain, size_t size) except? -1:
         if not self.asks_for_nothing(chain):
             return -EINVAL
+        if not chain.fits_call():
+            return -EMSGSIZE
         return chain.attempt(SEND, self.fd, 0, size, MSG_DONTWAIT | MSG_NOSIGNAL, self.header)
 
 

@@ -7,12 +7,15 @@ from collections.abc import Collection, Sequence
 
 from vhost_user_vsock.lines import parse_request, read_line
 from vhost_user_vsock.protocol import Kind
+from vhost_user_vsock.routes import widen
 from vhost_user_vsock.switchboard import Switchboard
 
 log = logging.getLogger(__name__)
 
 ACCEPT_PAUSE = 1.0  # seconds until the next try when the program is out of fds
 BURST = 16  # clients that are accepted at once
+MOST_LINES = 128  # clients that have not said all, beside the connections
+LINE_TIMEOUT = 30.0  # seconds that a client has to say it; a person may type
 
 
 class Clients:
@@ -29,6 +32,7 @@ class Clients:
         self._listeners = listeners
         self._siblings = siblings
         self._lines: dict[socket.socket, bytes] = {}  # what those have said so far that have not said all
+        self._limits: dict[socket.socket, asyncio.TimerHandle] = {}  # of the same
         self._pause: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
@@ -72,11 +76,26 @@ class Clients:
         if self._board.room <= len(self._lines):
             log.warning("a client is turned away: there are as many connections as there may be")
             client.close()
-        elif client.family == socket.AF_UNIX:
-            self._lines[client] = b""
-            asyncio.get_running_loop().add_reader(client, self._read, client)
-        else:
+        elif client.family != socket.AF_UNIX:
             self._call(client, client.getsockname()[1], None)
+        elif len(self._lines) >= MOST_LINES:
+            log.warning("a client is turned away: %d others have not said what they want", len(self._lines))
+            client.close()
+        else:
+            if client.type == socket.SOCK_SEQPACKET:
+                widen(client)
+            self._listen_to(client)
+
+    def _listen_to(self, client: socket.socket) -> None:
+        """Reads what the client wants, if it says that in time."""
+        loop = asyncio.get_running_loop()
+        self._lines[client] = b""
+        self._limits[client] = loop.call_later(LINE_TIMEOUT, self._give_up, client)
+        loop.add_reader(client, self._read, client)
+
+    def _give_up(self, client: socket.socket) -> None:
+        log.warning("a client is turned away, which has not said what it wants in %.0f s", LINE_TIMEOUT)
+        self._forget(client).close()
 
     def _read(self, client: socket.socket) -> None:
         """Reads what the client wants, and calls when that is said."""
@@ -107,5 +126,6 @@ class Clients:
 
     def _forget(self, client: socket.socket) -> socket.socket:
         asyncio.get_running_loop().remove_reader(client)
+        self._limits.pop(client).cancel()
         del self._lines[client]
         return client

@@ -44,9 +44,9 @@ cdef class Connection:
         return f"{self.guest_cid}:{self.guest_port} with {self.host_cid}:{self.host_port}"
 
     @property
-    def has_pending(self):
-        """Whether bytes of the guest's wait for the host's end to take them."""
-        return len(self.pending) > 0
+    def backlog(self):
+        """How many bytes wait for the host's end to take them: the guest's, and the lengths of its messages."""
+        return len(self.pending)
 
     def grant(self, uint32_t buf_alloc, uint32_t fwd_cnt):
         """Takes note of the credit of the guest's request."""
@@ -74,9 +74,12 @@ cdef class Connection:
         self.forwarded += size
 
     cdef bint owes_credit(self) noexcept:
-        """Whether the guest is to be told of room, before it has to stop: it believes that most is taken."""
+        """Whether the guest is to be told of room, before it has to stop: it believes that most is taken.
+
+        Linux sends no more at once than its own socket keeps, if that is less.
+        """
         cdef uint32_t taken = self.received - self.announced
-        return self.forwarded != self.announced and taken > self.buf_alloc // 2
+        return self.forwarded != self.announced and taken > min(self.buf_alloc, self.peer_buf_alloc) // 2
 
     cdef void fill(self, Header *header, uint16_t op, uint32_t size, uint32_t flags) noexcept:
         """Makes the header of a packet for the guest."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Self
 
 from vhost_user_vsock import MANIFEST
-from vhost_user_vsock.clients import Clients
+from vhost_user_vsock.clients import MOST_LINES, Clients
 from vhost_user_vsock.places import Places, open_places
 from vhost_user_vsock.protocol import RESERVED_CIDS, TRANSPORT_RESET, VsockFeature
 from vhost_user_vsock.switchboard import Switchboard
@@ -30,7 +30,7 @@ LEAST_BUFFER, MOST_BUFFER = 1 << 12, 1 << 26
 CID = 3
 CONNECTIONS = 1024
 MOST_CONNECTIONS = 3072  # the program may have 4096 fds
-OTHER_FDS = 256  # that are for the front-end, its rings, and the program itself
+OTHER_FDS = 256 + MOST_LINES  # that are for the front-end, its rings, the program itself, and new clients
 MOST_CID = 0xFFFF_FFFE
 
 

@@ -88,7 +88,7 @@ cdef class Outbound(Shortcut):
                 self._take_data(connection, chain, &header)
                 return DONE
         if connection is None or connection.kind != header.type:
-            self._take_strange(&header)
+            self._take_strange(&header, connection is None)
         else:
             self._take_control(connection, &header)
         traffic.end_burst()  # the driver waits for the answer, rather than for this packet
@@ -97,9 +97,9 @@ cdef class Outbound(Shortcut):
     cpdef void submit(self) except *:
         self.traffic.end_burst()
 
-    cdef int _take_strange(self, Header *header) except -1:
-        """A packet of no connection: a request may begin one."""
-        if header.op == REQUEST and (header.type == STREAM or header.type == SEQPACKET):
+    cdef int _take_strange(self, Header *header, bint is_free) except -1:
+        """A packet of no connection: a request may begin one, if the addresses are free."""
+        if is_free and header.op == REQUEST and (header.type == STREAM or header.type == SEQPACKET):
             self.traffic.switchboard.requested(
                 header.dst_cid, header.dst_port, header.src_port, header.type, (header.buf_alloc, header.fwd_cnt)
             )
@@ -110,7 +110,7 @@ cdef class Outbound(Shortcut):
     cdef int _take_control(self, Connection connection, Header *header) except -1:
         """What sets a connection up or tears it down."""
         cdef object switchboard = self.traffic.switchboard
-        connection.hear(header)
+        self._hear(connection, header)
         if header.op == RST:
             switchboard.reset(connection)
         elif header.op == SHUTDOWN and connection.established:
@@ -121,14 +121,21 @@ cdef class Outbound(Shortcut):
             switchboard.broke(connection, f"operation {header.op} is out of place")
         return 0
 
+    cdef int _hear(self, Connection connection, Header *header) except -1:
+        """Takes note of the credit that any packet tells of, and goes on with a host's end that waits for it."""
+        cdef Traffic traffic = self.traffic
+        connection.hear(header)
+        if connection.inward != NOT_WATCHED or not connection.established or connection.fd < 0:
+            return 0
+        if connection.credit() and not connection.told & SHUT_SEND:
+            traffic.look_in(connection, EPOLLIN)
+            traffic.keep_ready(connection)
+        return 0
+
     cdef int _take_data(self, Connection connection, Chain chain, Header *header) except -1:
         """Data, and what is said of credit."""
         cdef Traffic traffic = self.traffic
-        connection.hear(header)
-        if connection.inward == NOT_WATCHED and connection.fd >= 0 and not connection.told & SHUT_SEND:
-            if connection.credit():
-                traffic.look_in(connection, EPOLLIN)
-                traffic.keep_ready(connection)
+        self._hear(connection, header)
         if header.op == CREDIT_REQUEST:
             traffic.want(connection, CREDIT_UPDATE)
         elif header.op == RW and header.len:
@@ -138,6 +145,7 @@ cdef class Outbound(Shortcut):
                 connection.forwarded = connection.received
             else:
                 self.deliver(connection, chain, header)
+                self.settle(connection)  # a part of a message is not delivered, and takes room
         return 0
 
     cdef int deliver(self, Connection connection, Chain chain, Header *header) except -1:
@@ -158,7 +166,7 @@ cdef class Outbound(Shortcut):
         """The same of a message, which goes as a whole when its end is there."""
         cdef int flags = MSG_DONTWAIT | MSG_NOSIGNAL | (MSG_EOR if header.flags & SEQ_EOR else 0)
         cdef bint ends = header.flags & SEQ_EOM
-        cdef bint is_whole = ends and not connection.fragments
+        cdef bint is_whole = ends and not connection.fragments and chain.fits_call()
         cdef uint32_t length
         if is_whole and not connection.pending:
             if self.sent(connection, chain.attempt(SEND, connection.fd, 0, header.len, flags), header.len):
@@ -202,8 +210,7 @@ cdef class Outbound(Shortcut):
         """How much the host's end has taken, of a call's result. What it takes no more is passed over."""
         if done >= 0:
             connection.forward(<uint32_t> done)
-            if connection.owes_credit():
-                self.traffic.want(connection, CREDIT_UPDATE)
+            self.settle(connection)
             return done
         if done == -EAGAIN or done == -EINTR:
             return 0
@@ -214,6 +221,12 @@ cdef class Outbound(Shortcut):
             self.traffic.switchboard.broke(connection, f"a message of {size} bytes is more than the host's end takes")
         else:
             self.traffic.switchboard.ended(connection, SHUT_RECEIVE)
+        return 0
+
+    cdef int settle(self, Connection connection) except -1:
+        """Has the guest told of room, if it has to know."""
+        if connection.owes_credit():
+            self.traffic.want(connection, CREDIT_UPDATE)
         return 0
 
     cdef int deafen(self, Connection connection) except -1:

@@ -89,12 +89,17 @@ class Sibling:
             raise ConnectionRefusedError
 
 
+def widen(sock: SocketType) -> None:
+    """Has a socket for messages take long ones, as far as Linux allows."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+
+
 def connect_unix(path: str, kind: int) -> SocketType:
     """A socket that is connected to the server at a path. It waits for nobody: a full backlog is EAGAIN."""
     sock = SocketType(socket.AF_UNIX, kind | FLAGS)  # which `socket` builds upon, in Python, and takes longer
     try:
         if kind == socket.SOCK_SEQPACKET:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            widen(sock)
         sock.connect(path)
     except BaseException:
         sock.close()

@@ -8,12 +8,15 @@ What a connection tells its guest, and when its socket is closed:
     is closed         SHUTDOWN of both     SHUTDOWN of both, or RST     closed, once it has all bytes
 
 The guest's answer to SHUTDOWN of both is RST. If it gives none for a while, it is told RST (5.10.6.5).
+
+No place is taken for ever. There is a limit for a guest that is to answer, for a server, and for a host's end
+that takes nothing. A client of the host that waits itself may wait as long as it likes.
 """
 
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from socket import SocketType
 
@@ -28,6 +31,9 @@ from vhostd import Virtqueue
 log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT = 8.0  # seconds that the guest has to answer SHUTDOWN; Linux waits as long
+LINK_TIMEOUT = 10.0  # that a server has which does not answer at once; a guest's program waits for 2
+ABANDON_TIMEOUT = 60.0  # that the guest has to take what a client has left; it may boot meanwhile
+LINGER_TIMEOUT = 60.0  # that the host's end may take nothing of what a guest's socket has left
 FIRST_PORT = 1 << 30  # of the host, for connections that it begins
 LAST_PORT = (1 << 31) - 1
 KINDS = {Kind.STREAM: socket.SOCK_STREAM, Kind.SEQPACKET: socket.SOCK_SEQPACKET}
@@ -36,8 +42,9 @@ KINDS = {Kind.STREAM: socket.SOCK_STREAM, Kind.SEQPACKET: socket.SOCK_SEQPACKET}
 class Switchboard:
     """All connections of one guest, of which there are `most` at once.
 
-    `routes` say where the guest's requests lead, by the CID that it asks for. `buf_alloc` is how many bytes
-    of each connection are kept for a slow end on the host.
+    As many more may be closed already on the host's side. `routes` say where the guest's requests lead, by
+    the CID that it asks for. `buf_alloc` is how many bytes of each connection are kept for a slow end on the
+    host.
     """
 
     def __init__(self, guest_cid: int, routes: Mapping[int, Route], *, most: int, buf_alloc: int) -> None:
@@ -48,7 +55,10 @@ class Switchboard:
         self._most = most
         self._buf_alloc = buf_alloc
         self._open: set[Connection] = set()  # those that have a socket
-        self._closing: dict[Connection, asyncio.TimerHandle] = {}
+        self._closing: set[Connection] = (
+            set()
+        )  # those that have none any more, and the guest has not answered
+        self._limits: dict[Connection, asyncio.TimerHandle] = {}
         self._next_port = FIRST_PORT
         self._ease = asyncio.Event()
         self.rx: Virtqueue | None = None  # while it runs
@@ -56,7 +66,7 @@ class Switchboard:
     @property
     def room(self) -> int:
         """How many connections there may be more."""
-        return self._most - len(self._open)
+        return self._most - len(self._open) - max(0, len(self._closing) - self._most)
 
     async def wait(self) -> None:
         """Waits until few resets wait for the guest."""
@@ -81,6 +91,7 @@ class Switchboard:
     def linked(self, connection: Connection) -> None:
         """The host's end, which the guest has asked for, is connected, or that has failed."""
         route = self.routes[connection.host_cid]
+        self._lift_limit(connection)
         try:
             assert connection.sock is not None
             route.check(connection.sock)
@@ -93,6 +104,8 @@ class Switchboard:
         """The host's end was closed before the guest has answered. What it has sent is the guest's still."""
         if connection.sock is not None and not _has_bytes(connection.sock):
             self.broke(connection, "the client has gone")
+        else:
+            self._limit(connection, ABANDON_TIMEOUT, self.broke, "no answer, and the client has gone")
 
     def ended(self, connection: Connection, flags: int) -> None:
         """The host's end sends no more, takes no more, or was closed: flags of SHUTDOWN."""
@@ -104,8 +117,8 @@ class Switchboard:
         connection.told |= flags
         if connection.told == Shutdown.BOTH:
             self._close(connection)
-            timer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._expire, connection)
-            self._closing[connection] = timer
+            self._closing.add(connection)
+            self._limit(connection, CLOSE_TIMEOUT, self._expire)
         self.traffic.tell(connection, Op.SHUTDOWN)
 
     def drained(self, connection: Connection) -> None:
@@ -134,11 +147,13 @@ class Switchboard:
         connection.grant(*credit)
         if route.awaits:
             self.traffic.watch(connection, route.awaits)
+            self._limit(connection, LINK_TIMEOUT, self.broke, "no answer")
         else:
             self._establish(connection)
 
     def answered(self, connection: Connection) -> None:
         """The guest takes the host's call."""
+        self._lift_limit(connection)
         sock = connection.sock
         if sock is not None and sock.family == socket.AF_UNIX:
             with suppress(OSError):  # the client may read nothing, and send all the same
@@ -154,7 +169,7 @@ class Switchboard:
         elif flags & Shutdown.RECEIVE:
             self.traffic.stop_reading(connection)
             _shut(connection.sock, socket.SHUT_RD)
-        elif flags & Shutdown.SEND and not connection.has_pending:
+        elif flags & Shutdown.SEND and not connection.backlog:
             _shut(connection.sock, socket.SHUT_WR)
 
     def reset(self, connection: Connection) -> None:
@@ -165,7 +180,7 @@ class Switchboard:
         """Ends a connection with which something is wrong."""
         log.info("%r is reset: %s", connection, why)
         self._refuse(connection)
-        self.traffic.detach(connection)
+        self._part(connection)
         self._close(connection)
 
     def pump(self) -> None:
@@ -191,7 +206,8 @@ class Switchboard:
 
     def close(self) -> None:
         """Closes all connections."""
-        for connection in list(self._open):
+        for connection in [*self._open, *self._closing]:
+            self._part(connection)
             self._close(connection)
 
     def _add(
@@ -231,19 +247,47 @@ class Switchboard:
 
     def _leave(self, connection: Connection) -> None:
         """Ends the connection for the guest, and for the host when it has all bytes."""
-        if (timer := self._closing.pop(connection, None)) is not None:
-            timer.cancel()
-        if not connection.has_pending:
+        self._part(connection)
+        if connection.backlog:
+            self._linger(connection)
+        else:
             self._close(connection)
-        self.traffic.detach(connection)
+
+    def _linger(self, connection: Connection) -> None:
+        """Waits for the host's end to take the rest, as long as it takes some of it within each limit."""
+        self._limit(connection, LINGER_TIMEOUT, self._look_again, connection.backlog)
+
+    def _look_again(self, connection: Connection, backlog: int) -> None:
+        if connection.backlog < backlog:
+            self._linger(connection)
+        else:
+            log.info("%r: %d bytes are lost, which nobody takes", connection, backlog)
+            self._close(connection)
 
     def _expire(self, connection: Connection) -> None:
         """The guest has not answered SHUTDOWN."""
-        del self._closing[connection]
         self._refuse(connection)
+        self._part(connection)
+
+    def _part(self, connection: Connection) -> None:
+        """Ends the connection for the guest."""
+        self._lift_limit(connection)
+        self._closing.discard(connection)
         self.traffic.detach(connection)
 
+    def _limit(
+        self, connection: Connection, seconds: float, late: Callable[..., None], *args: object
+    ) -> None:
+        """Has this called with the connection in so many seconds, unless the limit is lifted before."""
+        self._lift_limit(connection)
+        self._limits[connection] = asyncio.get_running_loop().call_later(seconds, late, connection, *args)
+
+    def _lift_limit(self, connection: Connection) -> None:
+        if (timer := self._limits.pop(connection, None)) is not None:
+            timer.cancel()
+
     def _close(self, connection: Connection) -> None:
+        self._lift_limit(connection)
         self.traffic.release(connection)
         self._open.discard(connection)
         if connection.sock is not None:

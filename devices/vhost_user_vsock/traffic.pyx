@@ -114,7 +114,9 @@ cdef class Traffic:
 
     def detach(self, Connection connection not None):
         """Takes the connection from the guest: its packets are nobody's. What is pending is still sent."""
-        self.table.pop(key_of(connection.host_cid, connection.host_port, connection.guest_port), None)
+        key = key_of(connection.host_cid, connection.host_port, connection.guest_port)
+        if self.table.get(key) is connection:  # and not one that came after it
+            del self.table[key]
         connection.detached = True
         connection.wants = 0
         self.look_in(connection, NOT_WATCHED)

@@ -6,7 +6,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from vhostd.ring.iotlb cimport Extent, Extents
 from vhostd.ring.memory cimport GuestMemory
-from vhostd.ring.system_calls cimport PREADV, PWRITEV, RECVMSG, SENDMSG, iovec
+from vhostd.ring.system_calls cimport MOST_IOVECS, PREADV, PWRITEV, RECVMSG, SENDMSG, iovec
 from vhostd.ring.write_log cimport WriteLog
 
 
@@ -100,6 +100,9 @@ cdef class Chain:
     cdef ssize_t attempt(
         self, int call, int fd, long long offset, size_t n, int flags, size_t skip=*
     ) except? -1
+    cdef inline bint fits_call(self) noexcept:
+        # Whether `attempt` lends all of the readable stream, and does not cut a message.
+        return self.source.end - self.source.at <= MOST_IOVECS
     cdef void finish(self, unsigned char status) noexcept
     cdef ssize_t _call(
         self, int call, int fd, iovec *iov, size_t count, long long offset, int flags

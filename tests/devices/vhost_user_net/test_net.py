@@ -131,6 +131,23 @@ def test_a_frame_may_be_cut_anywhere(run_async: Run, kind: str) -> None:
     run_async(main)
 
 
+@KIND
+def test_a_frame_in_more_pieces_than_a_call_takes_is_not_cut(run_async: Run, kind: str) -> None:
+    """A stream copies it. Elsewhere it is dropped, and counted: no driver sends such frames."""
+    whole = bytes(HEADER.size) + frame(1400)
+
+    async def main() -> None:
+        async with bench(kind, size=2048) as card:
+            await card.driver._transmitq.request([whole[at : at + 1] for at in range(len(whole))])
+            await card.driver.send(frame(60))
+            if kind == "stream":
+                assert card.cable.sent() == frame(1400)
+            assert card.cable.sent()[-60:] == frame(60)
+            assert card.net.counts()["transmit_dropped"] == (kind != "stream")
+
+    run_async(main)
+
+
 def test_a_tap_device_gets_the_header_as_it_is(run_async: Run) -> None:
     """The kernel judges it."""
 

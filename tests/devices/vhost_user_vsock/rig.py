@@ -95,10 +95,10 @@ async def running(device: Vsock) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def rig(tmp_path: Path, *options: str, room: int = 4096) -> AsyncIterator[Rig]:
+async def rig(tmp_path: Path, *options: str, room: int = 4096, size: int = 128) -> AsyncIterator[Rig]:
     """A guest that runs."""
     path = tmp_path / "vm"
-    async with guest(path, make(f"--uds-path={path}", *options), room=room) as made:
+    async with guest(path, make(f"--uds-path={path}", *options), room=room, size=size) as made:
         yield made
 
 
@@ -110,11 +110,11 @@ async def forwarding(tmp_path: Path, cid: int, *options: str) -> AsyncIterator[R
 
 
 @asynccontextmanager
-async def guest(path: Path, device: Vsock, *, room: int = 4096) -> AsyncIterator[Rig]:
+async def guest(path: Path, device: Vsock, *, room: int = 4096, size: int = 128) -> AsyncIterator[Rig]:
     """A guest of this device."""
     async with running(device), negotiated(device, size=32 << 20) as (frontend, memory):
         made = Rig(path, device, frontend, memory)
-        made.driver = await VsockDriver.start(frontend, memory, room=room)
+        made.driver = await VsockDriver.start(frontend, memory, size=size, room=room)
         with made.stack:
             try:
                 async with asyncio.timeout(PATIENCE):

@@ -9,7 +9,8 @@ import pytest
 
 from tests.conftest import Run
 from tests.devices.vhost_user_vsock.rig import rig, send_for_ever
-from vhostd.frontend.drivers.vsock import SHUTDOWN_RECEIVE
+from vhost_user_vsock import clients, switchboard
+from vhostd.frontend.drivers.vsock import SHUTDOWN_RECEIVE, Packet
 
 PORT = 5000
 CONNECT = b"CONNECT 5000\n"
@@ -52,6 +53,84 @@ def test_a_client_that_only_sends_may_go_before_the_guest_answers(tmp_path: Path
             theirs.close()
             ours = await there.driver.accept(PORT)
             assert (await ours.receive(), await ours.receive()) == (b"message", b"")
+
+    run_async(main)
+
+
+def test_what_a_client_has_left_is_given_up_if_no_guest_takes_it(
+    tmp_path: Path, run_async: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switchboard, "ABANDON_TIMEOUT", 0.01)
+
+    async def main() -> None:
+        async with rig(tmp_path, "--max-connections=1") as there:
+            calls: asyncio.Queue[Packet] = asyncio.Queue()
+            there.driver._called_by = calls.put_nowait  # type: ignore[method-assign,assignment]
+            (await there.client(CONNECT + b"message")).close()
+            await calls.get()
+            while not there.driver.strays:  # RST: it is given up
+                await asyncio.sleep(0.001)
+            await there.client(CONNECT)
+            await calls.get()
+
+    run_async(main)
+
+
+def test_a_client_that_waits_may_wait(
+    tmp_path: Path, run_async: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("ABANDON_TIMEOUT", "LINK_TIMEOUT", "LINGER_TIMEOUT"):
+        monkeypatch.setattr(switchboard, limit, 0.0)
+
+    async def main() -> None:
+        async with rig(tmp_path) as there:
+            there.driver.listen(PORT)
+            there.device.reset()
+            theirs = await there.client(CONNECT + b"message")
+            ours = await there.driver.accept(PORT)
+            assert not there.device._board._limits
+            assert await ours.receive() == b"message"
+            assert await there.receive(theirs) == b"OK %d\n" % ours.peer[1]
+
+    run_async(main)
+
+
+def test_a_client_that_says_nothing_is_turned_away(
+    tmp_path: Path, run_async: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "LINE_TIMEOUT", 0.01)
+
+    async def main() -> None:
+        async with rig(tmp_path) as there:
+            for line in (b"", b"CONNECT 50"):
+                theirs = await there.client(line)
+                assert await there.receive(theirs) == b""
+            there.driver.listen(PORT)
+            theirs = await there.client(CONNECT)
+            ours = await there.driver.accept(PORT)
+            assert await there.receive(theirs) == b"OK %d\n" % ours.peer[1]
+            await asyncio.sleep(0.02)  # that limit was its own
+            await ours.send(b"still there")
+            assert await there.receive(theirs) == b"still there"
+
+    run_async(main)
+
+
+def test_clients_that_say_nothing_have_places_of_their_own(
+    tmp_path: Path, run_async: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "MOST_LINES", 2)
+
+    async def main() -> None:
+        async with rig(tmp_path) as there:
+            there.driver.listen(PORT)
+            first, second, third = [await there.client() for _ in range(3)]
+            assert await there.receive(third) == b""
+            for client in (first, second):
+                await there.send(client, CONNECT)
+                assert (await there.receive(client)).startswith(b"OK")
+            fourth = await there.client(CONNECT)
+            assert (await there.receive(fourth)).startswith(b"OK")
 
     run_async(main)
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ from tests.conftest import Run
 from tests.devices.vhost_user_vsock.rig import CID, Rig, rig, send_for_ever
 from vhost_user_vsock import switchboard
 from vhostd.frontend.drivers.vsock import (
+    CREDIT_UPDATE,
     HOST,
+    RESPONSE,
     RST,
     SHUTDOWN,
     SHUTDOWN_RECEIVE,
@@ -156,10 +160,10 @@ def test_what_nobody_has_read_is_no_error_for_the_host(tmp_path: Path, run_async
     async def main() -> None:
         async with rig(tmp_path) as there:
             ours, theirs = await connected(there)
-            ours.buf_alloc = 0
-            await ours.tell(6)  # no credit any more
-            await there.send(theirs, b"unread")
             await ours.send(b"answer")
+            ours.buf_alloc = 0
+            await ours.tell(CREDIT_UPDATE)  # no credit any more
+            await there.send(theirs, b"unread")
             await ours.close()
             assert (await there.receive(theirs), await there.receive(theirs)) == (b"answer", b"")
 
@@ -207,3 +211,120 @@ def test_a_shutdown_of_no_connection_is_answered(tmp_path: Path, run_async: Run)
             ]
 
     run_async(main)
+
+
+def test_a_host_s_end_that_takes_nothing_more_is_given_up(
+    tmp_path: Path, run_async: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switchboard, "LINGER_TIMEOUT", 0.01)
+
+    async def main() -> None:
+        async with rig(tmp_path, "--max-connections=1") as there:
+            ours, theirs = await connected(there)
+            await fill(ours)
+            await ours.close()
+            await until(lambda: there.device._board.room == 1)
+            assert 0 < len(await read_all(there, theirs)) < ours._sent
+
+    run_async(main)
+
+
+def test_a_slow_host_s_end_that_takes_something_gets_all(tmp_path: Path, run_async: Run) -> None:
+    async def main() -> None:
+        async with rig(tmp_path) as there:
+            board = there.device._board
+            ours, theirs = await connected(there)
+            await fill(ours)
+            (connection,) = board._open
+            await ours.close()
+            before, size = connection.backlog, 0
+            while connection.backlog == before:
+                size += len(await there.receive(theirs))
+                await asyncio.sleep(0)
+            board._look_again(connection, before)  # as when the limit is over
+            assert size + len(await read_all(there, theirs)) == ours._sent
+
+    run_async(main)
+
+
+def test_a_new_connection_is_not_the_old_one_s(
+    tmp_path: Path, run_async: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guest answers SHUTDOWN by nonsense, and uses the addresses again."""
+    monkeypatch.setattr(switchboard, "CLOSE_TIMEOUT", 0.02)
+
+    async def main() -> None:
+        async with rig(tmp_path) as there:
+            server = there.serve(PORT)
+            old = await there.driver.connect(PORT, local_port=1024)
+            (await there.accept(server)).close()
+            await old.until(lambda: old.peer_shutdown == BOTH)
+            await old.tell(RESPONSE)
+            await old.until_closed()
+            new = await there.driver.connect(PORT, local_port=1024)
+            theirs = await there.accept(server)
+            await asyncio.sleep(0.03)  # the old one's limit
+            await new.send(b"still there")
+            assert await there.receive(theirs) == b"still there"
+
+    run_async(main)
+
+
+def test_an_old_connection_that_breaks_does_not_end_a_new_one(tmp_path: Path, run_async: Run) -> None:
+    async def main() -> None:
+        async with rig(tmp_path) as there:
+            board = there.device._board
+            server = there.serve(PORT)
+            old = await there.driver.connect(PORT, local_port=1024)
+            await there.accept(server)
+            await fill(old)
+            (connection,) = board._open
+            await old.close()
+            new = await there.driver.connect(PORT, local_port=1024)
+            theirs = await there.accept(server)
+            board.broke(connection, "as if its socket took no more")
+            await new.send(b"still there")
+            assert await there.receive(theirs) == b"still there"
+
+    run_async(main)
+
+
+def test_a_guest_that_never_answers_has_as_many_closed_connections_as_open_ones(
+    tmp_path: Path, run_async: Run
+) -> None:
+    async def main() -> None:
+        async with rig(tmp_path, "--max-connections=3") as there:
+            server = there.serve(PORT)
+            for _ in range(3 + 3):  # as many as may be open, and as many again
+                ours = await there.driver.connect(PORT)
+                (await there.accept(server)).close()
+                await ours.until(lambda ours=ours: ours.peer_shutdown == BOTH)
+            with pytest.raises(ConnectionRefusedError):
+                await there.driver.connect(PORT)
+            await ours.tell(RST)
+            await there.driver.connect(PORT)
+
+    run_async(main)
+
+
+async def fill(connection: VsockConnection) -> None:
+    """Sends until the host's end and the device have taken all that they keep."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await connection.send(bytes(MUCH))
+
+
+async def read_all(there: Rig, sock: socket.socket) -> bytes:
+    """All bytes up to the end."""
+    return b"".join([part async for part in parts(there, sock)])
+
+
+async def parts(there: Rig, sock: socket.socket) -> AsyncIterator[bytes]:
+    while part := await there.receive(sock):
+        yield part
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for what no packet tells."""
+    while not condition():
+        await asyncio.sleep(0.001)

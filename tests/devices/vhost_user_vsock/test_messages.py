@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Run
-from tests.devices.vhost_user_vsock.rig import rig
-from vhostd.frontend.drivers.vsock import RW, SEQ_EOM, SEQ_EOR, SEQPACKET, STREAM
+from tests.devices.vhost_user_vsock.rig import CID, rig
+from vhostd.frontend.drivers.vsock import HOST, RW, SEQ_EOM, SEQ_EOR, SEQPACKET, STREAM, Packet
 
 PORT = 5000
 SIZES = (1, 44, 4051, 4052, 4053, 65536, 65537, 200_000)
@@ -46,6 +46,8 @@ def test_a_client_of_the_host_sends_messages(tmp_path: Path, run_async: Run) -> 
             ours = await there.driver.accept(PORT)
             assert ours.kind == SEQPACKET
             assert await there.receive(theirs) == b"OK %d\n" % ours.peer[1]
+            await ours.send(message(220_000))
+            assert await there.receive(theirs, 1 << 18) == message(220_000)
             for size in (10, 5000, 1):
                 await there.send(theirs, message(size))
             assert [(await ours.receive_message())[0] for _ in range(3)] == [
@@ -53,6 +55,34 @@ def test_a_client_of_the_host_sends_messages(tmp_path: Path, run_async: Run) -> 
                 message(5000),
                 message(1),
             ]
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("pieces", [1023, 1024, 1025, 1400])
+def test_a_message_in_many_pieces_is_whole(tmp_path: Path, run_async: Run, pieces: int) -> None:
+    """Linux takes 1024 in one system call."""
+
+    async def main() -> None:
+        async with rig(tmp_path, size=2048) as there:
+            server = there.serve(PORT, KIND)
+            ours = await there.driver.connect(PORT, kind=SEQPACKET)
+            theirs = await there.accept(server)
+            data = message(pieces)
+            packet = Packet(
+                src_cid=CID,
+                dst_cid=HOST,
+                src_port=ours.local_port,
+                dst_port=PORT,
+                len=pieces,
+                type=SEQPACKET,
+                op=RW,
+                flags=SEQ_EOM,
+                buf_alloc=ours.buf_alloc,
+                fwd_cnt=0,
+            )
+            await there.driver._tx.request((packet.pack(), *(data[at : at + 1] for at in range(pieces))))
+            assert await there.receive(theirs) == data
 
     run_async(main)
 

@@ -44,8 +44,8 @@ def test_what_does_not_go_together(options: list[str], why: str) -> None:
 
 
 def test_there_are_fds_for_all_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (300, 300))
-    with pytest.raises(SetupError, match="the limit is 300"):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (428, 428))
+    with pytest.raises(SetupError, match="the limit is 428"):
         make(f"--uds-path={tmp_path / 'vm'}", "--max-connections=45")
     make(f"--uds-path={tmp_path / 'vm'}", "--max-connections=44").close()
 

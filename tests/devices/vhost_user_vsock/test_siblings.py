@@ -11,9 +11,10 @@ import pytest
 from tests.conftest import Run
 from tests.devices.vhost_user_vsock.rig import CID, PATIENCE, rig, running
 from tests.sessions import negotiated
+from vhost_user_vsock import switchboard
 from vhost_user_vsock.device import Vsock
 from vhostd.frontend import VsockDriver
-from vhostd.frontend.drivers.vsock import SEQ_EOM, SEQPACKET
+from vhostd.frontend.drivers.vsock import REQUEST, RST, SEQ_EOM, SEQPACKET, STREAM, Packet
 from vhostd.program.command_line import CommandLine
 from vhostd.program.options import parse
 
@@ -85,6 +86,69 @@ def test_nobody_else_speaks_in_the_name_of_a_guest(tmp_path: Path, run_async: Ru
             assert (await there.driver.accept(PORT)).peer == (OTHER, 1)
             again = await there.client(b"CONNECT 5000 FROM 8:1\n")
             assert await there.receive(again) == b""
+
+    run_async(main)
+
+
+def test_a_program_that_does_not_answer_is_given_up(
+    tmp_path: Path, run_async: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other guest is off."""
+    monkeypatch.setattr(switchboard, "LINK_TIMEOUT", 0.05)
+    other = tmp_path / "other"
+
+    async def main() -> None:
+        async with (
+            rig(tmp_path, f"--sibling={OTHER}={other}", "--max-connections=2") as there,
+            other_guest(other, f"--sibling={CID}={there.path}", "--max-connections=2") as theirs,
+        ):
+            theirs.listen(PORT)
+            theirs._called_by = lambda packet: None  # type: ignore[method-assign]
+            server = there.serve(PORT)
+            connecting = [asyncio.create_task(there.driver.connect(PORT, cid=OTHER)) for _ in range(2)]
+            await asyncio.wait(connecting)
+            assert [type(task.exception()) for task in connecting] == [ConnectionRefusedError] * 2
+            await there.driver.connect(PORT)
+            await there.accept(server)
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("kinds", [(STREAM, SEQPACKET), (SEQPACKET, STREAM)])
+def test_a_request_of_another_type_leaves_the_first_one_alone(
+    tmp_path: Path, run_async: Run, kinds: tuple[int, int]
+) -> None:
+    other = tmp_path / "other"
+
+    async def main() -> None:
+        async with (
+            rig(tmp_path, f"--sibling={OTHER}={other}") as there,
+            other_guest(other, f"--sibling={CID}={there.path}") as theirs,
+        ):
+            theirs.listen(PORT)
+            near = await there.driver.connect(PORT, cid=OTHER, kind=kinds[0], local_port=1024)
+            far = await theirs.accept(PORT)
+            near.take = lambda packet, data: answers.append(packet)  # type: ignore[method-assign]
+            answers: list[Packet] = []
+            await there.driver.send(
+                Packet(
+                    src_cid=CID,
+                    dst_cid=OTHER,
+                    src_port=1024,
+                    dst_port=PORT,
+                    len=0,
+                    type=kinds[1],
+                    op=REQUEST,
+                    flags=0,
+                    buf_alloc=1 << 18,
+                    fwd_cnt=0,
+                )
+            )
+            await near.send(b"the same")
+            assert await far.receive() == b"the same"
+            assert [(answer.op, answer.type) for answer in answers] == [(RST, kinds[1])]
+            there.device.reset()
+            assert not there.device._board._open
 
     run_async(main)
 

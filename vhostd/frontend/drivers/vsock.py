@@ -57,8 +57,8 @@ class VsockConnection:
 
     @property
     def credit(self) -> int:
-        """How many bytes the device keeps still."""
-        return self._peer_buf_alloc - (self._sent - self._peer_fwd_cnt) % WORD
+        """How many bytes the device keeps still; Linux sends no more than its own end keeps, either."""
+        return min(self._peer_buf_alloc, self.buf_alloc) - (self._sent - self._peer_fwd_cnt) % WORD
 
     async def send(self, data: bytes, flags: int = 0) -> None:
         """Sends bytes, or a message; raises BrokenPipeError when the other end takes no more."""

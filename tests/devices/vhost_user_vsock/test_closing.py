@@ -256,9 +256,7 @@ def test_a_new_connection_is_not_the_old_one_s(
     async def main() -> None:
         async with rig(tmp_path) as there:
             server = there.serve(PORT)
-            old = await there.driver.connect(PORT, local_port=1024)
-            (await there.accept(server)).close()
-            await old.until(lambda: old.peer_shutdown == BOTH)
+            old = await closed_by_the_host(there, server, local_port=1024)
             await old.tell(RESPONSE)
             await old.until_closed()
             new = await there.driver.connect(PORT, local_port=1024)
@@ -296,15 +294,23 @@ def test_a_guest_that_never_answers_has_as_many_closed_connections_as_open_ones(
         async with rig(tmp_path, "--max-connections=3") as there:
             server = there.serve(PORT)
             for _ in range(3 + 3):  # as many as may be open, and as many again
-                ours = await there.driver.connect(PORT)
-                (await there.accept(server)).close()
-                await ours.until(lambda ours=ours: ours.peer_shutdown == BOTH)
+                ours = await closed_by_the_host(there, server)
             with pytest.raises(ConnectionRefusedError):
                 await there.driver.connect(PORT)
             await ours.tell(RST)
             await there.driver.connect(PORT)
 
     run_async(main)
+
+
+async def closed_by_the_host(
+    there: Rig, server: socket.socket, local_port: int | None = None
+) -> VsockConnection:
+    """A connection of the guest's, which it was told is closed."""
+    ours = await there.driver.connect(PORT, local_port=local_port)
+    (await there.accept(server)).close()
+    await ours.until(lambda: ours.peer_shutdown == BOTH)
+    return ours
 
 
 async def fill(connection: VsockConnection) -> None:

@@ -247,11 +247,11 @@ class Switchboard:
 
     def _leave(self, connection: Connection) -> None:
         """Ends the connection for the guest, and for the host when it has all bytes."""
+        if not connection.backlog:
+            self._close(connection)
         self._part(connection)
         if connection.backlog:
             self._linger(connection)
-        else:
-            self._close(connection)
 
     def _linger(self, connection: Connection) -> None:
         """Waits for the host's end to take the rest, as long as it takes some of it within each limit."""

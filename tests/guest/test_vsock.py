@@ -141,6 +141,11 @@ def digest(client: socket.socket) -> None:
     client.sendall(hashlib.sha256(read_all(client)).hexdigest().encode())
 
 
+def digest_messages(client: socket.socket) -> None:
+    data = b"".join(iter(lambda: client.recv(1 << 18), b""))
+    client.send(hashlib.sha256(data).hexdigest().encode())
+
+
 def test_data_of_every_size_come_back(machine: Machine) -> None:
     with closing(machine.client(ECHO)) as client:
         for size in (1, 2, 43, 44, 45, 3647, 3648, 4051, 4052, 4096, 65535, 65536, 65537, 200_000):
@@ -181,6 +186,19 @@ def test_two_hundred_connections_of_the_guest(machine: Machine, serve: Callable[
 def test_a_guest_says_that_it_sends_no_more(machine: Machine, serve: Callable[..., None]) -> None:
     serve(PORT, digest)
     assert machine.run("half", PORT, 300_000) == "True"
+
+
+@pytest.mark.parametrize("buffer", [1 << 17, 1 << 16])
+def test_a_guest_s_socket_that_keeps_little_sends_on(
+    machine: Machine, serve: Callable[..., None], buffer: int
+) -> None:
+    serve(PORT, digest)
+    assert machine.run("half", PORT, 1 << 20, buffer) == "True"
+
+
+def test_a_long_message_after_another(machine: Machine, serve: Callable[..., None]) -> None:
+    serve(PORT, digest_messages, socket.SOCK_SEQPACKET)
+    assert machine.run("pour", PORT, 100_000, 200_000, 150_000) == "True"
 
 
 def test_messages_keep_their_bounds(machine: Machine, serve: Callable[..., None]) -> None:

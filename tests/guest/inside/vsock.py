@@ -4,7 +4,8 @@ vsock.py serve
 vsock.py connect PORT COUNT SIZE      so many connections at once, each an echo of so many bytes
 vsock.py messages PORT SIZES...       SEQPACKET messages of these sizes, each an echo
 vsock.py refused CID PORT             what connecting there says
-vsock.py half PORT SIZE               sends so many bytes, says that it is all, and reads a digest of it
+vsock.py half PORT SIZE [BUFFER]      sends so many bytes, says that it is all, and reads a digest of it
+vsock.py pour PORT SIZES...           SEQPACKET messages of these sizes, and a digest of all of them
 """
 
 import hashlib
@@ -134,20 +135,37 @@ def refused(cid: int, port: int) -> None:
             print(type(error).__name__)
 
 
-def half(port: int, size: int) -> None:
-    """Says that it sends no more, and reads on."""
+def half(port: int, size: int, buffer: int = 0) -> None:
+    """Says that it sends no more, and reads on; with a socket that keeps so much, if it is told."""
     data = some_bytes(size)
     with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as sock:
+        if buffer:
+            sock.setsockopt(socket.AF_VSOCK, socket.SO_VM_SOCKETS_BUFFER_MIN_SIZE, buffer)
+            sock.setsockopt(socket.AF_VSOCK, socket.SO_VM_SOCKETS_BUFFER_SIZE, buffer)
         sock.connect((HOST, port))
         sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)
         print(read_all(sock).decode() == hashlib.sha256(data).hexdigest())
 
 
+def pour(port: int, sizes: list[int]) -> None:
+    """Sends messages, and nothing comes back before the end.
+
+    The socket waits. With a timeout, Linux would send the begin of a message twice if there is no room for all.
+    """
+    with socket.socket(socket.AF_VSOCK, socket.SOCK_SEQPACKET) as sock:
+        sock.connect((HOST, port))
+        for size in sizes:
+            sock.send(some_bytes(size))
+        sock.shutdown(socket.SHUT_WR)
+        expected = hashlib.sha256(b"".join(map(some_bytes, sizes))).hexdigest()
+        print(sock.recv(CHUNK).decode() == expected)
+
+
 def main(command: str, *arguments: str) -> None:
     numbers = [int(argument) for argument in arguments]
-    if command == "messages":
-        send_messages(numbers[0], numbers[1:])
+    if command in ("messages", "pour"):
+        {"messages": send_messages, "pour": pour}[command](numbers[0], numbers[1:])
     else:
         commands: dict[str, Callable[..., None]] = {"connect": connect, "refused": refused, "half": half}
         commands.get(command, serve)(*numbers)

@@ -151,7 +151,7 @@ def half(port: int, size: int, buffer: int = 0) -> None:
 def pour(port: int, sizes: list[int]) -> None:
     """Sends messages, and nothing comes back before the end.
 
-    The socket waits. With a timeout, Linux would send the begin of a message twice if there is no room for all.
+    The socket waits. With a timeout, Linux would send the begin of a message twice if it has no room.
     """
     with socket.socket(socket.AF_VSOCK, socket.SOCK_SEQPACKET) as sock:
         sock.connect((HOST, port))

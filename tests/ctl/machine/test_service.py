@@ -97,8 +97,8 @@ def test_a_guest_that_hangs_without_it(tmp_path: Path, run_async: Run) -> None:
 
     run_async(main)
     assert [line.partition(" ")[2] for line in lines] == [
-        "(console0) ended with status 1: the guest has lost its console, which QEMU cannot take back; a guest "
-        "with Linux hangs as soon as it writes there: end it"
+        "(console0) ended with status 1: the guest has lost its console, which QEMU cannot take back; a "
+        "guest with Linux hangs as soon as it writes there: end it"
     ]
 
 

@@ -259,7 +259,7 @@ def test_a_socket_of_another_user_s_cannot_be_asked(path: str, monkeypatch: pyte
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.bind(path)
-    monkeypatch.setattr(socket_file.socket, "socket", Closed)
+    monkeypatch.setattr("vhostd.program.socket_file.socket.socket", Closed)
     with pytest.raises(SetupError, match="another user has a socket there, or has left it"):
         listen(path)
     assert os.path.exists(path)

@@ -24,7 +24,7 @@ DEMO_COMMAND = "contrib/demo.sh"
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 PROGRAMS: dict[str, str] = PROJECT["entry-points"]["vhostd.programs"]
 # Options of others: systemctl, our scripts, benchmarks.
-OTHERS = {"--now", "--times", "--yes", "--quick", "--one-core"}
+OTHERS = {"--now", "--times", "--yes", "--quick", "--one-core", "--runas", "--foreground"}
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 ROW = re.compile(r"^\| `--.*?(?= \|)", re.MULTILINE)  # of a table of options: its first cell
 SECTION = re.compile(r"^## (.*)$", re.MULTILINE)

@@ -12,7 +12,8 @@ TERMINALS = "/dev/pts/"
 class LinkFile:
     """Makes a link at `path`, in place of one that another program has left there.
 
-    Raises SetupError if anything else is there, or if the link cannot be made.
+    Raises SetupError if that program still has its terminal, if anything else is there, or if the link cannot
+    be made.
     """
 
     def __init__(self, path: str, target: str) -> None:
@@ -48,10 +49,26 @@ class LinkFile:
 
 
 def _remove_stale(folder: Folder, name: str, path: str) -> None:
-    """Removes a link to a terminal; SetupError for anything else."""
+    """Removes a link to a terminal that is gone; SetupError for anything else."""
     with suppress(FileNotFoundError):
-        status = os.stat(name, dir_fd=folder.fileno(), follow_symlinks=False)
-        is_link = stat.S_ISLNK(status.st_mode)
-        if not is_link or not os.readlink(name, dir_fd=folder.fileno()).startswith(TERMINALS):
+        link = os.stat(name, dir_fd=folder.fileno(), follow_symlinks=False)
+        target = os.readlink(name, dir_fd=folder.fileno()) if stat.S_ISLNK(link.st_mode) else ""
+        if not target.startswith(TERMINALS):
             raise SetupError(f"link={path}: what is there is no link to a terminal")
+        if _is_older(target, link):
+            raise SetupError(
+                f"link={path}: it leads to {target}, which another program has; if none of yours does, "
+                "remove the link"
+            )
         folder.remove(name)
+
+
+def _is_older(terminal: str, link: os.stat_result) -> bool:
+    """Whether a terminal is there, and is the one that the link was made for.
+
+    It goes with the program that has made it. Another one that gets its number is younger than the link.
+    """
+    try:
+        return os.stat(terminal).st_ctime_ns <= link.st_ctime_ns
+    except OSError:
+        return False

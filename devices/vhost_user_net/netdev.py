@@ -1,6 +1,7 @@
 """Where the card leads to on the host: what each kind of that has in common."""
 
 import asyncio
+import errno
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from vhostd import Fd, Grants
 log = logging.getLogger(__name__)
 
 PAUSE = 1.0  # seconds between two tries to open it again
+NOBODY_THERE = (errno.ENOENT, errno.ECONNREFUSED)  # which is no news after a loss
 SHORT_HEADER, HEADER = 10, 12  # bytes of struct virtio_net_hdr, without and with num_buffers
 
 
@@ -22,6 +24,7 @@ class Netdev(ABC):
     """
 
     features: int = 0  # offloads that it has, as a mask
+    no_access = ""  # what a refused access comes from, for messages
     pairs: Sequence[Pair]
 
     def __init__(self, name: str) -> None:
@@ -32,6 +35,7 @@ class Netdev(ABC):
         self._fds: list[Fd] = []
         self._agreed = VERSION_1  # features, with the driver
         self._lost = asyncio.Event()
+        self._said = 0  # why it cannot be opened, as the log has it
 
     @abstractmethod
     def open(self) -> list[Fd]:
@@ -42,7 +46,7 @@ class Netdev(ABC):
         try:
             self.take(self.open())
         except OSError as error:
-            log.warning("%s: %s; it is tried again", self.name, error.strerror)
+            self._say(error)
 
     def take(self, fds: list[Fd]) -> None:
         """Leads to these fds from now on."""
@@ -51,6 +55,7 @@ class Netdev(ABC):
             pair.open(fd.fileno())
         self._lost.clear()
         self.is_open = True
+        self._said = 0
 
     def lose(self, why: str) -> None:
         """Notes that an fd leads nowhere any more; idempotent."""
@@ -104,9 +109,16 @@ class Netdev(ABC):
             try:
                 self.take(self.open())
             except OSError as error:
-                log.debug("%s: %s", self.name, error.strerror)
+                if error.errno not in (self._said, *NOBODY_THERE):
+                    self._say(error)
                 await asyncio.sleep(PAUSE)
             else:
                 log.info("%s is there", self.name)
                 self.changed()
                 return
+
+    def _say(self, error: OSError) -> None:
+        """Logs why it cannot be opened; the same is not said again."""
+        self._said = error.errno or 0
+        hint = f": {self.no_access}" if error.errno == errno.EACCES and self.no_access else ""
+        log.warning("%s: %s%s; it is tried again", self.name, error.strerror, hint)

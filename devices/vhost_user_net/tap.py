@@ -2,9 +2,13 @@
 
 import errno
 import fcntl
+import logging
 import os
+import socket
 import struct
+from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 
 from vhost_user_net.features import CHECKSUMS, TCP, UDP, Feature, mask
 from vhost_user_net.netdev import Netdev
@@ -12,6 +16,8 @@ from vhost_user_net.pair import Pair
 from vhost_user_net.receive import TapReceive
 from vhost_user_net.transmit import TapTransmit
 from vhostd import Fd, Grants, Ioctl, SetupError
+
+log = logging.getLogger(__name__)
 
 FOLDER = "/dev/net"
 NODE = "/dev/net/tun"
@@ -31,6 +37,9 @@ OFFLOADS = {
     Feature.GUEST_USO4: TUN_F_USO4,
     Feature.GUEST_USO6: TUN_F_USO6,
 }
+# Linux, include/uapi/linux/sockios.h, if.h and ethtool.h
+SIOCGIFFLAGS, SIOCETHTOOL, ETHTOOL_GDRVINFO, IFF_UP = 0x8913, 0x8946, 3, 1
+DRIVER = struct.Struct("=I32x32x32x32s64x")  # struct ethtool_drvinfo: a command; where the device is
 MOST_NAME = 15
 IFREQ = struct.Struct("16sH22x")  # struct ifreq: a name, flags
 
@@ -110,12 +119,17 @@ class Tap(Netdev):
     def _open_first(self) -> list[Fd]:
         if not 0 < len(os.fsencode(self._device)) <= MOST_NAME:
             raise SetupError(f"{self.name}: no device has such a name; it has up to {MOST_NAME} bytes")
+        was_there = _flags(self._device) is not None
         try:
-            return self.open()
+            opened = self.open()
         except OSError as error:
-            raise SetupError(
-                f"{self.name}: {_remedy(error, self._device, is_multi=self._is_multi)}"
-            ) from None
+            why = _remedy(error, self._device, is_multi=self._is_multi, is_there=was_there)
+            raise SetupError(f"{self.name}: {why}") from None
+        if not was_there:
+            log.info("%s: there was no such device; it is made, and goes with this program", self.name)
+        if not (_flags(self._device) or 0) & IFF_UP:
+            log.warning("%s: it is down: ip link set %s up", self.name, self._device)
+        return opened
 
     def _adopt(self, numbers: Sequence[int]) -> list[Fd]:
         """Fds that a launcher has opened, all of one tap device with vnet_hdr."""
@@ -160,20 +174,43 @@ def _ioctl(fd: Fd, request: Ioctl, argument: bytes) -> None:
     fcntl.ioctl(fd, request.number, argument)
 
 
-def _remedy(error: OSError, name: str, *, is_multi: bool) -> str:
+def _flags(name: str) -> int | None:
+    """The flags of a network device; None if there is none of that name."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        try:
+            _, flags = IFREQ.unpack(fcntl.ioctl(sock, SIOCGIFFLAGS, IFREQ.pack(os.fsencode(name), 0)))
+        except OSError:
+            return None
+    return int(flags)
+
+
+def _is_tap(name: str) -> bool:
+    """Whether the driver of a network device says that it is a tap device."""
+    told = array("B", DRIVER.pack(ETHTOOL_GDRVINFO, b""))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, suppress(OSError):
+        fcntl.ioctl(sock, SIOCETHTOOL, struct.pack("16sP16x", os.fsencode(name), told.buffer_info()[0]))
+    return bool(DRIVER.unpack(told)[1].rstrip(b"\0") == b"tap")
+
+
+def _remedy(error: OSError, name: str, *, is_multi: bool, is_there: bool) -> str:
     """What is wrong, and what makes it right."""
     queues = " multi_queue" if is_multi else ""
     make = f"ip tuntap add dev {name} mode tap{queues} user {os.geteuid()}"
-    if error.errno == errno.EPERM:
-        return f"{error.strerror}: somebody with CAP_NET_ADMIN has to make it for this user: {make}"
-    if error.errno == errno.EBUSY:
-        return f"{error.strerror}: another program uses it"
-    if error.errno == errno.EINVAL:
-        return (
-            f"{error.strerror}: is it a tap device, made with{'' if is_multi else 'out'} multi_queue? {make}"
-        )
-    if error.errno == errno.ENOENT:
-        return f"{NODE}: {error.strerror}: load the module tun"
-    if error.errno == errno.EACCES:
-        return f"{NODE}: {error.strerror}: let this user open it"
-    return f"{error.strerror}"
+    match error.errno:
+        case errno.EPERM if is_there:
+            how = f"it is another user's or group's; to make it anew: ip link del {name}; {make}"
+        case errno.EPERM:
+            how = f"somebody with CAP_NET_ADMIN has to make it for this user: {make}"
+        case errno.EBUSY:
+            how = "another program uses it"
+        case errno.EINVAL if not _is_tap(name):
+            how = "it is no tap device"
+        case errno.EINVAL:
+            how = f"it was made with{'out' if is_multi else ''} multi_queue: ip link del {name}; {make}"
+        case errno.ENOENT:
+            return f"{NODE}: {error.strerror}: load the module tun"
+        case errno.EACCES:
+            return f"{NODE}: {error.strerror}: let this user open it: chmod 0666 {NODE}"
+        case _:
+            return f"{error.strerror}"
+    return f"{error.strerror}: {how}"

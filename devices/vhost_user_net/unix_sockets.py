@@ -12,9 +12,13 @@ from vhost_user_net.transmit import DatagramTransmit, StreamTransmit
 from vhostd import Fd, Grants, SetupError, receive_at
 from vhostd.host.destination import Destination
 
+NO_ACCESS = "the socket is another user's; in its sandbox root's program uses only what is root's"
+
 
 class Stream(Netdev):
     """A stream socket that somebody listens at. Each frame comes behind its length: 4 bytes, big-endian."""
+
+    no_access = NO_ACCESS
 
     def __init__(self, path: str) -> None:
         """Connects; if nobody is there yet, `run` does so later. SetupError: no socket can have the path."""
@@ -44,6 +48,8 @@ def _destination(name: str, path: str) -> Destination:
 
 class Datagrams(Netdev):
     """A datagram socket, bound to a path of ours, and the path of who gets what is sent."""
+
+    no_access = NO_ACCESS
 
     def __init__(self, path: str, own: str) -> None:
         """Makes our socket at `own`; raises SetupError."""

@@ -111,8 +111,11 @@ class Clients:
             return
         self._forget(client)
         request = parse_request(line)
-        if request is None or (request.source is not None and request.source[0] not in self._siblings):
-            log.warning("a client is turned away, which said %r", line)
+        if request is None:
+            log.warning("a client is turned away, which said %r: no CONNECT and a port", line)
+            client.close()
+        elif request.source is not None and request.source[0] not in self._siblings:
+            log.warning("a client is turned away, which said %r: no --sibling has this CID", line)
             client.close()
         else:
             self._call(client, request.port, request.source)

@@ -192,11 +192,18 @@ def _most_connections(wanted: int | None) -> int:
 def _check_places(options: argparse.Namespace) -> None:
     """Raises UsageError unless the options say where the guest's sockets lead."""
     if (options.uds_path is None) == (options.forward_cid is None):
-        raise UsageError("one of --uds-path and --forward-cid is needed")
+        both = options.uds_path is not None
+        raise UsageError(
+            "only one of --uds-path and --forward-cid" if both else "--uds-path or --forward-cid is needed"
+        )
+    if options.uds_path is not None and options.uds_path == options.socket_path:
+        raise UsageError("--uds-path: clients need another socket than the front-end's --socket-path")
     if options.uds_path is None and (options.uds_mode, options.uds_group) != (None, None):
         raise UsageError("--uds-mode and --uds-group need --uds-path")
     if options.forward_cid is None and options.forward_listen is not None:
         raise UsageError("--forward-listen needs --forward-cid")
     siblings = [cid for cid, _ in options.sibling or ()]
-    if options.guest_cid in siblings or len(set(siblings)) < len(siblings):
+    if options.guest_cid in siblings:
+        raise UsageError(f"--sibling={options.guest_cid}=...: this is the guest's own CID, by --guest-cid")
+    if len(set(siblings)) < len(siblings):
         raise UsageError("--sibling: each is another guest")

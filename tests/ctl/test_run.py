@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.ctl.machine.launched import command, environment, launched
+from tests.ctl.programs import script
 from tests.programs import PATIENCE, executable
 from tests.programs import environment as user_environment
 from vhostd import ctl
@@ -104,6 +105,17 @@ def test_libvirt_s_xml_is_alone_on_stdout(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stdout.startswith("<domain ")
     assert done.stderr.splitlines()[1] == "  mkdir -p /run/vhost"
+
+
+def test_a_console_needs_a_new_qemu(tmp_path: Path) -> None:
+    """It is said before anything else, and with a domain's XML, whose QEMU is not known."""
+    qemu = script(tmp_path / PC, "echo QEMU emulator version 10.0")
+    done = run(tmp_path, "--console", "--", str(qemu))
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"vhostctl: error: --console needs QEMU 10.2, and {qemu} is 10.0\n",
+    )
+    assert "vhostctl: --console needs QEMU 10.2\n" in run(tmp_path, "--libvirt", "--console", "--", PC).stderr
 
 
 @pytest.mark.parametrize("added", [(), ("--", "-m", "1G")])

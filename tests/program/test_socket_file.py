@@ -1,5 +1,6 @@
 """The file of a socket, also where others are at work; what is listened at is tested with `listen`."""
 
+import errno
 import fcntl
 import os
 import socket
@@ -247,3 +248,18 @@ def test_a_stale_socket_of_another_user_s_is_left_where_all_may_write(path: str,
     assert os.path.exists(path)
     os.chown(path, os.getuid(), -1)
     listen(path).close()
+
+
+def test_a_socket_of_another_user_s_cannot_be_asked(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether somebody listens there is not known then."""
+
+    class Closed(socket.socket):
+        def connect_ex(self, address: object) -> int:
+            return errno.EACCES
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind(path)
+    monkeypatch.setattr("vhostd.program.socket_file.socket.socket", Closed)
+    with pytest.raises(SetupError, match="another user has a socket there, or has left it"):
+        listen(path)
+    assert os.path.exists(path)

@@ -50,6 +50,25 @@ def test_rings_are_kicked_in_vain_where_another_shows_requests(
     assert "share=on" not in caplog.text
 
 
+def test_a_ring_may_be_kicked_before_its_driver_uses_it(
+    run_async: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As QEMU does with those of a network card; the guest has written elsewhere."""
+    monkeypatch.setattr("vhostd.vhost_user.doubt.DELAY", 0.0)
+
+    async def main() -> None:
+        async with negotiated(Echo()) as (frontend, memory):
+            queue = await frontend.start(memory)
+            memory.map.write(memory.guest_addr + 0x8000, b"a firmware's data")
+            for _ in range(10):
+                os.eventfd_write(queue.kick_fd.fileno(), 1)
+                await frontend.call(GET_QUEUE_NUM, Empty())
+            queue.close()
+
+    run_async(main)
+    assert "share=on" not in caplog.text
+
+
 def test_a_driver_whose_requests_show_is_not_doubted(
     run_async: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

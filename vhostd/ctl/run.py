@@ -5,9 +5,10 @@ disk.img,cache=direct,read-only`. A comma of a name is written twice. `--disk=he
 disk, and so do the others. Each may be given several times. QEMU gets shared memory, of the size of its -m,
 and an argument for each device; its other arguments are as they are given. The exit status is QEMU's.
 
-A disk whose program ends is started again, and QEMU connects to it again. Programs log warnings and errors
-only, unless the option `log-level` says otherwise. With --file the devices and QEMU's arguments of the file
-come first; arguments after -- are added to those of the file, or replace them if they name QEMU's program.
+A disk or a network card whose program ends is started again, and QEMU connects to it again. Programs log
+warnings and errors only, unless the option `log-level` says otherwise. With --file the devices and QEMU's
+arguments of the file come first; arguments after -- are added to those of the file, or replace them if they
+name QEMU's program.
 """
 
 import argparse
@@ -81,6 +82,9 @@ def _tell_of_programs(machine: Machine) -> None:
     """Says who starts the programs of a domain."""
     if any(device.kind.is_display for device in machine.devices):
         _tell("libvirt starts the display's program itself, without the options given here")
+    for kind in KINDS:
+        if any(kind.since) and any(device.kind is kind for device in machine.devices):
+            _tell(f"--{kind.name} needs QEMU {'.'.join(map(str, kind.since))}")
     for number, command in enumerate(commands(machine)):
         if not number:
             _tell("to be started before the domain:")

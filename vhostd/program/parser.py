@@ -121,7 +121,9 @@ def nearest(word: str, names: Iterable[str]) -> str:
     if len(wanted) < 2:
         return ""
     known = [name for name in names if len(name) > 1]
-    near = [name for name in known if name.startswith(wanted)] or get_close_matches(wanted, known, n=1)
+    near = [name for name in known if name.startswith(wanted)]
+    near = near or [name for name in known if wanted in name.split("-")]
+    near = near or get_close_matches(wanted, known, n=1)
     return near[0] if near else ""
 
 

@@ -121,8 +121,11 @@ def _remove_stale(folder: Folder, name: str, path: str) -> None:
         if not stat.S_ISSOCK(status.st_mode):
             raise SetupError(f"cannot listen at {path}: what is there is no socket")
         probe.setblocking(False)
-        # in use: EPROTOTYPE; 0, EPERM for datagrams; EACCES
-        if probe.connect_ex(reopened(there)) != errno.ECONNREFUSED:
+        failure = probe.connect_ex(reopened(there))
+        if failure == errno.EACCES:
+            raise SetupError(f"cannot listen at {path}: another user has a socket there, or has left it")
+        # in use: EPROTOTYPE; 0, EPERM for datagrams
+        if failure != errno.ECONNREFUSED:
             raise SetupError(f"cannot listen at {path}: another socket is in use there")
     # In a sticky folder nobody else can move our own socket away. Any other one may have been replaced since.
     if folder.is_sticky and status.st_uid != os.geteuid():

@@ -200,7 +200,10 @@ class Rings:
 
     def _vring(self, index: int) -> Vring:
         if index >= len(self._vrings):
-            raise RefusedRequest(f"vring {index} of a device with {len(self._vrings)}")
+            raise RefusedRequest(
+                f"vring {index} of a device with {len(self._vrings)}: does the front-end ask for more queues "
+                "than the program has?"
+            )
         return self._vrings[index]
 
 

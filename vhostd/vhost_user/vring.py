@@ -311,7 +311,7 @@ class Vring:
         if (queue := self.runner.queue) is not None:
             queue.kicked()
             if not queue.ring.effort:
-                self._doubt.kicked(self.index)
+                self._doubt.kicked(self.index, lambda: self._map)
 
     def _look(self) -> None:
         if self.runner.queue is not None:

@@ -51,17 +51,22 @@ def test_what_does_not_come_back_is_not_connected_again() -> None:
 
 
 def test_a_network_card_is_on_a_netdev() -> None:
-    assert command(["--net=tap0", "--net=stream=/run/passt.sock", "--net=tap1,queue-pairs=4"]) == (
+    first, second = "mac=52:54:00:00:00:01", "mac=52:54:00:00:00:02"
+    assert command(
+        [f"--net=stream=/run/passt.sock,{first}", f"--net=tap1,queue-pairs=4,{second},mtu=9000"]
+    ) == (
         "-chardev socket,id=vhostctl-net0,path=/run/vm/net0.sock,reconnect-ms=1000 "
         "-netdev vhost-user,id=vhostctl-net0-netdev,chardev=vhostctl-net0,queues=1 "
-        "-device virtio-net-pci,id=vhostctl-net0,netdev=vhostctl-net0-netdev "
+        f"-device virtio-net-pci,id=vhostctl-net0,netdev=vhostctl-net0-netdev,{first} "
         "-chardev socket,id=vhostctl-net1,path=/run/vm/net1.sock,reconnect-ms=1000 "
-        "-netdev vhost-user,id=vhostctl-net1-netdev,chardev=vhostctl-net1,queues=1 "
-        "-device virtio-net-pci,id=vhostctl-net1,netdev=vhostctl-net1-netdev "
-        "-chardev socket,id=vhostctl-net2,path=/run/vm/net2.sock,reconnect-ms=1000 "
-        "-netdev vhost-user,id=vhostctl-net2-netdev,chardev=vhostctl-net2,queues=4 "
-        "-device virtio-net-pci,id=vhostctl-net2,netdev=vhostctl-net2-netdev,mq=on,vectors=10"
+        "-netdev vhost-user,id=vhostctl-net1-netdev,chardev=vhostctl-net1,queues=4 "
+        f"-device virtio-net-pci,id=vhostctl-net1,netdev=vhostctl-net1-netdev,{second},host_mtu=9000,"
+        "mq=on,vectors=10"
     )
+
+
+def test_a_network_card_has_an_address() -> None:
+    assert ",mac=52:54:00:" in command(["--net=tap0"])
 
 
 def test_the_first_display_of_a_pc_is_for_its_firmware_too() -> None:

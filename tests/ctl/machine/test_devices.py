@@ -1,5 +1,6 @@
 """What is asked for on the command line, as the programs' own command lines."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,9 @@ def test_words_between_commas(text: str, words: list[str]) -> None:
         ("--console", ["--port=pty,link=/run/vm/console0.pty"]),
         ("--console=pty,,link=/tmp/a", ["--port=pty,link=/tmp/a"]),
         ("--console=file=/tmp/a", ["--port=file=/tmp/a"]),
+        ("--console=pty,link=/tmp/a,,b,log-level=warning", ["--port=pty,link=/tmp/a,,b"]),
+        ("--console=name=a,socket=/tmp/a,mode=0600", ["--port=name=a,socket=/tmp/a,mode=0600"]),
+        ("--net=tap0,mac=52:54:00:00:00:01,mtu=9000", ["--tap=tap0"]),
         ("--rng=/dev/hwrng,max-bytes=1K", ["--rng-source=/dev/hwrng", "--max-bytes=1K"]),
     ],
 )  # fmt: skip
@@ -55,6 +59,14 @@ def test_a_program_s_arguments(asked: str, arguments: list[str]) -> None:
     (device,) = made(asked)
     quiet = "--log-level=warning"
     assert sorted(device.arguments(FOLDER)) == sorted([*arguments, quiet])
+
+
+def test_a_card_s_address_is_its_own() -> None:
+    """It is the same each time, for a guest keeps settings by it."""
+    cards = [device.value("mac") for device in made("--net=tap0", "--net=tap1", "--net=stream=/run/a")]
+    assert len(set(cards)) == 3
+    assert all(re.fullmatch("52:54:00(:[0-9a-f]{2}){3}", card or "") for card in cards)
+    assert made("--net=tap1,log-level=info")[0].value("mac") == cards[1]
 
 
 def test_a_log_level_of_the_user_s_own() -> None:
@@ -81,6 +93,14 @@ def test_each_device_has_a_name() -> None:
         ("--rng=socket-path=/tmp/x", "--socket-path is not for"),
         ("--display=/dev/dri/card0", "/dev/dri/card0"),
         ("--keyboard=qemu-system-x86_64,-m", "-m"),
+        ("--console=stdio", "the terminal is QEMU's here"),
+        ("--console=name=a,stdio", "the terminal is QEMU's here"),
+        ("--console=pty,lnik=/tmp/a", "pty has no lnik"),
+        ("--net=/tmp/passt.sock", "write stream=PATH"),
+        ("--net=strem=/tmp/passt.sock", "write stream=PATH"),
+        ("--net=tap0,mac=52:54", "is not an address"),
+        ("--vsock=3", "the guest's address is an option: PATH,guest-cid=3"),
+        ("--vsock=/tmp/a,cid=7", "did you mean --guest-cid?"),
     ],
 )
 def test_nonsense_is_said_by_the_option(asked: str, complaint: str) -> None:

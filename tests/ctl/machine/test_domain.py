@@ -54,13 +54,17 @@ def test_what_it_has_none_for_is_passed_on() -> None:
 
 
 def test_a_network_card() -> None:
-    root = xml(("--net=tap0,queue-pairs=2",))
+    root = xml(("--net=tap0,queue-pairs=2,mac=52:54:00:00:00:01,mtu=9000",))
     (card,) = root.iterfind("devices/interface")
     source, driver = card.find("source"), card.find("driver")
     assert source is not None
     assert driver is not None
     assert source.get("path") == "/run/vhost/first-net0.sock"
     assert (card.get("type"), driver.get("queues")) == ("vhostuser", "2")
+    mac, mtu = card.find("mac"), card.find("mtu")
+    assert mac is not None
+    assert mtu is not None
+    assert (mac.get("address"), mtu.get("size")) == ("52:54:00:00:00:01", "9000")
 
 
 def test_the_programs_to_start_before_it() -> None:
@@ -86,7 +90,9 @@ def test_numa_is_not_made() -> None:
 
 
 @pytest.mark.skipif(shutil.which("virt-xml-validate") is None, reason="virt-xml-validate is not installed")
-@pytest.mark.parametrize("asked", [ALL, ("--rng",), ("--disk=a",), ("--display",), ()])
+@pytest.mark.parametrize(
+    "asked", [ALL, ("--rng",), ("--disk=a",), ("--net=tap0,mtu=9000",), ("--display",), ()]
+)
 def test_libvirt_s_schema_knows_it(tmp_path: Path, asked: tuple[str, ...]) -> None:
     path = tmp_path / "domain.xml"
     path.write_text(domain(Machine(words(QEMU), HERE, made(*asked))))

@@ -86,6 +86,22 @@ def test_its_end_before_that_is_noticed(tmp_path: Path, run_async: Run) -> None:
     run_async(main)
 
 
+def test_a_guest_that_hangs_without_it(tmp_path: Path, run_async: Run) -> None:
+    program = python_script(tmp_path / "program", "raise SystemExit(1)")
+    lines: list[str] = []
+
+    async def main() -> None:
+        service = Service(device(program, "console"), tmp_path, lines.append)
+        await service.keep(service.start())
+        await service.stop()
+
+    run_async(main)
+    assert [line.partition(" ")[2] for line in lines] == [
+        "(console0) ended with status 1: the guest has lost its console, which QEMU cannot take back; a "
+        "guest with Linux hangs as soon as it writes there: end it"
+    ]
+
+
 def test_one_that_does_not_end_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_async: Run
 ) -> None:

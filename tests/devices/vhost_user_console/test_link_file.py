@@ -23,6 +23,25 @@ def test_one_that_was_left_is_replaced(tmp_path: Path) -> None:
     link.remove()
 
 
+def test_one_whose_terminal_is_there_stays(tmp_path: Path) -> None:
+    """Its program has it. When that has ended, somebody else's terminal may get the number."""
+    path = tmp_path / "link"
+    master, slave = os.openpty()
+    terminal = os.ttyname(slave)
+    link = LinkFile(str(path), terminal)
+    with pytest.raises(SetupError, match=f"it leads to {terminal}, which another program has"):
+        LinkFile(str(path), "/dev/pts/12345")
+    assert os.readlink(path) == terminal
+    while os.stat(terminal).st_ctime_ns <= os.lstat(path).st_ctime_ns:
+        os.chmod(terminal, 0o600)  # as if it was made later
+    other = LinkFile(str(path), "/dev/pts/12345")
+    link.remove()  # which is the other's now
+    assert os.readlink(path) == "/dev/pts/12345"
+    other.remove()
+    os.close(master)
+    os.close(slave)
+
+
 def test_nothing_else_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     (tmp_path / "link").symlink_to("file")

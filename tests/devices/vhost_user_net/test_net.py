@@ -1,6 +1,8 @@
 """The card between a scripted driver and a pair of sockets."""
 
 import asyncio
+import errno
+import os
 import random
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -483,6 +485,36 @@ def test_a_cable_that_is_lost_comes_back(run_async: Run, kind: str, monkeypatch:
             assert (await card.receive())[1] == frame(62)
 
     run_async(main)
+
+
+def test_why_it_does_not_come_back_is_said_once(
+    run_async: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody there is no news; anything else is."""
+    monkeypatch.setattr("vhost_user_net.netdev.PAUSE", 0)
+    reasons = [errno.ECONNREFUSED, errno.EACCES, errno.ENOENT, errno.EACCES, errno.EBUSY, errno.EBUSY]
+
+    class Gone(Cable):
+        no_access = "it is another user's"
+        is_gone = False
+
+        def open(self) -> list[Fd]:
+            if self.is_gone and reasons:
+                raise OSError(reasons[0], os.strerror(reasons.pop(0)))
+            return super().open()
+
+    async def main() -> None:
+        async with bench(cable=Gone()) as card:
+            Gone.is_gone = True
+            card.cable.lose("pulled")
+            await card.until(lambda: card.cable.is_open)
+
+    run_async(main)
+    assert [each.getMessage() for each in caplog.records if each.levelname == "WARNING"] == [
+        "the cable is lost: pulled; packets are dropped until it is back",
+        "the cable: Permission denied: it is another user's; it is tried again",
+        "the cable: Device or resource busy; it is tried again",
+    ]
 
 
 def test_a_cable_that_is_there_and_of_no_use(run_async: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -350,11 +350,30 @@ def test_a_tap_device_that_cannot_be_used(network: Namespace, tap: str) -> None:
     assert "make it for this user: ip tuntap add dev tap7 mode tap user 0" in refusal(
         "--tap=tap7", launcher=powerless
     )
-    assert "made with multi_queue?" in refusal(f"--tap={tap}", "--queue-pairs=2", launcher=network.launcher)
-    assert "made without multi_queue?" in refusal("--tap=lo", launcher=network.launcher)
+    network.run("ip tuntap add dev tap8 mode tap user 12345")
+    assert "it is another user's or group's; to make it anew: ip link del tap8; ip tuntap add" in refusal(
+        "--tap=tap8", launcher=powerless
+    )
+    assert f"it was made without multi_queue: ip link del {tap}; ip tuntap add dev {tap} mode tap multi" in (
+        refusal(f"--tap={tap}", "--queue-pairs=2", launcher=network.launcher)
+    )
+    network.run("ip tuntap add dev tun8 mode tun")
+    for other in ("lo", "tun8"):
+        assert refusal(f"--tap={other}", launcher=network.launcher).endswith(": it is no tap device")
     with connected([*network.launcher, NET, f"--tap={tap}"]) as (_, sock):
         assert get_features(sock)
         assert "another program uses it" in refusal(f"--tap={tap}", launcher=network.launcher)
+
+
+def test_a_tap_device_that_is_down(network: Namespace, tap: str) -> None:
+    """A wrong name makes one, too, of which nobody hears anything else."""
+    for name, is_made in (("tap9", True), (tap, False)):
+        network.run(f"ip link set {tap} down")
+        with connected([*network.launcher, NET, f"--tap={name}"]) as (program, sock):
+            if is_made:
+                program.hear("INFO: --tap=tap9: there was no such device; it is made")
+            program.hear(f"WARNING: --tap={name}: it is down: ip link set {name} up")
+            assert get_features(sock)
 
 
 # --- Conformance ----------------------------------------------------------------------------------------

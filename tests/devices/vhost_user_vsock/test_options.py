@@ -25,11 +25,12 @@ def test_the_config_space_has_the_cid(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ([], "one of --uds-path and --forward-cid"),
-        (["--uds-path=a", "--forward-cid=1"], "one of --uds-path and --forward-cid"),
+        ([], "--uds-path or --forward-cid is needed"),
+        (["--uds-path=a", "--forward-cid=1"], "only one of --uds-path and --forward-cid"),
+        (["--uds-path=a", "--socket-path=a"], "another socket than the front-end's"),
         (["--forward-cid=1", "--uds-mode=0600"], "need --uds-path"),
         (["--uds-path=a", "--forward-listen=1"], "needs --forward-cid"),
-        (["--uds-path=a", "--sibling=7=b"], "another guest"),
+        (["--uds-path=a", "--guest-cid=7", "--sibling=7=b"], "the guest's own CID"),
         (["--uds-path=a", "--sibling=8=b", "--sibling=8=c"], "another guest"),
         (["--uds-path=a", "--sibling=8"], "not a CID and a path"),
         (["--uds-path=a", "--sibling=2=b"], "no CID"),

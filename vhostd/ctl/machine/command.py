@@ -72,7 +72,7 @@ class Machine:
             seconds, milliseconds = f"reconnect={RECONNECT // 1000}", f"reconnect-ms={RECONNECT}"
             chardev += f",{milliseconds if version >= MILLISECONDS else seconds}"
         yield from ("-chardev", chardev)
-        given = {name: device.value(option) for option, name in kind.properties.items()}
+        given = {name: device.value(option) for option, name in {**kind.properties, **kind.qemus}.items()}
         more = [f"{name}={value}" for name, value in given.items() if value is not None]
         if device is self._boots():
             more.append("bootindex=1")

@@ -3,15 +3,17 @@
 A value is divided at its commas. Two commas together are one that belongs to the text, as with QEMU.
 """
 
+import re
 import shutil
 from argparse import ArgumentParser
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vhostd.ctl.installation.programs import option_parser, programs_folder
 from vhostd.ctl.machine.kinds import Kind
+from vhostd.ctl.machine.mac import mac_of
 from vhostd.errors import SetupError, UsageError
 
 # These say where the program listens, which is for `vhostctl run` to say, or do something else than serve.
@@ -52,13 +54,21 @@ class Device:
 
     def arguments(self, folder: Path) -> list[str]:
         """The program's arguments. `folder` is the machine's own."""
+        return self._words(folder, self.kind.qemus)
+
+    def check(self, parser: ArgumentParser) -> None:
+        """Raises UsageError for what the program does not understand, be it for QEMU alone."""
+        parser.parse_args(self._words(Path("/"), ()))
+
+    def _words(self, folder: Path, without: Container[str]) -> list[str]:
         options = self.options
         if self.event_socket:
             options = (*options, ("event-socket", str(self.events(folder))))
         if self.terminal:
             link = str(self.link(folder)).replace(",", ",,")
             options = (*options, ("port", f"pty,link={link}"))
-        return [f"--{name}" if value is None else f"--{name}={value}" for name, value in options]
+        given = [(name, value) for name, value in options if name not in without]
+        return [f"--{name}" if value is None else f"--{name}={value}" for name, value in given]
 
     def socket(self, folder: Path) -> Path:
         """Where the program listens."""
@@ -94,12 +104,15 @@ def _device(wish: Wish, name: str, parser: ArgumentParser) -> Device:
     kind = wish.kind
     try:
         options = (*_options(wish, parser), *wish.options)
+        _check_source(kind, options)
         names = {option for option, _ in options}
         if reserved := sorted(names & set(RESERVED)):
             raise UsageError(f"--{reserved[0]} is not for a program that `vhostctl run` starts")
         scripted = kind.events and not names & {kind.source, "evemu-path"}
         if scripted and "event-device" not in names:
             options = (*options, ("event-device", kind.name))
+        if "mac" in kind.qemus and "mac" not in names:
+            options = (*options, ("mac", mac_of(f"{name}={value}" for name, value in options[:1])))
         device = Device(
             kind=kind,
             name=name,
@@ -109,14 +122,17 @@ def _device(wish: Wish, name: str, parser: ArgumentParser) -> Device:
             event_socket=scripted and "event-socket" not in names,
             terminal=kind.terminal and kind.source not in names,
         )
-        parser.parse_args(device.arguments(Path("/")))
+        device.check(parser)
     except UsageError as error:
         raise UsageError(f"{wish.origin}: {error}") from None
     return device
 
 
 def _options(wish: Wish, parser: ArgumentParser) -> Options:
-    """The options of a text. Its first word is the source, unless it names an option of the program."""
+    """The options of a text. Its first word is the source, unless it names an option of the program.
+
+    The source may go on in later words, if that is its kind's way.
+    """
     words = split(wish.text)
     kind = wish.kind
     known = parser._option_string_actions  # argparse has no public way to ask
@@ -125,11 +141,21 @@ def _options(wish: Wish, parser: ArgumentParser) -> Options:
         name, equals, value = word.partition("=")
         if not word:
             raise UsageError("there is nothing before or after a comma; a comma of a name is written twice")
-        if index or not kind.source or f"--{name}" in known:
+        if index and kind.in_parts and found[0][0] == kind.source and f"--{name}" not in known:
+            found[0] = (kind.source, f"{found[0][1]},{word.replace(',', ',,')}")
+        elif index or not kind.source or f"--{name}" in known:
             found.append((name, value if equals else None))
         else:
             found.append((kind.source, word))
     return tuple(found)
+
+
+def _check_source(kind: Kind, options: Options) -> None:
+    """Raises UsageError for a source that is a mistake."""
+    for value in (value or "" for name, value in options if name == kind.source):
+        for pattern, instead in kind.refused.items():
+            if re.fullmatch(pattern, value):
+                raise UsageError(instead.format(value))
 
 
 def split(text: str) -> Sequence[str]:

@@ -112,11 +112,15 @@ def _disk(elements: Element, device: Device, socket: Path, *, first: bool) -> No
 
 def _interface(elements: Element, device: Device, socket: Path) -> None:
     interface = SubElement(elements, "interface", type="vhostuser")
+    if address := device.value("mac"):
+        SubElement(interface, "mac", address=address)
     source = SubElement(interface, "source", type="unix", path=str(socket), mode="client")
     SubElement(source, "reconnect", enabled="yes", timeout="1")
     SubElement(interface, "model", type="virtio")
     if queues := device.value(device.kind.netdev):
         SubElement(interface, "driver", queues=queues)
+    if mtu := device.value("mtu"):
+        SubElement(interface, "mtu", size=mtu)
 
 
 def _others(words: Words) -> Iterator[str]:

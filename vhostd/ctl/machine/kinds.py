@@ -9,8 +9,9 @@ class Kind:
     """A kind of device: the program that is it, and what QEMU calls it.
 
     The option's value begins with the value of `source`, an option of the program; the program's own options
-    follow. QEMU's device must know the values of those in `properties`, by the names there. A kind of
-    `events` without a source of its own listens for events of scripts.
+    follow. QEMU's device must know the values of those in `properties`, by the names there; those in `qemus`
+    it is told alone. A kind of `events` without a source of its own listens for events of scripts. `refused`
+    has patterns of sources that are a mistake, and what to do instead.
     """
 
     name: str
@@ -21,6 +22,9 @@ class Kind:
     source: str = ""
     needs_value: bool = False
     properties: Mapping[str, str] = field(default_factory=dict)
+    qemus: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    in_parts: bool = False  # the source goes on in words that are no options of the program
     events: bool = False
     terminal: bool = False  # without a source of its own it has a terminal of the host
     boots: bool = False
@@ -29,6 +33,7 @@ class Kind:
     comes_back: bool = False  # QEMU connects again when the program has ended
     netdev: str = ""  # the option that is -netdev's `queues`, if QEMU's device is on one
     since: tuple[int, int] = (0, 0)  # the first version of QEMU that has the device
+    loss: str = ""  # what it does to a guest that its program ends, if that is more than a device less
 
 
 def _input(name: str) -> Kind:
@@ -78,6 +83,11 @@ KINDS = (
         metavar="TAP[,OPTION...]",
         source="tap",
         needs_value=True,
+        qemus={"mac": "mac", "mtu": "host_mtu"},
+        refused={
+            "s[a-z]*=.*": "write stream=PATH",
+            ".*/.*": "this is no name of a tap device; for a socket, such as passt's, write stream=PATH",
+        },
         comes_back=True,
         netdev="queue-pairs",
     ),
@@ -88,8 +98,11 @@ KINDS = (
         help="a console: a port, or by default a pseudo-terminal, whose path is printed; needs QEMU 10.2",
         metavar="PORT[,OPTION...]",
         source="port",
+        refused={"(.*,)?stdio(,.*)?": "the terminal is QEMU's here; take pty, and open it in another one"},
+        in_parts=True,
         terminal=True,
         since=(10, 2),
+        loss="; a guest with Linux hangs as soon as it writes there: end it",
     ),
     Kind(
         name="rng",
@@ -107,5 +120,6 @@ KINDS = (
         metavar="PATH[,OPTION...]",
         source="uds-path",
         needs_value=True,
+        refused={r"\d+": "this is to be a path; the guest's address is an option: PATH,guest-cid={}"},
     ),
 )

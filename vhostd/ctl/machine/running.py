@@ -36,12 +36,13 @@ def run_machine(machine: Machine, tell: Tell) -> int:
         raise SetupError(f"no folder for sockets: {error.filename}: {error.strerror}") from None
     with terminal_kept(), made as name, asyncio.Runner() as runner:
         folder = Path(name)
+        command = machine.command(folder, version)
         for device in machine.devices:
             if device.event_socket:
                 tell(f"{device.name}: write events to {device.events(folder)}")
             if device.terminal:
                 tell(f"{device.name}: open {device.link(folder)}, as with screen")
-        return runner.run(_run(machine, machine.command(folder, version), folder, tell))
+        return runner.run(_run(machine, command, folder, tell))
 
 
 def runtime_folder() -> str:

@@ -74,7 +74,8 @@ class Service:
             what = f"{self.device} {how_it_ended(status)}"
             kind = self.device.kind.name
             if not self.device.kind.comes_back:
-                self._tell(f"{what}: the guest has lost its {kind}, which QEMU cannot take back")
+                loss = f"the guest has lost its {kind}, which QEMU cannot take back"
+                self._tell(f"{what}: {loss}{self.device.kind.loss}")
                 return
             self._ends.append(time.monotonic())
             if len(self._ends) == MOST_ENDS and self._ends[-1] - self._ends[0] < WINDOW:

@@ -852,6 +852,62 @@ def test_a_pump_waits_for_chains_and_leaves_the_fd_alone_meanwhile(
     run_async(main)
 
 
+def test_a_kick_has_a_pump_tried_that_waits_for_chains(memory: SharedMemory, run_async: Run) -> None:
+    """What the host has goes to the driver before the handler is woken up."""
+
+    async def main() -> None:
+        wire = Wire(memory)
+        wire.send(4)
+        await turns()
+        wire.bench.offer(2)
+        assert wire.lengths() == [1, 2]
+        assert wire.bench.interrupts
+        wire.bench.offer(3)
+        assert wire.lengths() == [3, 4]
+        assert wire.bench.queue.in_flight == 0  # the third is put back: the fd is looked at now
+        await turns()
+        wire.send(1)
+        await until(lambda: wire.lengths() == [1])
+        await wire.close()
+
+    run_async(main)
+
+
+class Watchful(Receiver):
+    """Notes how many interrupts the driver has had at each look."""
+
+    bench: Bench
+
+    def __init__(self, source: socket.socket) -> None:
+        super().__init__(source)
+        self.interrupts: list[int] = []
+
+    def serve(self, queue: object, chain: Chain) -> int:
+        self.interrupts.append(self.bench.interrupts)
+        return super().serve(queue, chain)
+
+
+def test_the_driver_hears_of_a_pump_s_first_chain_at_once(memory: SharedMemory, run_async: Run) -> None:
+    """Also after a burst, in which it hears of more and more chains at a time."""
+
+    async def main() -> None:
+        wire = Wire(memory, pump=Watchful)
+        assert isinstance(wire.pump, Watchful)
+        wire.pump.bench = wire.bench
+        wire.bench.offer(SIZE)
+        await turns()
+        for count in (6, 1):
+            before = wire.bench.interrupts
+            wire.pump.interrupts.clear()
+            wire.send(count)
+            while len(wire.pump.interrupts) <= count:
+                await asyncio.sleep(0)
+            assert wire.pump.interrupts[:2] == [before, before + 1]
+        await wire.close()
+
+    run_async(main)
+
+
 class Endless(Receiver):
     """Has something for every chain, and leaves its fd readable."""
 

@@ -33,7 +33,7 @@ readonly test_packages=(
     fio util-linux dmsetup             # used in the guest, on a disk
     qemu-guest-agent                   # run in the guest, at a serial port
     libvirglrenderer1                  # 3D, in software: the host's part; the guest's is below
-    libegl1 libgles2 libgbm1 libgl1-mesa-dri mesa-utils kmscube glmark2-es2-drm
+    libegl1 libgles2 libgbm1 libgl1-mesa-dri mesa-utils kmscube glmark2-es2-drm cage
     user-mode-linux                    # a kernel that runs as a process: another front-end
     iperf3 passt iproute2              # a guest's network
 )

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -36,6 +37,8 @@ GLMARK2 = (
 )
 SMALL = (320, 200)
 DRAW = [sys.executable, "-m", "tests.guest.inside.gl_draw"]
+PAINT = [sys.executable, "-m", "tests.guest.inside.wayland"]
+CAGE = "tests/guest/inside/cage.sh"
 DRIVER = "/sys/bus/virtio/drivers/virtio_gpu"
 KMSCUBE_BACKGROUND = b"\x80\x80\x80"
 PATIENCE = 60.0
@@ -193,6 +196,34 @@ def has_cube(pixels: bytes) -> bool:
     """Whether the corners are kmscube's background, and the middle is not."""
     middle = 3 * (HEIGHT // 2 * WIDTH + WIDTH // 2)
     return pixels[:3] == pixels[-3:] == KMSCUBE_BACKGROUND != pixels[middle : middle + 3]
+
+
+def test_a_compositor_shows_its_client(machine: Machine) -> None:
+    """Cage, of wlroots, puts a client's picture on the screen by OpenGL, and then another one."""
+    pid = machine.guest.call("start", argv=[CAGE, *PAINT, "6", "7"])
+    for seed in (6, 7):
+        output = machine.guest.call("wait_output", pid=pid, text=f"painted {seed} by ", timeout=PATIENCE)
+        machine.screen.wait_seed(WIDTH, HEIGHT, seed)
+        machine.run("kill", "-USR1", output.split()[-1])
+    assert machine.guest.call("finish", pid=pid)["status"] == 0
+
+
+def test_a_compositor_s_client_draws_with_opengl(machine: Machine) -> None:
+    """Its gears are red, green and blue, and turn. So no pixel is known before."""
+    pid = machine.guest.call("start", argv=[CAGE, "es2gears_wayland.x86_64-linux-gnu"])
+    deadline = time.monotonic() + PATIENCE
+    while not has_gears(machine.screen.picture().pixels):
+        assert time.monotonic() < deadline
+        time.sleep(PAUSE)
+    machine.guest.call("signal", pid=pid, name="SIGTERM")
+    machine.guest.call("finish", pid=pid)
+
+
+def has_gears(pixels: bytes) -> bool:
+    """Whether red, green and blue are the strongest color of a hundredth of a picture each, or more."""
+    some = list(zip(pixels[::300], pixels[1::300], pixels[2::300], strict=False))
+    strongest = Counter(color.index(max(color)) for color in some if any(color))
+    return len(strongest) == 3 and min(strongest.values()) >= len(some) / 100
 
 
 def test_glmark2_finds_the_pixels_that_it_expects(machine: Machine) -> None:

@@ -6,6 +6,7 @@ closes the port, the guest powers off: it never outlives the test that started i
 """
 
 import os
+import select
 import sys
 import time
 import traceback
@@ -23,6 +24,9 @@ from tests.guest.agent_raw_gpu import RawGpuCommands
 from tests.guest.jsonlines import AGENT_PORT, decode, encode
 
 RECEIVE_SIZE = 65536
+
+SLEEP = Path("/sys/power/state")
+PAUSE = 0.01  # seconds
 
 # Exit statuses: the script `init` does the rest.
 POWER_OFF = 0
@@ -42,6 +46,7 @@ class Agent:
             "read_file": read_file,
             "kernel_log": kernel_log,
             "uptime": uptime,
+            "sleep": lambda: None,  # the answer comes first
             **InputCommands(loop).table(),
             **DisplayCommands(loop).table(),
             **agent_console.commands(),
@@ -73,6 +78,16 @@ class Agent:
             self._send({"error": f"{type(error).__name__}: {error}"})
         else:
             self._send({"result": result})
+        if request["call"] == "sleep":
+            self._sleep()
+
+    def _sleep(self) -> None:
+        """Suspends the machine to RAM; returns when it is awake, and the host has the port open again."""
+        SLEEP.write_text("mem")
+        port = select.poll()
+        port.register(self._port, 0)
+        while port.poll(0):  # it has hung up
+            time.sleep(PAUSE)
 
     def _receive(self) -> None:
         data = os.read(self._port, RECEIVE_SIZE)

@@ -26,6 +26,7 @@ from tests.guest.qmp import Qmp, QmpError
 BOOT_TIMEOUT = 120.0
 CALL_TIMEOUT = 20.0
 UNPLUG_TIMEOUT = 30.0
+SLEEP_TIMEOUT = 30.0
 QUIT_TIMEOUT = 5.0
 # On top of the agent's own deadline, so that its explanation arrives.
 GRACE = 15.0
@@ -46,6 +47,7 @@ class Guest:
     `devices` are arguments for -device; `options` are further QEMU options (see
     machine.vhost_user_options); the processes' inherited descriptors are named in `pass_fds`.
     `display` is the argument for -display. `launcher` is a command that starts QEMU, and gives it the memory.
+    One that `sleeps` may be suspended to RAM.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Guest:
         memory: str = "512M",
         display: str = "none",
         launcher: Sequence[str] = (),
+        sleeps: bool = False,
     ) -> None:
         self.boot_seconds = 0.0
         self._options = [*options, *(option for device in devices for option in ("-device", device))]
@@ -63,6 +66,7 @@ class Guest:
         self._memory = memory
         self._display = display
         self._launcher = launcher
+        self._sleeps = sleeps
         self._plugged: dict[str, str] = {}  # device id -> root port
         self._cleanup = ExitStack()
 
@@ -143,6 +147,17 @@ class Guest:
         self.qmp.execute("system_reset")
         self._await_agent(timeout)
 
+    def sleep(self, timeout: float = SLEEP_TIMEOUT) -> None:
+        """Has the guest's kernel suspend the machine to RAM; returns when it sleeps."""
+        self.qmp.forget_events()
+        self.call("sleep")
+        self.qmp.wait_event("SUSPEND", timeout)
+
+    def wake(self) -> None:
+        """Wakes a guest that sleeps; returns when the agent answers."""
+        self.qmp.execute("system_wakeup")
+        self.call("uptime")
+
     def close(self) -> None:
         """Ends QEMU, in an orderly way if it still obeys, and removes what it left; idempotent."""
         self._cleanup.close()
@@ -173,6 +188,7 @@ class Guest:
                 display=self._display,
                 options=self._options,
                 own_memory=not self._launcher,
+                sleeps=self._sleeps,
             )
             self._process = subprocess.Popen(
                 [*self._launcher, *command],

@@ -13,6 +13,10 @@ QEMU = "qemu-system-x86_64"
 CHECKOUT = Path(__file__).parents[2]
 INFLIGHT_MIGRATION = "inflight-migration"  # a property of disks from QEMU 11.1 on
 HOTPLUG_PORTS = ("port0", "port1", "port2", "port3")
+FILES_PORT = HOTPLUG_PORTS[-1]  # of the host's files, in a guest that sleeps
+# Some of Linux' drivers cannot set their device up again after a suspend to RAM. With this property, which
+# QEMU has for devices in PCI Express slots, a device is not reset then.
+KEPT_ASLEEP = "x-pcie-pm-no-soft-reset=on"
 
 # No hardware that nobody tests: each device takes time to probe, and the guest's input devices
 # shall be the tested ones only.
@@ -26,11 +30,20 @@ KERNEL_OPTIONS = (
 
 
 def qemu_command(
-    *, agent: int, qmp: int, log: Path, memory: str, display: str, options: Sequence[str], own_memory: bool
+    *,
+    agent: int,
+    qmp: int,
+    log: Path,
+    memory: str,
+    display: str,
+    options: Sequence[str],
+    own_memory: bool,
+    sleeps: bool,
 ) -> list[str]:
     """The command that runs the guest; `agent` and `qmp` are connected sockets it inherits.
 
-    Its memory is shared, or, without `own_memory`, for somebody else to make.
+    Its memory is shared, or, without `own_memory`, for somebody else to make. One that `sleeps` keeps the
+    host's files over a suspend to RAM.
 
     Raises KernelMissing, FileNotFoundError (no busybox).
     """
@@ -44,8 +57,8 @@ def qemu_command(
         *("-kernel", str(kernel.boot_image()), "-initrd", str(initramfs.initramfs())),
         *("-append", kernel_command_line()),
         *agent_options(agent),
-        *host_files_options(),
         *(option for port in HOTPLUG_PORTS for option in ("-device", root_port(port))),
+        *host_files_options(f",bus={FILES_PORT},{KEPT_ASLEEP}" if sleeps else ""),
         *options,
     ]
 
@@ -94,11 +107,11 @@ def agent_options(fd: int) -> list[str]:
     ]
 
 
-def host_files_options() -> list[str]:
-    """The host's root file system, read-only, over virtio-9p."""
+def host_files_options(more: str) -> list[str]:
+    """The host's root file system, read-only, over virtio-9p, whose device has `more` properties."""
     return [
         *("-fsdev", "local,id=host,path=/,readonly=on,security_model=none,multidevs=remap"),
-        *("-device", "virtio-9p-pci,fsdev=host,mount_tag=host"),
+        *("-device", f"virtio-9p-pci,fsdev=host,mount_tag=host{more}"),
     ]
 
 

@@ -20,7 +20,7 @@ import pytest
 from tests.guest.backend import Backend
 from tests.guest.console_text import text_picture
 from tests.guest.guest import Guest
-from tests.guest.machine import vhost_user_options
+from tests.guest.machine import HOTPLUG_PORTS, KEPT_ASLEEP, vhost_user_options
 from tests.guest.screen import PAUSE, Picture, Screen
 
 pytestmark = pytest.mark.guest
@@ -49,9 +49,9 @@ class Machine:
 
     def __init__(self, backend: Backend, stack: ExitStack) -> None:
         self.backend = backend
-        device = f"vhost-user-gpu-pci,xres={WIDTH},yres={HEIGHT}"
+        device = f"vhost-user-gpu-pci,xres={WIDTH},yres={HEIGHT},bus={HOTPLUG_PORTS[0]},{KEPT_ASLEEP}"
         options = vhost_user_options(device, backend.path, "gpu")
-        self.guest = stack.enter_context(Guest(options=options, memory="1G"))
+        self.guest = stack.enter_context(Guest(options=options, memory="1G", sleeps=True))
         self.screen = Screen(self.guest.qmp, "gpu")
 
     def run(self, *argv: str) -> str:
@@ -175,6 +175,20 @@ def test_the_guest_may_stop_and_go_on(machine: Machine) -> None:
         machine.guest.qmp.execute("stop")
         assert machine.screen.picture() == Picture.of_seed(WIDTH, HEIGHT, 1)
         machine.guest.qmp.execute("cont")
+        machine.next(pid)
+        machine.await_shown(pid, 2)
+        machine.screen.wait_seed(WIDTH, HEIGHT, 2)
+        machine.next(pid)
+
+
+def test_the_guest_may_sleep(machine: Machine) -> None:
+    """It is suspended to RAM while it draws. Without `KEPT_ASLEEP` Linux loses any virtio-gpu then."""
+    with machine.showing("computed", 1, 2) as pid:
+        machine.await_shown(pid, 1)
+        machine.screen.wait_seed(WIDTH, HEIGHT, 1)
+        machine.guest.sleep()
+        machine.guest.wake()
+        machine.screen.wait_seed(WIDTH, HEIGHT, 1)
         machine.next(pid)
         machine.await_shown(pid, 2)
         machine.screen.wait_seed(WIDTH, HEIGHT, 2)

@@ -2,6 +2,7 @@
 
     this program                                    the renderer
     card.py      checks the guest's commands        renderer.py  executes requests in their order
+    adoption.py  2D pictures that contexts use
     engine.py    has a renderer when one is needed  library.pyx  libvirglrenderer
     remote.py    sends requests, takes replies      messages.py  what both say, in packets.py
     arena.py     long requests, in shared memory

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from vhost_user_gpu.commands import GpuFeature
 from vhost_user_gpu.outputs import Outputs
 from vhost_user_gpu.scanout import Scanout
-from vhost_user_gpu.virgl.card import VirglCard
+from vhost_user_gpu.virgl.adoption import AdoptingCard
 from vhost_user_gpu.virgl.engine import Engine
 from vhost_user_gpu.virgl.launcher import Launcher
 from vhostd import Grants
@@ -30,9 +30,9 @@ class Acceleration:
         self.capsets = len(abilities.capsets)
         self.features = 1 << GpuFeature.VIRGL | int(abilities.has_context_init) << GpuFeature.CONTEXT_INIT
 
-    def card(self, outputs: Outputs, memory: int, changed: Callable[[Scanout], None]) -> VirglCard:
+    def card(self, outputs: Outputs, memory: int, changed: Callable[[Scanout], None]) -> AdoptingCard:
         """A card that has the engine, in place of a `Card` of the same arguments."""
-        return VirglCard(outputs, memory, changed, self._engine)
+        return AdoptingCard(outputs, memory, changed, self._engine)
 
     def grants(self) -> Grants:
         """What starting another renderer takes."""

@@ -163,7 +163,7 @@ class VirglCard(Card):
         pending.then(lambda answer: self._contexts.discard(number) if answer[0].is_error else None)
         return pending
 
-    def destroy_context(self, _: Empty, _chain: Chain) -> Pending:
+    def destroy_context(self, _: Empty, _chain: Chain) -> Outcome:
         number = self._context()
         fence = self._fence()
         self._contexts.remove(number)
@@ -190,7 +190,12 @@ class VirglCard(Card):
                 Response.ERR_INVALID_PARAMETER, f"{wanted.size} bytes of commands, of {MOST} at most"
             )
         self.work += wanted.size
-        return self._engine.submit(context, chain.read(wanted.size), self._fence())
+        commands = chain.read(wanted.size)
+        self.prepare(context, commands)
+        return self._engine.submit(context, commands, self._fence())
+
+    def prepare(self, context: int, commands: bytes) -> None:
+        """Called before a context's commands are executed."""
 
     def _context(self) -> int:
         """The command's context, which must exist."""

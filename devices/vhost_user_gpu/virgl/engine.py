@@ -71,6 +71,11 @@ class Engine:
             await self._remote.settle()
 
     @property
+    def is_lost(self) -> bool:
+        """Whether the renderer is lost, until a reset."""
+        return self._remote is not None and self._remote.is_lost
+
+    @property
     def is_congested(self) -> bool:
         """Whether the next command should wait until the renderer has `eased`."""
         return self._remote is not None and self._remote.is_congested

@@ -18,7 +18,7 @@ Y_0_TOP = 1  # a flag: the first row is at the top
 R8 = 64  # a format
 
 # virgl_protocol.h
-CREATE_OBJECT, SET_FRAMEBUFFER_STATE, CLEAR = 1, 5, 7
+CREATE_OBJECT, SET_FRAMEBUFFER_STATE, CLEAR, RESOURCE_COPY_REGION = 1, 5, 7, 17
 SURFACE = 8
 CLEAR_COLOR0 = 4
 
@@ -109,3 +109,9 @@ def clear(surface: int, resource: int, color: Color, kind: int = B8G8R8A8) -> by
         + command(SET_FRAMEBUFFER_STATE, (1, 0, surface))
         + command(CLEAR, (CLEAR_COLOR0, red, green, blue, alpha, *depth, 0))
     )
+
+
+def copy(into: int, source: int, box: Box) -> bytes:
+    """Copies a box of a texture to the same place in another."""
+    x, y, z, *_ = box
+    return command(RESOURCE_COPY_REGION, (into, 0, x, y, z, source, 0, *box))

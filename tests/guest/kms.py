@@ -25,7 +25,9 @@ CREATE_DUMB = struct.Struct("<6IQ")
 MAP_DUMB = struct.Struct("<2IQ")
 CURSOR = struct.Struct("<2I2i3I2i")
 ID = struct.Struct("<I")
+PRIME = struct.Struct("<IIi")
 
+HANDLE_TO_FD = 0x2D
 GET_RESOURCES = 0xA0
 SET_CRTC = 0xA2
 GET_CONNECTOR = 0xA7
@@ -137,6 +139,11 @@ class Card:
         planes = [handle, 0, 0, 0, pitch, 0, 0, 0, *[0] * 8]
         added = self._ioctl(ADD_FRAMEBUFFER, FRAMEBUFFER, 0, width, height, pixel_format, 0, *planes)
         return Framebuffer(width, height, handle, pitch, added[0])
+
+    def export(self, buffer: "Framebuffer") -> int:
+        """A buffer as a dmabuf, for OpenGL to use; its fd."""
+        *_, fd = self._ioctl(HANDLE_TO_FD, PRIME, buffer.handle, os.O_CLOEXEC, 0)
+        return int(fd)
 
     def destroy_buffer(self, buffer: "Buffer") -> None:
         """Frees a buffer, also one that is being shown."""

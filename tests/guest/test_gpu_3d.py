@@ -79,7 +79,10 @@ class Machine:
     def read(self, how: str, scene: str, seed: int) -> tuple[str, Picture]:
         """A picture that was drawn off screen, and who drew it."""
         environment = ["env", "LIBGL_ALWAYS_SOFTWARE=1"] if how == "read-here" else []
-        output = self.run(*environment, *DRAW, how, scene, str(seed), *map(str, SMALL))
+        return self.pixels(self.run(*environment, *DRAW, how, scene, str(seed), *map(str, SMALL)))
+
+    def pixels(self, output: str) -> tuple[str, Picture]:
+        """Who drew a picture that was printed, and the picture."""
         renderer, pixels = output.strip().splitlines()[-2:]
         return renderer, Picture(*SMALL, zlib.decompress(base64.b64decode(pixels)))
 
@@ -154,6 +157,13 @@ def test_pictures_without_opengl_are_shown_as_before(machine: Machine) -> None:
     machine.screen.wait_seed(WIDTH, HEIGHT, 4)
     machine.guest.call("flip", seed=5)
     machine.screen.wait_seed(WIDTH, HEIGHT, 5)
+
+
+def test_opengl_uses_a_picture_that_was_drawn_without(machine: Machine) -> None:
+    machine.guest.call("release")
+    renderer, picture = machine.pixels(machine.run(*DRAW, "read-2d", "5", *map(str, SMALL)))
+    assert renderer.startswith("virgl")
+    assert not picture.difference(Picture.of_seed(*SMALL, 5))
 
 
 def test_the_console_comes_back(machine: Machine) -> None:

@@ -33,8 +33,8 @@ from vhostd import Chain, Empty
 # What every renderer has, and what Linux' driver makes pictures of.
 FORMATS = (Format.B8G8R8A8, Format.B8G8R8X8, Format.R8G8B8A8)
 MOST_NAMED = 4096  # pictures, each counted once for each of its contexts; any more are adopted at once
-# virglrenderer's virgl_hw.h, and a flag of the resource: the first row is at the top
-TEXTURE_2D, BIND, Y_0_TOP = 2, 1 << 1 | 1 << 3, 1  # to draw there, and to look up
+# virglrenderer's virgl_hw.h. No flags: by Y_0_TOP a context would find the last row first.
+TEXTURE_2D, BIND = 2, 1 << 1 | 1 << 3  # to draw there, and to look up
 
 
 class AdoptingCard(VirglCard):
@@ -137,7 +137,7 @@ class AdoptingCard(VirglCard):
 def _like(picture: Picture) -> ResourceCreate3d:
     """A flat texture of a picture's size."""
     size = (picture.width, picture.height, 1, 1)
-    return ResourceCreate3d(picture.number, TEXTURE_2D, picture.format, BIND, *size, 0, 0, Y_0_TOP, 0)
+    return ResourceCreate3d(picture.number, TEXTURE_2D, picture.format, BIND, *size, 0, 0, 0, 0)
 
 
 def _size_of_entries(picture: Picture) -> int:

@@ -3,6 +3,7 @@
 python -m tests.guest.inside.gl_draw show SCENE SEED...                  SIGUSR1 shows the next seed
 python -m tests.guest.inside.gl_draw read SCENE SEED WIDTH HEIGHT        prints the pixels
 python -m tests.guest.inside.gl_draw read-here SCENE SEED WIDTH HEIGHT   without the device
+python -m tests.guest.inside.gl_draw read-2d SEED WIDTH HEIGHT           looks a 2D picture up, and prints it
 python -m tests.guest.inside.gl_draw race SECONDS                        prints frames per second
 python -m tests.guest.inside.gl_draw contexts COUNT                      makes and frees contexts
 """
@@ -16,9 +17,10 @@ from collections.abc import Callable
 from functools import partial
 
 from tests.guest.agent_display import card_path
-from tests.guest.inside.gl_scenes import SCENES, Cube
+from tests.guest.inside.gl_scenes import SCENES, Cube, look_up
 from tests.guest.inside.gles import Context, OffScreen, OnScreen, check, gl, read_pixels
 from tests.guest.kms import Card, Mode
+from tests.guest.pattern import pattern
 
 UNSEEN = (640, 480)
 NEXT = {signal.SIGUSR1}
@@ -46,10 +48,25 @@ def read_here(scene: str, seed: str, width: str, height: str) -> None:
     print_picture(scene, int(seed), int(width), int(height), None)
 
 
+def read_2d(seed: str, width: str, height: str) -> None:
+    """Prints a 2D picture that was drawn without OpenGL, as OpenGL sees it."""
+    size, card = (int(width), int(height)), Card(card_path())
+    context, picture = OffScreen(*size, card), card.create_buffer(*size)
+    picture.write(pattern(*size, int(seed), "BGRX"))
+    context.use_picture(card, picture)
+    look_up(*size)
+    print_pixels(context, *size)
+
+
 def print_picture(scene: str, seed: int, width: int, height: int, card: Card | None) -> None:
     """Prints who draws, and what: RGB, compressed, in Base64."""
     context = OffScreen(width, height, card)
     SCENES[scene](width, height, seed)
+    print_pixels(context, width, height)
+
+
+def print_pixels(context: Context, width: int, height: int) -> None:
+    """Prints who has drawn, and what."""
     pixels = read_pixels(width, height)
     check()
     print(context.renderer())
@@ -106,6 +123,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "show": show,
     "read": read,
     "read-here": read_here,
+    "read-2d": read_2d,
     "race": race,
     "race-unseen": race_unseen,
     "contexts": contexts,

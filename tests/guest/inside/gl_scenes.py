@@ -65,6 +65,11 @@ def computed(width: int, height: int, seed: int) -> None:
 def looked_up(width: int, height: int, seed: int) -> None:
     """A picture of pattern.py that is a texture."""
     use_texture(width, height, pattern(width, height, seed, "RGBA"))
+    look_up(width, height)
+
+
+def look_up(width: int, height: int) -> None:
+    """The texture that is used."""
     program = Program(FLAT, LOOKED_UP)
     program.set("size", width, height)
     program.draw(GL_TRIANGLE_STRIP, WHOLE, size=2)

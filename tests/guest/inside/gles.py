@@ -4,6 +4,7 @@ A context draws on a display device (`OnScreen`), or into memory that nobody see
 """
 
 import ctypes
+import os
 from array import array
 from collections.abc import Sequence
 from ctypes import byref, c_char_p, c_float, c_int, c_uint, c_void_p
@@ -17,6 +18,8 @@ EGL_BLUE_SIZE, EGL_GREEN_SIZE, EGL_RED_SIZE, EGL_DEPTH_SIZE = range(0x3022, 0x30
 EGL_NATIVE_VISUAL_ID, EGL_SURFACE_TYPE, EGL_RENDERABLE_TYPE = 0x302E, 0x3033, 0x3040
 EGL_WINDOW_BIT, EGL_ES2_BIT = 4, 4
 EGL_NONE, EGL_CONTEXT_VERSION = 0x3038, 0x3098
+EGL_HEIGHT, EGL_WIDTH = 0x3056, 0x3057
+EGL_DMA_BUF, EGL_FOURCC, EGL_FD, EGL_OFFSET, EGL_PITCH = range(0x3270, 0x3275)
 MOST_CONFIGS = 128
 
 GBM_SCANOUT, GBM_RENDERING = 1, 4
@@ -86,6 +89,19 @@ class Context:
         """Who draws."""
         name: bytes = gl("glGetString", GL_RENDERER, result=c_char_p)
         return name.decode()
+
+    def use_picture(self, card: Card, picture: Framebuffer) -> None:
+        """Uses a picture of the card's own memory as a texture, uncopied."""
+        fd = card.export(picture)
+        wish = [EGL_WIDTH, picture.width, EGL_HEIGHT, picture.height, EGL_FOURCC, XRGB8888]
+        wish += [EGL_FD, fd, EGL_OFFSET, 0, EGL_PITCH, picture.pitch, EGL_NONE]
+        attributes = (ctypes.c_ssize_t * len(wish))(*wish)
+        image = _made("eglCreateImage", self.display, None, EGL_DMA_BUF, None, attributes)
+        os.close(fd)
+        find = _made("eglGetProcAddress", b"glEGLImageTargetTexture2DOES")
+        gl("glBindTexture", GL_TEXTURE, _new("glGenTextures"))
+        ctypes.CFUNCTYPE(None, c_uint, c_void_p)(find)(GL_TEXTURE, image)
+        _look_up_exactly()
 
     def close(self) -> None:
         """Frees the context and all that was made in it."""
@@ -193,6 +209,11 @@ def use_texture(width: int, height: int, pixels: bytes) -> None:
     """Makes a texture of RGBA pixels, and uses it."""
     gl("glBindTexture", GL_TEXTURE, _new("glGenTextures"))
     gl("glTexImage2D", GL_TEXTURE, 0, GL_RGBA, width, height, 0, GL_RGBA, GL_BYTE, pixels)
+    _look_up_exactly()
+
+
+def _look_up_exactly() -> None:
+    """Has the texture that is used looked up pixel by pixel."""
     for name, value in (
         (GL_MIN_FILTER, GL_NEAREST),
         (GL_MAG_FILTER, GL_NEAREST),

@@ -45,7 +45,9 @@ def test_a_context_looks_a_picture_up(run_async: Run) -> None:
     async def main() -> None:
         async with machine() as it:
             context = await it.context()
-            await it.monitor(context, 1)
+            await create_3d(it.driver, 1, *SIZE, flags=0)  # with the first row first, as the picture
+            await context.attach(1)
+            await it.driver.set_scanout(0, 1, WHOLE)
             await picture(it, 2)
             await context.attach(2)
             await context.submit(copy(1, 2, ALL))

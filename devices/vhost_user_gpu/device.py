@@ -13,7 +13,7 @@ from vhost_user_gpu import MANIFEST, saved_card
 from vhost_user_gpu.accelerator import Accelerator
 from vhost_user_gpu.answer import Answer
 from vhost_user_gpu.card import Card, Request
-from vhost_user_gpu.commands import MAX_SCANOUTS, GpuFeature
+from vhost_user_gpu.commands import MAX_SCANOUTS, MOVE_CURSOR, GpuFeature
 from vhost_user_gpu.config import EVENT_DISPLAY, Config
 from vhost_user_gpu.display import Display
 from vhost_user_gpu.dmabuf import Exporter
@@ -164,8 +164,10 @@ class Gpu(Device):
         """Executes commands that give the cursor its shape and its place."""
         self._card.look_up(queue.gather)
         async for chain in queue:
-            await self._catch_up()
-            self._execute(queue, Request(chain))
+            request = Request(chain)
+            if request.command is not MOVE_CURSOR:  # a pointer moves whatever the controlq waits for
+                await self._catch_up()
+            self._execute(queue, request)
         await self._settle()
 
     async def _settle(self) -> None:

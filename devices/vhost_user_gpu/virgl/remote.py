@@ -27,7 +27,9 @@ from vhostd.wire.packets import send_packet
 
 log = logging.getLogger(__name__)
 
-MOST_WAITING = 128  # requests that are not executed yet, before the guest's next ones wait in their ring
+# Requests that are not executed yet, before the guest's next ones wait in their ring, those in 2D too. Rings of
+# QEMU's have 256 entries: there it is the arena that fills first.
+MOST_WAITING = 512
 PATIENCE = 60.0  # seconds in which a renderer that has work must say something
 STOP_PATIENCE = 10.0  # seconds in which it must do all that there is when a ring stops; the guest may wait
 

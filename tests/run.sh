@@ -92,6 +92,7 @@ test_sanitized() {
         "$python" -m pytest -p tests.sanitized -o "pythonpath=$sanitized/tree ." tests/ring \
         tests/devices/vhost_user_blk/test_transfers.py tests/devices/vhost_user_blk/test_requests_properties.py \
         tests/devices/vhost_user_console/test_{backlog,console}.py \
+        tests/devices/vhost_user_gpu/virgl/test_library.py \
         tests/devices/vhost_user_net/test_net.py \
         tests/devices/vhost_user_vsock/test_{hostile,messages}.py
 }

@@ -28,6 +28,7 @@ RING = (
 DEVICES = (
     "vhost_user_blk.transfers",
     "vhost_user_console.transfers",
+    "vhost_user_gpu.virgl.library",
     "vhost_user_net.receive",
     "vhost_user_net.transmit",
     "vhost_user_vsock.connection",

@@ -560,7 +560,7 @@ def test_a_reset_leaves_nothing(run_async: Run) -> None:
 def test_contexts_do_not_leak(run_async: Run) -> None:
     async def main() -> None:
         async with machine() as it:
-            sizes = []
+            sizes, fds = [], []
             for number in range(1, 1001):
                 context = await it.context(number)
                 await it.monitor(context, 1)
@@ -569,9 +569,11 @@ def test_contexts_do_not_leak(run_async: Run) -> None:
                 await context.destroy()
                 if number % 500 == 0:
                     sizes.append((resident(it.renderer()), resident(it.program.pid)))
+                    fds.append((open_fds(it.renderer()), len(it.program.fds())))
             (renderer, program), (renderer_later, program_later) = sizes
             assert renderer_later - renderer < 500 * 4
             assert program_later - program < 500
+            assert fds[0] == fds[1]
 
     run_async(main)
 
@@ -596,6 +598,11 @@ def test_a_state_of_2d_alone_is_saved(run_async: Run) -> None:
             assert len(await it.frontend.save()) > SIZE[0] * SIZE[1] * PIXEL
 
     run_async(main)
+
+
+def open_fds(pid: int) -> int:
+    """How many fds a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def content(it: Machine, picture: Framebuffer) -> bytes:

@@ -27,9 +27,10 @@ from vhostd.wire.packets import send_packet
 
 log = logging.getLogger(__name__)
 
-# Requests that are not executed yet, before the guest's next ones wait in their ring, those in 2D too. Rings of
-# QEMU's have 256 entries: there it is the arena that fills first.
+# Requests that are not executed yet, before the guest's next ones wait in their ring, also those in 2D.
+# QEMU's rings have 256 entries: there it is the arena that fills first.
 MOST_WAITING = 512
+SERIALS = 1 << 32  # that the renderer can tell apart
 PATIENCE = 60.0  # seconds in which a renderer that has work must say something
 STOP_PATIENCE = 10.0  # seconds in which it must do all that there is when a ring stops; the guest may wait
 
@@ -113,7 +114,7 @@ class Remote:
         self._waiting[self._serial] = (pending, then)
         if fence.order == Head.GLOBAL:
             self._fences[self._serial] = None
-        head = Head(row.request, self._serial, *fence).pack()
+        head = Head(row.request, self._serial % SERIALS, *fence).pack()
         self._send(head + payload.pack(), fds)
         self._begin_watch()
         return pending
@@ -218,12 +219,16 @@ class Remote:
             self._lose(data[Hello.SIZE :].decode(errors="replace"))
 
     def _take_replies(self, data: bytes) -> None:
-        self._executed = Replies.unpack(data[: Replies.SIZE]).executed
+        self._executed = self._whole(Replies.unpack(data[: Replies.SIZE]).executed)
         self._arena.free(self._executed)
         for at in range(Replies.SIZE, len(data), Result.SIZE):
             result = Result.unpack(data[at : at + Result.SIZE])
-            self._finish(result.serial, result.error)
+            self._finish(self._whole(result.serial), result.error)
         self._eased.set()
+
+    def _whole(self, serial: int) -> int:
+        """The serial of which the renderer has the lower bits. In weeks a guest uses all of these."""
+        return self._serial - (self._serial - serial) % SERIALS
 
     def _finish(self, serial: int, error: int) -> None:
         """The request is complete."""

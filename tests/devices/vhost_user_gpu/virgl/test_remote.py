@@ -106,6 +106,22 @@ def test_an_answer_waits_for_the_fences_before_it(run_async: Run) -> None:
     run_async(main)
 
 
+def test_serials_never_end(run_async: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(remote, "SERIALS", 4)
+        async with connected() as (seen, renderer):
+            for serials in ([1, 2, 3], [0, 1, 2]):
+                told = [asked(seen, GLOBAL) for _ in serials]
+                assert [await renderer.takes() for _ in told] == serials
+                renderer.replies(serials[-1], (serials[1], 0))
+                await until(told[1])
+                assert told == [[], [0, DONE], []]
+                renderer.replies(serials[-1], (serials[0], 0), (serials[2], 0))
+                await until(*told)
+
+    run_async(main)
+
+
 def test_a_renderer_that_ends_answers_all(run_async: Run) -> None:
     async def main() -> None:
         async with connected() as (seen, renderer):

@@ -56,7 +56,9 @@ class Renderer:
         self._results: list[tuple[int, int]] = []  # serials and errors that nobody has been told of
         self._executed = 0
         self._fenced: deque[tuple[int, int]] = deque()  # the same, of those that wait for a global fence
-        self._ringed: dict[int, int] = {}  # and for fences of rings
+        self._ringed: dict[
+            int, tuple[int, int]
+        ] = {}  # contexts and errors of those that wait for a ring's fence
 
     def greet(self) -> None:
         """Says what there is."""
@@ -120,20 +122,26 @@ class Renderer:
         elif head.fence == Head.RING and not self._virgl.create_context_fence(
             head.ctx_id, head.ring_idx, head.serial
         ):
-            self._ringed[head.serial] = error
+            self._ringed[head.serial] = (head.ctx_id, error)
         else:
             self._results.append(done)
 
     def _retire(self, signalled: list[tuple[bool, int]]) -> None:
         for is_global, serial in signalled:
             if not is_global:
-                self._results.append((serial, self._ringed.pop(serial, 0)))
+                self._signal(serial)
                 continue
             while self._fenced:
                 done = self._fenced.popleft()
                 self._results.append(done)
                 if done[0] == serial:
                     break
+
+    def _signal(self, serial: int) -> None:
+        """A fence of a context's ring has signalled."""
+        if serial in self._ringed:
+            _, error = self._ringed.pop(serial)
+            self._results.append((serial, error))
 
     def _reply(self) -> None:
         results = b"".join(Result(*each).pack() for each in self._results)
@@ -147,7 +155,7 @@ class Renderer:
             messages.ADD_REGION.request: self._add_region,
             messages.DROP_REGION.request: self._drop_region,
             messages.CREATE_CONTEXT.request: self._create_context,
-            messages.DESTROY_CONTEXT.request: lambda it: self._virgl.destroy_context(it.ctx_id),
+            messages.DESTROY_CONTEXT.request: self._destroy_context,
             messages.ATTACH_RESOURCE.request: lambda it: self._virgl.attach_resource(
                 it.ctx_id, it.resource_id
             ),
@@ -171,6 +179,12 @@ class Renderer:
 
     def _create_context(self, new: messages.CreateContext) -> int:
         return self._virgl.create_context(new.ctx_id, new.flags, new.name.rstrip(b"\0"))
+
+    def _destroy_context(self, it: messages.Context) -> None:
+        """The library forgets the fences of its rings, for which the guest waits."""
+        self._virgl.destroy_context(it.ctx_id)
+        for serial in [serial for serial, (ctx_id, _) in self._ringed.items() if ctx_id == it.ctx_id]:
+            self._signal(serial)
 
     def _create_resource(self, new: messages.CreateResource) -> int:
         return self._virgl.create_resource(*(getattr(new, name) for name in new.FIELDS))

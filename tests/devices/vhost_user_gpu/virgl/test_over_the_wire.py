@@ -283,6 +283,30 @@ def test_a_context_s_ring_has_fences_of_its_own(run_async: Run) -> None:
     run_async(main)
 
 
+def test_a_context_s_fences_end_with_it(run_async: Run) -> None:
+    """Nobody waits for what a destroyed context had still to draw."""
+
+    async def main() -> None:
+        async with machine() as it:
+            context = Context(it.driver, 1)
+            await context.create(init=CAPSET_VIRGL2)
+            await create_3d(it.driver, 1, 2000, 2000)
+            await context.attach(1)
+            stream = 3 * clear(9, 1, ORANGE)
+            body = struct.pack("<II", len(stream), 0) + stream
+            commands = [
+                struct.pack("<IIQIBxxx", Command.SUBMIT_3D, 3, number, 1, number % 3) + body
+                for number in range(20)
+            ]
+            commands.append(struct.pack("<IIQIBxxx", Command.CTX_DESTROY, 1, 99, 1, 0))
+            posted = [it.driver.post(command, 24) for command in commands]
+            it.driver.kick()
+            answers = [struct.unpack_from("<II", answer) for answer in await asyncio.gather(*posted)]
+            assert answers == [(0x1100, 3)] * 20 + [(0x1100, 1)]
+
+    run_async(main)
+
+
 # --- Hostile guests -------------------------------------------------------------------------------------
 
 

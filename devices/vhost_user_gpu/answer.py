@@ -1,5 +1,6 @@
 """What a command is answered with, now or later."""
 
+import asyncio
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -23,6 +24,12 @@ class Pending:
             self._waiting.append(call)
         else:
             call(self._answer)
+
+    async def answered(self) -> None:
+        """Waits until the answer is there."""
+        there = asyncio.get_running_loop().create_future()
+        self.then(lambda _: None if there.done() else there.set_result(None))
+        await there
 
     def finish(self, answer: Answer) -> None:
         """The answer is there."""

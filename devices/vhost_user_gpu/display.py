@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import vhostd.vhost_user.gpu_messages as wire
-from vhost_user_gpu.dmabuf import Exporter, dmabuf_message
+from vhost_user_gpu.exporter import Exporter, dmabuf_message
 from vhost_user_gpu.outputs import Outputs
 from vhost_user_gpu.pixels import PIXEL
 from vhost_user_gpu.rect import Rect
@@ -48,8 +48,8 @@ class Display:
         self._outputs = outputs
         self._answered = answered
         self._exporter = exporter
-        self._shared: set[int] = set()  # the scan-outs that are shown as dmabufs
         self._features = 0
+        self._agreed = asyncio.Event()  # on the features
         self._dirty: dict[Scanout, None] = {}  # the scan-outs with news, in the order of their turns
         self._is_dirty = asyncio.Event()
         self._question_due = asyncio.Event()
@@ -58,6 +58,7 @@ class Display:
         self._children: list[asyncio.Task[None]] = []
         self._task = self._loop.create_task(self._run(), name="display")
         for scanout in scanouts:
+            scanout.is_copied = True
             scanout.repaint()
             if scanout.has_news:
                 self.update(scanout)
@@ -114,6 +115,7 @@ class Display:
         offered = (await self._ask(wire.GET_PROTOCOL_FEATURES, Empty())).value
         self._features = offered & FEATURES
         await self._caller.tell(wire.SET_PROTOCOL_FEATURES, U64(self._features))
+        self._agreed.set()
         while True:
             await self._question_due.wait()
             self._question_due.clear()
@@ -139,6 +141,8 @@ class Display:
     # --- Pictures ---------------------------------------------------------------------------------------
 
     async def _paint(self) -> None:
+        if self._exporter is not None:  # how dmabufs are described is a feature
+            await self._agreed.wait()
         while True:
             await self._is_dirty.wait()
             self._is_dirty.clear()
@@ -164,12 +168,14 @@ class Display:
         if scanout.replaced:
             scanout.replaced = False
             await self._announce_picture(scanout)
+        if scanout.framebuffer is not None and scanout.is_copied:
+            await scanout.framebuffer.resource.refresh()
         # If the guest has replaced it again meanwhile, the next round begins with that.
         if scanout.framebuffer is None or scanout.replaced or not scanout.damage:
             return None
         damage = scanout.take_damage()
         update = wire.Update(scanout.number, *damage)
-        if scanout.number in self._shared:
+        if not scanout.is_copied:
             return await self._caller.ask(wire.DMABUF_UPDATE, update)
         size = damage.width * damage.height * PIXEL
         head = wire.DISPLAY.encode(wire.UPDATE.request, update, following=size)
@@ -179,24 +185,32 @@ class Display:
 
     async def _announce_picture(self, scanout: Scanout) -> None:
         """Tells the front-end what a scan-out shows now: a dmabuf, pictures of another size, or nothing."""
-        dmabuf = None if self._exporter is None else self._exporter.export(scanout)
-        if dmabuf is not None:
-            scanout.resized = False
-            self._shared.add(scanout.number)
-            with dmabuf:
-                await self._caller.tell(*self._dmabuf_message(scanout), (dmabuf,))
+        if self._exporter is not None and await self._share(scanout, self._exporter):
             return
-        if scanout.number in self._shared:
-            self._shared.remove(scanout.number)
-            await self._caller.tell(*self._dmabuf_message(Scanout(scanout.number)))
+        if not scanout.is_copied:
+            scanout.is_copied = True
+            await self._caller.tell(*dmabuf_message(scanout, None, with_modifier=self._has_modifiers))
             scanout.resize()
         if scanout.resized:
             scanout.resized = False
             size = wire.Scanout(scanout.number, scanout.rect.width, scanout.rect.height)
             await self._caller.tell(wire.SCANOUT, size)
 
-    def _dmabuf_message(self, scanout: Scanout) -> tuple[Row[Any, None], Layout]:
-        return dmabuf_message(scanout, with_modifier=bool(self._features >> wire.DisplayFeature.DMABUF2 & 1))
+    async def _share(self, scanout: Scanout, exporter: Exporter) -> bool:
+        """Tells the front-end of a dmabuf; False if it has to get a copy of the picture."""
+        dmabuf = await exporter.export(scanout, with_modifier=self._has_modifiers)
+        if dmabuf is None:
+            return scanout.replaced
+        with dmabuf.fd as fd:
+            if not scanout.replaced:  # else there will be another one
+                scanout.resized = scanout.is_copied = False
+                message = dmabuf_message(scanout, dmabuf, with_modifier=self._has_modifiers)
+                await self._caller.tell(*message, (fd,))
+        return True
+
+    @property
+    def _has_modifiers(self) -> bool:
+        return bool(self._features >> wire.DisplayFeature.DMABUF2 & 1)
 
     async def _send_pixels(self, head: bytes, framebuffer: Framebuffer, rect: Rect) -> None:
         """Sends a rectangle's pixels; without a copy if the framebuffer already has the wire's layout."""

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterator
 
 from vhost_user_gpu.commands import CommandError, Response
+from vhost_user_gpu.dmabuf import Dmabuf
 from vhost_user_gpu.pixels import PIXEL, Format
 from vhost_user_gpu.rect import Rect
 from vhostd import BadRequest, Gather
@@ -43,6 +44,13 @@ class Resource:
     def release(self) -> None:
         """Gives the memory back."""
         self.backing = None
+
+    async def shared(self) -> Dmabuf | None:
+        """Its dmabuf, if it is one, as soon as that is known; the fd stays its own."""
+        return None
+
+    async def refresh(self) -> None:
+        """Waits until the pixels here are those that were shown last."""
 
     def send(self, sock: socket.socket, offset: int, size: int, head: bytes = b"") -> int:
         """Sends `head`, then up to `size` bytes from `offset`; returns how many bytes were sent in all.

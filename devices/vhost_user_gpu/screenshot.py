@@ -94,6 +94,8 @@ async def _take(target: Target, showing: Sequence[Scanout], threads: Threads) ->
 
 async def _write(folder: Folder, name: str, scanout: Scanout, threads: Threads) -> None:
     """Writes a picture band by band. The guest is served between two bands."""
+    if scanout.framebuffer is not None:
+        await scanout.framebuffer.resource.refresh()
     framebuffer, rect = scanout.framebuffer, scanout.rect
     if framebuffer is None:
         raise FileNotFoundError(f"scan-out {scanout.number} shows nothing any more")

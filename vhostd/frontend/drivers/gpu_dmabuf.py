@@ -1,4 +1,4 @@
-"""A dmabuf as a display gets it: where the picture lies in it, and what it shows if its memory can be read."""
+"""A dmabuf as a display gets it: where the picture lies in it, and what it shows, as far as CPUs can tell."""
 
 import mmap
 import os

@@ -20,6 +20,8 @@ from tests.guest.backend import Backend
 from tests.guest.console_text import text_picture
 from tests.guest.guest import Guest
 from tests.guest.machine import vhost_user_options
+from tests.guest.modules import load_modules
+from tests.guest.newer_mesa import python_with_newer_mesa
 from tests.guest.screen import PAUSE, Picture, Screen
 
 pytestmark = pytest.mark.guest
@@ -35,6 +37,7 @@ GLMARK2 = (
     "loop:fragment-loop=false:fragment-steps=5:vertex-steps=5",
 )
 SMALL = (320, 200)
+SOFTWARE = ("env", "LIBGL_ALWAYS_SOFTWARE=1")
 DRAW = [sys.executable, "-m", "tests.guest.inside.gl_draw"]
 DRIVER = "/sys/bus/virtio/drivers/virtio_gpu"
 KMSCUBE_BACKGROUND = b"\x80\x80\x80"
@@ -75,7 +78,7 @@ class Machine:
 
     def read(self, how: str, scene: str, seed: int) -> tuple[str, Picture]:
         """A picture that was drawn off screen, and who drew it."""
-        environment = ["env", "LIBGL_ALWAYS_SOFTWARE=1"] if how == "read-here" else []
+        environment = SOFTWARE if how == "read-here" else ()
         output = self.run(*environment, *DRAW, how, scene, str(seed), *map(str, SMALL))
         renderer, pixels = output.strip().splitlines()[-2:]
         return renderer, Picture(*SMALL, zlib.decompress(base64.b64decode(pixels)))
@@ -176,6 +179,15 @@ def test_the_guest_may_stop_and_go_on(machine: Machine) -> None:
         machine.await_shown(pid, 2)
         machine.screen.wait_seed(WIDTH, HEIGHT, 2)
         machine.next(pid)
+
+
+def test_dmabufs(machine: Machine, tmp_path: Path) -> None:
+    """They need /dev/udmabuf and a newer Mesa, which not every host has: the guest is the host here."""
+    load_modules(machine.guest, tmp_path / "modules", "udmabuf")
+    python = python_with_newer_mesa(machine.guest, tmp_path)
+    command = [*SOFTWARE, sys.executable, "-m", "tests.guest.inside.check_dmabuf_3d", str(python)]
+    result = machine.guest.call("run", argv=command, timeout=120)
+    assert result["status"] == 0, result["output"]
 
 
 def test_kmscube(machine: Machine) -> None:

@@ -44,7 +44,7 @@ class Exporter:
 
     def grants(self) -> Grants:
         """The ioctl that makes dmabufs."""
-        return Grants(ioctls=(UDMABUF_CREATE_LIST,))
+        return Grants() if self._device is None else Grants(ioctls=(UDMABUF_CREATE_LIST,))
 
     def close(self) -> None:
         """Makes no more dmabufs. The dmabufs that exist stay valid."""

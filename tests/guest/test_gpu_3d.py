@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from tests.guest.console_text import text_picture
 from tests.guest.guest import Guest
 from tests.guest.machine import vhost_user_options
 from tests.guest.modules import load_modules
-from tests.guest.newer_mesa import python_with_newer_mesa
+from tests.guest.newer_mesa import DEVICES, python_with_newer_mesa
 from tests.guest.screen import PAUSE, Picture, Screen
 
 pytestmark = pytest.mark.guest
@@ -37,7 +37,7 @@ GLMARK2 = (
     "loop:fragment-loop=false:fragment-steps=5:vertex-steps=5",
 )
 SMALL = (320, 200)
-SOFTWARE = ("env", "LIBGL_ALWAYS_SOFTWARE=1")
+SOFTWARE = ("LIBGL_ALWAYS_SOFTWARE=1",)
 DRAW = [sys.executable, "-m", "tests.guest.inside.gl_draw"]
 DRIVER = "/sys/bus/virtio/drivers/virtio_gpu"
 KMSCUBE_BACKGROUND = b"\x80\x80\x80"
@@ -79,7 +79,7 @@ class Machine:
     def read(self, how: str, scene: str, seed: int) -> tuple[str, Picture]:
         """A picture that was drawn off screen, and who drew it."""
         environment = SOFTWARE if how == "read-here" else ()
-        output = self.run(*environment, *DRAW, how, scene, str(seed), *map(str, SMALL))
+        output = self.run("env", *environment, *DRAW, how, scene, str(seed), *map(str, SMALL))
         renderer, pixels = output.strip().splitlines()[-2:]
         return renderer, Picture(*SMALL, zlib.decompress(base64.b64decode(pixels)))
 
@@ -181,13 +181,23 @@ def test_the_guest_may_stop_and_go_on(machine: Machine) -> None:
         machine.next(pid)
 
 
-def test_dmabufs(machine: Machine, tmp_path: Path) -> None:
-    """They need /dev/udmabuf and a newer Mesa, which not every host has: the guest is the host here."""
+def test_dmabufs_of_a_gpu(machine: Machine) -> None:
+    """The guest is the host here, and has a GPU: this one."""
+    check_dmabufs(machine, sys.executable, "/dev/dri/renderD128")
+
+
+def test_dmabufs_of_llvmpipe(machine: Machine, tmp_path: Path) -> None:
+    """They need /dev/udmabuf and a newer Mesa, which not every host has: the guest has them."""
     load_modules(machine.guest, tmp_path / "modules", "udmabuf")
-    python = python_with_newer_mesa(machine.guest, tmp_path)
-    command = [*SOFTWARE, sys.executable, "-m", "tests.guest.inside.check_dmabuf_3d", str(python)]
-    result = machine.guest.call("run", argv=command, timeout=120)
-    assert result["status"] == 0, result["output"]
+    check_dmabufs(machine, str(python_with_newer_mesa(machine.guest, tmp_path)), environment=SOFTWARE)
+
+
+def check_dmabufs(machine: Machine, *arguments: str, environment: Sequence[str] = ()) -> None:
+    """Runs the program inside the guest, and there a front-end that looks into its dmabufs."""
+    paths = f"PYTHONPATH={DEVICES}"
+    command = [sys.executable, "-m", "tests.guest.inside.check_dmabuf_3d", *arguments]
+    done = machine.guest.call("run", argv=["env", paths, *environment, *command], timeout=120)
+    assert done["status"] == 0, done["output"]
 
 
 def test_kmscube(machine: Machine) -> None:

@@ -1,9 +1,9 @@
 """vhost-user-gpu --virgl --dmabuf, inside a guest that has /dev/udmabuf; tests/guest/test_gpu_3d.py runs it.
 
-    check_dmabuf_3d.py PYTHON
+    check_dmabuf_3d.py PYTHON          in software: PYTHON finds a Mesa that exports what llvmpipe draws
+    check_dmabuf_3d.py PYTHON NODE     on the guest's GPU, which looks into the dmabufs as well
 
-PYTHON runs the program, with a Mesa that exports what llvmpipe draws. A scripted front-end is the virtual
-machine. It gets dmabufs, and looks into them.
+PYTHON runs the program. A scripted front-end is the virtual machine, and gets the dmabufs.
 """
 
 import asyncio
@@ -11,7 +11,11 @@ import random
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 
+from tests.guest.agent_display import card_path
+from tests.guest.inside.gl_import import Importer
+from tests.guest.kms import Card
 from vhostd.frontend import Frontend, SharedMemory
 from vhostd.frontend.drivers.gpu import Framebuffer, GpuDriver, Rect
 from vhostd.frontend.drivers.gpu_3d import Box, Color, Context, clear, create_3d
@@ -25,6 +29,7 @@ from vhostd.frontend.drivers.gpu_display import (
     UPDATE,
     GpuDisplay,
 )
+from vhostd.frontend.drivers.gpu_dmabuf import Dmabuf
 
 SIZE = (200, 100)
 WHOLE: Rect = (0, 0, *SIZE)
@@ -32,14 +37,17 @@ PART: Rect = (30, 20, 100, 50)
 PATIENCE = 60.0
 CLEARS = 10
 
+Look = Callable[[Dmabuf], bytes]
+
 
 class Check:
-    """A guest with two contexts, and a display."""
+    """A guest with two contexts, and a display that can `look` into dmabufs."""
 
     def __init__(
-        self, frontend: Frontend, memory: SharedMemory, driver: GpuDriver, display: GpuDisplay
+        self, frontend: Frontend, memory: SharedMemory, driver: GpuDriver, display: GpuDisplay, look: Look
     ) -> None:
         self.frontend = frontend
+        self.look = look
         self.memory = memory
         self.driver = driver
         self.display = display
@@ -114,7 +122,7 @@ class Check:
         """What is in the dmabuf of the first monitor."""
         dmabuf = self.display.monitors[0].dmabuf
         assert dmabuf is not None
-        return dmabuf.pixels()
+        return self.look(dmabuf)
 
 
 def solid(color: Color, rect: Rect) -> bytes:
@@ -123,7 +131,7 @@ def solid(color: Color, rect: Rect) -> bytes:
     return bytes((blue, green, red, alpha)) * (rect[2] * rect[3])
 
 
-async def main(ours: socket.socket) -> None:
+async def main(ours: socket.socket, look: Look) -> None:
     """Plays the front-end, the driver and the display."""
     memory = SharedMemory(8 << 20)
     frontend = Frontend(ours)
@@ -132,7 +140,7 @@ async def main(ours: socket.socket) -> None:
     await frontend.share(memory)
     display = await GpuDisplay.show(frontend, features=EDID | DMABUF2, modes=[SIZE])
     driver = await GpuDriver.start(frontend, memory)
-    check = Check(frontend, memory, driver, display)
+    check = Check(frontend, memory, driver, display, look)
     try:
         async with asyncio.timeout(PATIENCE):
             await check.run()
@@ -143,14 +151,16 @@ async def main(ours: socket.socket) -> None:
         memory.close()
 
 
-def play() -> None:
+def play(python: str, node: str = "") -> None:
     """Starts the program, and looks at what it logs."""
+    look = Importer(Card(card_path())).pixels if node else Dmabuf.pixels
     ours, theirs = socket.socketpair()
     with theirs:
-        command = [sys.argv[1], "-m", "vhost_user_gpu", f"--fd={theirs.fileno()}", "--virgl", "--dmabuf"]
+        command = [python, "-m", "vhost_user_gpu", f"--fd={theirs.fileno()}", "--virgl", "--dmabuf"]
+        command += [f"--render-node={node}"] if node else []
         process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, text=True)
     try:
-        asyncio.run(main(ours))
+        asyncio.run(main(ours, look))
     except BaseException:
         process.terminate()
         raise
@@ -163,4 +173,4 @@ def play() -> None:
 
 
 if __name__ == "__main__":
-    play()
+    play(*sys.argv[1:])

@@ -18,6 +18,11 @@ class Pending:
         self._answer: Answer | None = None
         self._waiting: list[Callable[[Answer], None]] = []
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether the answer is there."""
+        return self._answer is not None
+
     def then(self, call: Callable[[Answer], None]) -> None:
         """Calls it with the answer, as soon as that is there."""
         if self._answer is None:

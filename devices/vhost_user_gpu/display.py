@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import vhostd.vhost_user.gpu_messages as wire
+from vhost_user_gpu.answer import Pending
 from vhost_user_gpu.exporter import Exporter, dmabuf_message
 from vhost_user_gpu.outputs import Outputs
 from vhost_user_gpu.pixels import PIXEL
@@ -166,12 +167,14 @@ class Display:
     async def _show_picture(self, scanout: Scanout) -> "asyncio.Future[Any] | None":
         """Sends the news of a picture; returns a future if the front-end will say when it is visible."""
         if scanout.replaced:
+            if self._is_early(scanout, _sharing(scanout)):
+                return None
             scanout.replaced = False
             await self._announce_picture(scanout)
-        if scanout.framebuffer is not None and scanout.is_copied:
-            await scanout.framebuffer.resource.refresh()
         # If the guest has replaced it again meanwhile, the next round begins with that.
         if scanout.framebuffer is None or scanout.replaced or not scanout.damage:
+            return None
+        if scanout.is_copied and self._is_early(scanout, scanout.framebuffer.resource.refresh()):
             return None
         damage = scanout.take_damage()
         update = wire.Update(scanout.number, *damage)
@@ -183,9 +186,22 @@ class Display:
             await self._send_pixels(head, scanout.framebuffer, damage.moved(scanout.rect.x, scanout.rect.y))
         return None
 
+    def _is_early(self, scanout: Scanout, awaited: Pending | None) -> bool:
+        """Whether a renderer has to answer first: the scan-out has another turn then."""
+        if awaited is not None:
+            awaited.then(lambda _: self.update(scanout))
+        return awaited is not None
+
     async def _announce_picture(self, scanout: Scanout) -> None:
         """Tells the front-end what a scan-out shows now: a dmabuf, pictures of another size, or nothing."""
-        if self._exporter is not None and await self._share(scanout, self._exporter):
+        dmabuf = None
+        if self._exporter is not None:
+            dmabuf = self._exporter.export(scanout, with_modifier=self._has_modifiers)
+        if dmabuf is not None:
+            scanout.resized = scanout.is_copied = False
+            with dmabuf.fd as fd:
+                message = dmabuf_message(scanout, dmabuf, with_modifier=self._has_modifiers)
+                await self._caller.tell(*message, (fd,))
             return
         if not scanout.is_copied:
             scanout.is_copied = True
@@ -195,18 +211,6 @@ class Display:
             scanout.resized = False
             size = wire.Scanout(scanout.number, scanout.rect.width, scanout.rect.height)
             await self._caller.tell(wire.SCANOUT, size)
-
-    async def _share(self, scanout: Scanout, exporter: Exporter) -> bool:
-        """Tells the front-end of a dmabuf; False if it has to get a copy of the picture."""
-        dmabuf = await exporter.export(scanout, with_modifier=self._has_modifiers)
-        if dmabuf is None:
-            return scanout.replaced
-        with dmabuf.fd as fd:
-            if not scanout.replaced:  # else there will be another one
-                scanout.resized = scanout.is_copied = False
-                message = dmabuf_message(scanout, dmabuf, with_modifier=self._has_modifiers)
-                await self._caller.tell(*message, (fd,))
-        return True
 
     @property
     def _has_modifiers(self) -> bool:
@@ -229,6 +233,10 @@ class Display:
             return resource.send(self._socket, start + done, size - done)
 
         await self._channel.push(len(head) + size, send)
+
+
+def _sharing(scanout: Scanout) -> Pending | None:
+    return None if scanout.framebuffer is None else scanout.framebuffer.resource.sharing
 
 
 def _finish(waiting: "list[asyncio.Future[None]]") -> None:

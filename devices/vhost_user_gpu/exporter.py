@@ -51,20 +51,19 @@ class Exporter:
         if self._device is not None:
             self._device.close()
 
-    async def export(self, scanout: Scanout, *, with_modifier: bool) -> Dmabuf | None:
+    def export(self, scanout: Scanout, *, with_modifier: bool) -> Dmabuf | None:
         """A dmabuf of what the scan-out shows, with an fd for the caller to close; None if there can be none.
 
-        The renderer may still have to make it, while the scan-out shows something else. The front-end hears
-        of a modifier only `with_modifier`.
+        The front-end hears of a modifier only `with_modifier`.
         """
-        shown, rect = scanout.framebuffer, scanout.rect
+        shown = scanout.framebuffer
         if shown is None:
             return None
-        dmabuf = await shown.resource.shared()
+        dmabuf = shown.resource.dmabuf
         try:
             if dmabuf is None:
                 return self._export_blob(shown)
-            return dmabuf.copy() if _can_show(dmabuf, rect, with_modifier=with_modifier) else None
+            return dmabuf.copy() if _can_show(dmabuf, scanout.rect, with_modifier=with_modifier) else None
         except OSError as error:
             log.warning("scan-out %d is copied: no dmabuf: %s", scanout.number, error)
             return None

@@ -94,11 +94,11 @@ async def _take(target: Target, showing: Sequence[Scanout], threads: Threads) ->
 
 async def _write(folder: Folder, name: str, scanout: Scanout, threads: Threads) -> None:
     """Writes a picture band by band. The guest is served between two bands."""
-    if scanout.framebuffer is not None:
-        await scanout.framebuffer.resource.refresh()
     framebuffer, rect = scanout.framebuffer, scanout.rect
     if framebuffer is None:
         raise FileNotFoundError(f"scan-out {scanout.number} shows nothing any more")
+    if (reading := framebuffer.resource.refresh()) is not None:
+        await reading.answered()
     bands = deque[bytearray | None]()
     saving = _save(folder, name, png(rect.width, rect.height, iter(bands.popleft, None)))
     try:

@@ -50,6 +50,14 @@ class Texture(Picture):
     # --- As a dmabuf ------------------------------------------------------------------------------------
 
     @property
+    def dmabuf(self) -> Dmabuf | None:
+        return self._dmabuf
+
+    @property
+    def sharing(self) -> Pending | None:
+        return _unanswered(self._sharing)
+
+    @property
     def is_asked(self) -> bool:
         """Whether the renderer was asked for a dmabuf of it."""
         return self._sharing is not None
@@ -62,18 +70,11 @@ class Texture(Picture):
         """It is this dmabuf, which it owns."""
         self._dmabuf = dmabuf
 
-    async def shared(self) -> Dmabuf | None:
-        if self._sharing is not None:
-            await self._sharing.answered()
-        return self._dmabuf
-
-    async def refresh(self) -> None:
-        while self._read is not None and self.unread:
+    def refresh(self) -> Pending | None:
+        if self._read is not None and self.unread:
             rect, self.unread = self.unread, NOTHING
             self._reading = self._read(rect)
-            await self._reading.answered()
-        if self._reading is not None:
-            await self._reading.answered()
+        return _unanswered(self._reading)
 
     # --- As pixels --------------------------------------------------------------------------------------
 
@@ -114,6 +115,10 @@ class Texture(Picture):
         self._dmabuf = self._read = None
         if self.has_pixels:
             self.pixels.close()
+
+
+def _unanswered(pending: Pending | None) -> Pending | None:
+    return None if pending is None or pending.is_answered else pending
 
 
 def cost(new: ResourceCreate3d) -> int:

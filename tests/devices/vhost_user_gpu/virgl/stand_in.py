@@ -77,6 +77,7 @@ class Library:
         self.holds_fences = False
         self.offset = self.modifier = self.reads = self.exports = 0
         self.can_export = True
+        self.hung = threading.Lock()  # while somebody holds it, exports take their time
 
     def gl_string(self, _number: int) -> str:
         return "llvmpipe"
@@ -115,7 +116,8 @@ class Library:
         if not self.can_export:
             raise OSError(errno.ENOTSUP, "no")
         texture = self.textures[number]
-        self.exports += 1
+        with self.hung:
+            self.exports += 1
         return os.dup(texture.fd), texture.stride, self.offset, FOURCC, self.modifier
 
     def finish(self) -> None:

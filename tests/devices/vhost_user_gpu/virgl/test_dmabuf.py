@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import Run
 from tests.devices.vhost_user_gpu.virgl.stand_in import SIZE, WHOLE, Machine, answer, machine, solid
-from vhost_user_gpu.commands import Response
+from vhost_user_gpu.commands import ResourceCreate2d, Response
 from vhost_user_gpu.dmabuf import INVALID
 from vhost_user_gpu.rect import Rect
 from vhost_user_gpu.virgl.texture import Texture
@@ -302,9 +302,29 @@ def test_its_pixels_are_read_for_whoever_wants_them(play: Play) -> None:
             await it.flush(1)
         texture = it.card.resources[1]
         reads = it.library.reads
-        await asyncio.gather(texture.refresh(), texture.refresh())
+        reading = texture.refresh()
+        assert reading is not None
+        assert texture.refresh() is reading  # for another one who wants them
+        await reading.answered()
+        assert texture.refresh() is None
         assert it.library.reads == reads + 1
         assert texture.copy_rows(0, 4 * WIDTH, HEIGHT, 4 * WIDTH) == solid((2, ORANGE), (HEIGHT - 2, BLUE))
+
+    play(scenario)
+
+
+def test_a_renderer_that_hangs_keeps_no_other_monitor_waiting(play: Play) -> None:
+    async def scenario(it: Machine) -> None:
+        seen = await it.connect()
+        it.card.create_2d(ResourceCreate2d(9, 2, 8, 8))
+        await it.texture(1)
+        with it.library.hung:
+            it.show(1)
+            it.show(9, Rect(0, 0, 8, 8), scanout=1)
+            await seen.until(lambda: seen.monitors[1].width == 8)
+            await until_pixels(seen, bytes(8 * 8 * 4), scanout=1)
+            assert seen.monitors[0].width == 0
+        await seen.until(lambda: seen.monitors[0].dmabuf is not None)
 
     play(scenario)
 
@@ -358,11 +378,11 @@ def test_a_reset_closes_everything(play: Play) -> None:
         await first_picture(it, seen)
         texture = it.card.resources[1]
         assert isinstance(texture, Texture)
-        dmabuf = await texture.shared()
+        dmabuf = texture.dmabuf
         assert dmabuf is not None
         it.card.reset()
         assert not dmabuf.fd
-        assert await texture.shared() is None
+        assert texture.dmabuf is None
         await seen.until(lambda: seen.monitors[0].width == 0)
 
     play(scenario)

@@ -59,6 +59,7 @@ main() {
     fetch_kernel
     [ "$purpose" = demo ] || "$root/contrib/qemu-tools.sh"
     [ "$purpose" = demo ] || "$root/contrib/uml.sh"
+    [ "$purpose" = demo ] || "$root/contrib/mesa.sh"
     make_environment
 }
 

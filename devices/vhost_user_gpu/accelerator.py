@@ -17,6 +17,10 @@ class Accelerator(Protocol):
         """The feature bits that it gives to its device."""
 
     @property
+    def exports(self) -> bool:
+        """Whether it makes dmabufs of what it draws."""
+
+    @property
     def capsets(self) -> int:
         """How many capability sets it has."""
 

@@ -16,8 +16,8 @@ from vhost_user_gpu.card import Card, Request
 from vhost_user_gpu.commands import MAX_SCANOUTS, MOVE_CURSOR, GpuFeature
 from vhost_user_gpu.config import EVENT_DISPLAY, Config
 from vhost_user_gpu.display import Display
-from vhost_user_gpu.dmabuf import Exporter
 from vhost_user_gpu.edid import MAX_SIDE
+from vhost_user_gpu.exporter import Exporter
 from vhost_user_gpu.outputs import Outputs
 from vhost_user_gpu.pixels import PIXEL
 from vhost_user_gpu.scanout import Scanout
@@ -69,7 +69,7 @@ class Gpu(Device):
     ) -> None:
         """Has so many scan-outs of this resolution until a front-end says more, and `memory` bytes.
 
-        With an `exporter` it shows blobs as dmabufs, with an `accelerator` it has 3D; it owns both, and
+        With an `exporter` it shows dmabufs where it can, with an `accelerator` it has 3D; it owns both, and
         where screenshots go.
         """
         self.state_limit = memory + saved_card.BESIDE_MEMORY
@@ -104,7 +104,9 @@ class Gpu(Device):
             type=_file,
             help="on SIGUSR1, write there what the guest shows, as PNG",
         )
-        add("--dmabuf", action="store_true", help="share blobs with a front-end that shows by GL, uncopied")
+        add(
+            "--dmabuf", action="store_true", help="share pictures with a front-end that shows by GL, uncopied"
+        )
         add("-v", "--virgl", action="store_true", help="3D, by libvirglrenderer on the host's OpenGL")
         add(
             "-r",
@@ -127,10 +129,11 @@ class Gpu(Device):
             exporter = target = accelerator = None
             if options.screenshot is not None:
                 target = on_failure.enter_context(closing(Target(options.screenshot)))
-            if options.dmabuf:
-                exporter = on_failure.enter_context(closing(Exporter()))
             if options.virgl:
-                accelerator = _accelerate(node, memory, sandbox=options.sandbox != "none")
+                accelerator = on_failure.enter_context(closing(_accelerate(node, memory, options)))
+            if options.dmabuf:
+                needs_blobs = accelerator is None or not accelerator.exports
+                exporter = on_failure.enter_context(closing(Exporter(blobs=needs_blobs)))
             on_failure.pop_all()
         return cls(options.scanouts, options.resolution, memory, target, exporter, accelerator)
 
@@ -315,11 +318,11 @@ def _respond(queue: Virtqueue, request: Request, answer: Answer) -> None:
     queue.push(request.chain)
 
 
-def _accelerate(node: str | None, memory: int, *, sandbox: bool) -> Accelerator:
+def _accelerate(node: str | None, memory: int, options: argparse.Namespace) -> Accelerator:
     # Here, since few want 3D, and all others start faster without it.
     from vhost_user_gpu.virgl.acceleration import Acceleration
 
-    return Acceleration(node, memory, sandbox=sandbox)
+    return Acceleration(node, memory, sandbox=options.sandbox != "none", dmabuf=options.dmabuf)
 
 
 def _pop(queue: Virtqueue) -> Chain | None:

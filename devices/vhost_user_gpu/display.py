@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import vhostd.vhost_user.gpu_messages as wire
-from vhost_user_gpu.dmabuf import Exporter, dmabuf_message
+from vhost_user_gpu.answer import Pending
+from vhost_user_gpu.exporter import Exporter, dmabuf_message
 from vhost_user_gpu.outputs import Outputs
 from vhost_user_gpu.pixels import PIXEL
 from vhost_user_gpu.rect import Rect
@@ -48,8 +49,8 @@ class Display:
         self._outputs = outputs
         self._answered = answered
         self._exporter = exporter
-        self._shared: set[int] = set()  # the scan-outs that are shown as dmabufs
         self._features = 0
+        self._agreed = asyncio.Event()  # on the features
         self._dirty: dict[Scanout, None] = {}  # the scan-outs with news, in the order of their turns
         self._is_dirty = asyncio.Event()
         self._question_due = asyncio.Event()
@@ -58,6 +59,7 @@ class Display:
         self._children: list[asyncio.Task[None]] = []
         self._task = self._loop.create_task(self._run(), name="display")
         for scanout in scanouts:
+            scanout.is_copied = True
             scanout.repaint()
             if scanout.has_news:
                 self.update(scanout)
@@ -114,6 +116,7 @@ class Display:
         offered = (await self._ask(wire.GET_PROTOCOL_FEATURES, Empty())).value
         self._features = offered & FEATURES
         await self._caller.tell(wire.SET_PROTOCOL_FEATURES, U64(self._features))
+        self._agreed.set()
         while True:
             await self._question_due.wait()
             self._question_due.clear()
@@ -139,6 +142,8 @@ class Display:
     # --- Pictures ---------------------------------------------------------------------------------------
 
     async def _paint(self) -> None:
+        if self._exporter is not None:  # how dmabufs are described is a feature
+            await self._agreed.wait()
         while True:
             await self._is_dirty.wait()
             self._is_dirty.clear()
@@ -162,14 +167,18 @@ class Display:
     async def _show_picture(self, scanout: Scanout) -> "asyncio.Future[Any] | None":
         """Sends the news of a picture; returns a future if the front-end will say when it is visible."""
         if scanout.replaced:
+            if self._is_early(scanout, _sharing(scanout)):
+                return None
             scanout.replaced = False
             await self._announce_picture(scanout)
         # If the guest has replaced it again meanwhile, the next round begins with that.
         if scanout.framebuffer is None or scanout.replaced or not scanout.damage:
             return None
+        if scanout.is_copied and self._is_early(scanout, scanout.framebuffer.resource.refresh()):
+            return None
         damage = scanout.take_damage()
         update = wire.Update(scanout.number, *damage)
-        if scanout.number in self._shared:
+        if not scanout.is_copied:
             return await self._caller.ask(wire.DMABUF_UPDATE, update)
         size = damage.width * damage.height * PIXEL
         head = wire.DISPLAY.encode(wire.UPDATE.request, update, following=size)
@@ -177,26 +186,35 @@ class Display:
             await self._send_pixels(head, scanout.framebuffer, damage.moved(scanout.rect.x, scanout.rect.y))
         return None
 
+    def _is_early(self, scanout: Scanout, awaited: Pending | None) -> bool:
+        """Whether a renderer has to answer first: the scan-out has another turn then."""
+        if awaited is not None:
+            awaited.then(lambda _: self.update(scanout))
+        return awaited is not None
+
     async def _announce_picture(self, scanout: Scanout) -> None:
         """Tells the front-end what a scan-out shows now: a dmabuf, pictures of another size, or nothing."""
-        dmabuf = None if self._exporter is None else self._exporter.export(scanout)
+        dmabuf = None
+        if self._exporter is not None:
+            dmabuf = self._exporter.export(scanout, with_modifier=self._has_modifiers)
         if dmabuf is not None:
-            scanout.resized = False
-            self._shared.add(scanout.number)
-            with dmabuf:
-                await self._caller.tell(*self._dmabuf_message(scanout), (dmabuf,))
+            scanout.resized = scanout.is_copied = False
+            with dmabuf.fd as fd:
+                message = dmabuf_message(scanout, dmabuf, with_modifier=self._has_modifiers)
+                await self._caller.tell(*message, (fd,))
             return
-        if scanout.number in self._shared:
-            self._shared.remove(scanout.number)
-            await self._caller.tell(*self._dmabuf_message(Scanout(scanout.number)))
+        if not scanout.is_copied:
+            scanout.is_copied = True
+            await self._caller.tell(*dmabuf_message(scanout, None, with_modifier=self._has_modifiers))
             scanout.resize()
         if scanout.resized:
             scanout.resized = False
             size = wire.Scanout(scanout.number, scanout.rect.width, scanout.rect.height)
             await self._caller.tell(wire.SCANOUT, size)
 
-    def _dmabuf_message(self, scanout: Scanout) -> tuple[Row[Any, None], Layout]:
-        return dmabuf_message(scanout, with_modifier=bool(self._features >> wire.DisplayFeature.DMABUF2 & 1))
+    @property
+    def _has_modifiers(self) -> bool:
+        return bool(self._features >> wire.DisplayFeature.DMABUF2 & 1)
 
     async def _send_pixels(self, head: bytes, framebuffer: Framebuffer, rect: Rect) -> None:
         """Sends a rectangle's pixels; without a copy if the framebuffer already has the wire's layout."""
@@ -215,6 +233,10 @@ class Display:
             return resource.send(self._socket, start + done, size - done)
 
         await self._channel.push(len(head) + size, send)
+
+
+def _sharing(scanout: Scanout) -> Pending | None:
+    return None if scanout.framebuffer is None else scanout.framebuffer.resource.sharing
 
 
 def _finish(waiting: "list[asyncio.Future[None]]") -> None:

@@ -11,7 +11,9 @@ import os
 import socket
 from collections.abc import Iterator
 
+from vhost_user_gpu.answer import Pending
 from vhost_user_gpu.commands import CommandError, Response
+from vhost_user_gpu.dmabuf import Dmabuf
 from vhost_user_gpu.pixels import PIXEL, Format
 from vhost_user_gpu.rect import Rect
 from vhostd import BadRequest, Gather
@@ -43,6 +45,20 @@ class Resource:
     def release(self) -> None:
         """Gives the memory back."""
         self.backing = None
+
+    @property
+    def dmabuf(self) -> Dmabuf | None:
+        """Its dmabuf, if it is one; the fd stays its own."""
+        return None
+
+    @property
+    def sharing(self) -> Pending | None:
+        """Until that is answered, it may become a dmabuf."""
+        return None
+
+    def refresh(self) -> Pending | None:
+        """Until that is answered, the pixels here are not those that were shown last."""
+        return None
 
     def send(self, sock: socket.socket, offset: int, size: int, head: bytes = b"") -> int:
         """Sends `head`, then up to `size` bytes from `offset`; returns how many bytes were sent in all.

@@ -46,6 +46,7 @@ class Framebuffer(NamedTuple):
 class Scanout:
     """One monitor: a part of a framebuffer or nothing, and a cursor.
 
+    Whether its pixels are copied to the front-end, or it has a dmabuf, is the display's to say (`is_copied`).
     The front-end's news: whether the picture was `replaced`, or even `resized`, and the `damage`, in the
     scan-out's own coordinates. Damage is merged while it waits. So a slow front-end misses frames, and
     nothing piles up.
@@ -58,6 +59,7 @@ class Scanout:
         self.resized = False
         self.replaced = False
         self.damage = NOTHING
+        self.is_copied = True
         self.cursor = Cursor()
 
     def show(self, framebuffer: Framebuffer | None, rect: Rect = NOTHING) -> None:

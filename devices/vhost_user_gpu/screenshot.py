@@ -97,6 +97,8 @@ async def _write(folder: Folder, name: str, scanout: Scanout, threads: Threads) 
     framebuffer, rect = scanout.framebuffer, scanout.rect
     if framebuffer is None:
         raise FileNotFoundError(f"scan-out {scanout.number} shows nothing any more")
+    if (reading := framebuffer.resource.refresh()) is not None:
+        await reading.answered()
     bands = deque[bytearray | None]()
     saving = _save(folder, name, png(rect.width, rect.height, iter(bands.popleft, None)))
     try:

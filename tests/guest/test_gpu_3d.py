@@ -11,7 +11,7 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from tests.guest.backend import Backend
 from tests.guest.console_text import text_picture
 from tests.guest.guest import Guest
 from tests.guest.machine import HOTPLUG_PORTS, KEPT_ASLEEP, vhost_user_options
+from tests.guest.modules import load_modules
+from tests.guest.newer_mesa import DEVICES, python_with_newer_mesa
 from tests.guest.screen import PAUSE, Picture, Screen
 
 pytestmark = pytest.mark.guest
@@ -36,6 +38,7 @@ GLMARK2 = (
     "loop:fragment-loop=false:fragment-steps=5:vertex-steps=5",
 )
 SMALL = (320, 200)
+SOFTWARE = ("LIBGL_ALWAYS_SOFTWARE=1",)
 DRAW = [sys.executable, "-m", "tests.guest.inside.gl_draw"]
 PAINT = [sys.executable, "-m", "tests.guest.inside.wayland"]
 CAGE = "tests/guest/inside/cage.sh"
@@ -78,8 +81,8 @@ class Machine:
 
     def read(self, how: str, scene: str, seed: int) -> tuple[str, Picture]:
         """A picture that was drawn off screen, and who drew it."""
-        environment = ["env", "LIBGL_ALWAYS_SOFTWARE=1"] if how == "read-here" else []
-        return self.pixels(self.run(*environment, *DRAW, how, scene, str(seed), *map(str, SMALL)))
+        environment = SOFTWARE if how == "read-here" else ()
+        return self.pixels(self.run("env", *environment, *DRAW, how, scene, str(seed), *map(str, SMALL)))
 
     def pixels(self, output: str) -> tuple[str, Picture]:
         """Who drew a picture that was printed, and the picture."""
@@ -203,6 +206,25 @@ def test_the_guest_may_sleep(machine: Machine) -> None:
         machine.await_shown(pid, 2)
         machine.screen.wait_seed(WIDTH, HEIGHT, 2)
         machine.next(pid)
+
+
+def test_dmabufs_of_a_gpu(machine: Machine) -> None:
+    """The guest is the host here, and has a GPU: this one."""
+    check_dmabufs(machine, sys.executable, "/dev/dri/renderD128")
+
+
+def test_dmabufs_of_llvmpipe(machine: Machine, tmp_path: Path) -> None:
+    """They need /dev/udmabuf and a newer Mesa, which not every host has: the guest has them."""
+    load_modules(machine.guest, tmp_path / "modules", "udmabuf")
+    check_dmabufs(machine, str(python_with_newer_mesa(machine.guest, tmp_path)), environment=SOFTWARE)
+
+
+def check_dmabufs(machine: Machine, *arguments: str, environment: Sequence[str] = ()) -> None:
+    """Runs the program inside the guest, and there a front-end that looks into its dmabufs."""
+    paths = f"PYTHONPATH={DEVICES}"
+    command = [sys.executable, "-m", "tests.guest.inside.check_dmabuf_3d", *arguments]
+    done = machine.guest.call("run", argv=["env", paths, *environment, *command], timeout=120)
+    assert done["status"] == 0, done["output"]
 
 
 def test_kmscube(machine: Machine) -> None:

@@ -18,14 +18,17 @@ log = logging.getLogger(__name__)
 class Acceleration:
     """An engine that runs, and what it gives to its device."""
 
-    def __init__(self, node: str | None, memory: int, *, sandbox: bool) -> None:
+    def __init__(self, node: str | None, memory: int, *, sandbox: bool, dmabuf: bool = False) -> None:
         """Renders on this node, or where EGL finds something; raises SetupError if there is no GL for it.
 
-        A guest's resources may take `memory` bytes.
+        A guest's resources may take `memory` bytes. With `dmabuf` textures are exported, where that is
+        possible.
         """
-        launcher = Launcher(node, memory, sandbox=sandbox)
+        launcher = Launcher(node, memory, sandbox=sandbox, dmabuf=dmabuf)
         abilities = launcher.abilities
-        log.info("3D by %s, OpenGL %s", abilities.renderer, abilities.version)
+        how = ", shown as dmabufs" if abilities.exports else ""
+        log.info("3D by %s, OpenGL %s%s", abilities.renderer, abilities.version, how)
+        self.exports = abilities.exports
         self._engine = Engine(launcher)
         self.capsets = len(abilities.capsets)
         self.features = 1 << GpuFeature.VIRGL | int(abilities.has_context_init) << GpuFeature.CONTEXT_INIT

@@ -48,15 +48,17 @@ from vhost_user_gpu.commands import (
     TransferToHost2d,
     UpdateCursor,
 )
+from vhost_user_gpu.dmabuf import Dmabuf
 from vhost_user_gpu.outputs import Outputs
 from vhost_user_gpu.rect import NOTHING, Rect
 from vhost_user_gpu.scanout import Scanout, cursor_shape
 from vhost_user_gpu.virgl import messages
 from vhost_user_gpu.virgl.arena import MOST
 from vhost_user_gpu.virgl.engine import Engine
+from vhost_user_gpu.virgl.messages import Exported
 from vhost_user_gpu.virgl.remote import Fence
 from vhost_user_gpu.virgl.texture import Texture
-from vhostd import Chain, Empty, Row
+from vhostd import Chain, Empty, Fd, Row
 from vhostd.vhost_user.gpu_messages import CURSOR_SIDE
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,7 @@ MOST_CONTEXTS = 256  # at a time; each is a GL context
 MOST_SHOWN = (
     256  # textures whose pixels are kept here, each by an fd; 16 monitors and their cursors take fewer
 )
+MOST_FOURCC = 0x7FFF_FFFF
 MOST_SAMPLES = 32
 MOST_LEVELS = 16
 MOST_SIDE = 1 << 16  # of a texture, in any direction; GL has a lower limit
@@ -299,14 +302,17 @@ class VirglCard(Card):
     # --- What is shown ----------------------------------------------------------------------------------
 
     def show_any(self, wanted: SetScanout, chain: Chain) -> Outcome:
-        """SET_SCANOUT. A new size is painted when its pixels have been read."""
+        """SET_SCANOUT. A new size is painted when it is drawn, or its pixels have been read."""
         texture = self._displayable(wanted.resource_id) if wanted.resource_id else None
         self.set_scanout(wanted, chain)
         scanout = self.scanouts[wanted.scanout_id]
-        if texture is None or not scanout.damage:
+        if texture is None:
+            return None
+        self._share(texture)
+        if not scanout.damage:
             return None
         scanout.take_damage()
-        return self._read_for_scanouts(texture, scanout.rect)
+        return self._show_later(texture, scanout.rect)
 
     def flush_any(self, part: ResourceFlush, chain: Chain) -> Outcome:
         resource = self.resources[part.resource_id]
@@ -317,15 +323,37 @@ class VirglCard(Card):
         visible = NOTHING
         for scanout in self._showing(resource):
             visible = visible.around(rect.common(scanout.rect))
-        return self._read_for_scanouts(resource, visible) if visible else None
+        return self._show_later(resource, visible) if visible else None
 
-    def _read_for_scanouts(self, texture: Texture, rect: Rect) -> Pending:
+    def _share(self, texture: Texture) -> None:
+        """Asks for a dmabuf of a texture when it is shown for the first time, if there can be any."""
+        if texture.is_asked or not self._engine.abilities.exports:
+            return
+
+        def take(it: Exported, fd: Fd) -> None:
+            # The protocol cannot say where in the dmabuf a picture begins.
+            if it.offset or it.fourcc > MOST_FOURCC or texture not in self.resources:
+                fd.close()
+                return
+            size = (texture.width, texture.height)
+            texture.take_dmabuf(Dmabuf(fd, *size, it.stride, it.fourcc, it.flags, it.modifier))
+
+        sharing = self._engine.export(texture, take)
+        texture.await_dmabuf(sharing, lambda rect: self._engine.read(texture, rect, lambda: None))
+
+    def _show_later(self, texture: Texture, rect: Rect) -> Pending:
+        """Shows a rectangle when it is drawn; where the front-end gets a copy, when that has been read."""
+
         def show() -> None:
             for scanout in self._showing(texture):
                 scanout.flush(rect)
                 self._changed(scanout)
 
-        return self._engine.read(texture, rect, show, self._fence())
+        texture.unread = texture.unread.around(rect)
+        if texture.is_asked and not any(scanout.is_copied for scanout in self._showing(texture)):
+            return self._engine.finish(show, self._fence())
+        unread, texture.unread = texture.unread, NOTHING
+        return self._engine.read(texture, unread, show, self._fence())
 
     def update_cursor_from_any(self, wanted: UpdateCursor, chain: Chain) -> Outcome:
         """UPDATE_CURSOR. The cursor moves at once, and gets its shape when that has been read."""

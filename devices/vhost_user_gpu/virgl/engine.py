@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,9 @@ from vhost_user_gpu.rect import Rect
 from vhost_user_gpu.virgl import messages
 from vhost_user_gpu.virgl.launcher import Launcher
 from vhost_user_gpu.virgl.regions import Regions
-from vhost_user_gpu.virgl.remote import Fence, Remote
+from vhost_user_gpu.virgl.remote import Fence, Remote, Take
 from vhost_user_gpu.virgl.texture import Texture
-from vhostd import Gather, Layout, Row
+from vhostd import Empty, Gather, Layout, Row
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class Engine:
         self.abilities = launcher.abilities
         self._remote: Remote | None = None
         self._regions: Regions | None = None
+        self._has_failed_to_export = False
         self.requests = self.started = self.lost = (
             0  # requests; renderers that were in use, and that ended so
         )
@@ -140,6 +142,17 @@ class Engine:
         place = messages.Read(texture.number, texture.region, texture.stride, *rect)
         return self.ask(messages.READ, place, then, fence=fence)
 
+    def finish(self, then: Callable[[], object], fence: Fence = UNFENCED) -> Pending:
+        """Calls `then` when all that was asked for before is drawn."""
+        last = fence if fence.order == messages.Head.GLOBAL else Fence(messages.Head.GLOBAL)
+        return self.ask(messages.FINISH, Empty(), then, fence=last)
+
+    def export(self, texture: Texture, take: Take) -> Pending:
+        """Has `take` given a dmabuf of a texture. There may be none: that is no error."""
+        self.requests += 1
+        what = messages.Resource(texture.number)
+        return self._renderer().ask(messages.EXPORT, what, self._say_copied, take=take)
+
     def share_pixels(self, texture: Texture) -> None:
         """Lets the renderer have a texture's pixels."""
         self._renderer()
@@ -150,6 +163,12 @@ class Engine:
     def _clean_up(self, row: Row[Any, Any], texture: Texture, fence: Fence) -> Pending:
         """A request that succeeds in any case: a lost renderer has nothing any more."""
         return self._renderer().ask(row, messages.Resource(texture.number), lambda _: DONE, fence=fence)
+
+    def _say_copied(self, error: int) -> Answer:
+        if error and not self._has_failed_to_export:
+            self._has_failed_to_export = True
+            log.info("3D is copied to the front-end: there is no dmabuf of a texture: %s", os.strerror(error))
+        return DONE
 
     def _release(self, texture: Texture) -> None:
         if self._regions is not None:

@@ -21,6 +21,7 @@ class Abilities(NamedTuple):
 
     capsets: dict[int, tuple[int, bytes]]  # by their numbers: the latest version, and the content
     has_context_init: bool
+    exports: bool  # textures as dmabufs
     renderer: str  # what GL says of itself
     version: str
 
@@ -31,9 +32,13 @@ class Launcher:
     The first one is started at once, and says what all can do: `abilities`. SetupError if there is none.
     """
 
-    def __init__(self, node: str | None, memory: int, *, sandbox: bool) -> None:
-        """Renders on this node, or where EGL finds something; a guest's resources may take `memory` bytes."""
+    def __init__(self, node: str | None, memory: int, *, sandbox: bool, dmabuf: bool = False) -> None:
+        """Renders on this node, or where EGL finds something; a guest's resources may take `memory` bytes.
+
+        With `dmabuf` renderers export textures, if they can.
+        """
         arguments = [f"--memory={memory}"]
+        arguments += ["--dmabuf"] if dmabuf else []
         arguments += [] if node is None else [f"--node={node}"]
         arguments += [] if sandbox else ["--sandbox=none"]
         self._helper = Helper("renderer", "vhost_user_gpu.virgl.renderer", arguments, ENVIRONMENT)
@@ -95,4 +100,5 @@ def _abilities(hello: bytes) -> Abilities:
         capsets[capset.number] = (capset.version, hello[at : at + capset.size])
         at += capset.size
     names = (name.rstrip(b"\0").decode(errors="replace") for name in (head.renderer, head.version))
-    return Abilities(capsets, bool(head.features & Hello.CONTEXT_INIT), *names)
+    has_context_init = bool(head.features & Hello.CONTEXT_INIT)
+    return Abilities(capsets, has_context_init, bool(head.features & Hello.EXPORTS), *names)

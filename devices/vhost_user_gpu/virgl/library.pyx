@@ -76,6 +76,17 @@ cdef struct CreateArgs:  # struct virgl_renderer_resource_create_args
     uint32_t nr_samples
     uint32_t flags
 
+cdef struct ResourceInfo:  # struct virgl_renderer_resource_info, and room for what versions add to it
+    uint32_t handle
+    uint32_t virgl_format
+    uint32_t width
+    uint32_t height
+    uint32_t depth
+    uint32_t flags
+    uint32_t tex_id
+    uint32_t stride
+    uint32_t more[24]
+
 ctypedef int (*Init)(void *cookie, int flags, Callbacks *callbacks)
 ctypedef void (*Plain)()
 ctypedef int (*GetPollFd)()
@@ -85,6 +96,7 @@ ctypedef int (*ContextCreate)(uint32_t ctx_id, uint32_t length, const char *name
 ctypedef int (*ContextCreateWithFlags)(uint32_t ctx_id, uint32_t flags, uint32_t length, const char *name)
 ctypedef void (*ContextDestroy)(uint32_t ctx_id)
 ctypedef void (*ContextResource)(int ctx_id, int resource)
+ctypedef int (*ResourceGetInfo)(int resource, ResourceInfo *info)
 ctypedef int (*ResourceCreate)(CreateArgs *args, iovec *iov, uint32_t count)
 ctypedef void (*ResourceUnref)(uint32_t resource)
 ctypedef int (*AttachIov)(int resource, iovec *iov, int count)
@@ -205,9 +217,13 @@ cdef class Virgl:
             and dlsym(self._library, b"virgl_renderer_context_create_fence") is not NULL
         )
 
+    def make_current(self):
+        """Makes the library's own EGL context current, which shares textures with those of guests."""
+        (<Plain> self._function(b"virgl_renderer_force_ctx_0"))()
+
     def gl_string(self, unsigned int name):
         """What GL says of itself; empty if nobody can be asked."""
-        (<Plain> self._function(b"virgl_renderer_force_ctx_0"))()
+        self.make_current()
         cdef GetProcAddress find = <GetProcAddress> dlsym(loaded(EGL), b"eglGetProcAddress")
         cdef GetString get = NULL if find is NULL else <GetString> find(b"glGetString")
         cdef const char *text = NULL if get is NULL else get(name)
@@ -254,6 +270,19 @@ cdef class Virgl:
         """Frees a resource, and lets go of its backing."""
         self.detach_backing(resource)
         (<ResourceUnref> self._function(b"virgl_renderer_resource_unref"))(resource)
+
+    def texture(self, uint32_t resource):
+        """What a resource is for GL: a texture in the context that is current from now on, and its flags.
+
+        Raises OSError if there is no such resource, or if it is none for GL.
+        """
+        cdef ResourceInfo info
+        info.tex_id = info.flags = 0
+        self.make_current()
+        cdef int error = (<ResourceGetInfo> self._function(b"virgl_renderer_resource_get_info"))(resource, &info)
+        if error or not info.tex_id:
+            raise OSError(abs(error) or errno.EINVAL, "no texture")
+        return info.tex_id, info.flags
 
     def attach_backing(self, uint32_t resource, list ranges):
         """Gives a resource its backing: `(memory, offset, length)`. They stay mapped as long as it has them."""

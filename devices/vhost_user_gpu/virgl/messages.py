@@ -2,12 +2,13 @@
 
 A request is a `Head` and the payload of its row. The renderer executes requests in order. A reply says how
 far it has come, and has a `Result` for each request that is complete; a request with a fence is complete when
-the fence has signalled. The first packet of a renderer is a `Hello`, or why there can be none.
+the fence has signalled. The first packet of a renderer is a `Hello`, or why there can be none. A packet with
+an fd is an `Exported`; it comes before the reply to its request.
 """
 
 from typing import Annotated
 
-from vhostd import Layout, Row, array, rows_of, s32, u32, u64
+from vhostd import Empty, Layout, Row, array, rows_of, s32, u32, u64
 
 NAME = 64  # bytes of a context's name
 GL_NAME = 128  # bytes of what GL says of itself
@@ -48,7 +49,7 @@ class Hello(Layout):
     renderer: Annotated[bytes, array(GL_NAME)]
     version: Annotated[bytes, array(GL_NAME)]
 
-    CONTEXT_INIT = 1  # of `features`
+    CONTEXT_INIT, EXPORTS = 1, 2  # bits of `features`; textures can be dmabufs
 
 
 class Capset(Layout):
@@ -57,6 +58,18 @@ class Capset(Layout):
     number: u32
     version: u32
     size: u32
+
+
+class Exported(Layout):
+    """A texture's dmabuf, whose fd comes with it, for a request's serial. Flags are the resource's."""
+
+    serial: u32
+    stride: u32
+    offset: u32
+    flags: u32
+    fourcc: u32
+    padding: u32
+    modifier: u64
 
 
 class Entry(Layout):
@@ -123,7 +136,7 @@ class CreateResource(Layout):
 
 
 class Resource(Layout):
-    """A resource to free, or to detach its backing from."""
+    """A resource to free, to detach its backing from, or to export."""
 
     resource_id: u32
 
@@ -189,6 +202,8 @@ DETACH_BACKING = Row(10, Resource)
 SUBMIT = Row(11, Submit)
 TRANSFER = Row(12, Transfer)
 READ = Row(13, Read)
+EXPORT = Row(14, Resource)
+FINISH = Row(15, Empty)  # nothing; its fence says that all is drawn
 
 ARENA = 0  # the region of what is too long for a packet
 

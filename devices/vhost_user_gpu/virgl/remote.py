@@ -17,13 +17,14 @@ from vhost_user_gpu.virgl.messages import (
     ARENA,
     MOST_PACKET,
     AddRegion,
+    Exported,
     Head,
     Hello,
     Replies,
     Result,
 )
 from vhostd import Fd, Layout, Row
-from vhostd.wire.packets import send_packet
+from vhostd.wire.packets import receive_packet, send_packet
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ PATIENCE = 60.0  # seconds in which a renderer that has work must say something
 STOP_PATIENCE = 10.0  # seconds in which it must do all that there is when a ring stops; the guest may wait
 
 Then = Callable[[int], Answer]  # from an errno, or 0, to the guest's answer
+Take = Callable[[Exported, Fd], None]  # owns the fd
 
 
 class Fence(NamedTuple):
@@ -63,6 +65,7 @@ class Remote:
         self._executed = 0
         self._greeted = greeted
         self._waiting: dict[int, tuple[Pending, Then]] = {}
+        self._takers: dict[int, Take] = {}  # whoever waits for a dmabuf, by serials
         self._fences: dict[int, None] = {}  # serials that are complete in the order of all
         self._unsent: deque[tuple[bytes, list[Fd]]] = deque()
         self._eased = asyncio.Event()
@@ -103,8 +106,12 @@ class Remote:
         *,
         fence: Fence = Fence(),  # noqa: B008
         fds: Sequence[int] = (),
+        take: Take | None = None,
     ) -> Pending:
-        """Sends a request; the result is what `then` makes of its errno, or 0."""
+        """Sends a request; the result is what `then` makes of its errno, or 0.
+
+        What the renderer exports for it is given to `take` before.
+        """
         pending = Pending()
         if self.is_lost:
             pending.finish(then(errno.EIO))
@@ -114,6 +121,8 @@ class Remote:
         self._waiting[self._serial] = (pending, then)
         if fence.order == Head.GLOBAL:
             self._fences[self._serial] = None
+        if take is not None:
+            self._takers[self._serial] = take
         head = Head(row.request, self._serial % SERIALS, *fence).pack()
         self._send(head + payload.pack(), fds)
         self._begin_watch()
@@ -199,7 +208,7 @@ class Remote:
 
     def _receive(self) -> None:
         try:
-            data = self._socket.recv(MOST_PACKET)
+            data, fds = receive_packet(self._socket, MOST_PACKET)
         except BlockingIOError:
             return
         except OSError as error:
@@ -208,6 +217,8 @@ class Remote:
         self._heard = time.monotonic()
         if not data:
             self._lose("it has ended")
+        elif fds:
+            self._take_dmabuf(data, [Fd(fd) for fd in fds])
         elif self._greeted:
             self._take_replies(data)
         else:
@@ -230,8 +241,17 @@ class Remote:
         """The serial of which the renderer has the lower bits. In weeks a guest uses all of these."""
         return self._serial - (self._serial - serial) % SERIALS
 
+    def _take_dmabuf(self, data: bytes, fds: list[Fd]) -> None:
+        """Nobody may have asked for it."""
+        exported = Exported.unpack(data) if len(data) == Exported.SIZE else None
+        if exported is not None and (take := self._takers.pop(self._whole(exported.serial), None)) is not None:
+            take(exported, fds.pop())
+        for fd in fds:
+            fd.close()
+
     def _finish(self, serial: int, error: int) -> None:
         """The request is complete."""
+        self._takers.pop(serial, None)
         waiting = self._waiting.pop(serial, None)
         self._fences.pop(serial, None)
         if waiting is not None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from vhost_user_gpu.virgl import messages
 from vhost_user_gpu.virgl.confinement import confine_renderer
+from vhost_user_gpu.virgl.egl import Egl
 from vhost_user_gpu.virgl.library import GL_RENDERER, GL_VERSION, Memory, Virgl
 from vhost_user_gpu.virgl.messages import (
     ARENA,
@@ -27,34 +28,38 @@ from vhost_user_gpu.virgl.messages import (
     REQUESTS,
     Capset,
     Entry,
+    Exported,
     Head,
     Hello,
     Replies,
     Result,
 )
 from vhostd import Fd, Layout
-from vhostd.wire.packets import receive_packet
+from vhostd.wire.packets import receive_packet, send_packet
 
 CAPSETS = (1, 2)  # VIRGL and VIRGL2
 DRM_MAJOR = 226  # Linux, include/uapi/drm/drm.h
 BATCH = 32  # requests that are executed before fences and replies have a turn
 POLL = 0.004  # seconds between two looks at fences, with a library that has no fd for them
+SOFTWARE = ("llvmpipe", "softpipe")  # of GL's name for a rasteriser whose dmabufs have no fences
 BESIDE_RESOURCES = 2 << 30  # bytes that a GL driver, its compiler and contexts may take beside resources
 # A request whose fence cannot be made is complete at once.
 Execute = Callable[[Any], int | None]
 
 
 class Renderer:
-    """Executes requests from a socket, which it owns, by the library."""
+    """Executes requests from a socket, which it owns, by the library. With an `egl` it exports textures."""
 
-    def __init__(self, sock: socket.socket, virgl: Virgl) -> None:
+    def __init__(self, sock: socket.socket, virgl: Virgl, egl: Egl | None = None) -> None:
         self._socket = sock
         self._virgl = virgl
+        self._egl = egl
+        self._finishes = False  # whether whoever has a dmabuf cannot wait for drawing by itself
         self._regions: dict[int, Memory] = {}
         self._fds: list[Fd] = []  # that came with the request at hand
         self._methods = self._table_of_methods()
         self._results: list[tuple[int, int]] = []  # serials and errors that nobody has been told of
-        self._executed = 0
+        self._serial = self._executed = 0  # of the request at hand; up to which all are executed
         self._fenced: deque[tuple[int, int]] = deque()  # the same, of those that wait for a global fence
         self._ringed: dict[
             int, tuple[int, int]
@@ -67,6 +72,7 @@ class Renderer:
         sets = [each for each in sets if each[2]]
         names = [virgl.gl_string(name).encode()[:GL_NAME] for name in (GL_RENDERER, GL_VERSION)]
         features = Hello.CONTEXT_INIT if virgl.has_context_init else 0
+        features |= Hello.EXPORTS if self._egl is not None else 0
         hello = Hello(1, len(sets), features, *names).pack()
         for number, version, content in sets:
             hello += Capset(number, version, len(content)).pack() + content
@@ -105,6 +111,7 @@ class Renderer:
 
     def _take(self, data: bytes) -> None:
         head = Head.unpack(data[: Head.SIZE])
+        self._serial = head.serial
         row = REQUESTS[head.request]
         layout: type[Layout] = row.payload
         try:
@@ -169,6 +176,8 @@ class Renderer:
             messages.SUBMIT.request: self._submit,
             messages.TRANSFER.request: self._transfer,
             messages.READ.request: self._read,
+            messages.EXPORT.request: self._export,
+            messages.FINISH.request: lambda _: 0,
         }
 
     def _add_region(self, new: messages.AddRegion) -> None:
@@ -196,16 +205,39 @@ class Renderer:
         return self._virgl.attach_backing(it.resource_id, ranges)
 
     def _submit(self, it: messages.Submit) -> int:
-        return self._virgl.submit(it.ctx_id, self._regions[ARENA], it.offset, it.size)
+        result = self._virgl.submit(it.ctx_id, self._regions[ARENA], it.offset, it.size)
+        self._finish()
+        return result
 
     def _transfer(self, it: messages.Transfer) -> int:
         box = (it.x, it.y, it.z, it.width, it.height, it.depth)
         how = (it.level, it.stride, it.layer_stride, bool(it.to_host))
-        return self._virgl.transfer(it.resource_id, it.ctx_id, *how, box, it.offset)
+        result = self._virgl.transfer(it.resource_id, it.ctx_id, *how, box, it.offset)
+        self._finish()
+        return result
 
     def _read(self, it: messages.Read) -> int:
         place = (it.stride, it.x, it.y, it.width, it.height)
         return self._virgl.read(it.resource_id, self._regions[it.region], *place)
+
+    def _export(self, it: messages.Resource) -> int:
+        if self._egl is None:
+            return errno.ENOTSUP
+        texture, flags = self._virgl.texture(it.resource_id)
+        number, stride, offset, fourcc, modifier = self._egl.export(texture)
+        with Fd(number) as fd:
+            exported = Exported(self._serial, stride, offset, flags, fourcc, 0, modifier)
+            send_packet(self._socket, exported.pack(), (fd.fileno(),))
+        self._finishes = self._virgl.gl_string(GL_RENDERER).startswith(SOFTWARE)
+        return 0
+
+    def _finish(self) -> None:
+        """Draws all that the current context was told, where no fence in the dmabuf says when that is done.
+
+        Other contexts' commands were drawn so when they came.
+        """
+        if self._finishes and self._egl is not None:
+            self._egl.finish()
 
 
 def main() -> None:
@@ -215,6 +247,7 @@ def main() -> None:
     parser.add_argument("--node", default="")
     parser.add_argument("--memory", type=int, default=0)
     parser.add_argument("--sandbox", default="")
+    parser.add_argument("--dmabuf", action="store_true")
     options = parser.parse_args()
     sock = socket.socket(fileno=options.socket)
     try:
@@ -222,8 +255,9 @@ def main() -> None:
             _limit(options.memory + BESIDE_RESOURCES)
         node = _open_node(options.node) if options.node else -1
         if options.sandbox != "none":
-            confine_renderer()
-        renderer = Renderer(sock, Virgl(node))
+            confine_renderer(dmabuf=options.dmabuf)
+        virgl = Virgl(node)
+        renderer = Renderer(sock, virgl, _exporter(virgl) if options.dmabuf else None)
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error)
         sock.send(Hello(0, 0, 0, b"", b"").pack() + reason.encode())
@@ -233,6 +267,13 @@ def main() -> None:
         renderer.run()
     except ConnectionError:  # the program has ended
         pass
+
+
+def _exporter(virgl: Virgl) -> Egl | None:
+    """What exports textures, if anything does."""
+    virgl.make_current()
+    egl = Egl()
+    return egl if egl.exports else None
 
 
 def _open_node(path: str) -> int:

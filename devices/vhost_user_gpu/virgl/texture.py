@@ -1,10 +1,14 @@
-"""Texture: a resource that the renderer has, and what of it is read back to be shown."""
+"""Texture: a resource that the renderer has, and what of it is shared, or read back, to be shown."""
 
 import mmap
 import os
+from collections.abc import Callable
 
+from vhost_user_gpu.answer import Pending
 from vhost_user_gpu.commands import ResourceCreate3d
+from vhost_user_gpu.dmabuf import Dmabuf
 from vhost_user_gpu.pixels import PIXEL, Format
+from vhost_user_gpu.rect import NOTHING, Rect
 from vhost_user_gpu.resource import RESOURCE_COST, Picture, Resource
 from vhostd import Fd
 
@@ -20,7 +24,10 @@ SIZES = {
 
 
 class Texture(Picture):
-    """A resource in the renderer's memory, with room for its pixels here once it is shown."""
+    """A resource in the renderer's memory, with room for its pixels here once it is shown.
+
+    If it is shared as a dmabuf, its pixels are read only when somebody wants them.
+    """
 
     def __init__(self, new: ResourceCreate3d) -> None:
         Resource.__init__(self, new.resource_id)
@@ -33,7 +40,43 @@ class Texture(Picture):
         self.files: set[tuple[int, int]] = set()  # that its backing is in, as the renderer knows them
         self.region = 0  # the renderer's number of the pixels' memory; 0 while there is none
         self.has_pixels = False  # whether there is room for them here
+        self.unread = NOTHING  # what has been shown since its pixels were read
         self._fd: Fd | None = None
+        self._dmabuf: Dmabuf | None = None
+        self._sharing: Pending | None = None
+        self._read: Callable[[Rect], Pending] | None = None
+        self._reading: Pending | None = None
+
+    # --- As a dmabuf ------------------------------------------------------------------------------------
+
+    @property
+    def dmabuf(self) -> Dmabuf | None:
+        return self._dmabuf
+
+    @property
+    def sharing(self) -> Pending | None:
+        return _unanswered(self._sharing)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the renderer was asked for a dmabuf of it."""
+        return self._sharing is not None
+
+    def await_dmabuf(self, sharing: Pending, read: Callable[[Rect], Pending]) -> None:
+        """It is a dmabuf, or never will be, when `sharing` is answered; `read` fetches pixels of it."""
+        self._sharing, self._read = sharing, read
+
+    def take_dmabuf(self, dmabuf: Dmabuf) -> None:
+        """It is this dmabuf, which it owns."""
+        self._dmabuf = dmabuf
+
+    def refresh(self) -> Pending | None:
+        if self._read is not None and self.unread:
+            rect, self.unread = self.unread, NOTHING
+            self._reading = self._read(rect)
+        return _unanswered(self._reading)
+
+    # --- As pixels --------------------------------------------------------------------------------------
 
     @property
     def is_displayable(self) -> bool:
@@ -67,8 +110,15 @@ class Texture(Picture):
     def release(self) -> None:
         Resource.release(self)
         self.close_fd()
+        if self._dmabuf is not None:
+            self._dmabuf.fd.close()
+        self._dmabuf = self._read = None
         if self.has_pixels:
             self.pixels.close()
+
+
+def _unanswered(pending: Pending | None) -> Pending | None:
+    return None if pending is None or pending.is_answered else pending
 
 
 def cost(new: ResourceCreate3d) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from vhostd.errors import DeviceError
+from vhostd.frontend.drivers.gpu_dmabuf import Dmabuf
 from vhostd.frontend.frontend import Frontend
 from vhostd.vhost_user.messages import GPU_SET_SOCKET
 from vhostd.wire.fds import Fd
@@ -56,7 +57,7 @@ class Monitor:
     height: int = 0
     pixels: bytearray = field(default_factory=bytearray)
     cursor: Cursor = field(default_factory=Cursor)
-    dmabuf: Fd | None = None
+    dmabuf: Dmabuf | None = None
 
 
 class GpuDisplay:
@@ -263,14 +264,15 @@ class GpuDisplay:
         monitor.pixels = bytearray(width * height * PIXEL)
 
     def _take_dmabuf(self, payload: bytes) -> None:
-        scanout, _x, _y, width, height = struct.unpack_from("=IIIII", payload)
+        scanout, _, _, width, height = struct.unpack_from("=IIIII", payload)
         monitor = self._monitor(scanout)
         _must(
             bool(width and height) == (self._fd is not None), "a size without an fd, or the other way round"
         )
         monitor.width, monitor.height = width, height
         _close(monitor.dmabuf)
-        monitor.dmabuf, self._fd = self._fd, None
+        monitor.dmabuf = None if self._fd is None else Dmabuf.of(self._fd, payload)
+        self._fd = None
 
     def _cursor(self, request: int, payload: bytes) -> None:
         scanout, x, y = struct.unpack_from("=III", payload)
@@ -291,7 +293,7 @@ def _must(holds: bool, what: str) -> None:  # noqa: FBT001
         raise DeviceError(f"the GPU has sent {what}")
 
 
-def _close(fd: Fd | None) -> None:
+def _close(fd: Fd | Dmabuf | None) -> None:
     if fd is not None:
         fd.close()
 

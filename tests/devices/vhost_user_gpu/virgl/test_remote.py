@@ -12,9 +12,21 @@ from tests.conftest import Run
 from vhost_user_gpu.answer import DONE, Answer
 from vhost_user_gpu.commands import Response
 from vhost_user_gpu.virgl import remote
-from vhost_user_gpu.virgl.messages import DESTROY_CONTEXT, MOST_PACKET, Context, Head, Hello, Replies, Result
+from vhost_user_gpu.virgl.messages import (
+    DESTROY_CONTEXT,
+    EXPORT,
+    MOST_PACKET,
+    Context,
+    Exported,
+    Head,
+    Hello,
+    Replies,
+    Resource,
+    Result,
+)
 from vhost_user_gpu.virgl.remote import MOST_WAITING, Fence, Remote
-from vhostd.wire.packets import receive_packet
+from vhostd import Fd
+from vhostd.wire.packets import receive_packet, send_packet
 
 GLOBAL = Fence(Head.GLOBAL)
 
@@ -37,6 +49,11 @@ class Renderer:
             for fd in fds:
                 os.close(fd)
             return Head.unpack(data[: Head.SIZE]).serial
+
+    def exports(self, serial: int, fd: Fd) -> None:
+        """Sends a dmabuf."""
+        exported = Exported(serial, 800, 0, 0, 0, 0, 0)
+        send_packet(self.socket, exported.pack(), (fd.fileno(),))
 
     def replies(self, executed: int, *results: tuple[int, int]) -> None:
         """Says how far it has come."""
@@ -67,6 +84,10 @@ def asked(seen: Remote, fence: Fence = Fence()) -> list[int | Answer]:  # noqa: 
 
     seen.ask(DESTROY_CONTEXT, Context(1), then, fence=fence).then(told.append)
     return told
+
+
+def memfd() -> Fd:
+    return Fd(os.memfd_create("dmabuf", os.MFD_CLOEXEC))
 
 
 async def until(*told: list[int | Answer]) -> None:
@@ -132,6 +153,46 @@ def test_a_renderer_that_ends_answers_all(run_async: Run) -> None:
             assert seen.is_lost
             assert asked(seen) == [5, DONE]
             assert len(renderer.lost) == 1
+
+    run_async(main)
+
+
+def test_whoever_asks_for_a_dmabuf_gets_it_before_the_result(run_async: Run) -> None:
+    async def main() -> None:
+        async with connected() as (seen, renderer):
+            told: list[object] = []
+
+            def take(exported: Exported, fd: Fd) -> None:
+                told.extend((exported.stride, os.fstat(fd.fileno()).st_ino))
+                fd.close()
+
+            def then(error: int) -> Answer:
+                told.append(error)
+                return DONE
+
+            seen.ask(EXPORT, Resource(1), then, take=take)
+            with memfd() as fd:
+                renderer.exports(1, fd)
+                renderer.replies(1, (1, 0))
+                wanted = [800, os.fstat(fd.fileno()).st_ino, 0]
+            while told != wanted:
+                await asyncio.sleep(0)
+
+    run_async(main)
+
+
+def test_a_dmabuf_that_nobody_asked_for_is_closed(run_async: Run) -> None:
+    async def main() -> None:
+        async with connected() as (seen, renderer):
+            before = len(os.listdir("/proc/self/fd"))
+            with memfd() as fd:
+                for serial in (0, 1, 7):
+                    renderer.exports(serial, fd)
+                send_packet(renderer.socket, b"?", (fd.fileno(),))
+            told = asked(seen)
+            renderer.replies(1, (1, 0))
+            await until(told)
+            assert len(os.listdir("/proc/self/fd")) == before
 
     run_async(main)
 

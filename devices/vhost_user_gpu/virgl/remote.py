@@ -243,9 +243,10 @@ class Remote:
 
     def _take_dmabuf(self, data: bytes, fds: list[Fd]) -> None:
         """Nobody may have asked for it."""
-        exported = Exported.unpack(data) if len(data) == Exported.SIZE else None
-        if exported is not None and (take := self._takers.pop(self._whole(exported.serial), None)) is not None:
-            take(exported, fds.pop())
+        if len(data) == Exported.SIZE:
+            exported = Exported.unpack(data)
+            if take := self._takers.pop(self._whole(exported.serial), None):
+                take(exported, fds.pop())
         for fd in fds:
             fd.close()
 

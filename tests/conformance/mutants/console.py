@@ -99,10 +99,22 @@ def empty_name() -> None:
 def echo_of_ready() -> None:
     """PORT_READY is the answer to PORT_READY."""
 
-    def news(_told: Told, _facts: Facts, news: News | None) -> News | None:
-        return news._replace(event=Event.PORT_READY) if news and news.event == Event.PORT_NAME else news
+    def write(before: Any, chain: Chain, port: Port, news: News) -> None:
+        event = Event.PORT_READY if news.event == Event.PORT_NAME else news.event
+        before(chain, port, news._replace(event=event))
 
-    change_news(news)
+    replace(control, "_write", write)
+
+
+@breaks("PORT-7", "it says no end of messages", program="console")
+def same_name_again() -> None:
+    """It forgets that it has told a name."""
+
+    def tell(before: Any, self: Told, news: News) -> None:
+        before(self, news)
+        self.has_name = False
+
+    replace(Told, "tell", tell)
 
 
 @breaks("PORT-8", "port 2 was removed, and never added", program="console")

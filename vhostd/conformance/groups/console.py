@@ -49,6 +49,7 @@ HAS_CONFIG = IS_CONSOLE._replace(protocol=(ProtocolFeature.CONFIG,))
 HAS_PORTS = HAS_CONFIG._replace(features=(MULTIPORT,))
 
 QUIET = 0.25  # seconds without a message: then there is none
+MOST_MESSAGES = 4096  # of all ports that there may be
 MOST_PORTS = 4  # of which queues are started
 RING = 64  # descriptors
 UNKNOWN = 0x7777  # no message has this number
@@ -80,6 +81,7 @@ async def hear(driver: ConsoleDriver) -> list[Message]:
         while True:
             async with asyncio.timeout(QUIET):
                 told.append(await driver.message())
+            expect(len(told) < MOST_MESSAGES, "it says no end of messages")
     return told
 
 

@@ -5,7 +5,7 @@
     adoption.py  2D pictures that contexts use
     engine.py    has a renderer when one is needed  library.pyx  libvirglrenderer
     remote.py    sends requests, takes replies      messages.py  what both say, in packets.py
-    arena.py     long requests, in shared memory
+    arena.py     long requests, in shared memory    egl.pyx      textures as dmabufs
     regions.py   the guest's memory, as files       the spawner, which is not in the sandbox
     launcher.py  has renderers started              spawner.py   starts them and ends them
 

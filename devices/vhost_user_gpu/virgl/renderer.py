@@ -61,9 +61,8 @@ class Renderer:
         self._results: list[tuple[int, int]] = []  # serials and errors that nobody has been told of
         self._serial = self._executed = 0  # of the request at hand; up to which all are executed
         self._fenced: deque[tuple[int, int]] = deque()  # the same, of those that wait for a global fence
-        self._ringed: dict[
-            int, tuple[int, int]
-        ] = {}  # contexts and errors of those that wait for a ring's fence
+        # By serials: contexts and errors of those that wait for a ring's fence.
+        self._ringed: dict[int, tuple[int, int]] = {}
 
     def greet(self) -> None:
         """Says what there is."""

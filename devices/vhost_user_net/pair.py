@@ -32,9 +32,7 @@ class Pair:
             None  # who waits until the fd takes a packet waits for this
         )
         self._watches = False  # whether it does
-        self._rx: Virtqueue | None = None  # while it runs
         transmit.stuck = self._watch
-        transmit.sent = self._look_for_answers
 
     def open(self, fd: int) -> None:
         """Leads to this fd, which stays its owner's."""
@@ -56,13 +54,6 @@ class Pair:
         """Gives the driver packets of the fd's, whichever that is."""
         if self._enabled is not None:
             queue.when_enabled(self._enabled)
-        self._rx = queue
-        try:
-            await self._receive(queue)
-        finally:
-            self._rx = None
-
-    async def _receive(self, queue: Virtqueue) -> None:
         while True:
             await self._is_open.wait()
             with self._used():
@@ -83,11 +74,6 @@ class Pair:
         async for chain in queue:
             queue.put_back(chain)
             await self._wait_until_writable()
-
-    def _look_for_answers(self) -> None:
-        """Gives the driver what is there already: the host's kernel answers while it is given packets."""
-        if self._rx is not None:
-            self._rx.pump_now()
 
     async def _wait_until_writable(self) -> None:
         if self._is_open.is_set():

@@ -9,7 +9,6 @@ class Transmit(Shortcut):
     fd: int
     header: int
     stuck: Callable[[], None] | None
-    sent: Callable[[], None] | None
     packets: int
     octets: int
     dropped: int

@@ -41,14 +41,12 @@ cdef class Transmit(Shortcut):
     """Sends packets through an fd, or drops them while that is -1.
 
     It leaves a packet when the fd takes none now. What is wrong with one packet, and is no fault of the ring's, costs
-    that packet. `lost` is called when the fd leads nowhere any more, `stuck` when a stream keeps frames, `sent` after a
-    tap device got packets.
+    that packet. `lost` is called when the fd leads nowhere any more, `stuck` when a stream keeps frames.
     """
 
     cdef public int fd
     cdef public size_t header  # bytes of it, as negotiated
     cdef public object stuck
-    cdef public object sent
     cdef object lost
     cdef readonly uint64_t packets
     cdef readonly uint64_t octets
@@ -123,18 +121,10 @@ cdef class Transmit(Shortcut):
 cdef class TapTransmit(Transmit):
     """Writes packets to a tap device, with their headers."""
 
-    cdef uint64_t told  # of so many packets
-
     def send(self, bytes frame not None):
         if self.fd >= 0:
             with suppress(OSError):
                 os.write(self.fd, bytes(self.header) + frame)
-
-    cpdef void submit(self) except *:
-        if self.packets != self.told:
-            self.told = self.packets
-            if self.sent is not None:
-                self.sent()
 
     cdef ssize_t pass_on(self, Chain chain, size_t size) except? -1:
         if not chain.fits_call():

@@ -118,29 +118,6 @@ def test_frames_are_sent(run_async: Run, kind: str, packed: bool) -> None:  # no
     run_async(main)
 
 
-def test_what_a_tap_device_answers_at_once_is_looked_at_once(run_async: Run) -> None:
-    async def main() -> None:
-        async with bench("tap") as card:
-            pair = card.cable.pairs[0]
-            assert pair.transmit.sent is not None
-            answer, looked = pair.transmit.sent, list[int]()
-
-            def look() -> None:
-                looked.append(card.net.counts()["transmit_packets"])
-                card.cable.give([frame(60)])
-                answer()
-                looked.append(card.net.counts()["receive_packets"])
-
-            pair.transmit.sent = look
-            await card.driver.send(frame(100))
-            assert looked == [1, 1]
-            await card.driver.send(b"no frame")
-            assert looked == [1, 1]
-            assert (await card.receive())[1] == frame(60)
-
-    run_async(main)
-
-
 @KIND
 def test_a_frame_may_be_cut_anywhere(run_async: Run, kind: str) -> None:
     async def main() -> None:

@@ -114,8 +114,9 @@ def back_ends() -> list[BackEnd]:
 
 
 def versions(folder: Path) -> dict[str, str]:
-    """The versions of what is in the folder, by package."""
-    return dict(line.split(" ", 1) for line in (folder / "versions").read_text().splitlines())
+    """The versions of what is in the folder, by package; none if there is no folder."""
+    path = folder / "versions"
+    return dict(line.split(" ", 1) for line in path.read_text().splitlines()) if path.exists() else {}
 
 
 def check(back_end: BackEnd, folder: Path) -> Checked:

@@ -103,7 +103,10 @@ class PtyLine(Line):
 
     def _drop(self) -> None:
         """What nobody has taken of them is not for the next one, as with a socket."""
+        has_more = self.has_input
         super()._drop()
+        if not has_more:  # what is there is the next one's, who was quick
+            return
         with suppress(OSError):  # there is nothing
             for _ in range(PAGES):
                 os.read(self._master.fileno(), PAGE)

@@ -149,16 +149,19 @@ def test_its_size_follows(shell: None, folder: Path) -> None:
         for rows, cols in ((30, 100), (52, 211)):
             terminal.resize(rows, cols)
             terminal.write(b"\n")
-            # The kernel passes it on when it has the time.
-            terminal.write(b"until stty size | grep -x '%d %d'; do :; done; echo so it is\n" % (rows, cols))
+            # The kernel passes it on when it has the time. What is typed is shown, too, and is another text.
+            terminal.write(b"until stty size | grep -x '%d %d'; do :; done; echo so\\ it is\n" % (rows, cols))
             terminal.until(b"so it is\r\n")
 
 
 def test_control_characters_are_the_guest_s(shell: None, folder: Path) -> None:
     with opened(folder / "pty") as terminal:
-        terminal.write(b"busybox sleep 1000\n")
-        terminal.until(b"1000\r\n")
+        terminal.write(b"cat\n")
+        terminal.write(b"typed\n")
+        for _ in range(2):  # the second is by cat, which runs by now
+            terminal.until(b"typed\r\n")
         terminal.write(b"\x03")
+        terminal.until(b"# ")
         terminal.write(b"echo status=$?\n")
         terminal.until(b"status=130")
 

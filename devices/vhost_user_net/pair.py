@@ -28,9 +28,7 @@ class Pair:
         self._unused = asyncio.Event()
         self._unused.set()
         self._pumping: asyncio.Task[None] | None = None
-        self._writable: asyncio.Future[None] | None = (
-            None  # who waits until the fd takes a packet waits for this
-        )
+        self._writable: asyncio.Future[None] | None = None  # done when the fd takes a packet
         self._watches = False  # whether it does
         transmit.stuck = self._watch
 

@@ -55,9 +55,7 @@ class Switchboard:
         self._most = most
         self._buf_alloc = buf_alloc
         self._open: set[Connection] = set()  # those that have a socket
-        self._closing: set[Connection] = (
-            set()
-        )  # those that have none any more, and the guest has not answered
+        self._closing: set[Connection] = set()  # those that have none, until the guest has answered
         self._limits: dict[Connection, asyncio.TimerHandle] = {}
         self._next_port = FIRST_PORT
         self._ease = asyncio.Event()

@@ -65,9 +65,8 @@ log = logging.getLogger(__name__)
 
 CAPSET_INFO = struct.Struct("<III4x")  # struct virtio_gpu_resp_capset_info: id, latest version, size
 MOST_CONTEXTS = 256  # at a time; each is a GL context
-MOST_SHOWN = (
-    256  # textures whose pixels are kept here, each by an fd; 16 monitors and their cursors take fewer
-)
+# Textures whose pixels are kept here, each by an fd; 16 monitors and their cursors take fewer.
+MOST_SHOWN = 256
 MOST_FOURCC = 0x7FFF_FFFF
 MOST_SAMPLES = 32
 MOST_LEVELS = 16

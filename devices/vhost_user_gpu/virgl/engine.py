@@ -31,9 +31,8 @@ class Engine:
         self._remote: Remote | None = None
         self._regions: Regions | None = None
         self._has_failed_to_export = False
-        self.requests = self.started = self.lost = (
-            0  # requests; renderers that were in use, and that ended so
-        )
+        self.requests = 0
+        self.started = self.lost = 0  # renderers that were in use, and that ended so
 
     def ask(
         self,

@@ -29,7 +29,7 @@ class Pair:
         self._unused.set()
         self._pumping: asyncio.Task[None] | None = None
         self._writable: asyncio.Future[None] | None = None  # done when the fd takes a packet
-        self._watches = False  # whether it does
+        self._watches = False  # whether the event loop looks for that
         transmit.stuck = self._watch
 
     def open(self, fd: int) -> None:

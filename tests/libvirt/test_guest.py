@@ -68,6 +68,7 @@ def services(libvirtd: Libvirtd) -> Iterator[Services]:
         services.start_disk(),
         services.start("rng"),
         services.start("net", f"--stream={FOLDER}/passt.sock"),
+        services.start("vsock", f"--uds-path={FOLDER}/vm3"),
         services.start("input", f"--event-socket={FOLDER}/keys.sock", "--name=typist"),
     ]
     yield services

@@ -15,7 +15,7 @@ from vhostd.errors import MalformedMessage, RefusedRequest
 from vhostd.program.server import Server, _hung_up
 from vhostd.vhost_user import link, vring
 from vhostd.vhost_user.dispatch import Dispatcher
-from vhostd.vhost_user.notification import Notification
+from vhostd.vhost_user.notification import Notification, _Eventfd
 from vhostd.vhost_user.session import Session
 from vhostd.vhost_user.vring import Vring
 from vhostd.wire.channel import Channel
@@ -180,7 +180,7 @@ def room_for_interrupts() -> None:
             raise BlockingIOError("planted")
         before(self)
 
-    replace(Notification, "signal", tell)
+    replace(_Eventfd, "signal", tell)
 
 
 @breaks("ROB-19", "afterwards it served no new front-end", patience=SILENCE)
@@ -192,7 +192,7 @@ def patient_interrupts() -> None:
             os.write(self.fileno(), (1).to_bytes(8, "little"))
         before(self)
 
-    replace(Notification, "signal", tell)
+    replace(_Eventfd, "signal", tell)
 
 
 def _is_full(notification: Notification) -> bool:

@@ -83,13 +83,14 @@ sanitized_inputs() {
         -not -path '*.egg-info/*' -print0 | sort -z | xargs -0 sha256sum
 }
 
-# LeakSanitizer is off because Python itself leaves much for the end of the process.
+# LeakSanitizer is off because Python itself leaves much for the end of the process. What a sanitizer says goes to
+# stderr right before that end, where pytest must not keep it.
 test_sanitized() {
     echo "testing the ring with sanitizers"
     LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
         ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
         SANITIZED_TREE="$sanitized/tree" \
-        "$python" -m pytest -p tests.sanitized -o "pythonpath=$sanitized/tree ." tests/ring \
+        "$python" -m pytest --capture=sys -p tests.sanitized -o "pythonpath=$sanitized/tree ." tests/ring \
         tests/devices/vhost_user_blk/test_transfers.py tests/devices/vhost_user_blk/test_requests_properties.py \
         tests/devices/vhost_user_console/test_{backlog,console}.py \
         tests/devices/vhost_user_gpu/virgl/test_library.py \

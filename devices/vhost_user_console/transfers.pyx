@@ -76,6 +76,8 @@ cdef class Backlog:
             count = self.limit
         elif self.size + count > self.limit:
             self._drop(self.size + count - self.limit)
+        if not count:  # there may be no memory yet
+            return 0
         if self.begin + self.size + count > self.room:
             self._make_room(count)
         memcpy(self.bytes + self.begin + self.size, data, count)

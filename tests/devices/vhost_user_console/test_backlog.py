@@ -44,6 +44,12 @@ def test_memory_is_bounded_by_what_is_kept() -> None:
     assert backlog.dropped == 1_599_000
 
 
+def test_nothing_is_kept() -> None:
+    backlog = Backlog(0)
+    backlog.add(b"dropped")
+    assert (len(backlog), backlog.head(10), backlog.dropped) == (0, b"", 7)
+
+
 @pytest.mark.parametrize("data", [None, "text"])
 def test_only_bytes(data: object) -> None:
     with pytest.raises(TypeError):

@@ -86,10 +86,18 @@ def find(others: Iterable[Path]) -> tuple[list[Peer], list[Peer]]:
     """
     places = {path.name: path for path in others}
     known = [replace(peer, path=places.get(peer.path.name, peer.path)) for peer in KNOWN]
-    there = [peer for peer in known if peer.path.exists()]
+    there = [peer for peer in known if _is_there(peer)]
     paths = {peer.path for peer in KNOWN}
-    there += [Peer(path.name, path) for path in _described() if path not in paths and path.exists()]
-    return there, [peer for peer in known if not peer.path.exists()]
+    described = (Peer(path.name, path) for path in _described() if path not in paths)
+    there += [peer for peer in described if _is_there(peer)]
+    return there, [peer for peer in known if peer not in there]
+
+
+def _is_there(peer: Peer) -> bool:
+    """Whether it can be measured. Debian 12's passt, for one, is no back-end yet."""
+    if not peer.path.exists():
+        return False
+    return not subprocess.run(peer.probe, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
 
 
 def _described() -> Iterator[Path]:

@@ -169,8 +169,9 @@ def test_a_client_that_says_nothing_and_goes_is_forgotten(tmp_path: Path, run_as
         async with rig(tmp_path, "--max-connections=1") as there:
             there.driver.listen(PORT)
             for line in (b"", b"CONNECT 50"):
-                (await there.client(line)).close()
-                await asyncio.sleep(0.001)
+                theirs = await there.client(line)
+                theirs.shutdown(socket.SHUT_WR)
+                assert await there.receive(theirs) == b""
             await there.client(CONNECT)
             assert await there.driver.accept(PORT)
 

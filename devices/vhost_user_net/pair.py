@@ -8,6 +8,8 @@ from vhost_user_net.receive import Receive
 from vhost_user_net.transmit import Transmit
 from vhostd import Virtqueue
 
+LATE = 100e-6  # seconds that a driver may have to wait for the news that a packet was sent
+
 
 class Pair:
     """Moves packets between two queues and an fd, which may be lost, and be another one later.
@@ -69,6 +71,7 @@ class Pair:
     async def transmitq(self, queue: Virtqueue) -> None:
         """Sends packets; while the fd takes none, the driver keeps them."""
         queue.use_shortcut(self.transmit)
+        queue.coalesce(LATE)
         async for chain in queue:
             queue.put_back(chain)
             await self._wait_until_writable()

@@ -1,9 +1,10 @@
 """What a network card costs: vhost-user-net, QEMU's tap netdev and passt's vhost-user mode in one guest.
 
-    .venv/bin/python -m tests.bench.net [--rounds N] [--seconds S] [--passt COMMAND] [--json FILE]
+    .venv/bin/python -m tests.bench.net [--rounds N] [--seconds S] [--passt COMMAND] [--sleepy] [--json FILE]
 
 The guest has a card of each, and talks by each in turn to iperf3, in a namespace that the bench makes.
 `--passt` is a passt that has --vhost-user: Debian 13's, or a newer one.
+With `--sleepy`, processors that have nothing to do may sleep (see `measure.awake`).
 
 Under KVM the guest's kernel is fast, and the back-ends bound what passes. Without KVM the emulated guest is
 the bound of nearly all.
@@ -23,7 +24,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench.measure import Figure, cpu_time, save, table
+from tests.bench.measure import Figure, awake, cpu_time, save, table
 from tests.guest.guest import Guest
 from tests.guest.modules import load_modules
 from tests.programs import executable, listens_at
@@ -33,6 +34,7 @@ TAP, QEMU_TAP, PASST, STREAM = "tap", "QEMU's tap netdev", "passt --vhost-user",
 OURS = {TAP: "vhost-user-net on tap", STREAM: "vhost-user-net on passt"}
 MIB = 1 << 20
 SMALL = 64  # bytes of a datagram
+RATE = "30M"  # bits per second of datagrams to the guest: more than it takes
 PINGS = 300
 
 
@@ -194,7 +196,7 @@ MEASURES: dict[str, tuple[str, Callable[[Machine, Card], float], bool]] = {
     "datagrams of 64 bytes, from the guest": ("k/s", lambda machine, card: machine.packets(card), True),
     "datagrams of 64 bytes, to the guest": (
         "k/s",
-        lambda machine, card: machine.packets(card, "--reverse", "--bitrate", "8M"),
+        lambda machine, card: machine.packets(card, "--reverse", "--bitrate", RATE),
         True,
     ),
     "ping": ("µs", lambda machine, card: machine.ping(card), False),
@@ -239,6 +241,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="of each measure; default: 2")
     parser.add_argument("--passt", help="a command of a passt that has --vhost-user")
+    parser.add_argument("--sleepy", action="store_true", help="let processors sleep that have nothing to do")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if INSIDE not in os.environ:
@@ -247,6 +250,8 @@ def main() -> None:
     run("ip link set lo up")
     run("sysctl -qw net.ipv4.ping_group_range='0 2147483647'")  # for passt's pings
     with ExitStack() as stack:
+        if not options.sleepy:
+            stack.enter_context(awake())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         every = cards(stack, folder, options.passt)
         stack.enter_context(started(["iperf3", "--server"]))

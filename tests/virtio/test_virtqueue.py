@@ -7,7 +7,7 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from unittest.mock import Mock
 
@@ -20,12 +20,14 @@ from vhostd.program.metrics.meter import Meters
 from vhostd.ring import Chain, Outcome, Shortcut
 from vhostd.ring.driver import SplitDriver
 from vhostd.ring.split import SplitRing
+from vhostd.virtio import virtqueue
 from vhostd.virtio.virtqueue import POP_BURST, MakeQueue, Virtqueue
 
 SIZE = 256
 INDIRECT_DESC = 1 << 28
 IN_ORDER = 1 << 35
 PIECES_OF_EFFORT = 128  # of a chain that takes twice as long as the shortest
+LATE = 0.5  # seconds
 PUSH_BATCH = 32  # what interrupts are batched to at most
 
 
@@ -698,9 +700,6 @@ def test_a_driver_that_was_armed_kicks_once(memory: SharedMemory, run_async: Run
     run_async(main)
 
 
-# --- Pumps ------------------------------------------------------------------------------------------------
-
-
 class Ending(Shortcut):
     """Ends every chain."""
 
@@ -733,6 +732,105 @@ def test_a_shortcut_may_spend_more_than_a_burst_while_the_handler_sleeps(
         assert not bench.failures
 
     run_async(main)
+
+
+# --- Interrupts that may be late --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alarms(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """Stands in for the class of alarms, of which there is one. It rings when its `call` is called."""
+    alarms = Mock()
+    monkeypatch.setattr(virtqueue, "Alarm", alarms)
+    return alarms
+
+
+@contextmanager
+def coalescing(bench: Bench) -> Iterator[asyncio.Task[None]]:
+    """The handler of a queue the shortcut of which ends all chains, and whose interrupts may be late."""
+
+    async def handle() -> None:
+        bench.queue.use_shortcut(Ending())
+        bench.queue.coalesce(LATE)
+        async for _ in bench.queue:
+            pass
+
+    handler = asyncio.create_task(handle())
+    yield handler
+    bench.queue.stop()
+    assert not bench.failures
+
+
+def test_interrupts_may_be_late(memory: SharedMemory, run_async: Run, alarms: Mock) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        with coalescing(bench) as handler:
+            await turns()
+            for _ in range(3):
+                bench.offer()
+                await turns()
+            assert bench.used() == 3, "the chains are back at once"
+            assert bench.interrupts == 0
+            seconds, ring = alarms.call_args.args
+            assert seconds == LATE
+            assert alarms.return_value.set.called
+            ring()
+            ring()
+            assert bench.interrupts == 1
+        await handler
+        assert alarms.return_value.close.call_count == 1
+
+    run_async(main)
+
+
+def test_interrupts_are_not_late_when_a_quarter_of_the_queue_waits(
+    memory: SharedMemory, run_async: Run, alarms: Mock
+) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        with coalescing(bench) as handler:
+            await turns()
+            bench.offer(SIZE // 4 - 1)
+            await turns()
+            assert bench.interrupts == 0
+            bench.offer()
+            await turns()
+            assert bench.interrupts == 1
+        await handler
+
+    run_async(main)
+
+
+def test_interrupts_that_are_late_are_not_lost(memory: SharedMemory, run_async: Run, alarms: Mock) -> None:
+    """Neither when the ring stops, nor when the driver breaks it."""
+
+    async def main() -> None:
+        bench = Bench(memory)
+        with coalescing(bench) as handler:
+            await turns()
+            bench.offer()
+        await handler
+        await bench.queue.quiesce()
+        assert bench.interrupts == 1
+
+        bench = Bench(memory)
+        with coalescing(bench) as handler:
+            await turns()
+            bench.driver.add(bench._buffers)
+            bench.driver.offer(SIZE)
+            bench.driver.publish()
+            alarms.reset_mock()
+            bench.queue.kicked()
+            with pytest.raises(BadRing):
+                await handler
+            assert alarms.return_value.set.called
+            bench.queue.flush()
+            assert bench.interrupts == 1
+
+    run_async(main)
+
+
+# --- Pumps ------------------------------------------------------------------------------------------------
 
 
 class Receiver(Shortcut):

@@ -8,6 +8,8 @@ INOTIFY_INIT1: int
 MMAP: int
 PRCTL: int
 STATX: int
+TIMERFD_CREATE: int
+TIMERFD_SETTIME: int
 UNLINKAT: int
 
 def syscall(number: int, *arguments: int | bytes | bytearray) -> int: ...

@@ -11,11 +11,12 @@ cdef extern from "<unistd.h>" nogil:
 cdef extern from "<sys/syscall.h>":
     enum:
         SYS_capget, SYS_capset, SYS_connect, SYS_fallocate, SYS_fstatfs, SYS_inotify_add_watch, SYS_inotify_init1
-        SYS_mmap, SYS_prctl, SYS_statx, SYS_unlinkat
+        SYS_mmap, SYS_prctl, SYS_statx, SYS_timerfd_create, SYS_timerfd_settime, SYS_unlinkat
 
 CAPGET, CAPSET, CONNECT, FALLOCATE = SYS_capget, SYS_capset, SYS_connect, SYS_fallocate
 FSTATFS, INOTIFY_ADD_WATCH, INOTIFY_INIT1 = SYS_fstatfs, SYS_inotify_add_watch, SYS_inotify_init1
 MMAP, PRCTL, STATX, UNLINKAT = SYS_mmap, SYS_prctl, SYS_statx, SYS_unlinkat
+TIMERFD_CREATE, TIMERFD_SETTIME = SYS_timerfd_create, SYS_timerfd_settime
 
 
 def syscall(long number, *arguments):

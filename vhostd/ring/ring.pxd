@@ -40,7 +40,7 @@ cdef class Ring:
     cdef uint64_t popped  # chains, less those that were put back
     cdef dict held  # under IN_ORDER: what was given back and is not due yet, by its number
     cdef uint64_t due  # the number of the chain that the driver gets next
-    cdef uint32_t uncalled  # chains pushed since the driver's wish for an interrupt was last looked at
+    cdef readonly uint32_t uncalled  # chains pushed since the driver's wish for an interrupt was last looked at
     cdef uint32_t patience  # so many chains are pushed before it is
     cdef InflightQueue inflight
     cdef list again  # the record's entry of each unfinished chain, the oldest last

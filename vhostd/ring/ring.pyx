@@ -510,7 +510,7 @@ cdef class Ring:
         """Has a shortcut serve chains, as those of `queue`; returns the first that it leaves, or None.
 
         None says that there are no more chains now, or that they have taken `most` of `effort`. `call` is called
-        whenever the driver is to be interrupted.
+        whenever the driver is to be interrupted; without it, `must_call` is to be asked later.
 
         Raises:
             BadRing, BadDescriptor, MemoryLost: as `pop`; and whatever the shortcut raises.
@@ -518,6 +518,7 @@ cdef class Ring:
         cdef Chain chain
         cdef int outcome
         cdef uint64_t end = self.out.effort + most
+        cdef bint calls = call is not None
         try:
             while self.out.effort < end:
                 chain = self.take()
@@ -526,11 +527,11 @@ cdef class Ring:
                 outcome = shortcut.serve(queue, chain)
                 if outcome == LEFT:
                     return chain
-                if outcome == DONE and self.give_back(chain) and self.asks_for_call():
+                if outcome == DONE and self.give_back(chain) and calls and self.asks_for_call():
                     call()
         finally:  # also for those before one that is broken
             shortcut.submit()
-            if self.asks_for_call():
+            if calls and self.asks_for_call():
                 call()
 
     # --- Event suppression (virtio 1.3, 2.7.7, 2.7.10 and 2.8.10) ----------------------------------------

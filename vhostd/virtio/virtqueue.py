@@ -13,11 +13,14 @@ from contextlib import suppress
 from functools import partial
 from weakref import WeakKeyDictionary
 
+from vhostd.host.alarm import Alarm
 from vhostd.ring import Chain, Gather, Ready, Ring, Shortcut
 
 # After so many chains without a pause, or fewer that take longer (`Ring.effort`), the event loop gets a
 # turn, for signals, messages and other rings.
 POP_BURST = 64
+# An interrupt that may be late is not, once this part of the queue waits for it: the driver may need room.
+COALESCED = 1 / 4
 
 
 MakeQueue = Callable[[int, Ring, Callable[[], None], Callable[[Exception], None] | None], "Virtqueue"]
@@ -82,6 +85,7 @@ class Virtqueue:
         self._turn = Turn()
         self._spent = 0  # of a burst, since others had a turn
         self._flushes = False  # at the end of this turn
+        self._alarm: Alarm | None = None  # which has the driver interrupted, where that may be late
 
     @property
     def size(self) -> int:
@@ -165,6 +169,14 @@ class Virtqueue:
         """
         self._poll = seconds
         self._turn = _turns.setdefault(self._loop, Turn())
+
+    def coalesce(self, seconds: float) -> None:
+        """Interrupts the driver up to that much later for what the shortcut has served: once for many chains.
+
+        This is for chains that nobody waits for, such as packets that are sent. They are given back at once,
+        and the driver is told of many at once. Raises OSError if there are no more fds.
+        """
+        self._alarm = Alarm(seconds, self.flush)
 
     def pop(self) -> Chain | None:
         """The next chain, if one is there now and the ring runs; raises GuestError for one that is broken.
@@ -317,9 +329,20 @@ class Virtqueue:
     def _serve(self, shortcut: Shortcut, most: int) -> Chain | None:
         """Has a shortcut serve chains, with up to so much effort, which counts; the first that it leaves."""
         before = self.ring.effort
-        chain = self.ring.serve(shortcut, self, most, self._interrupt)
+        try:
+            chain = self.ring.serve(shortcut, self, most, None if self._alarm else self._interrupt)
+        finally:
+            self._flush_late()
         self._spent += self.ring.effort - before
         return chain
+
+    def _flush_late(self) -> None:
+        """Has the driver interrupted later, where that is allowed, for what was pushed."""
+        if self._alarm is not None and self.ring.uncalled:
+            if self.ring.uncalled >= self.size * COALESCED:
+                self.flush()
+            else:
+                self._alarm.set()
 
     def _serve_asleep(self, shortcut: Shortcut) -> bool:
         """Has the shortcut serve what has come while the handler sleeps; True if that may go on sleeping."""
@@ -433,6 +456,9 @@ class Virtqueue:
         """Ends the device's loop: from now on no chain is given."""
         self._stopped = True
         self.enable(on=False)
+        if self._alarm is not None:
+            self._alarm.close()
+            self._alarm = None
         self.ring.when_eased(None)
 
     async def quiesce(self) -> None:

@@ -46,7 +46,7 @@ ALLOWED = (
     "getsockname getpeername getsockopt",
     # waiting
     "epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 poll ppoll select pselect6",
-    "nanosleep clock_nanosleep restart_syscall",
+    "nanosleep clock_nanosleep restart_syscall timerfd_create timerfd_settime",
     # memory
     "brk madvise membarrier",
     # threads and signals

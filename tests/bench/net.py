@@ -34,7 +34,7 @@ TAP, QEMU_TAP, PASST, STREAM = "tap", "QEMU's tap netdev", "passt --vhost-user",
 OURS = {TAP: "vhost-user-net on tap", STREAM: "vhost-user-net on passt"}
 MIB = 1 << 20
 SMALL = 64  # bytes of a datagram
-RATE = "30M"  # bits per second of datagrams to the guest: more than it takes
+RATE = "20M"  # bits per second of datagrams to the guest: more than it takes
 PINGS = 300
 
 

@@ -5,25 +5,27 @@ import errno
 import gc
 import logging
 import os
+import select
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import PATIENCE, Run
 from tests.sessions import NO_FD, Echo, closed, connected, negotiated, refused
 from vhostd.errors import BadRequest
 from vhostd.frontend import Frontend, SharedMemory
 from vhostd.frontend.queue import Queue, signalled
-from vhostd.ring import Chain
+from vhostd.ring import Chain, Outcome, Shortcut
 from vhostd.vhost_user.messages import (
     FRONT_END,
     GET_QUEUE_NUM,
     GET_VRING_BASE,
     SET_FEATURES,
     SET_STATUS,
+    SET_VRING_ADDR,
     SET_VRING_BASE,
     SET_VRING_CALL,
     SET_VRING_ENABLE,
@@ -34,9 +36,10 @@ from vhostd.vhost_user.messages import (
     VringState,
 )
 from vhostd.vhost_user.session import Session
+from vhostd.virtio.device import Device, Handler
 from vhostd.virtio.leftovers import Leftovers
 from vhostd.virtio.virtqueue import Virtqueue
-from vhostd.virtio.vocabulary import Feature, mask
+from vhostd.virtio.vocabulary import DeviceType, Feature, mask
 from vhostd.wire.channel import Channel
 from vhostd.wire.fds import Fd
 from vhostd.wire.rows import U64, Empty, Row
@@ -131,6 +134,73 @@ def test_a_call_fd_is_signalled_before_its_ring_starts(run_async: Run) -> None:
             with Fd(os.eventfd(0, os.EFD_NONBLOCK)) as call:
                 await frontend.call(SET_VRING_CALL, VringFd(0), call)
                 assert os.eventfd_read(call.fileno()) == 1
+
+    run_async(main)
+
+
+class Late(Device):
+    """Its shortcut ends all chains, and its interrupts are later than any test waits."""
+
+    kind = DeviceType.CONSOLE
+
+    def __init__(self) -> None:
+        self.shortcut = Ending()
+
+    @property
+    def queues(self) -> Sequence[Handler]:
+        return [self.endq]
+
+    async def endq(self, queue: Virtqueue) -> None:
+        queue.use_shortcut(self.shortcut)
+        queue.coalesce(3600)
+        async for _ in queue:
+            pass
+
+
+class Ending(Shortcut):
+    served = 0
+
+    def serve(self, queue: object, chain: Chain) -> int:
+        self.served += 1
+        return Outcome.DONE
+
+
+@asynccontextmanager
+async def a_late_interrupt() -> AsyncIterator[tuple[Frontend, Queue]]:
+    """A ring with a chain that is used, and a driver that waits to be told."""
+    device = Late()
+    async with negotiated(device) as (frontend, memory):
+        with closing(await frontend.start(memory)) as queue:
+            await signalled(queue.call_fd)  # since it is new
+            assert not queue.driver.arm()
+            queue.add(b"late")
+            queue.kick()
+            async with asyncio.timeout(PATIENCE):
+                while not device.shortcut.served:
+                    await asyncio.sleep(0)
+            assert not readable_now(queue.call_fd)
+            yield frontend, queue
+
+
+def readable_now(fd: Fd) -> bool:
+    return bool(select.select([fd], [], [], 0)[0])
+
+
+def test_a_late_interrupt_comes_before_the_ring_stops(run_async: Run) -> None:
+    async def main() -> None:
+        async with a_late_interrupt() as (frontend, queue):
+            await frontend.call(GET_VRING_BASE, VringState(0, 0))
+            assert readable_now(queue.call_fd)
+
+    run_async(main)
+
+
+def test_a_late_interrupt_comes_when_the_ring_moves(run_async: Run) -> None:
+    async def main() -> None:
+        async with a_late_interrupt() as (frontend, queue):
+            await frontend.call(SET_VRING_ADDR, frontend.address(queue))
+            async with asyncio.timeout(PATIENCE):
+                await signalled(queue.call_fd)
 
     run_async(main)
 

@@ -1,6 +1,7 @@
 """The device's end of a ring: batching of interrupts, turns for the event loop, and the stop rule."""
 
 import asyncio
+import errno
 import gc
 import itertools
 import socket
@@ -801,31 +802,89 @@ def test_interrupts_are_not_late_when_a_quarter_of_the_queue_waits(
     run_async(main)
 
 
-def test_interrupts_that_are_late_are_not_lost(memory: SharedMemory, run_async: Run, alarms: Mock) -> None:
-    """Neither when the ring stops, nor when the driver breaks it."""
+def test_interrupts_that_are_late_are_not_lost_when_the_ring_stops(
+    memory: SharedMemory, run_async: Run, alarms: Mock
+) -> None:
+    async def main() -> None:
+        bench = Bench(memory)
+        with coalescing(bench) as handler:
+            await turns()
+            bench.offer()
+            assert bench.interrupts == 0
+        await handler
+        await bench.queue.quiesce()
+        assert bench.interrupts == 1
+        assert alarms.return_value.close.call_count == 1
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("asleep", [True, False], ids=["asleep", "awake"])
+def test_interrupts_that_are_late_are_not_lost_when_the_driver_breaks_the_ring(
+    memory: SharedMemory,
+    run_async: Run,
+    alarms: Mock,
+    asleep: bool,  # noqa: FBT001
+) -> None:
+    """As `QueueRunner` does it: who waits for the handler fails the queue."""
+
+    async def main() -> None:
+        bench = Bench(memory)
+        with coalescing(bench) as handler:
+            if asleep:
+                await turns()
+            bench.driver.add(bench._buffers)
+            bench.driver.offer(SIZE)
+            bench.driver.publish()
+            bench.queue.kicked()
+            with pytest.raises(BadRing) as raised:
+                await handler
+            bench.queue.fail(raised.value)
+            assert bench.failures.pop() is raised.value
+            assert (bench.used(), bench.interrupts) == (1, 1)
+            assert alarms.return_value.close.call_count == 1
+
+    run_async(main)
+
+
+def test_without_an_fd_interrupts_are_not_late(memory: SharedMemory, run_async: Run, alarms: Mock) -> None:
+    alarms.side_effect = OSError(errno.EMFILE, "no fds")
 
     async def main() -> None:
         bench = Bench(memory)
         with coalescing(bench) as handler:
             await turns()
             bench.offer()
+            assert bench.interrupts == 1
         await handler
-        await bench.queue.quiesce()
-        assert bench.interrupts == 1
 
+    run_async(main)
+
+
+def test_a_queue_that_has_stopped_takes_no_alarm(memory: SharedMemory, run_async: Run, alarms: Mock) -> None:
+    """Its ring may break before its handler begins."""
+
+    async def main() -> None:
+        bench = Bench(memory)
+        bench.queue.stop()
+        bench.queue.coalesce(LATE)
+        assert not alarms.called
+
+    run_async(main)
+
+
+def test_interrupts_may_be_late_by_another_time(memory: SharedMemory, run_async: Run, alarms: Mock) -> None:
+    """The alarm of the time before is not left behind."""
+
+    async def main() -> None:
         bench = Bench(memory)
         with coalescing(bench) as handler:
             await turns()
-            bench.driver.add(bench._buffers)
-            bench.driver.offer(SIZE)
-            bench.driver.publish()
-            alarms.reset_mock()
-            bench.queue.kicked()
-            with pytest.raises(BadRing):
-                await handler
-            assert alarms.return_value.set.called
-            bench.queue.flush()
-            assert bench.interrupts == 1
+            bench.queue.coalesce(2 * LATE)
+            assert alarms.call_args.args[0] == 2 * LATE
+            assert alarms.return_value.close.call_count == 1
+        await handler
+        assert alarms.return_value.close.call_count == 2
 
     run_async(main)
 

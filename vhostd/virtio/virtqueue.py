@@ -174,9 +174,12 @@ class Virtqueue:
         """Interrupts the driver up to that much later for what the shortcut has served: once for many chains.
 
         This is for chains that nobody waits for, such as packets that are sent. They are given back at once,
-        and the driver is told of many at once. Raises OSError if there are no more fds.
+        and the driver is told of many at once. It takes an fd; if there are no more, no interrupt is late.
         """
-        self._alarm = Alarm(seconds, self.flush)
+        self._end_alarm()
+        if not self._stopped:
+            with suppress(OSError):
+                self._alarm = Alarm(seconds, self.flush)
 
     def pop(self) -> Chain | None:
         """The next chain, if one is there now and the ring runs; raises GuestError for one that is broken.
@@ -344,6 +347,13 @@ class Virtqueue:
             else:
                 self._alarm.set()
 
+    def _end_alarm(self) -> None:
+        """Has no interrupt be late any more. The driver of a broken ring is told now of what was pushed."""
+        if self._alarm is not None:
+            self._alarm.close()
+            self._alarm = None
+            self.flush()
+
     def _serve_asleep(self, shortcut: Shortcut) -> bool:
         """Has the shortcut serve what has come while the handler sleeps; True if that may go on sleeping."""
         while self._runs and self._spent < POP_BURST:
@@ -456,9 +466,7 @@ class Virtqueue:
         """Ends the device's loop: from now on no chain is given."""
         self._stopped = True
         self.enable(on=False)
-        if self._alarm is not None:
-            self._alarm.close()
-            self._alarm = None
+        self._end_alarm()
         self.ring.when_eased(None)
 
     async def quiesce(self) -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Self, TextIO
 
 from vhostd import Device, DeviceType, Grants, Handler, Ioctl, Virtqueue, run
+from vhostd.host.alarm import Alarm
 from vhostd.program.sandbox.names import PLACES
 from vhostd.ring.arrivals import open_userfaultfd
 
@@ -201,6 +202,12 @@ def ask(device: "Hostile", request: int) -> None:
             raise
 
 
+def set_an_alarm() -> None:
+    alarm = Alarm(1.0, lambda: None)
+    alarm.set()
+    alarm.close()
+
+
 def grow_memory() -> None:
     fd = os.memfd_create("a")
     os.ftruncate(fd, 1 << 20)
@@ -215,6 +222,7 @@ FREE: dict[str, Deed] = {  # what works in the sandbox as well
     "thread": lambda _: in_a_thread(),
     "end as at the end of Python": lambda _: end_as_at_the_end_of_python(),
     "stay in a thread": lambda _: stay_in_a_thread(),
+    "alarm": lambda _: set_an_alarm(),
     "traceback": lambda _: fail_with_traceback(),
     "memfd": lambda _: grow_memory(),
     "getrandom": lambda _: os.getrandom(16),

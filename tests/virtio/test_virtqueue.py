@@ -848,7 +848,7 @@ def test_interrupts_that_are_late_are_not_lost_when_the_driver_breaks_the_ring(
 
 
 def test_without_an_fd_interrupts_are_not_late(memory: SharedMemory, run_async: Run, alarms: Mock) -> None:
-    alarms.side_effect = OSError(errno.EMFILE, "no fds")
+    alarms.configure_mock(side_effect=OSError(errno.EMFILE, "no fds"))
 
     async def main() -> None:
         bench = Bench(memory)

@@ -40,6 +40,17 @@ echo "lease $ip router $router dns $dns"
 """
 
 
+# Sends packets of which the kernel keeps two at most, and waits until they are gone.
+BLOCKED = f"""
+from socket import *
+sender = socket(AF_INET, SOCK_DGRAM)
+sender.setsockopt(SOL_SOCKET, SO_SNDBUF, 2304)
+sender.connect(("{HOST}", {PORT}))
+for _ in range(2000):
+    sender.send(bytes(1400))
+"""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("net")
@@ -150,6 +161,12 @@ def test_datagrams_of_every_size(guest: Guest) -> None:
     """Up to what fits in one frame each, and some of those that do not."""
     assert "lost 0" in sh(guest, f"{TALK} udp {HOST} {PORT} 0 1500 1")
     sh(guest, f"{TALK} udp {HOST} {PORT} 1501 65507 1601")
+
+
+def test_a_sender_that_waits_for_its_packets_to_be_gone(guest: Guest) -> None:
+    """The guest's kernel lets it go on when it is interrupted for them."""
+    done = guest.call("run", argv=["python3", "-c", BLOCKED], timeout=60.0)
+    assert done == {"status": 0, "output": ""}
 
 
 def test_streams_both_ways(guest: Guest) -> None:

@@ -40,7 +40,7 @@ echo "lease $ip router $router dns $dns"
 """
 
 
-# Sends packets of which the kernel keeps two at most, and waits until they are gone. Nobody answers: only the
+# Sends packets of which the kernel keeps few, and waits until they are gone. Nobody answers: only the
 # interrupts for them tell the guest that they are.
 BLOCKED = f"""
 from socket import *

@@ -718,7 +718,7 @@ def test_a_service_manager_that_does_not_listen(rng: Command, path: Path) -> Non
             for _ in range(2):
                 with connect(path) as sock:
                     assert get_features(sock)
-            assert program.stop() < 2.0
+            program.stop()
             ended_well(program)
 
 
@@ -803,7 +803,7 @@ def test_sigterm_while_a_request_waits_for_the_limit(rng: Command, path: Path, r
                 assert len(await queue.request(room=16)) == 16
                 queue.add(room=16)
                 queue.kick()
-                assert program.stop() < 1
+                program.stop()
                 queue.close()
             frontend.close()
 

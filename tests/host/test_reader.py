@@ -147,6 +147,8 @@ def test_closing_waits_only_a_moment_for_a_file_that_hangs(line: Line, run_async
         reader = Reader(line.path)
         waiting = asyncio.create_task(reader.fill(8))
         await asyncio.sleep(0)
+        while not reader._threads._waiting.empty():  # until the thread has begun to read
+            await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait([waiting])
         before = time.monotonic()

@@ -79,9 +79,10 @@ def test_who_is_cancelled_waits_no_more(run_async: Run) -> None:
 def test_close_begins_nothing_that_waits(run_async: Run) -> None:
     async def main() -> None:
         threads = Threads(1)
-        go_on, begun = threading.Event(), list[int]()
-        threads.do(lambda: go_on.wait(20), lambda _: None)
+        under_way, go_on, begun = threading.Event(), threading.Event(), list[int]()
+        threads.do(lambda: under_way.set() or go_on.wait(20), lambda _: None)  # type: ignore[func-returns-value]
         threads.do(lambda: begun.append(1), lambda _: None)
+        assert under_way.wait(20)
         before = time.monotonic()
         threads.close()
         assert time.monotonic() - before >= CLOSE_PATIENCE / 2  # it waited for the first

@@ -9,7 +9,8 @@ import pytest
 
 from tests.conftest import Run
 from tests.devices.vhost_user_vsock.rig import rig, send_for_ever
-from vhost_user_vsock import clients, switchboard
+from vhost_user_vsock import clients, device, switchboard
+from vhost_user_vsock.clients import Clients
 from vhostd.frontend.drivers.vsock import SHUTDOWN_RECEIVE, Packet
 
 PORT = 5000
@@ -105,13 +106,29 @@ def test_a_client_that_says_nothing_is_turned_away(
             for line in (b"", b"CONNECT 50"):
                 theirs = await there.client(line)
                 assert await there.receive(theirs) == b""
+
+    run_async(main)
+
+
+def test_the_limit_for_a_client_is_lifted_when_it_has_said_all(
+    tmp_path: Path, run_async: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[asyncio.TimerHandle] = []
+
+    class Watched(Clients):
+        def _forget(self, client: socket.socket) -> socket.socket:
+            limits.append(self._limits[client])
+            return super()._forget(client)
+
+    monkeypatch.setattr(device, "Clients", Watched)
+
+    async def main() -> None:
+        async with rig(tmp_path) as there:
             there.driver.listen(PORT)
             theirs = await there.client(CONNECT)
             ours = await there.driver.accept(PORT)
             assert await there.receive(theirs) == b"OK %d\n" % ours.peer[1]
-            await asyncio.sleep(0.02)  # that limit was its own
-            await ours.send(b"still there")
-            assert await there.receive(theirs) == b"still there"
+            assert limits.pop().cancelled()
 
     run_async(main)
 

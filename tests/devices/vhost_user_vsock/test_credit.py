@@ -2,7 +2,9 @@
 
 import asyncio
 import socket
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,10 +67,16 @@ def test_any_packet_with_credit_lets_the_host_go_on(tmp_path: Path, run_async: R
             theirs = await there.accept(server)
             ours.buf_alloc = 1000
             await ours.tell(CREDIT_UPDATE)
-            ours._driver.later = lambda sending: sending.close()  # type: ignore[method-assign]
+            asked = asyncio.Event()
+
+            def no_answer(answer: Coroutine[Any, Any, None]) -> None:
+                answer.close()
+                asked.set()
+
+            ours._driver.later = no_answer  # type: ignore[method-assign]
             await there.send(theirs, bytes(size))
             await ours.until(lambda: ours._held == 1000)
-            await asyncio.sleep(0.001)  # it asks for credit meanwhile, and there is none
+            await asked.wait()  # for credit, and there is none
             take_all(ours)
             await ours.tell(op, SHUTDOWN_SEND)
             await ours.until(lambda: ours._held == 1000)

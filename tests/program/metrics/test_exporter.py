@@ -20,6 +20,7 @@ from vhostd.program.metrics.http import MAX_HEAD
 
 ANSWER = b"HTTP/1.1 200 OK\r\n\r\n"
 LARGE = 1 << 22  # bytes: more than sockets hold
+LONG = 60.0  # seconds, for what takes milliseconds
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +109,8 @@ def test_one_that_does_not_read(run_async: Run, monkeypatch: pytest.MonkeyPatch)
             writer.write(GET)
             while not being_served():
                 await asyncio.sleep(0)
+            await asyncio.sleep(0)  # it has begun, with its patience
+            monkeypatch.setattr(exporter, "PATIENCE", LONG)
             assert len((await ask(place)).content) == LARGE
             while being_served():
                 await asyncio.sleep(0)

@@ -76,8 +76,8 @@ def on_this_machine(seconds: float) -> float:
 def is_quick(limit: float, measure: Callable[[], float]) -> bool:
     """Whether something takes no more seconds than it may on an idle machine.
 
-    `measure` does it, and says how many it took. One of several tries has to be as quick: on a busy machine any
-    program has to wait at times.
+    `measure` does it, and says how many it took. One of several tries has to be as quick, since on a busy
+    machine any program waits at times.
     """
     return any(measure() < on_this_machine(limit) for _ in range(TRIES))
 

@@ -151,14 +151,14 @@ def test_ten_thousand_events_at_once() -> None:
         feed, queue = make(), FakeEventq(size=4)
         async with served(feed, queue):
             await feed.room()
-            began = time.monotonic()
+            began = time.process_time()
             for _ in range(5000):
                 feed.deliver(pack(MOVE, SYN))
             await queue.received(10_000)
             assert queue.events == [MOVE, SYN] * 5000
-            return time.monotonic() - began
+            return time.process_time() - began
 
-    assert asyncio.run(main()) < 2.0
+    assert asyncio.run(main()) < 2.0  # seconds of the processor, which a busy machine leaves as they are
 
 
 def test_whoever_watches_knows_when_the_driver_listens() -> None:

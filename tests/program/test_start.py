@@ -50,7 +50,7 @@ def test_a_start_loads_what_serving_takes(command: list[str]) -> None:
     assert status == 0
     assert loaded & ABSENT == set()
     assert ("vhostd.ring.uring" in loaded) == ("blk" in command[0])
-    assert len(loaded - imported_by("-c", "import asyncio, uvloop")) < MOST_MODULES
+    assert len(loaded - imported_by("-c", "import asyncio, uvloop")) <= MOST_MODULES
 
 
 def test_capabilities_load_the_manifest_alone(command: list[str]) -> None:

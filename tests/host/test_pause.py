@@ -2,6 +2,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,6 +21,12 @@ def test_it_waits() -> None:
     before = time.monotonic()
     pause(0.01)
     assert time.monotonic() - before >= 0.01
+
+
+def test_a_stop_until_the_time_is_over_is_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Python returns after SIGCONT is no signal's."""
+    monkeypatch.setattr(signal, "sigtimedwait", lambda *_: SimpleNamespace(si_signo=0))
+    pause(0.01)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -10,5 +10,7 @@ def pause(seconds: float) -> None:
 
     Signals are held back until the event loop takes them, so nobody else would notice.
     """
-    if signal.sigtimedwait(ENDING, seconds) is not None:
+    came = signal.sigtimedwait(ENDING, seconds)
+    # If the process was stopped (SIGSTOP) until the time was over, Python returns whatever lay in memory.
+    if came is not None and came.si_signo in ENDING:
         raise SystemExit(0)

@@ -5,9 +5,11 @@ import errno
 import logging
 import os
 import select
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 
@@ -412,7 +414,7 @@ def test_the_start_waits_for_a_device_too(rig: Rig, monkeypatch: pytest.MonkeyPa
         with pytest.raises(SetupError, match="node: absent"):
             EvdevSource("node", grab=True, wait=wait)
     rig.absent = [errno.ENOENT]
-    monkeypatch.setattr("signal.sigtimedwait", lambda signals, seconds: signals)
+    monkeypatch.setattr("signal.sigtimedwait", lambda *_: SimpleNamespace(si_signo=signal.SIGTERM))
     with pytest.raises(SystemExit) as end:
         EvdevSource("node", grab=True, wait=True)
     assert end.value.code == 0

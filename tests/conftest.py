@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable, Generator, Iterator
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,9 @@ def run_async(request: pytest.FixtureRequest) -> Run:
         unseen: list[dict[str, Any]] = []
 
         async def watched() -> None:
-            asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unseen.append(context))
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(lambda _loop, context: unseen.append(context))
+            loop.slow_callback_duration = inf  # or a busy machine has warnings of it in the log
             async with asyncio.timeout(PATIENCE):
                 await main()
             await asyncio.sleep(0)  # tasks that were cancelled come to their end

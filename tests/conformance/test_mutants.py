@@ -30,7 +30,7 @@ IN_CHECKOUT = ["env", f"--chdir={ROOT}", sys.executable, "-m"]  # and the name o
 AT_ONCE = 4  # programs that run side by side: most of the time they wait
 FAULTS = all_faults()
 CHECKS = matching(GROUPS, ())
-TRIES = 8  # of a check to find a fault, which may need another order of events
+TRIES = 8  # of a check to find a fault, which may need another order of events, or more patience
 # Checks that no fault is planted for, and why.
 UNPLANTED = {
     "CONN-12": "the fault that was planted for it showed by chance only",
@@ -101,10 +101,10 @@ def test_every_fault_has_a_name_of_its_own() -> None:
 async def _verdict(fault: Fault, turn: asyncio.Semaphore) -> Result:
     """What its check says of a mutant; once it finds the fault, since some show by chance only."""
     async with turn:
-        for _ in range(TRIES):
-            results = await _results(
-                fault.program, _mutant(fault), matching(GROUPS, [fault.check]), patience=fault.patience
-            )
+        checks = matching(GROUPS, [fault.check])
+        for number in range(1, TRIES + 1):
+            patience = number * fault.patience
+            results = await _results(fault.program, _mutant(fault), checks, patience=patience)
             result = results[fault.check]
             if result.outcome is Outcome.FAILED and fault.reason in result.reason:
                 break

@@ -111,13 +111,13 @@ def test_one_that_serves_no_more_is_started_again(run_async: Run, manner: str, r
             first = subject.program.pid
             await own(subject)
             if manner == "hanging":
-                subject.patience = subject.program.patience = SHORT
+                subject.patience = SHORT
             else:
                 await subject.program.ended()
             with pytest.raises(Failed, match=reason):
                 await subject.settle()
             assert subject.program.pid != first
-            subject.program.patience = 10.0
+            subject.patience = module.PATIENCE
             await subject.settle()
 
     run_async(main)

@@ -241,6 +241,7 @@ def test_a_slow_host_s_end_that_takes_something_gets_all(tmp_path: Path, run_asy
             while connection.backlog == before:
                 size += len(await there.receive(theirs))
                 await asyncio.sleep(0)
+            assert connection.backlog
             board._look_again(connection, before)  # as when the limit is over
             assert size + len(await read_all(there, theirs)) == ours._sent
 
@@ -312,10 +313,11 @@ async def closed_by_the_host(
 
 
 async def fill(there: Rig, sender: VsockConnection) -> None:
-    """Sends until the only connection's host's end takes no more, and the device keeps some of it."""
+    """Sends on the only connection until the host's end and the device have taken all that they keep."""
     (connection,) = there.device._board._open
     while not connection.backlog:
         await sender.send(bytes(PIECE))
+    await sender.send(bytes(sender.credit))
 
 
 async def read_all(there: Rig, sock: socket.socket) -> bytes:

@@ -188,7 +188,7 @@ class Tired(Echo):
 
 
 def test_a_device_that_does_less_is_told_of_once(run_async: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vhostd.trace.replay.PATIENCE", 0.2)
+    monkeypatch.setattr("vhostd.trace.replay.PATIENCE", 1.0)
 
     async def main() -> None:
         entries: list[AnyEntry] = []

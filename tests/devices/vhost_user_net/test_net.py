@@ -42,6 +42,7 @@ MEMORY = 16 << 20
 PACKED = pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 KIND = pytest.mark.parametrize("kind", KINDS)
 MOST = 65535 + 14 + 8  # bytes of a frame
+FOR_EVER = 1 << 60
 
 
 def frame(size: int, seed: int = 1) -> bytes:
@@ -472,11 +473,12 @@ def test_a_cable_that_is_lost_comes_back(run_async: Run, kind: str, monkeypatch:
         async with bench(kind) as card:
             await card.driver.send(frame(60))
             assert card.cable.sent() == frame(60)
-            card.cable.refusals = 2
+            card.cable.refusals = FOR_EVER
             card.cable.unplug()
             while card.cable.is_open:
                 await card.driver.send(frame(60))
             await card.driver.send(frame(60))
+            card.cable.refusals = 2
             await card.until(lambda: card.cable.is_open)
             assert card.net.counts()["transmit_dropped"]
             await card.driver.send(frame(61))

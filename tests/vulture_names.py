@@ -6,6 +6,7 @@ Specifications give names that no code has to use. Others stand in quoted annota
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from io import FileIO
 
     from tests.net.echo import Datagrams, Streams
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from vhostd.virtio.vocabulary import DeviceType, Feature
 
     _annotations = (FileIO,)
+    _of_asyncio = (AbstractEventLoop.slow_callback_duration,)
     _servers = (Datagrams.max_packet_size, Streams.daemon_threads, Streams.request_queue_size)
     _packets = (
         *(Header.gso_type, Header.hdr_len, Header.gso_size, Header.csum_start, Header.csum_offset),

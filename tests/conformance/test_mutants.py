@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.faults import PATIENCE, Fault, all_faults
+from tests.conformance.faults import Fault, all_faults
 from tests.programs import executable
 from vhostd.conformance.check import Check, matching
 from vhostd.conformance.groups import GROUPS
@@ -27,6 +27,7 @@ PROGRAMS = {  # by the type of the device: its program, and what it needs beside
     "vsock": "tests.conformance.devices.vsock",
 }
 IN_CHECKOUT = ["env", f"--chdir={ROOT}", sys.executable, "-m"]  # and the name of a module
+AMPLE = 60.0  # seconds of patience with a program that has no fault
 AT_ONCE = 4  # programs that run side by side: most of the time they wait
 FAULTS = all_faults()
 CHECKS = matching(GROUPS, ())
@@ -47,7 +48,8 @@ def sound() -> dict[str, dict[str, Result]]:
     """What the checks say of our programs as they are, by type and id."""
 
     async def main() -> dict[str, dict[str, Result]]:
-        results = await asyncio.gather(*(_results(kind, _command(kind), CHECKS) for kind in PROGRAMS))
+        judging = (_results(kind, _command(kind), CHECKS, patience=AMPLE) for kind in PROGRAMS)
+        results = await asyncio.gather(*judging)
         return dict(zip(PROGRAMS, results, strict=True))
 
     return asyncio.run(main())
@@ -111,9 +113,7 @@ async def _verdict(fault: Fault, turn: asyncio.Semaphore) -> Result:
     return result
 
 
-async def _results(
-    kind: str, command: str, checks: list[Check], *, patience: float = PATIENCE
-) -> dict[str, Result]:
+async def _results(kind: str, command: str, checks: list[Check], *, patience: float) -> dict[str, Result]:
     async with Subject(command=command, kind=kind) as subject:
         assert subject.program is not None
         subject.patience = subject.program.patience = patience  # a start may always take its time

@@ -69,8 +69,8 @@ def test_any_packet_with_credit_lets_the_host_go_on(tmp_path: Path, run_async: R
             await ours.tell(CREDIT_UPDATE)
             asked = asyncio.Event()
 
-            def no_answer(answer: Coroutine[Any, Any, None]) -> None:
-                answer.close()
+            def no_answer(sending: Coroutine[Any, Any, None]) -> None:
+                sending.close()
                 asked.set()
 
             ours._driver.later = no_answer  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Feature bits of a network card (virtio 1.3, 5.1.3), and which of them a tap device has."""
+"""Feature bits of a network card (virtio 1.3, 5.1.3), and its offloads."""
 
 from enum import IntEnum
 
@@ -37,3 +37,5 @@ TCP = mask(
     *(Feature.HOST_TSO4, Feature.HOST_TSO6, Feature.HOST_ECN),
 )
 UDP = mask(Feature.GUEST_USO4, Feature.GUEST_USO6, Feature.HOST_USO)
+# Of a stream, whose frames are cut, merged and checked here; the driver must not expect GUEST_ECN of that.
+STREAM = CHECKSUMS | TCP & ~mask(Feature.GUEST_ECN)

@@ -89,6 +89,11 @@ class Netdev(ABC):
         for pair in self.pairs:
             pair.transmit.header = header
             pair.receive.negotiate(header, mergeable=mergeable)
+            pair.receive.offload(
+                checks=bool(features & mask(Feature.GUEST_CSUM)),
+                merges_v4=bool(features & mask(Feature.GUEST_TSO4)),
+                merges_v6=bool(features & mask(Feature.GUEST_TSO6)),
+            )
 
     def grants(self) -> Grants:
         """What opening it again needs."""

@@ -5,6 +5,9 @@ With MRG_RXBUF a packet lies in as many buffers as it needs, and its header says
 long a packet is nobody knows before it is read. So it is read into the buffers that the one before has needed, and
 what is left of it into memory of ours, which is copied. A packet that finds too few buffers is kept there until there
 are more.
+
+Frames of a stream are checked and merged where the driver has agreed to that (see merging.pyx): what lies in our
+memory already costs little to look at.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -15,6 +18,8 @@ from libc.string cimport memcpy, memmove, memset
 from vhostd cimport BEGUN, BYTES_OF_EFFORT, LEFT, MOST_IOVECS, READ, RECEIVE, Chain, Ring, Shortcut
 from vhostd cimport attempt, iovec
 from vhost_user_net.frames cimport HEADER, LEAST_FRAME, MOST_FRAME, NUM_BUFFERS_AT
+from vhost_user_net.layers cimport DATA_VALID, FLAGS_AT
+from vhost_user_net.merging cimport Segment, append, dissect, goes_on, is_intact, may_grow, seal
 
 import os
 import time
@@ -91,6 +96,9 @@ cdef class Receive(Shortcut):
             return LEFT
         finally:
             self.chains = None
+
+    def offload(self, *, bint checks, bint merges_v4, bint merges_v6):
+        """Checks checksums, and merges TCP over IPv4 or IPv6, if the driver has agreed: for what no kernel does."""
 
     cdef ssize_t fetch(self, Ring ring) except? -1:
         """Has a packet at hand, with its header, of so many bytes; 0 if the host has none now."""
@@ -368,9 +376,15 @@ cdef class DatagramReceive(PacketReceive):
 cdef class StreamReceive(Receive):
     """Reads frames of a stream, each behind its length."""
 
+    cdef bint checks  # checksums for the driver
+    cdef bint merges_v4
+    cdef bint merges_v6
     cdef uint8_t *inbox
-    cdef size_t begin
+    cdef size_t begin  # of the frame at hand, with its length, or of what was read of the next one
     cdef size_t end
+    cdef size_t size  # of the frame at hand; 0 if there is none
+    cdef size_t behind  # where what follows it begins
+    cdef uint8_t said[HEADER]  # the header of the frame at hand
 
     def __cinit__(self, *_):
         self.inbox = <uint8_t *> malloc(INBOX)
@@ -382,32 +396,66 @@ cdef class StreamReceive(Receive):
 
     def clear(self):
         """Forgets what was read: the stream is another one."""
-        self.begin = self.end = 0
+        self.begin = self.end = self.size = 0
         self.keeps = False
 
-    cdef uint32_t length(self) noexcept:
-        """Of the next frame; 0 if there are not as many bytes yet."""
+    def offload(self, *, bint checks, bint merges_v4, bint merges_v6):
+        if self.size and (checks, merges_v4, merges_v6) != (self.checks, self.merges_v4, self.merges_v6):
+            self.drop()  # it was made for another driver
+        self.checks, self.merges_v4, self.merges_v6 = checks, merges_v4, merges_v6
+
+    cdef uint32_t length(self, size_t at) noexcept:
+        """Of the frame that begins there; 0 if there are not as many bytes yet."""
         cdef uint32_t length
-        if self.end - self.begin < LENGTH:
+        if self.end - at < LENGTH:
             return 0
-        memcpy(&length, self.inbox + self.begin, LENGTH)
+        memcpy(&length, self.inbox + at, LENGTH)
         return ntohl(length)
 
-    cdef bint is_whole(self) noexcept:
-        return self.end - self.begin >= LENGTH and self.end - self.begin - LENGTH >= self.length()
+    cdef bint is_whole(self, size_t at) noexcept:
+        return self.end - at >= LENGTH and self.end - at - LENGTH >= self.length(at)
 
     cdef ssize_t fetch(self, Ring ring) except? -1:
-        while True:
-            while self.is_whole():
-                if self.length() >= LEAST_FRAME:
-                    return self.header + self.length()
-                self.drop()
+        while not self.size:
+            if self.length(self.begin) > MOST_FRAME:
+                self.fail(f"it says that {self.length(self.begin)} bytes of a frame follow")
+                return 0
+            if not self.is_whole(self.begin):
+                if not self.read():
+                    return 0
+            elif self.length(self.begin) >= LEAST_FRAME:
+                self.open()
+            else:
+                self.begin += LENGTH + self.length(self.begin)
                 self.dropped += 1
-            if self.length() > MOST_FRAME:
-                self.fail(f"it says that {self.length()} bytes of a frame follow")
-                return 0
-            if not self.read():
-                return 0
+        return self.header + self.size
+
+    cdef void open(self) noexcept:
+        """Has the frame at hand that is whole, and those that can be merged with it."""
+        cdef Segment first
+        self.size = self.length(self.begin)
+        self.behind = self.begin + LENGTH + self.size
+        memset(self.said, 0, HEADER)
+        if self.checks and dissect(&first, self.inbox + self.begin + LENGTH, self.size) and is_intact(&first):
+            self.said[FLAGS_AT] = DATA_VALID
+            if (self.merges_v6 if first.is_v6 else self.merges_v4) and may_grow(&first):
+                self.merge(&first)
+
+    cdef void merge(self, Segment *first) noexcept:
+        """Appends the frames that go on where the first ends, as far as they are here already."""
+        cdef Segment other
+        cdef size_t step = first.end - first.payload, end = first.end
+        while self.is_whole(self.behind):
+            if not dissect(&other, self.inbox + self.behind + LENGTH, self.length(self.behind)):
+                break
+            if not (may_grow(&other) and goes_on(first, &other, step) and is_intact(&other)):
+                break
+            self.behind += LENGTH + self.length(self.behind)
+            if not append(first, &other, step):
+                break
+        if first.end > end:
+            seal(first, step, self.said)
+            self.size = first.end
 
     cdef bint read(self) except -1:
         """Reads more of the stream; False if there is no more now."""
@@ -429,10 +477,8 @@ cdef class StreamReceive(Receive):
         return True
 
     cdef int store(self, size_t size, uint16_t buffers) except -1:
-        cdef uint8_t header[HEADER]
-        memset(header, 0, HEADER)
-        self.say_buffers(header, buffers)
-        self.copy(header, self.header)
+        self.say_buffers(self.said, buffers)
+        self.copy(self.said, self.header)
         self.copy(self.inbox + self.begin + LENGTH, size - self.header)
         return self.drop()
 
@@ -441,6 +487,7 @@ cdef class StreamReceive(Receive):
         return 0
 
     cdef int drop(self) except -1:
-        self.begin += LENGTH + self.length()
-        self.keeps = self.is_whole()
+        self.begin = self.behind
+        self.size = 0
+        self.keeps = self.is_whole(self.begin)
         return 0

@@ -2,8 +2,8 @@
 """Transmit: packets from the ring to the host, without Python as long as all goes well.
 
 A packet is a header and a frame, cut into buffers anywhere (virtio 1.3, 5.1.6.2). A tap device takes both as they are,
-and the kernel judges the header. Sockets take a frame alone: no header may ask for anything then, since no offload was
-offered.
+and the kernel does what the header asks for. Sockets take a frame alone. For a stream, which has the frames in our
+memory anyway, it is done here; for datagrams nothing was offered, and no header may ask for anything.
 """
 
 from libc.errno cimport (
@@ -14,7 +14,12 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 
 from vhostd cimport BYTES_OF_EFFORT, DONE, LEFT, SEND, WRITE, Chain, Shortcut
+from vhost_user_net.checksum cimport write_checksum
 from vhost_user_net.frames cimport HEADER, LEAST_FRAME, MOST_FRAME, SHORT_HEADER
+from vhost_user_net.layers cimport (
+    CSUM_OFFSET_AT, CSUM_START_AT, FLAGS_AT, GSO_NONE, GSO_TYPE_AT, NEEDS_CSUM, get16_le,
+)
+from vhost_user_net.segments cimport Cut, cut_out, most_frames, most_headers, plan
 
 import os
 from contextlib import suppress
@@ -29,12 +34,10 @@ cdef extern from "<arpa/inet.h>" nogil:
     uint32_t htonl(uint32_t number)
 
 cdef enum:
-    NEEDS_CSUM = 1
-    FLAGS_AT = 0  # in struct virtio_net_hdr
-    GSO_TYPE_AT = 1
     LENGTH = 4  # bytes in front of each frame in a stream
     OUTBOX = 1 << 18  # bytes of frames that a stream takes at once
     AT_ONCE = 1 << 16  # that are sent before more are copied
+    FRAMES_OF_EFFORT = 16  # that are cut out of a packet
 
 
 cdef class Transmit(Shortcut):
@@ -105,17 +108,20 @@ cdef class Transmit(Shortcut):
             self.lost(os.strerror(-error))
         return 0
 
-    cdef bint asks_for_nothing(self, Chain chain) except -1:
-        """Whether the header is one of a driver that knows that there are no offloads."""
-        cdef uint8_t header[SHORT_HEADER]
+    cdef void peek_header(self, Chain chain, uint8_t *header) noexcept:
+        """Copies the header of a packet, whose chain stays as it is."""
         cdef size_t at = chain.source.at, skip = 0, i
-        for i in range(2):
+        for i in range(SHORT_HEADER):
             while skip >= chain.iov[at].iov_len:
                 skip -= chain.iov[at].iov_len
                 at += 1
             header[i] = (<uint8_t *> chain.iov[at].iov_base)[skip]
             skip += 1
-        return not header[FLAGS_AT] & NEEDS_CSUM and not header[GSO_TYPE_AT]
+
+
+cdef inline bint asks_for_nothing(const uint8_t *header) noexcept:
+    """Whether a packet is a frame as it is."""
+    return not header[FLAGS_AT] & NEEDS_CSUM and header[GSO_TYPE_AT] == GSO_NONE
 
 
 cdef class TapTransmit(Transmit):
@@ -141,7 +147,9 @@ cdef class DatagramTransmit(Transmit):
             send(self.fd, data, len(frame), MSG_DONTWAIT | MSG_NOSIGNAL)
 
     cdef ssize_t pass_on(self, Chain chain, size_t size) except? -1:
-        if not self.asks_for_nothing(chain):
+        cdef uint8_t header[SHORT_HEADER]
+        self.peek_header(chain, header)
+        if not asks_for_nothing(header):
             return -EINVAL
         if not chain.fits_call():
             return -EMSGSIZE
@@ -155,16 +163,19 @@ cdef class StreamTransmit(Transmit):
     """
 
     cdef unsigned char *outbox
+    cdef unsigned char *packet  # one that is to be cut into frames
     cdef size_t begin
     cdef size_t end
 
     def __cinit__(self, *_):
         self.outbox = <unsigned char *> malloc(OUTBOX)
-        if self.outbox is NULL:
+        self.packet = <unsigned char *> malloc(MOST_FRAME)
+        if self.outbox is NULL or self.packet is NULL:
             raise MemoryError
 
     def __dealloc__(self):
         free(self.outbox)
+        free(self.packet)
 
     @property
     def waits(self):
@@ -178,12 +189,10 @@ cdef class StreamTransmit(Transmit):
 
     def send(self, bytes frame not None):
         cdef const unsigned char *data = frame
-        cdef uint32_t length = htonl(<uint32_t> len(frame))
         self.move_down()
         if self.fd >= 0 and self.end + LENGTH + len(frame) <= OUTBOX:
-            memcpy(self.outbox + self.end, &length, LENGTH)
             memcpy(self.outbox + self.end + LENGTH, data, len(frame))
-            self.end += LENGTH + len(frame)
+            self.add(len(frame))
             self.submit()
 
     cpdef void submit(self) except *:
@@ -192,24 +201,57 @@ cdef class StreamTransmit(Transmit):
             self.stuck()
 
     cdef ssize_t pass_on(self, Chain chain, size_t size) except? -1:
-        cdef uint32_t length = htonl(<uint32_t> size)
-        if not self.asks_for_nothing(chain):
-            return -EINVAL
-        if self.end - self.begin >= AT_ONCE:
-            self.push_out()
-        if self.end + LENGTH + size > OUTBOX:
-            self.move_down()
-            if self.fd < 0:
-                return -EPIPE
-            if self.end + LENGTH + size > OUTBOX:
-                return -EAGAIN
-        memcpy(self.outbox + self.end, &length, LENGTH)
+        cdef uint8_t header[SHORT_HEADER]
+        cdef bint is_cut
+        cdef size_t most = LENGTH + size
+        self.peek_header(chain, header)
+        is_cut = header[GSO_TYPE_AT] != GSO_NONE
+        if is_cut:
+            most = size + most_frames(header, size) * (LENGTH + most_headers(header))
+            if most > OUTBOX:
+                return -EINVAL
+        if not self.make_room(most):
+            return -EPIPE if self.fd < 0 else -EAGAIN
         chain._advance(&chain.source, self.header)
-        chain._copy(&chain.source, self.outbox + self.end + LENGTH, size)
+        chain._copy(&chain.source, self.packet if is_cut else self.outbox + self.end + LENGTH, size)
         chain.memory.expect_whole()
         chain.among.effort += size // BYTES_OF_EFFORT
-        self.end += LENGTH + size
+        return self.add_segments(chain, header, size) if is_cut else self.add_frame(header, size)
+
+    cdef ssize_t add_frame(self, const uint8_t *header, size_t size) except? -1:
+        """Adds the frame that was copied to its place, with its checksum if that is left to us."""
+        cdef size_t start = get16_le(header + CSUM_START_AT), at = get16_le(header + CSUM_OFFSET_AT)
+        if header[FLAGS_AT] & NEEDS_CSUM:
+            if start + at + 2 > size:
+                return -EINVAL
+            write_checksum(self.outbox + self.end + LENGTH + start, size - start, at)
+        self.add(size)
         return size
+
+    cdef ssize_t add_segments(self, Chain chain, const uint8_t *header, size_t size) except? -1:
+        """Adds the frames of a packet that was copied."""
+        cdef Cut cut
+        cdef size_t number
+        if not plan(&cut, header, self.packet, size):
+            return -EINVAL
+        for number in range(cut.frames):
+            self.add(cut_out(&cut, number, self.outbox + self.end + LENGTH))
+        chain.among.effort += cut.frames // FRAMES_OF_EFFORT
+        return size
+
+    cdef void add(self, size_t size) noexcept:
+        """Adds a frame of so many bytes, which is at its place already, by its length in front of it."""
+        cdef uint32_t length = htonl(<uint32_t> size)
+        memcpy(self.outbox + self.end, &length, LENGTH)
+        self.end += LENGTH + size
+
+    cdef bint make_room(self, size_t size) except -1:
+        """Whether there is room for so many bytes more, with what the stream takes now out of the way."""
+        if self.end - self.begin >= AT_ONCE:
+            self.push_out()
+        if self.end + size > OUTBOX:
+            self.move_down()
+        return self.end + size <= OUTBOX and self.fd >= 0
 
     cdef void move_down(self) noexcept:
         memmove(self.outbox, self.outbox + self.begin, self.end - self.begin)

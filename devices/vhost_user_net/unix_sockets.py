@@ -5,6 +5,7 @@ import os
 import socket
 from contextlib import suppress
 
+from vhost_user_net.features import STREAM
 from vhost_user_net.netdev import PAUSE, Netdev
 from vhost_user_net.pair import Pair
 from vhost_user_net.receive import DatagramReceive, StreamReceive
@@ -16,9 +17,13 @@ NO_ACCESS = "the socket is another user's; in its sandbox root's program uses on
 
 
 class Stream(Netdev):
-    """A stream socket that somebody listens at. Each frame comes behind its length: 4 bytes, big-endian."""
+    """A stream socket that somebody listens at. Each frame comes behind its length: 4 bytes, big-endian.
+
+    The stream has no offloads. The queues do that work for the driver, which is much faster than a guest.
+    """
 
     no_access = NO_ACCESS
+    features = STREAM
 
     def __init__(self, path: str) -> None:
         """Connects; if nobody is there yet, `run` does so later. SetupError: no socket can have the path."""

@@ -4,7 +4,7 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 
-from vhost_user_net.features import CHECKSUMS, TCP, UDP
+from vhost_user_net.features import CHECKSUMS, STREAM, TCP, UDP
 from vhost_user_net.netdev import Netdev
 from vhost_user_net.pair import Pair
 from vhost_user_net.receive import DatagramReceive, Receive, StreamReceive, TapReceive
@@ -29,7 +29,7 @@ class Cable(Netdev):
         super().__init__("the cable")
         self.kind = kind
         transmit, receive, self._socket = PARTS[kind]
-        self.features = CHECKSUMS | TCP | UDP if kind == "tap" else 0
+        self.features = {"tap": CHECKSUMS | TCP | UDP, "stream": STREAM, "datagrams": 0}[kind]
         self.pairs = [Pair(transmit(self.lose), receive(self.lose)) for _ in range(pairs)]
         self.far: list[socket.socket] = []
         self.refusals = 0  # so often `open` fails

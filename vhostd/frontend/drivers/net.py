@@ -20,7 +20,7 @@ HOST_TSO4, HOST_TSO6, HOST_ECN, MRG_RXBUF, STATUS, MQ, GUEST_USO4, GUEST_USO6, H
     *(54, 55, 56),
 )
 # `flags` and `gso_type` of a header (5.1.6).
-NEEDS_CSUM = 1
+NEEDS_CSUM, DATA_VALID = 1, 2
 GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, GSO_ECN = 0, 1, 4, 5, 0x80
 SHORT_HEADER = struct.Struct("<BBHHHH")  # of a driver of before 1.0 that merges no buffers
 HEADER = struct.Struct("<BBHHHHH")

@@ -94,7 +94,7 @@ test_sanitized() {
         tests/devices/vhost_user_blk/test_transfers.py tests/devices/vhost_user_blk/test_requests_properties.py \
         tests/devices/vhost_user_console/test_{backlog,console}.py \
         tests/devices/vhost_user_gpu/virgl/test_library.py \
-        tests/devices/vhost_user_net/test_net.py \
+        tests/devices/vhost_user_net/test_{net,offloads}.py \
         tests/devices/vhost_user_vsock/test_{credit,hostile,messages}.py
 }
 

@@ -106,10 +106,15 @@ cdef bint goes_on(const Segment *first, const Segment *next, size_t step) noexce
 
 
 cdef bint has_same_ip(const uint8_t *a, const uint8_t *b, bint is_v6, size_t number) noexcept:
-    """Whether an IP header is that of the frame so many behind the first: equal but for length, ID and checksum."""
+    """Whether an IP header is that of the frame so many behind the first: equal but for length, ID and checksum.
+
+    Where frames may be fragmented, IPv4's ID counts them, or, of senders such as passt, is always the same.
+    """
+    cdef uint16_t jump
     if is_v6:
         return memcmp(a, b, IPV6_LENGTH) == 0 and memcmp(a + IPV6_PROTOCOL, b + IPV6_PROTOCOL, 34) == 0
-    if not get16(a + IPV4_FRAGMENT) & DONT_FRAGMENT and get16(b + IPV4_ID) != <uint16_t> (get16(a + IPV4_ID) + number):
+    jump = get16(b + IPV4_ID) - get16(a + IPV4_ID)
+    if jump and jump != number and not get16(a + IPV4_FRAGMENT) & DONT_FRAGMENT:
         return False
     return (
         memcmp(a, b, IPV4_LENGTH) == 0

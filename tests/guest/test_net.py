@@ -256,6 +256,12 @@ def test_an_address_of_passt(guest: Guest) -> None:
     assert re.search(r"192\.0\.2\.1\b", sh(guest, f"busybox nslookup a.name {PASST} 2>&1 || true"))
     sh(guest, f"{TALK} udp {PASST} {PORT} 0 1472 7")
     sh(guest, f"{TALK} tcp {PASST} {PORT} {16 * MIB}")
+    sh(guest, f"{TALK} turns {PASST} {PORT} {32 * MIB}")
+    for way in ("rx", "tx"):
+        octets, packets = sh(
+            guest, f"cd /sys/class/net/eth1/statistics; cat {way}_bytes {way}_packets"
+        ).split()
+        assert int(octets) / int(packets) > 1514, f"{way}: {octets} bytes in {packets} packets"
 
 
 def test_a_reboot(guest: Guest, folder: Path) -> None:

@@ -1,5 +1,7 @@
 """`python3 echo.py PORT [dns]`: gives back what it gets, over TCP and UDP; it may answer DNS, too.
 
+Over TCP it does so at once; at the port behind PORT when all has come.
+
 It needs the standard library only: any Python runs it, in any namespace.
 """
 
@@ -7,6 +9,7 @@ import socket
 import socketserver
 import struct
 import sys
+from contextlib import suppress
 from threading import Thread
 
 PIECE = 1 << 20
@@ -23,6 +26,16 @@ class Stream(socketserver.BaseRequestHandler):
                 self.request.sendall(data)
         except OSError:
             pass  # it was reset
+
+
+class Turns(socketserver.StreamRequestHandler):
+    """One connection, which says first how many bytes come: 8 bytes, big-endian."""
+
+    def handle(self) -> None:
+        """Gives back all, when it is all there."""
+        with suppress(OSError):  # it was reset
+            size = int.from_bytes(self.rfile.read(8), "big")
+            self.wfile.write(self.rfile.read(size))
 
 
 class Datagram(socketserver.BaseRequestHandler):
@@ -66,7 +79,11 @@ class Streams(socketserver.ThreadingTCPServer):
 def main() -> None:
     """Serves until it is killed."""
     port = int(sys.argv[1])
-    servers: list[socketserver.BaseServer] = [Streams(("", port), Stream), Datagrams(("", port), Datagram)]
+    servers: list[socketserver.BaseServer] = [
+        Streams(("", port), Stream),
+        Streams(("", port + 1), Turns),
+        Datagrams(("", port), Datagram),
+    ]
     for server in servers:
         if isinstance(server, Datagrams):
             server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)

@@ -2,8 +2,9 @@
 
     udp HOST PORT FIRST LAST STEP     a datagram of each of these sizes
     tcp HOST PORT BYTES               so many bytes, both ways at once
+    turns HOST PORT BYTES             so many bytes, first there, then back, at the port behind PORT
 
-Both print `talks` after the first answer. TCP loses nothing, whatever happens to the card meanwhile.
+They print `talks` after the first answer. TCP loses nothing, whatever happens to the card meanwhile.
 """
 
 import random
@@ -46,11 +47,15 @@ def exchange(sock: socket.socket, data: bytes) -> int:
     raise SystemExit(f"a datagram of {len(data)} bytes is lost each time")
 
 
-def tcp(address: tuple[str, int], size: int) -> None:
+def tcp(address: tuple[str, int], size: int, *, at_once: bool) -> None:
     """Raises if what comes back is not what was sent."""
     with socket.create_connection(address, timeout=PATIENCE) as sock:
+        if not at_once:
+            sock.sendall(size.to_bytes(8, "big"))
         sender = Thread(target=send, args=(sock, size), daemon=True)
         sender.start()
+        if not at_once:
+            sender.join()
         received = 0
         while received < size:
             data = sock.recv(PIECE)
@@ -79,8 +84,10 @@ def main() -> None:
     if kind == "udp":
         first, last, step = map(int, numbers)
         udp((host, int(port)), first, last, step)
+    elif kind == "tcp":
+        tcp((host, int(port)), int(numbers[0]), at_once=True)
     else:
-        tcp((host, int(port)), int(numbers[0]))
+        tcp((host, int(port) + 1), int(numbers[0]), at_once=False)
 
 
 if __name__ == "__main__":

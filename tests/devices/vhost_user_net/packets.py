@@ -1,4 +1,4 @@
-"""Frames of TCP and UDP, with everything in them that offloads look at; made and cut without the program's code."""
+"""Frames of TCP and UDP, with all that offloads look at; made and cut without the program's code."""
 
 import ipaddress
 import struct
@@ -15,7 +15,7 @@ DONT_FRAGMENT = 0x4000
 def total(data: bytes) -> int:
     """The sum of 16-bit words, folded (RFC 1071)."""
     words = struct.unpack(f"!{(len(data) + 1) // 2}H", data + bytes(len(data) % 2))
-    found = sum(words)
+    found: int = sum(words)
     while found >> 16:
         found = (found & 0xFFFF) + (found >> 16)
     return found

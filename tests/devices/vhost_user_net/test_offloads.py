@@ -199,7 +199,7 @@ def test_nothing_that_a_driver_says_does_harm(data_: st.DataObject) -> None:
                 kind = data_.draw(st.sampled_from([0, GSO_TCPV4, GSO_TCPV6, 5, 0x81, 0x84]))
                 flags = data_.draw(st.sampled_from([0, NEEDS_CSUM]))
                 offset = data_.draw(st.sampled_from([0, 6, 16, 0xFFFF]))
-                header = Header(flags, kind, *(data_.draw(number) for _ in range(3)), offset)
+                header = Header(flags, kind, 0, data_.draw(number), data_.draw(number), offset)
                 frame = bytearray(Packet(data(data_.draw(st.integers(0, 4000)))).frame())
                 for _ in range(data_.draw(st.integers(0, 5))):
                     frame[data_.draw(st.integers(0, min(80, len(frame) - 1)))] = data_.draw(
@@ -306,7 +306,7 @@ def test_what_differs_stays_apart(run_async: Run, other: Packet) -> None:
 def test_numbers_of_frames_that_may_be_fragmented_are_kept(
     run_async: Run, fragment: int, jump: int, count: int
 ) -> None:
-    """IPv4's identification goes on by one, or stays as it is; where nothing is fragmented it does not matter."""
+    """IPv4's identification goes on by one, or stays. Where nothing is fragmented it does not matter."""
 
     async def main() -> None:
         async with bench("stream") as card:

@@ -4,6 +4,8 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from vhost_user_net.layers cimport IPV4_CHECKSUM
+
 
 cdef inline uint64_t add_up(const uint8_t *data, size_t size, uint64_t total) noexcept nogil:
     """Adds bytes, the first of which begins a word, to a sum."""
@@ -36,6 +38,6 @@ cdef inline uint16_t fold(uint64_t total) noexcept nogil:
 cdef inline void write_checksum(uint8_t *data, size_t size, size_t at) noexcept nogil:
     """Writes the checksum of these bytes, at a place in them; what is there counts, as of a pseudo-header."""
     cdef uint16_t checksum = ~fold(add_up(data, size, 0))
-    if not checksum:
+    if not checksum and at != IPV4_CHECKSUM:
         checksum = 0xFFFF  # the same number; and UDP has 0 for none
     memcpy(data + at, &checksum, 2)

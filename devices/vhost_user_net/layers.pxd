@@ -37,6 +37,7 @@ cdef enum:  # places in a TCP header
     TCP_WINDOW = 14
     TCP_CHECKSUM = 16
     TCP_HEADER = 20  # bytes of it without options
+    UDP_LENGTH = 4
     UDP_CHECKSUM = 6
     UDP_HEADER = 8
 

@@ -14,6 +14,6 @@ cdef struct Segment:
 cdef bint dissect(Segment *segment, uint8_t *frame, size_t size) noexcept
 cdef bint is_intact(const Segment *segment) noexcept
 cdef bint may_grow(const Segment *segment) noexcept
-cdef bint goes_on(const Segment *first, const Segment *next, size_t step) noexcept
+cdef bint goes_on(const Segment *first, const Segment *next, size_t step, size_t most) noexcept
 cdef bint append(Segment *first, const Segment *next, size_t step) noexcept
 cdef void seal(Segment *segment, size_t step, uint8_t *header) noexcept

@@ -12,10 +12,10 @@ from libc.string cimport memcmp, memmove
 from vhost_user_net.checksum cimport add_up, fold, write_checksum
 from vhost_user_net.layers cimport (
     ACK, CSUM_OFFSET_AT, CSUM_START_AT, DONT_FRAGMENT, ETHERTYPE, FLAGS_AT, GSO_SIZE_AT, GSO_TCPV4, GSO_TCPV6,
-    GSO_TYPE_AT, HDR_LEN_AT, IPV4, IPV4_ADDRESSES, IPV4_CHECKSUM, IPV4_FRAGMENT, IPV4_HEADER, IPV4_ID, IPV4_LENGTH,
-    IPV4_PROTOCOL, IPV4_TTL, IPV6, IPV6_ADDRESSES, IPV6_HEADER, IPV6_LENGTH, IPV6_PROTOCOL, NEEDS_CSUM, PSH,
-    TCP, TCP_ACKNOWLEDGED, TCP_CHECKSUM, TCP_FLAGS, TCP_HEADER, TCP_OFFSET, TCP_SEQUENCE, TCP_WINDOW, UDP, UDP_CHECKSUM,
-    UDP_HEADER, get16, get32, set16, set16_le,
+    GSO_TYPE_AT, HDR_LEN_AT, IPV4, IPV4_ADDRESSES, IPV4_CHECKSUM, IPV4_FRAGMENT, IPV4_HEADER, IPV4_ID,
+    IPV4_LENGTH, IPV4_PROTOCOL, IPV4_TTL, IPV6, IPV6_ADDRESSES, IPV6_HEADER, IPV6_LENGTH, IPV6_PROTOCOL,
+    NEEDS_CSUM, PSH, TCP, TCP_ACKNOWLEDGED, TCP_CHECKSUM, TCP_FLAGS, TCP_HEADER, TCP_OFFSET, TCP_SEQUENCE,
+    TCP_WINDOW, UDP, UDP_CHECKSUM, UDP_HEADER, UDP_LENGTH, get16, get32, set16, set16_le,
 )
 
 cdef extern from "<arpa/inet.h>" nogil:
@@ -51,6 +51,8 @@ cdef bint dissect(Segment *segment, uint8_t *frame, size_t size) noexcept:
     left = segment.end - segment.transport
     if segment.protocol == UDP:
         segment.payload = segment.transport + UDP_HEADER
+        if get16(frame + segment.transport + UDP_LENGTH) != left:
+            return False  # its checksum is of other bytes
         return get16(frame + segment.transport + UDP_CHECKSUM) != 0  # 0: it has none
     if segment.protocol != TCP or left < TCP_HEADER:
         return False
@@ -69,8 +71,10 @@ cdef uint16_t pseudo_header(const Segment *segment) noexcept:
 
 
 cdef bint is_intact(const Segment *segment) noexcept:
-    """Whether the checksum is right."""
+    """Whether the checksum is right, and IPv4's too: `seal` writes that anew."""
     cdef size_t length = segment.end - segment.transport
+    if not segment.is_v6 and fold(add_up(segment.frame + NETWORK, segment.transport - NETWORK, 0)) != 0xFFFF:
+        return False
     return fold(add_up(segment.frame + segment.transport, length, pseudo_header(segment))) == 0xFFFF
 
 
@@ -82,8 +86,11 @@ cdef bint may_grow(const Segment *segment) noexcept:
     return segment.is_v6 or segment.transport == NETWORK + IPV4_HEADER
 
 
-cdef bint goes_on(const Segment *first, const Segment *next, size_t step) noexcept:
-    """Whether a segment that may grow goes on where the first ends, each of whose frames carried `step` bytes."""
+cdef bint goes_on(const Segment *first, const Segment *next, size_t step, size_t most) noexcept:
+    """Whether a segment that may grow goes on where the first ends, each of whose frames carried `step` bytes.
+
+    Both together may have so many bytes at most.
+    """
     cdef const uint8_t *a = first.frame + first.transport
     cdef const uint8_t *b = next.frame + next.transport
     cdef size_t carried = first.end - first.payload
@@ -91,7 +98,7 @@ cdef bint goes_on(const Segment *first, const Segment *next, size_t step) noexce
         return False
     if next.end - next.payload > step or a[TCP_FLAGS] & PSH:
         return False
-    if first.end + next.end - next.payload > NETWORK + MOST_IP:
+    if first.end + next.end - next.payload > min(most, <size_t> (NETWORK + MOST_IP)):
         return False
     if get32(b + TCP_SEQUENCE) != <unsigned> (get32(a + TCP_SEQUENCE) + carried):
         return False

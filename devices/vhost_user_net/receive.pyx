@@ -40,6 +40,7 @@ cdef enum:  # bytes
 
 cdef enum:
     MOST_DROPPED = 64  # packets in a row
+    FRAMES_OF_EFFORT = 64  # that are merged
 
 PATIENCE = 1.0  # seconds in which a driver adds buffers for a packet that they do not hold
 
@@ -416,22 +417,32 @@ cdef class StreamReceive(Receive):
         return self.end - at >= LENGTH and self.end - at - LENGTH >= self.length(at)
 
     cdef ssize_t fetch(self, Ring ring) except? -1:
+        cdef bint has_read = False
         while not self.size:
             if self.length(self.begin) > MOST_FRAME:
                 self.fail(f"it says that {self.length(self.begin)} bytes of a frame follow")
                 return 0
             if not self.is_whole(self.begin):
-                if not self.read():
+                if has_read or not self.read():  # short frames without end must not keep the event loop
                     return 0
+                has_read = True
             elif self.length(self.begin) >= LEAST_FRAME:
-                self.open()
+                self.open(self.most(ring))
             else:
                 self.begin += LENGTH + self.length(self.begin)
                 self.dropped += 1
         return self.header + self.size
 
-    cdef void open(self) noexcept:
-        """Has the frame at hand that is whole, and those that can be merged with it."""
+    cdef size_t most(self, Ring ring) noexcept:
+        """How long a packet may be that the driver's buffers hold, by the one that is here.
+
+        A driver may keep half of them to itself for long.
+        """
+        cdef size_t room = self.room - self.header
+        return room * ring.size // 2 if self.mergeable else room
+
+    cdef void open(self, size_t most) noexcept:
+        """Has the frame at hand that is whole, and those that can be merged with it to so many bytes."""
         cdef Segment first
         self.size = self.length(self.begin)
         self.behind = self.begin + LENGTH + self.size
@@ -439,22 +450,23 @@ cdef class StreamReceive(Receive):
         if self.checks and dissect(&first, self.inbox + self.begin + LENGTH, self.size) and is_intact(&first):
             self.said[FLAGS_AT] = DATA_VALID
             if (self.merges_v6 if first.is_v6 else self.merges_v4) and may_grow(&first):
-                self.merge(&first)
+                self.merge(&first, most)
 
-    cdef void merge(self, Segment *first) noexcept:
+    cdef void merge(self, Segment *first, size_t most) noexcept:
         """Appends the frames that go on where the first ends, as far as they are here already."""
         cdef Segment other
         cdef size_t step = first.end - first.payload, end = first.end
-        while self.is_whole(self.behind):
+        while self.is_whole(self.behind) and self.length(self.behind) <= MOST_FRAME:
             if not dissect(&other, self.inbox + self.behind + LENGTH, self.length(self.behind)):
                 break
-            if not (may_grow(&other) and goes_on(first, &other, step) and is_intact(&other)):
+            if not (may_grow(&other) and goes_on(first, &other, step, most) and is_intact(&other)):
                 break
             self.behind += LENGTH + self.length(self.behind)
             if not append(first, &other, step):
                 break
         if first.end > end:
             seal(first, step, self.said)
+            (<Chain> self.chains[0]).among.effort += (first.end - first.payload) // step // FRAMES_OF_EFFORT
             self.size = first.end
 
     cdef bint read(self) except -1:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -22,6 +23,7 @@ from tests.devices.vhost_user_net.packets import (
     UDP,
     URG,
     Packet,
+    total,
 )
 from tests.devices.vhost_user_net.test_net import MOST, Bench, bench
 from vhost_user_net.features import Feature as F
@@ -404,6 +406,119 @@ def test_a_packet_for_another_driver_is_forgotten(run_async: Run) -> None:
                 pair.receive.offload(checks=False, merges_v4=False, merges_v6=False)
             _head, got = await card.driver.receiveq.used()
             assert got[12:] == b"the next frame"
+
+    run_async(main)
+
+
+def with_wrong_ip_checksum(packet: Packet) -> bytes:
+    frame = packet.frame()
+    return frame[:24] + bytes((frame[24] ^ 1,)) + frame[25:]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_wrong_ip_header_is_not_made_right(run_async: Run, is_first: bool) -> None:  # noqa: FBT001
+    async def main() -> None:
+        async with bench("stream") as card:
+            frames = [
+                with_wrong_ip_checksum(FIRST) if is_first else FIRST.frame(),
+                NEXT.frame() if is_first else with_wrong_ip_checksum(NEXT),
+                b"the last frame",
+            ]
+            give(card, frames)
+            found: list[bytes] = []
+            while not found or found[-1] != frames[-1]:
+                found += [frame for _header, frame in await received(card, 1)]
+            assert found == frames
+
+    run_async(main)
+
+
+@pytest.mark.parametrize(
+    ("size", "buffer", "without"), [(4, 2048, 0), (16, 2048, 0), (256, 1526, 1 << F.MRG_RXBUF)]
+)
+def test_a_packet_is_no_longer_than_all_buffers(run_async: Run, size: int, buffer: int, without: int) -> None:
+    """What each frame alone has room for is not lost because it was merged."""
+
+    async def main() -> None:
+        async with bench("stream", size=size, buffer=buffer, without=without) as card:
+            for pair in card.cable.pairs:
+                pair.receive.patience = 0.1
+            frames = train(44 * MSS, MSS)
+            give(card, [*frames, b"the last frame"])
+            found = b""
+            while True:
+                ((_header, frame),) = await received(card, 1)
+                if frame == b"the last frame":
+                    break
+                found += frame[54:]
+            assert found == data(44 * MSS)
+            assert card.net.counts()["receive_dropped"] == 0
+
+    run_async(main)
+
+
+def test_a_udp_length_that_is_not_ips_is_not_judged(run_async: Run) -> None:
+    """The sum of what IP has is not UDP's checksum then."""
+
+    async def main() -> None:
+        async with bench("stream") as card:
+            packet = Packet(data(100), protocol=UDP)
+            frame = packet.frame()
+            frame = frame[:38] + (58).to_bytes(2, "big") + bytes(2) + frame[42:]
+            pseudo = packet.addresses + (108).to_bytes(4, "big") + UDP.to_bytes(4, "big")
+            checksum = 0xFFFF ^ total(pseudo + frame[34:])
+            give(card, [frame[:40] + checksum.to_bytes(2, "big") + frame[42:]])
+            ((header, _frame),) = await received(card, 1)
+            assert header.flags == 0
+
+    run_async(main)
+
+
+def test_the_checksum_of_ip_is_the_senders(run_async: Run) -> None:
+    """0 where that is it: 0xffff is the same number, but only in UDP another one must not be 0."""
+
+    async def main() -> None:
+        async with bench("stream") as card:
+            first = Packet(data(200), ident=0)
+            frame = first.frame()
+            packet = replace(first, ident=0xFFFF ^ total(frame[14:24] + frame[26:34]))
+            assert packet.frame()[24:26] == bytes(2)
+            give(card, packet.frames(100))
+            ((_header, frame),) = await received(card, 1)
+            assert frame[24:26] == bytes(2)
+
+    run_async(main)
+
+
+def test_a_frame_that_is_too_long_is_not_merged(run_async: Run) -> None:
+    async def main() -> None:
+        async with bench("stream") as card:
+            give(card, [FIRST.frame(), NEXT.frame() + bytes(MOST)])
+            assert [frame for _header, frame in await received(card, 1)] == [FIRST.frame()]
+            await card.until(lambda: not card.cable.is_open)
+
+    run_async(main)
+
+
+def test_short_frames_without_end_leave_time_for_others(run_async: Run) -> None:
+    """The event loop goes on, though the other end has always more of them."""
+
+    async def main() -> None:
+        async with bench("stream") as card:
+            enough, fed = threading.Event(), threading.Event()
+
+            def feed() -> None:
+                for _ in range(256):
+                    if enough.is_set():
+                        return
+                    card.cable.far[0].sendall(bytes(1 << 18))
+                fed.set()
+
+            feeding = asyncio.create_task(asyncio.to_thread(feed))
+            await card.until(lambda: card.net.counts()["receive_dropped"] > 1 << 20)
+            assert not fed.is_set()
+            enough.set()
+            await feeding
 
     run_async(main)
 

@@ -5,7 +5,6 @@ import os
 import struct
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from vhostd.host.syscall import TIMERFD_CREATE, TIMERFD_SETTIME, syscall
 
@@ -40,7 +39,9 @@ class Alarm:
         os.close(self._fd)
 
     def _ring(self) -> None:
-        with suppress(BlockingIOError):
+        try:
             os.read(self._fd, 8)
-            self._is_set = False
-            self._call()
+        except BlockingIOError:
+            return
+        self._is_set = False
+        self._call()

@@ -15,7 +15,6 @@ cdef enum:  # places in an IPv4 header
     IPV4_LENGTH = 2  # of the whole packet
     IPV4_ID = 4
     IPV4_FRAGMENT = 6
-    IPV4_TTL = 8
     IPV4_PROTOCOL = 9
     IPV4_CHECKSUM = 10
     IPV4_ADDRESSES = 12
@@ -25,7 +24,6 @@ cdef enum:  # places in an IPv4 header
 cdef enum:  # places in an IPv6 header
     IPV6_LENGTH = 4  # of what follows the header
     IPV6_PROTOCOL = 6
-    IPV6_HOPS = 7
     IPV6_ADDRESSES = 8
     IPV6_HEADER = 40  # bytes of it without extensions
 
